@@ -1,0 +1,1 @@
+"""Data preparation: images and captions -> raw shards -> token shards."""

@@ -1,0 +1,146 @@
+"""A batch is two packed token streams: what the encoder sees and what the decoder predicts.
+
+Rows of all samples lie one after another, by sample and then by modality. Nothing is padded and nothing that masking left out is
+there. Shape letters: B samples, N encoder rows of a sample, M decoder rows of a sample, T rows of all samples, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm.attention import Layout
+
+MASK_QUERY = -1  # decoder input of a position that is predicted in parallel
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Rows of a continuous modality: which encoder rows they are and their vectors."""
+
+    rows: Tensor  # (n,) int64
+    values: Tensor  # (n, C)
+
+
+@dataclass(frozen=True)
+class EncoderStream:
+    modality: Tensor  # (T,) int64 index into the modality set
+    position: Tensor  # (T,) int64 within the modality
+    token: Tensor  # (T,) int64 id within the modality's vocabulary; 0 for continuous rows
+    lengths: np.ndarray  # (B,) rows of each sample
+    vectors: dict[str, Vectors] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.per_sample(self.lengths)
+
+
+@dataclass(frozen=True)
+class DecoderStream:
+    modality: Tensor  # (T,) int64
+    position: Tensor  # (T,) int64
+    input: Tensor  # (T,) int64 previous id of a sequence, or MASK_QUERY
+    target: Tensor  # (T,) int64 id to predict
+    lengths: np.ndarray  # (B,) rows of each sample
+    segment_lengths: np.ndarray  # (S,) rows of each (sample, modality) that has any
+    segment_sample: np.ndarray  # (S,)
+    segment_causal: np.ndarray  # (S,) bool
+    by_modality: Tensor  # (T,) row numbers sorted by modality, then by row
+    counts: tuple[int, ...]  # rows of each modality of the set
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.segments(self.segment_lengths, self.segment_sample, len(self.lengths), self.segment_causal)
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    encoder: EncoderStream
+    decoder: DecoderStream
+    samples: np.ndarray  # (B,) number of each sample in its data set
+
+    def to(self, device: torch.device | str) -> MaskedBatch:
+        return _map_tensors(self, lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> MaskedBatch:
+        return _map_tensors(self, lambda t: t.pin_memory())
+
+
+def _map_tensors(value: Any, change: Any) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(item, change) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{f.name: _map_tensors(getattr(value, f.name), change) for f in dataclasses.fields(value)})
+    return value
+
+
+@dataclass
+class StreamRows:
+    """Rows gathered modality by modality, in any order of samples; ``encoder`` and ``decoder`` pack them."""
+
+    num_samples: int
+    sample: list[np.ndarray] = field(default_factory=list)
+    modality: list[np.ndarray] = field(default_factory=list)
+    position: list[np.ndarray] = field(default_factory=list)
+    token: list[np.ndarray] = field(default_factory=list)
+    target: list[np.ndarray] = field(default_factory=list)
+    vectors: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)  # name -> number of its part, (n, C)
+
+    def add(
+        self, modality: int, sample: np.ndarray, position: np.ndarray, token: np.ndarray, target: np.ndarray | None = None
+    ) -> None:
+        """Rows of one modality: sample, position, id (or decoder input) and target, each (n,), ascending by sample."""
+        self.sample.append(np.asarray(sample, dtype=np.int64))
+        self.modality.append(np.full(len(sample), modality, dtype=np.int64))
+        self.position.append(np.asarray(position, dtype=np.int64))
+        self.token.append(np.asarray(token, dtype=np.int64))
+        self.target.append(np.asarray(token if target is None else target, dtype=np.int64))
+
+    def add_vectors(self, name: str, modality: int, sample: np.ndarray, position: np.ndarray, values: np.ndarray) -> None:
+        """Rows of a continuous modality with their vectors (n, C)."""
+        self.vectors[name] = (len(self.sample), values)
+        self.add(modality, sample, position, np.zeros(len(sample), dtype=np.int64))
+
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        sample = np.concatenate(self.sample) if self.sample else np.zeros(0, dtype=np.int64)
+        return np.argsort(sample, kind="stable"), sample
+
+    def encoder(self) -> EncoderStream:
+        order, sample = self._sorted()
+        vectors = {}
+        if self.vectors:
+            place = np.empty(len(order), dtype=np.int64)
+            place[order] = np.arange(len(order))
+            starts = np.cumsum([0, *(len(part) for part in self.sample)])
+            for name, (part, values) in self.vectors.items():
+                rows = place[starts[part] : starts[part + 1]]
+                vectors[name] = Vectors(torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(values)))
+        return EncoderStream(
+            _packed(self.modality, order), _packed(self.position, order), _packed(self.token, order),
+            np.bincount(sample, minlength=self.num_samples), vectors,
+        )  # fmt: skip
+
+    def decoder(self, causal: np.ndarray) -> DecoderStream:
+        """``causal`` (modalities of the set,) says which ones are sequences."""
+        order, sample = self._sorted()
+        modality = _packed(self.modality, order)
+        sample, kinds = sample[order], modality.numpy()
+        segment = sample * len(causal) + kinds
+        first = np.flatnonzero(np.diff(segment, prepend=-1))
+        return DecoderStream(
+            modality, _packed(self.position, order), _packed(self.token, order), _packed(self.target, order),
+            np.bincount(sample, minlength=self.num_samples), np.diff(first, append=len(sample)), sample[first],
+            causal[kinds[first]], torch.from_numpy(np.argsort(kinds, kind="stable")),
+            tuple(np.bincount(kinds, minlength=len(causal)).tolist()),
+        )  # fmt: skip
+
+
+def _packed(parts: list[np.ndarray], order: np.ndarray) -> Tensor:
+    return torch.from_numpy((np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))[order])

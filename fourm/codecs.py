@@ -1,0 +1,72 @@
+"""Codecs: what turns a modality's raw form into ids and back. The core knows them by this protocol and loads them by name.
+
+A codec is named by the ``type`` of its settings in the config: one of the built-in names, or ``package.module:Class`` for your own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from fourm.modalities import Modality, ModalitySet
+
+BUILT_IN = {
+    "autoencoder": "fourm_tokenizers.picture:PictureCodec",
+    "text": "fourm_tokenizers.text:open_text_codec",
+}
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Raw values of one modality <-> ids. Normalisation is inside: callers pass ordinary pictures, strings, lists."""
+
+    codebook_size: int
+    fingerprint: str  # of settings and weights; stored beside token shards
+
+    def encode(self, raw: Sequence[Any]) -> list[np.ndarray]:
+        """Raw values -> ids of each, (n,) int64. Raises ValueError for a value that is not what the modality holds."""
+        ...
+
+    def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
+        """Ids of each -> raw values."""
+        ...
+
+
+def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) -> Codec:
+    """The trained codec of a modality; ``folder`` holds one sub-folder for each tokenizer."""
+    if modality.tokenizer is None:
+        raise ValueError(f"modality {modality.name} has no tokenizer")
+    settings = modalities.tokenizers[modality.tokenizer]
+    path = Path(folder, modality.tokenizer)
+    if not path.is_dir():
+        raise ValueError(f"tokenizer {modality.tokenizer!r} is not in {folder}; train it first")
+    return load_object(settings.get("type", ""))(path, modality)
+
+
+def load_object(name: str) -> Any:
+    """The class or function behind a codec type."""
+    target = BUILT_IN.get(name, name)
+    module, _, attribute = target.partition(":")
+    if not attribute:
+        raise ValueError(f"tokenizer type {name!r} is not one of {', '.join(BUILT_IN)} and not of the form package.module:Class")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"tokenizer type {name!r} cannot be loaded: {error}") from None
+
+
+class CodecSet:
+    """Codecs of a modality set, each opened when its modality is first used."""
+
+    def __init__(self, modalities: ModalitySet, folder: str | Path) -> None:
+        self._modalities, self._folder = modalities, folder
+        self._open: dict[str, Codec] = {}
+
+    def __getitem__(self, name: str) -> Codec:
+        if name not in self._open:
+            self._open[name] = open_codec(self._modalities[name], self._modalities, self._folder)
+        return self._open[name]

@@ -1,0 +1,1 @@
+"""Shards on disk, their columnar cache, the order of samples, and masked batches made from them."""

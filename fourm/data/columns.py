@@ -1,0 +1,106 @@
+"""Columns: a modality's shards decoded once into flat, memory-mapped arrays.
+
+Tokens are tiny (1-5 KB a sample), so opening a tar for each would cost far more than the tokens do. The first run writes all samples
+of a modality into one flat file with offsets; a batch is then a vectorised gather. The cache is keyed by the shards' sizes and
+times and by how they are decoded, written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm.data.shards import DamageReport, read_shard
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """All samples of one modality, end to end."""
+
+    keys: np.ndarray  # (S,) "<shard>/<key>"
+    offsets: np.ndarray  # (S + 1,) in elements of the first axis of values
+    values: np.ndarray  # (total, ...) memory-mapped
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def gather(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values of samples (n,), padded to the longest: (n, L, ...) and lengths (n,)."""
+        start = self.offsets[samples]
+        lengths = self.offsets[samples + 1] - start
+        longest = int(lengths.max(initial=0))
+        place = np.minimum(start[:, None] + np.arange(longest), max(len(self.values) - 1, 0))
+        return self.values[place], lengths
+
+
+def open_column(
+    shards: list[Path], decode: Callable[[bytes, str], np.ndarray], extensions: tuple[str, ...], described: str,
+    cache: Path, report: DamageReport, progress: Callable[[int], Any] | None = None,
+) -> Column:  # fmt: skip
+    """The column of these shards, from the cache or made now.
+
+    Args:
+        decode: member bytes and extension -> array whose first axis counts elements (tokens, or one row for a picture).
+        described: text that identifies what ``decode`` does; another text means another cache entry.
+        report: receives what could not be decoded (kept in the cache and reported again on each opening).
+    """
+    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
+    name = hashlib.sha256(json.dumps([_VERSION, described, stamp, str(shards[0].resolve().parent)]).encode()).hexdigest()[:20]
+    folder = cache / name
+    if not (folder / "index.json").is_file():
+        _build(folder, shards, decode, extensions, described, report.max_rate, progress)
+    index = json.loads((folder / "index.json").read_text())
+    report.num_seen += index["seen"]
+    for entry in index["damage"]:
+        report.add(*entry)
+    values = np.memmap(folder / "values.bin", dtype=index["dtype"], mode="r", shape=tuple(index["shape"])) if index["shape"][0] else (
+        np.zeros(index["shape"], dtype=index["dtype"])
+    )
+    return Column(np.load(folder / "keys.npy", allow_pickle=False), np.load(folder / "offsets.npy", allow_pickle=False), values)
+
+
+def _build(
+    folder: Path, shards: list[Path], decode: Callable[[bytes, str], np.ndarray], extensions: tuple[str, ...], described: str,
+    max_rate: float, progress: Callable[[int], Any] | None,
+) -> None:  # fmt: skip
+    temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    report = DamageReport(max_rate)
+    keys: list[str] = []
+    lengths: list[int] = []
+    dtype, shape = None, ()
+    with open(temporary / "values.bin", "wb") as out:
+        for path in shards:
+            for key, value in read_shard(path, decode, extensions, report):
+                if dtype is None:
+                    dtype, shape = value.dtype, value.shape[1:]
+                if value.shape[1:] != shape or value.dtype != dtype:
+                    report.add(path, key, f"{value.dtype} {value.shape} where others are {dtype} (n, {', '.join(map(str, shape))})")
+                    continue
+                keys.append(f"{path.stem}/{key}")
+                lengths.append(len(value))
+                out.write(value.tobytes())
+            if progress is not None:
+                progress(len(keys))
+    np.save(temporary / "keys.npy", np.array(keys, dtype=np.str_), allow_pickle=False)
+    np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), allow_pickle=False)
+    index = {
+        "described": described, "dtype": np.dtype(dtype or np.uint16).str, "shape": [int(sum(lengths)), *shape],
+        "seen": report.num_seen, "damage": [[e.shard, e.key, e.reason] for e in report.entries],
+    }  # fmt: skip
+    (temporary / "index.json").write_text(json.dumps(index))
+    try:
+        os.replace(temporary, folder)
+    except OSError:  # another process finished the same column first
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,131 @@
+"""Raw forms of modalities: bytes in a shard <-> the arrays, strings and lists that users and tokenizers handle.
+
+Dense values are numpy arrays: image uint8 (H, W, 3), depth float32 (H, W), normal float32 (H, W, 3) in [-1, 1], labels uint8
+(H, W), array float32 (H, W, C). Text is a string; boxes, palette, numbers and words are lists as in JSON. Pictures are decoded with
+guards: a bomb, a truncated file or a wrong size is a ``ValueError`` that says so. Numpy files are read with pickle off.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fourm.modalities import RawSpec
+
+MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
+
+
+def read_raw(data: bytes, extension: str, spec: RawSpec) -> Any:
+    """Decode one member of a shard. Raises ValueError for anything that is not what ``spec`` describes."""
+    if spec.type == "text":
+        try:
+            return data.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            raise ValueError("text is not UTF-8") from None
+    if not spec.dense:
+        try:
+            value = json.loads(data)
+        except ValueError:
+            raise ValueError("not valid JSON") from None
+        if not isinstance(value, list):
+            raise ValueError(f"{spec.type} must be a JSON list")
+        return value
+    if extension == "npy":
+        return check_raw(read_npy(data), spec)
+    picture = open_picture(data)
+    if spec.type == "image":
+        picture = fit_picture(to_rgb(picture), spec.size)
+    elif spec.type == "normal":
+        return check_raw(np.asarray(picture.convert("RGB"), np.float32) / 127.5 - 1.0, spec)
+    elif spec.type == "depth":  # 16-bit pictures hold the range's 65,536 parts
+        low, high = spec.range
+        return check_raw(np.asarray(picture, np.float32) / 65535.0 * (high - low) + low, spec)
+    return check_raw(np.asarray(picture), spec)
+
+
+def write_raw(value: Any, spec: RawSpec) -> bytes:
+    """Encode one value with the first extension of its type."""
+    if spec.type == "text":
+        return str(value).encode()
+    if not spec.dense:
+        return json.dumps(value).encode()
+    value = check_raw(value, spec)
+    if spec.type == "normal":
+        value = ((np.asarray(value) + 1.0) * 127.5).round().astype(np.uint8)
+    elif spec.type in ("depth", "array"):
+        return write_npy(value.astype(np.float16 if spec.type == "depth" else np.float32))
+    buffer = io.BytesIO()
+    Image.fromarray(value).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def check_raw(value: Any, spec: RawSpec) -> np.ndarray:
+    """A dense value as the array its type promises; ValueError for a wrong shape, dtype or class id."""
+    array = np.asarray(value)
+    size, channels = (spec.size, spec.size), spec.num_channels
+    shape = size if spec.type in ("depth", "labels") else (*size, channels)
+    if spec.type == "array" and array.shape == size and channels == 1:
+        array = array[..., None]
+    if array.shape != shape:
+        raise ValueError(f"{spec.type} has shape {array.shape}, expected {shape}")
+    if spec.type == "image":
+        if array.dtype != np.uint8:
+            raise ValueError(f"image must be uint8, not {array.dtype}")
+        return array
+    if spec.type == "labels":
+        if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(spec.classes):
+            raise ValueError(f"labels must be class ids in 0..{len(spec.classes) - 1}")
+        return array.astype(np.uint8 if len(spec.classes) <= 256 else np.uint16)
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{spec.type} holds numbers that are not finite")
+    return array
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Decode a picture fully; ValueError for bombs, truncated files and bytes that are no picture."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too large")
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"no readable picture: {error}") from None
+    return picture
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Upright RGB: EXIF turned, transparency on white, 16-bit and CMYK converted."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        picture = Image.fromarray((np.asarray(picture, np.float32) / 257.0).clip(0, 255).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(ground, picture)
+    return picture.convert("RGB")
+
+
+def fit_picture(picture: Image.Image, size: int) -> Image.Image:
+    """The centre square of a picture at ``size`` x ``size`` pixels."""
+    if picture.size == (size, size):
+        return picture
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+
+def read_npy(data: bytes) -> np.ndarray:
+    """A numpy array from bytes, never unpickled."""
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"no readable numpy array: {error}") from None
+
+
+def write_npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

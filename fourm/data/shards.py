@@ -1,0 +1,134 @@
+"""Shards: webdataset tars, one folder for each modality, equal keys and order in each.
+
+``<root>/<split>/<modality>/00000.tar`` holds members ``<key>.<ext>``. A shard is written under a temporary name and renamed, with
+fixed times and owners, so that the same input gives the same bytes. Reading goes through ``webdataset.gopen`` (files, http, pipes)
+and skips damaged members one by one: each is listed in a ``DamageReport``, none stops its shard, too many stop the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import webdataset as wds
+from webdataset.gopen import gopen
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that was skipped and why."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass
+class DamageReport:
+    """What was skipped, as a file beside the result; stops the run above ``max_rate``."""
+
+    max_rate: float = 0.05
+    entries: list[Damage] = field(default_factory=list)
+    num_seen: int = 0
+
+    def add(self, shard: str | Path, key: str, reason: str) -> None:
+        self.entries.append(Damage(str(shard), key, reason))
+
+    def merge(self, other: DamageReport) -> None:
+        self.entries.extend(other.entries)
+        self.num_seen += other.num_seen
+
+    def write(self, path: str | Path) -> None:
+        data = {"seen": self.num_seen, "skipped": len(self.entries), "entries": [asdict(e) for e in self.entries]}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(data, indent=1) + "\n")
+
+    def check(self, path: str | Path) -> None:
+        """Write the report if anything was skipped; raise ValueError if that was more than ``max_rate`` of what was seen."""
+        if not self.entries:
+            return
+        self.write(path)
+        if len(self.entries) > self.max_rate * max(self.num_seen, 1):
+            first = self.entries[0]
+            raise ValueError(
+                f"{len(self.entries)} of {self.num_seen} samples are damaged (first: {first.shard}: {first.key}: {first.reason});"
+                f" see {path}, or allow more with max_damage"
+            )
+
+
+def shard_paths(root: str | Path, split: str, modality: str) -> list[Path]:
+    """The tars of one modality, in order."""
+    return sorted(Path(root, split, modality).glob("*.tar"))
+
+
+def shard_path(root: str | Path, split: str, modality: str, number: int) -> Path:
+    return Path(root, split, modality, f"{number:05d}.tar")
+
+
+def write_shard(path: str | Path, members: Iterable[tuple[str, str, bytes]]) -> int:
+    """Write (key, extension, bytes) members; the file appears whole or not at all. Returns their number."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    count = 0
+    with wds.TarWriter(str(temporary), encoder=False, mtime=0.0, user="fourm", group="fourm") as writer:
+        for key, extension, data in members:
+            writer.write({"__key__": key, extension: data})
+            count += 1
+    os.replace(temporary, path)
+    return count
+
+
+def read_shard(
+    path: str | Path, decode: Callable[[bytes, str], Any], extensions: tuple[str, ...], report: DamageReport, member: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of a shard; what cannot be decoded goes to the report.
+
+    ``member`` reads one modality out of a tar that holds several (``<key>.<modality>.<ext>``).
+    """
+    seen: set[str] = set()
+    try:
+        with gopen(str(path), "rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+            for info in tar:
+                if not info.isfile():
+                    continue
+                key, _, extension = info.name.partition(".")
+                if "." in extension:
+                    modality, _, extension = extension.rpartition(".")
+                    if modality != member:
+                        continue
+                if extension.lower() not in extensions:
+                    continue
+                report.num_seen += 1
+                if key in seen:
+                    report.add(path, key, "key appears twice")
+                    continue
+                seen.add(key)
+                try:
+                    stored = tar.extractfile(info)
+                    assert stored is not None
+                    data = stored.read()
+                    if len(data) != info.size:
+                        raise ValueError("truncated")
+                    value = decode(data, extension.lower())
+                except ValueError as error:
+                    report.add(path, key, str(error))
+                    continue
+                yield key, value
+    except (tarfile.TarError, EOFError, OSError) as error:
+        report.num_seen += 1
+        report.add(path, "*", f"the shard ends early: {error}")
+
+
+def write_json_atomic(path: str | Path, data: Any) -> None:
+    """JSON under a temporary name, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(temporary, path)

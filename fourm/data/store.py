@@ -1,0 +1,258 @@
+"""A source of samples: the columns of all its modalities, aligned by key; and the batches drawn from a mixture of sources."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from fourm.batch import MaskedBatch
+from fourm.data.columns import Column, open_column
+from fourm.data.order import SampleOrder
+from fourm.data.raw import read_npy, read_raw
+from fourm.data.shards import DamageReport, shard_paths
+from fourm.masking import Masker, MaskingConfig, SampleTokens
+from fourm.modalities import Modality, ModalitySet
+
+_log = logging.getLogger(__name__)
+TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who made them
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One data set: where its token shards and its raw shards lie."""
+
+    tokens: str = ""
+    raw: str = ""  # for continuous modalities
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    sources: tuple[SourceConfig, ...]
+    split: str = "train"
+    validation_split: str = "val"
+    cache: str = ".cache/fourm/columns"
+    max_damage: float = 0.05  # largest share of samples that may be skipped
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("data needs at least one source")
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """Type of ids on disk: uint16 up to 65,536 ids, else uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 65536 else np.uint32)
+
+
+class Source:
+    """The samples of one split of one data set that have all the modalities which the data set has at all."""
+
+    def __init__(
+        self, config: SourceConfig, split: str, modalities: ModalitySet, cache: str | Path, max_damage: float,
+        fingerprints: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.modalities = modalities
+        self.name = config.tokens or config.raw
+        report = DamageReport(max_damage)
+        columns: dict[str, Column] = {}
+        for m in modalities:
+            root = config.raw if m.kind == "continuous" else config.tokens
+            folder = m.raw_name if m.kind == "continuous" else m.name
+            shards = shard_paths(root, split, folder) if root else []
+            if not shards:
+                continue
+            if m.kind != "continuous":
+                _check_tokenizer(Path(root, split, folder, TOKENIZER_FILE), m, (fingerprints or {}).get(m.name))
+            extensions = m.raw.extensions if m.kind == "continuous" else ("npy",)
+            columns[m.name] = open_column(shards, _decoder(m), extensions, _described(m), Path(cache), report)
+        if not columns:
+            raise ValueError(f"no shards of any modality under {self.name}/{split}; expected {self.name}/{split}/<modality>/00000.tar")
+        self._columns = columns
+        self._rows = _align(columns, report)
+        report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
+        self.num_samples = len(next(iter(self._rows.values())))
+        if not self.num_samples:
+            raise ValueError(f"no sample under {self.name}/{split} has all of {', '.join(columns)}")
+        self.report = report
+
+    @property
+    def present(self) -> list[str]:
+        return list(self._columns)
+
+    def keys(self, samples: np.ndarray) -> list[str]:
+        """Names of samples, ``<shard>/<key>``."""
+        name = next(iter(self._columns))
+        return [str(key) for key in self._columns[name].keys[self._rows[name][samples]]]
+
+    def gather(self, samples: np.ndarray) -> SampleTokens:
+        """Tokens of samples number ``samples`` (B,)."""
+        ids, lengths, vectors = {}, {}, {}
+        for name, column in self._columns.items():
+            m = self.modalities[name]
+            values, count = column.gather(self._rows[name][samples])
+            if m.kind == "continuous":
+                vectors[name] = to_vectors(values[:, 0] if m.patch_size else values, m)
+                lengths[name] = np.full(len(samples), m.num_tokens) if m.patch_size else count
+            else:
+                ids[name], lengths[name] = values.astype(np.int64), np.minimum(count, m.num_tokens)
+                ids[name] = ids[name][:, : m.num_tokens]
+        return SampleTokens(np.asarray(samples), ids, lengths, vectors)
+
+
+def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
+    """Raw values (B, H, W, C) or (B, L, C) -> the vectors (B, n, C') that the model projects, about unit scale."""
+    if not m.patch_size:
+        return values.astype(np.float32)
+    if values.ndim == 3:
+        values = values[..., None]
+    values = normalize(values, m)
+    return rearrange(values, "b (h p) (w q) c -> b (h w) (p q c)", p=m.patch_size, q=m.patch_size)
+
+
+def normalize(values: np.ndarray, m: Modality) -> np.ndarray:
+    """Dense raw values -> float32 in [-1, 1] over the range that the modality declares."""
+    if m.raw.type == "image":
+        return values.astype(np.float32) / 127.5 - 1.0
+    if m.raw.type == "normal":
+        return values.astype(np.float32)
+    low, high = m.raw.range
+    return (values.astype(np.float32) - low) / (high - low) * 2.0 - 1.0
+
+
+def _decoder(m: Modality):  # noqa: ANN202 - a closure over the modality
+    if m.kind == "continuous":
+        dense = m.raw.dense and m.patch_size > 0
+        return lambda data, extension: read_raw(data, extension, m.raw)[None] if dense else read_raw(data, extension, m.raw)
+    dtype = token_dtype(m.vocab_size)
+
+    def decode(data: bytes, extension: str) -> np.ndarray:
+        ids = read_npy(data).reshape(-1)
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"ids must be integers, not {ids.dtype}")
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= m.vocab_size):
+            raise ValueError(f"id {int(ids.max())} is outside the vocabulary of {m.vocab_size}")
+        if m.kind != "sequence" and len(ids) != m.num_tokens:
+            raise ValueError(f"{len(ids)} ids where {m.name} has {m.num_tokens}")
+        return ids.astype(dtype)
+
+    return decode
+
+
+def _described(m: Modality) -> str:
+    return f"{m.kind} {m.vocab_size} {m.num_tokens} {m.raw if m.kind == 'continuous' else ''} {m.patch_size}"
+
+
+def _check_tokenizer(path: Path, m: Modality, wanted: str | None) -> None:
+    """Refuse token shards of another tokenizer, or of another vocabulary."""
+    if not path.is_file():
+        return  # shards from elsewhere: ids are still checked against the vocabulary
+    made_by = json.loads(path.read_text())
+    if made_by["vocab_size"] > m.vocab_size:
+        raise ValueError(
+            f"{path.parent} was made by a tokenizer of {made_by['vocab_size']} ids, the config declares {m.vocab_size} for {m.name}"
+        )
+    if wanted is not None and made_by["fingerprint"] != wanted:
+        raise ValueError(
+            f"{path.parent} was made by tokenizer {made_by['fingerprint']}, the one in use is {wanted}: tokenize the data again"
+        )
+
+
+def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.ndarray]:
+    """Rows of each column for the keys that all columns have, in the first column's order; the others are reported."""
+    first, *others = columns
+    shared = columns[first].keys
+    if all(np.array_equal(columns[name].keys, shared) for name in others):
+        return {name: np.arange(len(shared)) for name in columns}
+    for name in others:
+        shared = shared[np.isin(shared, columns[name].keys)]
+    rows = {}
+    for name, column in columns.items():
+        lost = column.keys[~np.isin(column.keys, shared)]
+        for key in lost:
+            lacking = [other for other in columns if key not in set(columns[other].keys.tolist())] if len(lost) < 100 else ["another modality"]
+            report.add(str(key).split("/")[0], str(key).split("/")[-1], f"{name} has it, {', '.join(lacking)} does not")
+        order = np.argsort(column.keys, kind="stable")
+        rows[name] = order[np.searchsorted(column.keys, shared, sorter=order)]
+    return rows
+
+
+class MaskedBatches(torch.utils.data.Dataset):
+    """Step number -> the masked micro-batches of one rank at that step.
+
+    The global batch of step s is draws s * batch_size ... ; each rank takes its own slice, so sources, samples and masks are the
+    same on any number of ranks and workers.
+    """
+
+    def __init__(
+        self, sources: list[Source], weights: list[float], masker: Masker, seed: int, batch_size: int, num_micro_batches: int,
+        rank: int, world_size: int,
+    ) -> None:  # fmt: skip
+        if batch_size % (world_size * num_micro_batches):
+            raise ValueError(f"batch size {batch_size} is not a multiple of {world_size} ranks x {num_micro_batches} micro-batches")
+        self._sources, self._masker = sources, masker
+        self._order = SampleOrder([s.num_samples for s in sources], weights, seed)
+        self._batch_size, self._num_micro = batch_size, num_micro_batches
+        self._rank, self._world = rank, world_size
+
+    def __getitem__(self, step: int) -> list[MaskedBatch]:
+        each = self._batch_size // (self._world * self._num_micro)
+        result = []
+        for micro in range(self._num_micro):
+            first = step * self._batch_size + (micro * self._world + self._rank) * each
+            draws = np.arange(first, first + each)
+            result.append(self._masker(self.tokens(draws), draws))
+        return result
+
+    def tokens(self, draws: np.ndarray) -> SampleTokens:
+        """Samples of the draws (B,), before masking."""
+        drawn = self._order(draws)
+        if len(self._sources) == 1:
+            return self._sources[0].gather(drawn.sample)
+        parts, at = [], []
+        for i, source in enumerate(self._sources):
+            places = np.flatnonzero(drawn.source == i)
+            if len(places):
+                parts.append(source.gather(drawn.sample[places]))
+                at.append(places)
+        return _merge(parts, at, len(draws))
+
+
+def _merge(parts: list[SampleTokens], at: list[np.ndarray], num: int) -> SampleTokens:
+    """Samples of several sources in the order of their draws; what a source lacks has length 0."""
+    merged = SampleTokens(np.zeros(num, np.int64), {}, {}, {})
+    for part, places in zip(parts, at, strict=True):
+        merged.samples[places] = part.samples
+        for table, target in ((part.ids, merged.ids), (part.vectors, merged.vectors)):
+            for name, values in table.items():
+                longest = max(values.shape[1], target[name].shape[1] if name in target else 0)
+                wide = np.zeros((num, longest, *values.shape[2:]), values.dtype)
+                if name in target:
+                    wide[:, : target[name].shape[1]] = target[name]
+                wide[places, : values.shape[1]] = values
+                target[name] = wide
+        for name, lengths in part.lengths.items():
+            merged.lengths.setdefault(name, np.zeros(num, np.int64))[places] = lengths
+    return merged
+
+
+def open_sources(
+    config: DataConfig, split: str, modalities: ModalitySet, fingerprints: dict[str, str] | None = None
+) -> list[Source]:
+    """All sources of a config; says which modalities a source lacks."""
+    sources = [Source(s, split, modalities, config.cache, config.max_damage, fingerprints) for s in config.sources]
+    for source in sources:
+        lacking = [m.name for m in modalities if m.name not in source.present]
+        if lacking:
+            _log.warning("%s/%s has no shards of %s", source.name, split, ", ".join(lacking))
+    return sources
+
+
+def fixed_batch(source: Source, modalities: ModalitySet, masking: MaskingConfig, seed: int, samples: np.ndarray) -> MaskedBatch:
+    """A batch with masks that depend on the samples' numbers alone: for evaluation."""
+    return Masker(modalities, masking, seed)(source.gather(samples), samples)

@@ -1,0 +1,104 @@
+"""Metrics of raw predictions against the truth, by raw type; numpy, a few lines each.
+
+Dense metrics take an optional mask, so that the same figure can be given on some pixels only (objects, say).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fourm.modalities import RawSpec
+
+
+def psnr(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB, mean over pictures; uint8 (B, H, W, C)."""
+    error = ((predicted.astype(np.float64) - truth.astype(np.float64)) ** 2).reshape(len(truth), -1).mean(1)
+    return float((10 * np.log10(255.0**2 / np.maximum(error, 1e-10))).mean())
+
+
+def absrel(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Mean of |predicted - truth| / truth; (B, H, W), lower is better."""
+    error = np.abs(predicted.astype(np.float64) - truth) / np.maximum(np.abs(truth.astype(np.float64)), 1e-6)
+    return float(error.mean() if mask is None else error[mask].mean())
+
+
+def delta1(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Share of pixels within a factor of 1.25; (B, H, W)."""
+    a, b = np.maximum(predicted.astype(np.float64), 1e-6), np.maximum(truth.astype(np.float64), 1e-6)
+    good = np.maximum(a / b, b / a) < 1.25
+    return float(good.mean() if mask is None else good[mask].mean())
+
+
+def mean_angle(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Mean angle in degrees between unit vectors (B, H, W, 3), where the truth has one; no prediction counts as 90."""
+    truth = truth.astype(np.float64)
+    length = np.linalg.norm(truth, axis=-1)
+    there = length > 0.5 if mask is None else (length > 0.5) & mask
+    p, t = predicted[there].astype(np.float64), truth[there] / length[there][:, None]
+    size = np.linalg.norm(p, axis=-1)
+    cosine = np.where(size > 1e-3, (p * t).sum(-1) / np.maximum(size, 1e-3), 0.0)
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+
+
+def mean_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
+    """Mean over classes (those that occur) of intersection over union, pixels of all pictures together."""
+    scores = []
+    for c in range(num_classes):
+        union = ((predicted == c) | (truth == c)).sum()
+        if union:
+            scores.append(((predicted == c) & (truth == c)).sum() / union)
+    return float(np.mean(scores))
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (n, 4) and (m, 4) as x0, y0, x1, y1 -> (n, m)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inside = np.clip(high - low, 0, None).prod(-1)
+    area = lambda x: np.clip(x[:, 2:] - x[:, :2], 0, None).prod(-1)  # noqa: E731
+    return inside / np.maximum(area(a)[:, None] + area(b)[None] - inside, 1e-9)
+
+
+def box_f1(predicted: list[list[dict]], truth: list[list[dict]], threshold: float = 0.5) -> float:
+    """F1 over all pictures of boxes with the same label and at least this overlap, matched one to one, best first."""
+    matched = total_predicted = total_true = 0
+    for p, t in zip(predicted, truth, strict=True):
+        total_predicted, total_true = total_predicted + len(p), total_true + len(t)
+        if not p or not t:
+            continue
+        overlap = box_iou(np.array([x["box"] for x in p], float), np.array([x["box"] for x in t], float))
+        overlap *= np.array([[x["label"] == y["label"] for y in t] for x in p])
+        while overlap.size and overlap.max() >= threshold:
+            i, j = np.unravel_index(overlap.argmax(), overlap.shape)
+            overlap[i], overlap[:, j] = -1, -1
+            matched += 1
+    return 2 * matched / max(total_predicted + total_true, 1)
+
+
+def dense_figures(spec: RawSpec, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
+    """The usual figures of a dense raw type; ``predicted`` and ``truth`` stacked, ``mask`` (B, H, W)."""
+    if spec.type == "image":
+        return {"psnr": psnr(predicted, truth)}
+    if spec.type == "depth":
+        return {"absrel": absrel(predicted, truth, mask), "delta1": delta1(predicted, truth, mask)}
+    if spec.type == "normal":
+        return {"angle": mean_angle(predicted, truth, mask)}
+    if spec.type == "labels":
+        return {"miou": mean_iou(predicted, truth, len(spec.classes))}
+    low, high = spec.range
+    error = ((predicted.astype(np.float64) - truth) / (high - low)) ** 2
+    return {"psnr": float(10 * np.log10(1.0 / max(error.mean(), 1e-10)))}
+
+
+def word_f1(predicted: list[str], truth: list[str]) -> float:
+    """F1 of the words (with repeats) of texts."""
+    matched = num_predicted = num_true = 0
+    for p, t in zip(predicted, truth, strict=True):
+        a, b = p.lower().split(), t.lower().split()
+        num_predicted, num_true = num_predicted + len(a), num_true + len(b)
+        left = list(b)
+        for word in a:
+            if word in left:
+                left.remove(word)
+                matched += 1
+    return 2 * matched / max(num_predicted + num_true, 1)

@@ -1,0 +1,59 @@
+"""Cross-entropy of a linear head without keeping its logits.
+
+Logits of all targets over a vocabulary are by far the largest tensor of a step (tokens x vocabulary). Here rows are taken in chunks;
+the gradient of a chunk is made while its logits are at hand, and only the gradients of rows and weights are kept. Same idea as
+Liger's and Apple's fused losses (2411.09009), in plain torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_LOGITS = 1 << 24  # logits made at once
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        total = rows.new_zeros((), dtype=torch.float32)
+        rows_grad = torch.empty_like(rows)
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32)
+        for start in range(0, len(rows), chunk):
+            part, wanted = rows[start : start + chunk], targets[start : start + chunk]
+            logits = (part @ weight.T).float()
+            log_z = logits.logsumexp(-1)
+            total += (log_z - logits.gather(1, wanted[:, None])[:, 0]).sum()
+            probability = (logits - log_z[:, None]).exp_()
+            probability[torch.arange(len(wanted), device=wanted.device), wanted] -= 1.0
+            probability = probability.to(rows.dtype)
+            rows_grad[start : start + chunk] = probability @ weight
+            weight_grad += (probability.T @ part).float()
+        ctx.save_for_backward(rows_grad, weight_grad.to(weight.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows_grad, weight_grad = ctx.saved_tensors
+        return rows_grad * grads[0], weight_grad * grads[0], None, None
+
+
+def linear_cross_entropy(rows: Tensor, weight: Tensor, targets: Tensor, chunk_logits: int = CHUNK_LOGITS) -> Tensor:
+    """Sum of -log softmax(rows @ weight.T)[target], in nats.
+
+    Args:
+        rows: (n, D); weight: (V, D); targets: (n,) ids below V.
+        chunk_logits: most logits to hold at once; fewer in all are computed in one piece.
+
+    Returns:
+        Scalar sum over rows, float32; 0 with zero gradients for no rows.
+    """
+    if torch.is_autocast_enabled(rows.device.type):
+        dtype = torch.get_autocast_dtype(rows.device.type)
+        rows, weight = rows.to(dtype), weight.to(dtype)
+    if rows.shape[0] * weight.shape[0] <= chunk_logits:
+        return F.cross_entropy((rows @ weight.T).float(), targets, reduction="sum")
+    return _ChunkedCrossEntropy.apply(rows, weight, targets, max(1, chunk_logits // weight.shape[0]))

@@ -1,0 +1,282 @@
+"""FourM: an encoder-decoder transformer over packed token streams of any modalities.
+
+The encoder sees the rows that masking chose as input, the decoder predicts the rows it chose as targets: mask queries for images,
+teacher forcing for sequences. Decoder rows see their own segment (one modality of one sample) and the sample's encoder output, to
+which the input's embeddings are added once more. Architecture: 4M (2312.06647); shapes: T packed rows, D width, H heads, V ids.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fourm.attention import Layout, PreparedLayout
+from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
+from fourm.blocks import Block, layer_norm
+from fourm.config import from_mapping, to_mapping
+from fourm.embedding import TOKEN_STD, PositionTable, TokenTable
+from fourm.loss import linear_cross_entropy
+from fourm.modalities import ModalitySet
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Size and options of the transformer. ``spec`` of the sizes: 4M-B is dim 768, depth 12 + 12, 12 heads."""
+
+    dim: int = 128
+    encoder_depth: int = 3
+    decoder_depth: int = 3
+    num_heads: int = 4
+    mlp_ratio: float = 4.0
+    gated_mlp: bool = True
+    qkv_bias: bool = False
+    proj_bias: bool = False
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    qk_norm: bool = False
+    num_registers: int = 0
+    share_modality_embeddings: bool = False  # one vector for a modality's encoder and decoder rows
+    share_token_embeddings: bool = True  # the decoder reads sequences with the encoder's table
+    tie_heads: bool = False  # output heads are the decoder's token table
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dim % 4 or self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} must be a multiple of 4 and of num_heads {self.num_heads}")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the decoder needs of the input: one row for each input token (and register)."""
+
+    features: Tensor  # (T, D) encoder output after its norm
+    context: Tensor  # (T, D) projected, embeddings added again
+    lengths: Any  # (B,) rows of each sample, numpy
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Cross-entropy of a batch by modality, in nats."""
+
+    sums: Tensor  # (modalities,) float32
+    counts: Tensor  # (modalities,) float32 number of targets
+
+
+class FourM(nn.Module, ModelHubMixin):
+    """The model. ``FourM(config, modalities)`` has fresh weights; ``from_pretrained`` and ``save_pretrained`` read and write
+    a folder (or hub repository) with ``config.json`` and ``model.safetensors``."""
+
+    def __init__(self, config: ModelConfig, modalities: ModalitySet) -> None:
+        super().__init__()
+        self.config, self.modalities = config, modalities
+        c = config
+        self.tokens = TokenTable(modalities, c.dim, TOKEN_STD)
+        self.decoder_tokens = None if c.share_token_embeddings else TokenTable(modalities, c.dim, TOKEN_STD)
+        self.heads = None if c.tie_heads else TokenTable(modalities, c.dim, 0.0)
+        self.positions = PositionTable(modalities, c.dim)
+        self.modality = nn.Parameter(torch.randn(len(modalities), c.dim) * TOKEN_STD)
+        self.decoder_modality = (
+            None if c.share_modality_embeddings else nn.Parameter(torch.randn(len(modalities), c.dim) * TOKEN_STD)
+        )
+        self.vector_in = nn.ModuleDict(
+            {_module_name(m.name): nn.Linear(m.width, c.dim) for m in modalities if m.kind == "continuous"}
+        )
+        self.registers = nn.Parameter(torch.randn(c.num_registers, c.dim) * TOKEN_STD) if c.num_registers else None
+        self.mask_token = nn.Parameter(torch.zeros(c.dim))
+        self.encoder = nn.ModuleList(self._block(cross=False) for _ in range(c.encoder_depth))
+        self.encoder_norm = layer_norm(c.dim, c.norm_bias)
+        self.context = nn.Linear(c.dim, c.dim)
+        self.decoder = nn.ModuleList(self._block(cross=True) for _ in range(c.decoder_depth))
+        self.decoder_norm = layer_norm(c.dim, c.norm_bias)
+        starts = [modalities.vocab_offsets.get(m.name, 0) for m in modalities]
+        self.register_buffer("vocab_start", torch.tensor(starts), persistent=False)
+        for block in (*self.encoder, *self.decoder):
+            block.reset_parameters()
+
+    vocab_start: Tensor
+
+    def _block(self, cross: bool) -> Block:
+        c = self.config
+        return Block(
+            c.dim, c.num_heads, mlp_ratio=c.mlp_ratio, gated=c.gated_mlp, qkv_bias=c.qkv_bias, proj_bias=c.proj_bias,
+            mlp_bias=c.mlp_bias, norm_bias=c.norm_bias, qk_norm=c.qk_norm, cross=cross,
+        )  # fmt: skip
+
+    @property
+    def device(self) -> torch.device:
+        return self.mask_token.device
+
+    # ---- embedding -------------------------------------------------------------------------------------------------------
+
+    def _embed_input(self, stream: EncoderStream) -> tuple[Tensor, Tensor]:
+        """Content and place (position + modality) of the encoder's rows, (T, D) each."""
+        content = self.tokens(self.vocab_start[stream.modality] + stream.token)
+        for m in self.modalities:
+            if m.kind != "continuous":
+                continue
+            layer = self.vector_in[_module_name(m.name)]
+            given = stream.vectors.get(m.name)
+            if given is None:  # no such rows here: an exact zero keeps the projection's gradient defined on every rank
+                content = content + sum(p.sum() for p in layer.parameters()) * 0.0
+            else:
+                content = content.index_copy(0, given.rows, layer(given.values.to(content.dtype)).to(content.dtype))
+        place = self.positions(stream.modality, stream.position) + self.modality[stream.modality]
+        return content, place
+
+    def _embed_target(self, stream: DecoderStream) -> Tensor:
+        modality = self.modality if self.decoder_modality is None else self.decoder_modality
+        return self.embed_target(stream.modality, stream.position, stream.input, modality)
+
+    def embed_target(self, kind: Tensor, position: Tensor, given: Tensor, modality: Tensor | None = None) -> Tensor:
+        """Decoder rows (T, D) from modality, position and input id (or MASK_QUERY), (T,) each."""
+        if modality is None:
+            modality = self.modality if self.decoder_modality is None else self.decoder_modality
+        table = self.decoder_tokens or self.tokens
+        query = (given < 0)[:, None]
+        content = torch.where(query, self.mask_token, table(self.vocab_start[kind] + given.clamp_min(0)))
+        return content + self.positions(kind, position) + modality[kind]
+
+    # ---- forward ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, stream: EncoderStream) -> Encoded:
+        """Encoder output for packed inputs; ``features`` serve probes and fine-tuning, ``context`` the decoder."""
+        content, place = self._embed_input(stream)
+        lengths = stream.lengths
+        if self.registers is not None:
+            content, place, lengths = self._add_registers(content, place, lengths)
+        rows = content + place
+        layout = Layout.per_sample(lengths).on(rows.device, self.config.attention, self._attention_dtype(rows))
+        for block in self.encoder:
+            rows = block(rows, layout)
+        features = self.encoder_norm(rows)
+        return Encoded(features, self.context(features) + place, lengths)
+
+    def _add_registers(self, content: Tensor, place: Tensor, lengths: Any) -> tuple[Tensor, Tensor, Any]:
+        assert self.registers is not None
+        num = self.registers.shape[0]
+        counts = torch.as_tensor(lengths, device=content.device)
+        sample = torch.repeat_interleave(torch.arange(len(lengths), device=content.device), counts)
+        rows = torch.arange(len(content), device=content.device) + num * (sample + 1)
+        full = content.new_zeros(len(content) + num * len(lengths), content.shape[1])
+        is_register = torch.ones(len(full), dtype=torch.bool, device=full.device).index_fill(0, rows, False)
+        first = full.masked_scatter(is_register[:, None], self.registers.to(full.dtype).repeat(len(lengths), 1))
+        return first.index_copy(0, rows, content), full.index_copy(0, rows, place), lengths + num
+
+    def decode(self, encoded: Encoded, stream: DecoderStream) -> Tensor:
+        """Decoder output (T, D) for packed targets."""
+        rows = self._embed_target(stream)
+        dtype = self._attention_dtype(rows)
+        layout = stream.layout.on(rows.device, self.config.attention, dtype)
+        cross = Layout.per_sample(stream.lengths, encoded.lengths).on(rows.device, self.config.attention, dtype)
+        for block in self.decoder:
+            rows = block(rows, layout, encoded.context, cross)
+        return self.decoder_norm(rows)
+
+    def _attention_dtype(self, rows: Tensor) -> torch.dtype:
+        kind = rows.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+
+    def head(self, name: str) -> Tensor:
+        """Output weights (V, D) of a modality."""
+        m = self.modalities[name]
+        table = self.heads or self.decoder_tokens or self.tokens
+        return table.weights(self.modalities.vocab_offsets[name], m.vocab_size)
+
+    def logits(self, rows: Tensor, name: str) -> Tensor:
+        """Decoder output (n, D) of one modality's rows -> logits (n, V)."""
+        return rows @ self.head(name).to(rows.dtype).T
+
+    def forward(self, batch: MaskedBatch) -> TokenLosses:
+        """Loss of a masked batch, by modality."""
+        rows = self.decode(self.encode(batch.encoder), batch.decoder)
+        rows = rows[batch.decoder.by_modality]
+        targets = batch.decoder.target[batch.decoder.by_modality]
+        sums, start = [], 0
+        for m, count in zip(self.modalities, batch.decoder.counts, strict=True):
+            if count:
+                part = slice(start, start + count)
+                sums.append(linear_cross_entropy(rows[part], self.head(m.name), targets[part]))
+            else:
+                sums.append(rows.new_zeros((), dtype=torch.float32))
+            start += count
+        # every parameter gets a gradient on every rank, whatever this batch holds
+        touched = sum(p.sum() for p in (self.mask_token, *self._tables())) * 0.0
+        counts = torch.tensor(batch.decoder.counts, dtype=torch.float32, device=rows.device)
+        return TokenLosses(torch.stack(sums) + touched, counts)
+
+    def _tables(self) -> list[nn.Parameter]:
+        tables = [t for t in (self.heads, self.decoder_tokens) if t is not None]
+        return [p for table in tables for p in table.parameters()]
+
+    # ---- files -----------------------------------------------------------------------------------------------------------
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        folder = Path(save_directory)
+        described = {"format": "fourm", "model": to_mapping(self.config), **self.modalities.to_mapping()}
+        (folder / CONFIG_FILE).write_text(json.dumps(described, indent=1) + "\n")
+        save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, folder / WEIGHTS_FILE)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None = None, cache_dir: Any = None, force_download: bool = False,
+                         local_files_only: bool = False, token: Any = None, **_: Any) -> FourM:  # fmt: skip
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(
+                model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, token=token,
+                local_files_only=local_files_only, allow_patterns=["*.json", "*.safetensors", "*.yaml"],
+            ))  # fmt: skip
+        return load_model(folder)
+
+
+def load_model(folder: str | Path) -> FourM:
+    """Read ``config.json`` and ``model.safetensors``. Raises ValueError that names the file and what is wrong with it."""
+    folder = Path(folder)
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise ValueError(f"no model in {folder}: {path.name} is missing")
+    try:
+        data = json.loads(config_path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{config_path} is not valid JSON: {error}") from None
+    if data.get("format") != "fourm":
+        raise ValueError(f"{config_path} does not describe a fourm model")
+    modalities = ModalitySet.from_mapping({k: data[k] for k in ("tokenizers", "modalities")}, str(config_path))
+    model = FourM(from_mapping(ModelConfig, data["model"], str(config_path)), modalities)
+    load_weights(model, weights_path)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a module, naming the first key that does not fit."""
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise ValueError(f"{path} lacks the weight {name!r}: it belongs to another model or modality set")
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"{path}: {name!r} has shape {list(weights[name].shape)}, this model needs {list(tensor.shape)}:"
+                " it belongs to another model or modality set"
+            )
+    extra = sorted(set(weights) - set(expected))
+    if extra:
+        raise ValueError(f"{path} holds the unknown weight {extra[0]!r}: it belongs to another model or modality set")
+    model.load_state_dict(weights)
+
+
+def _module_name(name: str) -> str:
+    return name.replace(".", "_")  # module names may not hold dots

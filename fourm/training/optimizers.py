@@ -1,0 +1,107 @@
+"""Optimizers: AdamW for everything, or Muon for the blocks' matrices with AdamW for the rest.
+
+Muon (Jordan et al., 2024) takes the momentum of a matrix, makes it orthogonal with a few Newton-Schulz steps and applies that. It
+needs fewer steps than AdamW to the same loss; the price is a few small matrix products. ``torch.optim.Muon`` runs them in bfloat16,
+one matrix at a time, which is slow on CPUs; here they run in the gradients' own dtype, with all matrices of a shape in one batched
+product. Fused weights (query, key, value in one matrix) are orthogonalised piece by piece: they are separate maps.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    name: str = "adamw"  # adamw | muon
+    lr: float = 1e-3  # AdamW's peak learning rate
+    muon_lr: float = 0.02  # Muon's peak learning rate
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = 0.95
+    clip: float = 1.0  # largest norm of the gradient; 0 = off
+
+    def __post_init__(self) -> None:
+        if self.name not in ("adamw", "muon"):
+            raise ValueError(f"optimizer {self.name!r} is not one of adamw, muon")
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Approximately U V^T of each matrix's singular value decomposition: (..., R, C) -> (..., R, C)."""
+    a, b, c = _NEWTON_SCHULZ
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalised; for 2-D weights of hidden layers. ``pieces[p]`` says in how many row blocks a weight falls."""
+
+    def __init__(self, params: list[nn.Parameter], pieces: dict[nn.Parameter, int], lr: float, momentum: float, weight_decay: float):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._pieces = pieces
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                momentum = state["momentum"]
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"])
+                for weight, piece in zip(p.chunk(self._pieces[p]), update.chunk(self._pieces[p]), strict=True):
+                    by_shape[(weight.shape[0], weight.shape[1])].append((weight, piece))
+            for (rows, columns), pairs in by_shape.items():
+                updates = orthogonalize(torch.stack([piece for _, piece in pairs]))
+                scale = max(1.0, rows / columns) ** 0.5
+                for (weight, _), update in zip(pairs, updates, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model's parameters.
+
+    Weights with two dimensions inside transformer blocks go to Muon where it is chosen; vectors, embeddings and heads to AdamW.
+    Norms, biases, embeddings and position tables are not decayed.
+    """
+    matrices: list[nn.Parameter] = []
+    pieces: dict[nn.Parameter, int] = {}
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        is_weight = p.ndim == 2 and name.endswith("weight")
+        in_block = any(part in name for part in ("self_attention", "cross_attention", "mlp."))
+        if config.name == "muon" and is_weight and in_block:
+            matrices.append(p)
+            pieces[p] = 3 if "qkv" in name else 2 if "fc_in" in name and p.shape[0] > 4 * p.shape[1] else 1
+        else:
+            (decayed if is_weight else plain).append(p)
+    groups: list[dict[str, Any]] = [
+        {"params": params, "weight_decay": decay}
+        for params, decay in ((decayed, config.weight_decay), (plain, 0.0))
+        if params
+    ]
+    fused = any(p.is_cuda for p in model.parameters())
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused or None)]
+    if matrices:
+        optimizers.append(Muon(matrices, pieces, config.muon_lr, config.momentum, config.weight_decay))
+    return optimizers

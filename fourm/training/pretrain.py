@@ -1,0 +1,138 @@
+"""Pretraining: masked modelling of any modality set.
+
+    accelerate launch -m fourm.training.pretrain --config configs/pretrain/<x>.yaml [key=value ...]
+
+One process or many (DDP, FSDP2), from a laptop to a cluster: the same command. Started again after any stop, it goes on from its
+last checkpoint. Each checkpoint folder is a model folder: ``FourM.from_pretrained(<out>/checkpoints/step_...)``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fourm.batch import MaskedBatch
+from fourm.commands import run_command
+from fourm.config import dump, load
+from fourm.data.store import DataConfig, MaskedBatches, fixed_batch, open_sources
+from fourm.masking import Masker, MaskingConfig
+from fourm.modalities import ModalitySet
+from fourm.model import WEIGHTS_FILE, FourM, ModelConfig, load_model
+from fourm.training.loop import Loop, LoopConfig
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything a pretraining run is made of; YAML files under ``configs/pretrain`` are this tree."""
+
+    out: str
+    modalities: str  # YAML file of the modality set
+    data: DataConfig
+    masking: MaskingConfig
+    loop: LoopConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: Literal["token", "modality"] = "token"  # mean over all targets, or mean of the modalities' means
+    init: str = ""  # model folder to start from
+    eval_samples: int = 256
+
+
+class PretrainTask:
+    """FourM on masked batches."""
+
+    unit = "tokens"
+
+    def __init__(self, config: PretrainConfig, modalities: ModalitySet) -> None:
+        self.config, self.modalities = config, modalities
+        self.terms = tuple(m.name for m in modalities)
+        self.sources = open_sources(config.data, config.data.split, modalities)
+        self._factor = np.array([m.loss_weight for m in modalities])
+
+    def batches(self, rank: int, world_size: int) -> MaskedBatches:
+        c = self.config
+        return MaskedBatches(
+            self.sources, [s.weight for s in c.data.sources], Masker(self.modalities, c.masking, c.loop.seed), c.loop.seed,
+            c.loop.batch_size, c.loop.micro_batches, rank, world_size,
+        )  # fmt: skip
+
+    def counts(self, batch: MaskedBatch) -> np.ndarray:
+        return np.array(batch.decoder.counts, dtype=np.float64)
+
+    def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
+        return model(batch).sums
+
+    def weights(self, counts: np.ndarray) -> np.ndarray:
+        if self.config.loss == "token":
+            return self._factor / max((self._factor * counts).sum(), 1.0)
+        present = counts > 0
+        return np.where(present, self._factor / np.maximum(counts, 1), 0.0) / max((self._factor * present).sum(), 1e-9)
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Cross-entropy (nats a token) of each modality under fixed masks on the validation split."""
+        c = self.config
+        source = open_sources(c.data, c.data.validation_split, self.modalities)[0]
+        num = min(c.eval_samples, source.num_samples)
+        sums, counts = torch.zeros(len(self.modalities)), torch.zeros(len(self.modalities))
+        for start in range(0, num, 64):
+            samples = np.arange(start, min(start + 64, num))
+            losses = model(fixed_batch(source, self.modalities, c.masking, 0, samples).to(device))
+            sums, counts = sums + losses.sums.cpu(), counts + losses.counts.cpu()
+        figures = {f"loss/{n}": float(s / k) for n, s, k in zip(self.terms, sums, counts, strict=True) if k}
+        return {"loss": float(sums.sum() / counts.sum().clamp_min(1)), **figures}
+
+    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+        assert isinstance(model, FourM)
+        model.save_pretrained(folder)
+        save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE)
+        dump(self.config, folder / "pretrain.yaml")
+
+    def describe(self, batch: MaskedBatch) -> dict[str, Any]:
+        return {"samples": batch.samples.tolist(), "keys": self.sources[0].keys(batch.samples) if len(self.sources) == 1 else []}
+
+
+def build_model(config: PretrainConfig, modalities: ModalitySet) -> FourM:
+    """Fresh weights from the config's seed, or those of ``init``. Raises ValueError where they do not fit."""
+    if config.init:
+        model = load_model(config.init)
+        if model.modalities.to_mapping()["modalities"] != modalities.to_mapping()["modalities"]:
+            raise ValueError(f"{config.init} was made for another modality set than {config.modalities}")
+        return model.train()
+    with torch.random.fork_rng():  # weights are a function of the seed; the global generator stays as it was
+        torch.manual_seed(config.loop.seed)
+        return FourM(config.model, modalities)
+
+
+def pretrain(config: PretrainConfig) -> dict[str, float]:
+    """Train to the end (or go on where an earlier run stopped) and return held-out losses."""
+    modalities = ModalitySet.load(config.modalities)
+    task = PretrainTask(config, modalities)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    loop = Loop(build_model(config, modalities), task, config.loop, out)
+    if loop.lead:
+        dump(config, out / "config.yaml")
+    figures = loop.run()
+    if loop.lead:
+        _log.info("held out: %s", ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Pretrain FourM by masked modelling.")
+    parser.add_argument("--config", required=True, help="YAML file, see configs/pretrain")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. loop.steps=1000")
+    options = parser.parse_args(arguments)
+    run_command(lambda: pretrain(load(PretrainConfig, options.config, options.overrides)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tokenizers: raw modalities <-> ids, and the program that trains them."""

@@ -1,0 +1,103 @@
+"""The codec around an image tokenizer: ordinary pictures, depth maps, normals, class maps or arrays in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fourm.config import from_mapping, to_mapping
+from fourm.data.raw import check_raw
+from fourm.data.store import normalize
+from fourm.modalities import Modality
+from fourm.model import load_weights
+from fourm_tokenizers.autoencoder import AutoencoderConfig, ImageAutoencoder
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_BATCH = 64  # pictures coded at once
+
+
+def to_pictures(raw: np.ndarray, modality: Modality) -> Tensor:
+    """Stacked raw values (B, H, W[, C]) -> what the autoencoder takes: float (B, C, H, W) in [-1, 1] or ids (B, H, W)."""
+    if modality.raw.type == "labels":
+        return torch.from_numpy(raw.astype(np.int64))
+    values = normalize(raw, modality)
+    if values.ndim == 3:
+        values = values[..., None]
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
+
+
+def from_pictures(output: Tensor, modality: Modality) -> list[np.ndarray]:
+    """What the autoencoder gives (B, C, H, W) -> raw values."""
+    kind = modality.raw.type
+    if kind == "labels":
+        return list(output.argmax(1).numpy().astype(np.uint8 if len(modality.raw.classes) <= 256 else np.uint16))
+    if kind == "image":
+        return list(((output.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8))
+    if kind == "normal":
+        length = output.norm(dim=1, keepdim=True)
+        unit = torch.where(length > 0.5, F.normalize(output, dim=1), torch.zeros_like(output))  # no surface: no normal
+        return list(unit.permute(0, 2, 3, 1).numpy())
+    low, high = modality.raw.range
+    values = (output.clamp(-1, 1) + 1) / 2 * (high - low) + low
+    values = values.permute(0, 2, 3, 1).numpy()
+    return list(values[..., 0] if kind == "depth" else values)
+
+
+class PictureCodec:
+    """A trained image tokenizer in a folder: ``config.json`` and ``model.safetensors``."""
+
+    def __init__(self, folder: Path, modality: Modality) -> None:
+        path = folder / CONFIG_FILE
+        if not path.is_file():
+            raise ValueError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
+        config = from_mapping(AutoencoderConfig, json.loads(path.read_text()), str(path))
+        if config.codebook_size != modality.vocab_size or config.image_size != modality.raw.size:
+            raise ValueError(
+                f"{folder} codes {config.image_size} px into {config.codebook_size} ids,"
+                f" modality {modality.name} declares {modality.raw.size} px and {modality.vocab_size} ids"
+            )
+        self.model = ImageAutoencoder(config)
+        load_weights(self.model, folder / WEIGHTS_FILE)
+        self.model.eval().requires_grad_(False)
+        self.modality = modality
+        self.codebook_size = config.codebook_size
+        self.fingerprint = fingerprint(path, folder / WEIGHTS_FILE)
+
+    def encode(self, raw: Sequence[Any]) -> list[np.ndarray]:
+        result: list[np.ndarray] = []
+        for start in range(0, len(raw), _BATCH):
+            stacked = np.stack([check_raw(value, self.modality.raw) for value in raw[start : start + _BATCH]])
+            result += list(self.model.encode(to_pictures(stacked, self.modality)).numpy())
+        return result
+
+    def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
+        result: list[Any] = []
+        for start in range(0, len(ids), _BATCH):
+            stacked = torch.from_numpy(np.stack([np.asarray(i).reshape(-1) for i in ids[start : start + _BATCH]]).astype(np.int64))
+            result += from_pictures(self.model.decode(stacked), self.modality)
+        return result
+
+
+def save_picture_tokenizer(model: ImageAutoencoder, folder: str | Path) -> None:
+    """Write a trained autoencoder where ``PictureCodec`` finds it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(to_mapping(model.config), indent=1) + "\n")
+    save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, folder / WEIGHTS_FILE)
+
+
+def fingerprint(*paths: Path) -> str:
+    """Short hash of files: what token shards say about who made them."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
