@@ -15,6 +15,7 @@ three are a ``Layout``: S blocks, each with a number of query rows, a number of 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
@@ -236,8 +237,10 @@ def _run_varlen(name: str, q: Tensor, k: Tensor, v: Tensor, part: _Part) -> Tens
         return memory_efficient_attention(q[None], k[None], v[None], attn_bias=part.bias)[0]
     from torch.nn.attention.varlen import varlen_attn
 
-    window = (-1, 0) if part.causal else (-1, -1)
-    return varlen_attn(q, k, v, part.cu_q, part.cu_k, part.max_q, part.max_k, window_size=window)
+    causal: dict[str, Any] = {"window_size": (-1, 0) if part.causal else (-1, -1)}
+    if "window_size" not in inspect.signature(varlen_attn).parameters:  # torch before 2.12
+        causal = {"is_causal": part.causal}
+    return varlen_attn(q, k, v, part.cu_q, part.cu_k, part.max_q, part.max_k, **causal)
 
 
 def xformers_bias(q_lengths: np.ndarray, k_lengths: np.ndarray, causal: bool) -> Any:

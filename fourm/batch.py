@@ -65,19 +65,19 @@ class MaskedBatch:
     samples: np.ndarray  # (B,) number of each sample in its data set
 
     def to(self, device: torch.device | str) -> MaskedBatch:
-        return _map_tensors(self, lambda t: t.to(device, non_blocking=True))
+        return map_tensors(self, lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> MaskedBatch:
-        return _map_tensors(self, lambda t: t.pin_memory())
+        return map_tensors(self, lambda t: t.pin_memory())
 
 
-def _map_tensors(value: Any, change: Any) -> Any:
+def map_tensors(value: Any, change: Any) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {key: _map_tensors(item, change) for key, item in value.items()}
+        return {key: map_tensors(item, change) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{f.name: _map_tensors(getattr(value, f.name), change) for f in dataclasses.fields(value)})
+        return type(value)(**{f.name: map_tensors(getattr(value, f.name), change) for f in dataclasses.fields(value)})
     return value
 
 

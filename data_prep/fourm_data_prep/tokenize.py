@@ -107,6 +107,7 @@ def tokenize(modalities_path: Path, raw: Path, tokenizers: Path, out: Path, work
                     report.merge(part)
                     bar.update()
     report.check(out / "damage.json")
+    write_json_atomic(out / "done.json", {"shards": len(jobs), "skipped": len(report.entries)})
 
 
 def _prepare_folder(folder: Path, described: dict[str, Any]) -> None:

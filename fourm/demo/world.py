@@ -1,6 +1,6 @@
 """Scenes of the demo world: what stands where, seen from where, lit from where.
 
-A scene is a pure function of (seed, index). One to three solids stand on a plain floor; their shapes, colours, sizes, places and
+A scene is a pure function of (seed, index). One or two solids stand on a plain floor; their shapes, colours, sizes, places and
 turns vary, and so do the camera (distance, height, field of view), the light and the tints of floor and sky. Colours within a scene
 differ, and no solid hides more than a part of another, so that a caption can be checked against the pixels alone.
 Units: a solid is about one unit wide; z is up; the camera looks along +y before its own turn.
@@ -20,8 +20,8 @@ COLORS = ("red", "yellow", "green", "cyan", "blue", "purple")
 HUES = np.array([0.0, 50.0, 120.0, 180.0, 222.0, 285.0])  # degrees, one for each colour name
 SIZES = ("small", "large")
 LARGE_FROM = 0.74  # a solid with at least this half-width is called "large"
-MAX_OBJECTS = 3
-COUNT_SHARES = (0.3, 0.45, 0.25)  # scenes with one, two, three solids
+MAX_OBJECTS = 2
+COUNT_SHARES = (0.4, 0.6)  # scenes with one, two solids
 _NUM_LAYOUTS = 48  # candidate layouts drawn for each scene; the first one without overlap is kept
 
 _PALETTE = np.array([colorsys.hsv_to_rgb(hue / 360.0, 1.0, 1.0) for hue in HUES])
@@ -81,7 +81,7 @@ def make_scenes(seed: int, index: np.ndarray) -> Scenes:
     stretch = np.where(shape == 3, stretch * 1.25, stretch)
     distance = 6.2 + 1.6 * rng.uniform(index, 5)
     elevation = np.deg2rad(24.0 + 16.0 * rng.uniform(index, 6))
-    zoom = 2.05 + 0.35 * rng.uniform(index, 7)
+    zoom = 2.75 + 0.4 * rng.uniform(index, 7)
     x, y = _place(rng, index, count, half_width, distance, zoom)
 
     hue = HUES[color] + 14.0 * (rng.uniform(*per_object, 8) - 0.5)
@@ -111,16 +111,16 @@ def _place(
     s, k = half_width.shape
     trial, slot = np.arange(_NUM_LAYOUTS), np.arange(k)
     address = (index[:, None, None], trial[None, :, None], slot[None, None])
-    depth = 2.6 * (rng.uniform(*address, 17) - 0.45)
+    depth = 2.0 * (rng.uniform(*address, 17) - 0.45)
     # the visible width grows with depth, so places further back may lie further out
-    across = (rng.uniform(*address, 18) - 0.5) * (4.3 + 0.6 * depth)
+    in_view = 0.97 * (distance[:, None, None] - 0.5 + 0.85 * depth) / zoom[:, None, None] - 1.25 * half_width[:, None]
+    across = (2 * rng.uniform(*address, 18) - 1.0) * in_view
     there = slot[None] < count[:, None]
     across = np.where(there[:, None], across, np.inf)
     order = np.argsort(across, axis=-1, kind="stable")
     across, depth = np.take_along_axis(across, order, -1), np.take_along_axis(depth, order, -1)
     seen = across / (7.0 + depth)  # direction of sight, roughly
-    in_view = 0.97 * (distance[:, None, None] - 0.5 + 0.85 * depth) / zoom[:, None, None] - half_width[:, None]
-    fine = ((np.abs(across) < in_view) | ~there[:, None]).all(-1)
+    fine = ((np.abs(across) < in_view) | ~there[:, None]).all(-1)  # sorting gave places to solids of other widths
     clearance = np.full((s, _NUM_LAYOUTS), np.inf)
     for a in range(k):
         for b in range(a + 1, k):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fourm.batch import MaskedBatch
 from fourm.commands import run_command
 from fourm.config import dump, load
+from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, MaskedBatches, fixed_batch, open_sources
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
@@ -122,6 +123,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
         dump(config, out / "config.yaml")
     figures = loop.run()
     if loop.lead:
+        write_json_atomic(out / "done.json", {"step": loop.step, **figures})
         _log.info("held out: %s", ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
     return figures
 

@@ -1,0 +1,160 @@
+"""A folder of pictures with captions -> raw shards of every modality that can be made from them.
+
+    fourm import FOLDER --config MODALITIES.yaml --out DIR
+
+Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions come from ``<name>.txt`` beside the
+picture or from one CSV with a column of file names and one of captions. Pictures that cannot be read are skipped, listed with their
+reason in ``damage.json``, and stop the run if they are many. About a tenth is kept for validation, chosen by name. Each shard is a
+pure function of its pictures, written under a temporary name and renamed: a killed run is started again.
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from fourm.data.raw import fit_picture, open_picture, to_rgb, write_raw
+from fourm.data.shards import DamageReport, shard_path, write_json_atomic, write_shard
+from fourm.modalities import Modality, ModalitySet
+from fourm_data_prep.labellers import open_labeller
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+SHARD_PICTURES = 256
+_VALIDATION_SHARE = 0.1
+_FILE_COLUMNS = ("file", "file_name", "filename", "image", "path", "name")
+_CAPTION_COLUMNS = ("caption", "text", "title", "description", "annotation")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to import."""
+
+    key: str
+    path: Path
+    caption: str
+
+
+def find_items(folder: Path) -> list[Item]:
+    """All pictures under a folder with their captions, by name. Raises ValueError if there are none."""
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}")
+    pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    if not pictures:
+        raise ValueError(f"no pictures in {folder}: looking for {', '.join(PICTURE_SUFFIXES)}")
+    table = _read_tables(folder)
+    items, seen = [], set()
+    for path in pictures:
+        relative = path.relative_to(folder)
+        key = "-".join(relative.with_suffix("").parts).replace(".", "_").replace(" ", "_")
+        if key in seen:  # same name, other suffix
+            key += "_" + relative.suffix[1:].lower()
+        seen.add(key)
+        note = path.with_suffix(".txt")
+        caption = note.read_text(errors="replace") if note.is_file() else table.get(str(relative), table.get(path.name, table.get(path.stem, "")))
+        items.append(Item(key, path, " ".join(caption.split())))
+    return items
+
+
+def _read_tables(folder: Path) -> dict[str, str]:
+    """Captions of the CSV files in a folder, by file name."""
+    captions: dict[str, str] = {}
+    for path in sorted(folder.glob("*.csv")):
+        with open(path, newline="", errors="replace") as file:
+            reader = csv.DictReader(file)
+            columns = {name.strip().lower(): name for name in reader.fieldnames or []}
+            file_column = next((columns[c] for c in _FILE_COLUMNS if c in columns), None)
+            caption_column = next((columns[c] for c in _CAPTION_COLUMNS if c in columns), None)
+            if file_column is None or caption_column is None:
+                raise ValueError(
+                    f"{path} needs a column of file names ({', '.join(_FILE_COLUMNS)}) and one of captions"
+                    f" ({', '.join(_CAPTION_COLUMNS)}); it has {', '.join(columns) or 'none'}"
+                )
+            for row in reader:
+                captions[(row[file_column] or "").strip()] = row[caption_column] or ""
+    return captions
+
+
+def is_validation(key: str) -> bool:
+    """About a tenth of all names, always the same ones."""
+    return zlib.crc32(key.encode()) / 2**32 < _VALIDATION_SHARE
+
+
+def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.05, workers: int = 0) -> None:
+    """Import a folder. Raises ValueError where it holds no pictures, or too many that cannot be read."""
+    modalities = ModalitySet.load(config)
+    _check(modalities)
+    items = find_items(folder)
+    splits = {"train": [i for i in items if not is_validation(i.key)], "val": [i for i in items if is_validation(i.key)]}
+    if not splits["val"]:  # a handful of pictures: the last one is kept for validation
+        splits["val"] = splits["train"][-1:]
+        splits["train"] = splits["train"][:-1]
+    if not splits["train"]:
+        raise ValueError(f"{folder} holds {len(items)} picture(s): too few to train on")
+    without = sum(not item.caption for item in items)
+    print(f"{len(items)} pictures, {without} of them without a caption", flush=True)
+    jobs = [
+        (split, number, part[start : start + SHARD_PICTURES], str(config), str(out))
+        for split, part in splits.items()
+        for number, start in enumerate(range(0, len(part), SHARD_PICTURES))
+    ]
+    report = DamageReport(max_damage)
+    with multiprocessing.get_context("spawn").Pool(min(workers or os.cpu_count() or 1, len(jobs))) as pool:
+        with tqdm(total=len(items), desc="import", unit="picture") as bar:
+            for part in pool.imap_unordered(_import_shard, jobs):
+                report.merge(part)
+                bar.update(part.num_seen)
+    report.entries.sort(key=lambda entry: entry.key)
+    report.check(out / "damage.json")
+    if report.entries:
+        print(f"{len(report.entries)} pictures could not be read and were skipped: see {out / 'damage.json'}", flush=True)
+    write_json_atomic(out / "done.json", {split: len(part) for split, part in splits.items()})
+
+
+def _check(modalities: ModalitySet) -> None:
+    for m in modalities:
+        if m.source:
+            continue
+        if m.labeller:
+            open_labeller(m.labeller)
+        elif m.raw.type not in ("image", "text"):
+            raise ValueError(f"modality {m.name} ({m.raw.type}) cannot be made from a picture: name its labeller")
+
+
+def _import_shard(job: tuple[str, int, list[Item], str, str]) -> DamageReport:
+    """Read the pictures of one shard once and write all its modalities."""
+    split, number, items, config, out = job
+    report = DamageReport(num_seen=len(items))
+    modalities = [m for m in ModalitySet.load(config) if not m.source]
+    paths = {m.name: shard_path(out, split, m.name, number) for m in modalities}
+    size = max(m.raw.size for m in modalities)
+    kept: list[Item] = []
+    pictures: list[np.ndarray] = []
+    for item in items:
+        try:
+            picture = open_picture(item.path.read_bytes())
+            if min(picture.size) < 8:
+                raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too small")
+            pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
+            kept.append(item)
+        except (ValueError, OSError) as error:
+            report.add(item.path, item.key, str(error))
+    if all(path.is_file() for path in paths.values()):
+        return report
+    for m in modalities:
+        values = _values(m, kept, pictures)
+        members = ((item.key, m.raw.extensions[0], write_raw(value, m.raw)) for item, value in zip(kept, values, strict=True))
+        write_shard(paths[m.name], members)
+    return report
+
+
+def _values(m: Modality, items: list[Item], pictures: list[np.ndarray]) -> list:
+    if m.labeller:
+        return open_labeller(m.labeller)(pictures, m.raw)
+    return [item.caption for item in items] if m.raw.type == "text" else pictures

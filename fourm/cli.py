@@ -1,0 +1,197 @@
+"""The command ``fourm``: one sub-command for each thing a user does. Each parses its options and calls the library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fourm.commands import run_command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``fourm``."""
+    parser = argparse.ArgumentParser(prog="fourm", description="Any-to-any multimodal masked modelling.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, add in _COMMANDS.items():
+        sub = commands.add_parser(name, help=(add.__doc__ or "").split(".")[0])
+        sub.set_defaults(run=add(sub))
+    options = parser.parse_args(arguments)
+    run_command(lambda: options.run(options))
+
+
+def _modalities(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """Show the modalities of a config as a table."""
+    parser.add_argument("config", help="YAML file, or the name of a built-in set")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm.modalities import ModalitySet
+        from fourm.resources import configs_folder
+
+        path = Path(o.config)
+        if not path.is_file() and (configs_folder() / "modalities" / f"{o.config}.yaml").is_file():
+            path = configs_folder() / "modalities" / f"{o.config}.yaml"
+        print(ModalitySet.load(path).table())
+
+    return run
+
+
+def _demo(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """Render a small world, learn it, generate any-to-any, report. `evaluate` judges a finished run on other scenes."""
+    parser.add_argument("action", nargs="?", default="run", choices=["run", "evaluate"])
+    parser.add_argument("--size", default="default", help="smoke, default or large")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="project folder")
+    parser.add_argument("--seed", type=int, default=0, help="evaluate: seed of the scenes")
+    parser.add_argument("--scenes", type=int, default=256, help="evaluate: number of scenes")
+    parser.add_argument("--json", type=Path, help="evaluate: where the figures go (default: <out>/metrics-<seed>.json)")
+
+    def run(o: argparse.Namespace) -> None:
+        if o.action == "evaluate":
+            from fourm.demo.examine import evaluate, print_summary
+            from fourm.project import Project
+
+            print_summary(evaluate(Project(o.out), o.seed, o.scenes, o.json or o.out / f"metrics-{o.seed}.json"))
+            return
+        from fourm.demo.run import run_demo
+
+        run_demo(o.size, o.out)
+
+    return run
+
+
+def _quickstart(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """From a folder of pictures with captions to a trained small model and its report."""
+    parser.add_argument("folder", type=Path, help="pictures (jpg, png, webp), captions in <name>.txt or one CSV")
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="project folder")
+    parser.add_argument("--minutes", type=float, default=10.0, help="about how long to pretrain on this machine")
+    parser.add_argument("--max-damage", type=float, default=0.05, help="largest share of pictures that may be unreadable")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm_data_prep.quickstart import quickstart
+
+        quickstart(o.folder, o.out, o.minutes, o.max_damage)
+
+    return run
+
+
+def _import(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """Pictures and captions to raw shards."""
+    parser.add_argument("folder", type=Path, help="pictures (jpg, png, webp), captions in <name>.txt or one CSV")
+    parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities: what is made of each picture")
+    parser.add_argument("--out", required=True, type=Path, help="folder of raw shards")
+    parser.add_argument("--max-damage", type=float, default=0.05, help="largest share of pictures that may be unreadable")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one for each core")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm_data_prep.importing import import_folder
+
+        import_folder(o.folder, o.config, o.out, o.max_damage, o.workers)
+
+    return run
+
+
+def _tokenize(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """Raw shards to token shards (same as python -m fourm_data_prep.tokenize)."""
+    parser.add_argument("project", type=Path, help="project folder")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm.project import Project
+        from fourm_data_prep.tokenize import tokenize
+
+        p = Project(o.project)
+        tokenize(p.modalities, p.raw, p.tokenizers, p.tokens)
+
+    return run
+
+
+def _report(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """Write the report of a project: galleries, curves, any-to-any matrix."""
+    parser.add_argument("project", type=Path, help="project folder")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm.evaluation.project_report import report_project
+        from fourm.project import Project
+
+        print(f"report: {report_project(Project(o.project))}")
+
+    return run
+
+
+def _generate(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """Generate any modalities from any others."""
+    parser.add_argument("--model", help="pipeline folder or hub id; the demo's own model if left out")
+    parser.add_argument("--caption", help="short for --input caption=...")
+    parser.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help="a text, a picture file, a .json or .npy file")
+    parser.add_argument("--targets", nargs="+", default=["rgb"], help="modalities to generate, in order")
+    parser.add_argument("--out", type=Path, default=Path("runs/generated"), help="folder for the results")
+    parser.add_argument("--num", type=int, default=1, help="how many samples")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, help="guidance scale of all targets")
+    parser.add_argument("--steps", type=int, help="steps of all targets")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm.pipeline import AnyToAnyPipeline
+        from fourm.resources import demo_model_folder
+        from fourm.show import has_picture
+
+        pipe = AnyToAnyPipeline.from_pretrained(o.model or demo_model_folder())
+        given = dict(_named(text) for text in o.input)
+        if o.caption is not None:
+            given["caption"] = o.caption
+        inputs = {name: _read_input(pipe.modalities[name].raw, value) for name, value in given.items()}
+        settings: dict[str, Any] = {}
+        if o.guidance is not None:
+            settings["guidance_scale"] = o.guidance
+        if o.steps is not None:
+            settings["steps"] = o.steps
+        results = pipe(inputs, o.targets, seed=o.seed, num_samples=o.num, **settings)
+        o.out.mkdir(parents=True, exist_ok=True)
+        for name, result in results.items():
+            spec = result.modality.raw
+            for i in range(len(result.values)):
+                path = o.out / f"{name}-{o.seed + i}"
+                if has_picture(spec):
+                    picture = result.images[i]
+                    scale = max(1, 256 // max(picture.size))
+                    picture.resize((picture.width * scale, picture.height * scale)).save(path.with_suffix(".png"))
+                    print(path.with_suffix(".png"))
+                if not spec.dense:
+                    text = result.values[i] if spec.type == "text" else json.dumps(result.values[i])
+                    path.with_suffix(".txt" if spec.type == "text" else ".json").write_text(text + "\n")
+                    print(f"{name}: {text}")
+
+    return run
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError(f"--input {text!r} is not of the form NAME=VALUE")
+    return name, value
+
+
+def _read_input(spec: Any, value: str) -> Any:
+    from fourm.data.raw import open_picture, read_npy, read_raw
+
+    if spec.type == "text":
+        return value
+    path = Path(value)
+    if not spec.dense and not path.is_file():
+        return read_raw(value.encode(), "json", spec)
+    if not path.is_file():
+        raise ValueError(f"no file {value}")
+    data = path.read_bytes()
+    if not spec.dense:
+        return read_raw(data, "json", spec)
+    return read_npy(data) if path.suffix == ".npy" else open_picture(data)
+
+
+_COMMANDS = {
+    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "import": _import,
+    "tokenize": _tokenize, "report": _report,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,272 @@
+"""Any-to-any generation in a few lines, in the style of diffusers.
+
+    pipe = AnyToAnyPipeline.from_pretrained("folder-or-hub-id")
+    out = pipe({"caption": "a red cube left of a blue sphere"}, targets=["depth", "rgb"], guidance_scale=3.0, seed=0)
+    out["rgb"].images[0].save("scene.png")
+
+Inputs and outputs are raw forms: PIL pictures or arrays, strings, lists of boxes. Targets are generated in their order, each one given
+all that came before it. A pipeline folder is a model folder with ``tokenizers/`` beside the weights and, if the model has preferred
+settings, ``generation.yaml``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from PIL import Image
+
+from fourm.codecs import CodecSet
+from fourm.config import from_mapping, read_yaml
+from fourm.data.raw import check_raw, fit_picture, to_rgb
+from fourm.data.store import to_vectors
+from fourm.modalities import Modality
+from fourm.model import FourM, load_model
+from fourm.sampling.options import SamplingOptions
+from fourm.sampling.sampler import Sampler
+from fourm.sampling.state import GridState, SampleState
+from fourm.show import picture_of
+
+GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A raw value of which only some tokens are given: in-painting, out-painting. ``keep`` True = given.
+
+    ``keep`` is a mask over the token grid (rows, columns) or over pixels (H, W); a token is given if all its pixels are.
+    """
+
+    raw: Any
+    keep: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids instead of a raw value, with an optional mask of which are given (True = given)."""
+
+    ids: np.ndarray
+    keep: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One modality of the output."""
+
+    modality: Modality
+    values: list[Any]  # raw values, one a sample
+    ids: list[np.ndarray]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The values as pictures (depth, normals and classes in colour, boxes drawn)."""
+        return [picture_of(value, self.modality.raw) for value in self.values]
+
+    @property
+    def texts(self) -> list[str]:
+        return [str(value) for value in self.values]
+
+
+class AnyToAnyPipeline:
+    """A model, its codecs and its preferred sampling settings."""
+
+    def __init__(self, model: FourM, tokenizers: str | Path, options: dict[str, SamplingOptions] | None = None) -> None:
+        self.model = model.eval()
+        self.modalities = model.modalities
+        self.codecs = CodecSet(model.modalities, tokenizers)
+        self.options = options or {}
+        self.tokenizers_folder = Path(tokenizers)
+        sentinels = {
+            m.name: int(self.modalities.tokenizers.get(m.tokenizer or "", {}).get("num_sentinels", 200)) for m in self.modalities
+        }
+        self.sampler = Sampler(model, sentinels)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, tokenizers: str | Path | None = None, device: str = "cpu") -> AnyToAnyPipeline:
+        """Open a pipeline folder or hub repository. Raises ValueError that says which file is missing or damaged."""
+        folder = Path(name)
+        if not folder.is_dir():
+            if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+                raise ValueError(f"no model folder {name}")
+            folder = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.yaml"]))
+        model = load_model(folder).to(device)
+        options_path = folder / GENERATION_FILE
+        options = {}
+        if options_path.is_file():
+            options = {k: from_mapping(SamplingOptions, v, f"{options_path}: {k}") for k, v in read_yaml(options_path).items()}
+        return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model, tokenizers and settings as one folder that ``from_pretrained`` opens."""
+        import yaml
+
+        from fourm.config import to_mapping
+
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        for name in self.modalities.tokenizers:
+            target = folder / TOKENIZERS_FOLDER / name
+            target.mkdir(parents=True, exist_ok=True)
+            for path in (self.tokenizers_folder / name).glob("*"):
+                if path.is_file():
+                    shutil.copy(path, target / path.name)
+        (folder / GENERATION_FILE).write_text(yaml.safe_dump({k: to_mapping(v) for k, v in self.options.items()}))
+
+    def __call__(
+        self,
+        inputs: dict[str, Any],
+        targets: Sequence[str],
+        *,
+        seed: int | Sequence[int] = 0,
+        num_samples: int = 1,
+        options: dict[str, SamplingOptions] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        **settings: Any,
+    ) -> dict[str, Generated]:
+        """Generate ``targets`` one after another from ``inputs``.
+
+        Args:
+            inputs: name -> raw value, ``Partial``, ``Tokens``, or a list of them (one a sample).
+            targets: names, in the order of generation; each is given all before it.
+            seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
+            num_samples: pictures from one and the same input.
+            options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``) change those of all targets.
+            progress: called with (target, steps done, steps).
+
+        Raises:
+            ValueError: for an unknown name, a raw value that is not what its modality holds, or lists of different lengths.
+        """
+        if not targets:
+            raise ValueError("no targets: name at least one modality to generate")
+        for name in targets:
+            if not self.modalities[name].output:
+                raise ValueError(f"{name} cannot be generated; outputs are {', '.join(m.name for m in self.modalities.outputs)}")
+        state = self.encode(inputs, num_samples)
+        seeds = np.array([seed + i for i in range(state.num_samples)] if isinstance(seed, int) else list(seed), dtype=np.int64)
+        if len(seeds) != state.num_samples:
+            raise ValueError(f"{len(seeds)} seeds for {state.num_samples} samples")
+        conditions = state.present
+        for name in targets:
+            chosen = (options or {}).get(name) or self.options.get(name) or SamplingOptions()
+            if settings:
+                chosen = _changed(chosen, settings)
+            report = None if progress is None else (lambda done, of, name=name: progress(name, done, of))
+            state = self.sampler.generate(state, name, chosen, seeds, conditions, report)
+            conditions = [*conditions, name]
+        return {name: self.decode(state, name) for name in targets}
+
+    def encode(self, inputs: dict[str, Any], num_samples: int = 1) -> SampleState:
+        """Raw inputs as the sampler's state."""
+        lists = {name: value if _is_batch(value, self._raw_type(name)) else [value] * num_samples for name, value in inputs.items()}
+        sizes = {name: len(value) for name, value in lists.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError("inputs have different numbers of samples: " + ", ".join(f"{n} {s}" for n, s in sizes.items()))
+        state = SampleState(next(iter(sizes.values()), num_samples))
+        for name, values in lists.items():
+            try:
+                self._add(state, name, values)
+            except ValueError as error:
+                raise ValueError(f"input {name}: {error}") from None
+        return state
+
+    def _raw_type(self, name: str) -> str:
+        return self.modalities[name].raw.type
+
+    def _add(self, state: SampleState, name: str, values: list[Any]) -> None:
+        m = self.modalities[name]
+        direct = next((c for c in self.modalities if c.kind == "continuous" and c.raw_name == m.raw_name), None)
+        plain = not any(isinstance(value, (Partial, Tokens)) for value in values)
+        if direct is not None and (plain or m.kind == "continuous"):  # the model reads this raw form itself, without loss
+            raw = np.stack([_prepare(value, direct) for value in values])
+            vectors = to_vectors(raw, direct)
+            state.grids[direct.name] = GridState(vectors, np.ones(vectors.shape[:2], bool))
+            return
+        codec = self.codecs[name] if not all(isinstance(value, Tokens) for value in values) else None
+        ids, keep = [], []
+        for value in values:
+            if isinstance(value, Tokens):
+                ids.append(np.asarray(value.ids, np.int64).reshape(-1))
+            else:
+                assert codec is not None
+                raw = value.raw if isinstance(value, Partial) else value
+                ids.append(codec.encode([_prepare(raw, m)])[0])
+            keep.append(_token_mask(value, m, len(ids[-1])))
+            if len(ids[-1]) and (ids[-1].min() < 0 or ids[-1].max() >= m.vocab_size):
+                raise ValueError(f"id {ids[-1].max()} is outside the vocabulary of {m.vocab_size}")
+        if m.kind == "sequence":
+            state.sequences[name] = [_open_gap(i) for i in ids]
+        else:
+            if any(len(i) != m.num_tokens for i in ids):
+                raise ValueError(f"{name} has {m.num_tokens} tokens, given are {', '.join(str(len(i)) for i in ids)}")
+            state.grids[name] = GridState(np.stack(ids), np.stack(keep))
+
+    def decode(self, state: SampleState, name: str) -> Generated:
+        """One modality of a state in raw form."""
+        m = self.modalities[name]
+        ids = list(state.grids[name].values) if name in state.grids else state.sequences[name]
+        return Generated(m, self.codecs[name].decode(ids), ids)
+
+
+def _changed(options: SamplingOptions, settings: dict[str, Any]) -> SamplingOptions:
+    try:
+        return replace(options, **settings)
+    except TypeError:
+        known = ", ".join(options.__dataclass_fields__)
+        raise ValueError(f"unknown sampling option among {', '.join(settings)}; known are {known}") from None
+
+
+def _is_batch(value: Any, raw_type: str) -> bool:
+    """A list of samples, as opposed to one sample that is itself a list (boxes, palettes, numbers, words)."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    if raw_type in ("boxes", "palette", "numbers", "words"):
+        inner = {"boxes": dict, "palette": (list, tuple), "numbers": (int, float), "words": str}[raw_type]
+        if not value:
+            return False
+        first = value[0]
+        if raw_type == "palette":  # a palette is a list of triples; a batch is a list of palettes
+            return isinstance(first, (Partial, Tokens)) or (isinstance(first, (list, tuple)) and bool(first) and isinstance(first[0], (list, tuple)))
+        return not isinstance(first, inner)
+    return True
+
+
+def _prepare(value: Any, m: Modality) -> Any:
+    """Pictures of any size and kind become the array that the modality holds."""
+    if isinstance(value, Image.Image):
+        if m.raw.type == "image":
+            value = np.asarray(fit_picture(to_rgb(value), m.raw.size))
+        else:
+            value = np.asarray(value)
+    elif m.raw.type == "image" and isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype == np.uint8:
+        if value.shape[2] != 3:
+            raise ValueError(f"a picture needs 3 colour channels, this has {value.shape[2]}")
+        value = np.asarray(fit_picture(Image.fromarray(value), m.raw.size))
+    return check_raw(value, m.raw) if m.raw.dense else value
+
+
+def _token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
+    keep = getattr(value, "keep", None)
+    if keep is None:
+        return np.ones(num, bool)
+    keep = np.asarray(keep, bool)
+    if keep.size == num:
+        return keep.reshape(-1)
+    if m.grid is not None and keep.shape == (m.raw.size, m.raw.size):
+        rows, columns = m.grid
+        return keep.reshape(rows, m.raw.size // rows, columns, m.raw.size // columns).all((1, 3)).reshape(-1)
+    raise ValueError(f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.size} x {m.raw.size} pixels")
+
+
+def _open_gap(ids: np.ndarray) -> np.ndarray:
+    """A prompt that ends in a sentinel is open-ended: what follows it is to be generated, so it has no end yet."""
+    from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
+
+    if len(ids) >= 2 and ids[-1] == END_ID and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + 200 and len(ids) > 1:
+        return ids[:-1]
+    return ids

@@ -1,0 +1,23 @@
+"""Files that ship with the package: configs and the demo's trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def configs_folder() -> Path:
+    """The folder ``configs``: beside the package in a checkout, inside it in a wheel."""
+    for folder in (_PACKAGE.parent / "configs", _PACKAGE / "configs"):
+        if (folder / "modalities").is_dir():
+            return folder
+    raise ValueError("the folder 'configs' is not where it should be: install the package again")
+
+
+def demo_model_folder() -> Path:
+    """The demo's trained model that ships with the package. Raises ValueError if it is not there."""
+    folder = _PACKAGE / "demo" / "model"
+    if not (folder / "model.safetensors").is_file():
+        raise ValueError("no trained demo model ships with this copy: run `make demo` and name its folder with --model runs/demo/model")
+    return folder

@@ -1,0 +1,1 @@
+"""Iterative sampling: any modalities from any others."""

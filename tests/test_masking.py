@@ -1,0 +1,147 @@
+"""Masking: pure function of (seed, draw), exact spans, disjoint inputs and targets, no padding, the budgets asked for."""
+
+import numpy as np
+import pytest
+from conftest import ALL_TO_ALL, make_tokens
+
+from fourm.batch import MASK_QUERY
+from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens, split_spans
+from fourm.modalities import FIRST_SENTINEL
+
+
+def take(tokens: SampleTokens, rows) -> SampleTokens:
+    cut = lambda table: {name: values[rows] for name, values in table.items()}  # noqa: E731
+    return SampleTokens(tokens.samples[rows], cut(tokens.ids), cut(tokens.lengths), cut(tokens.vectors))
+
+
+def rows_of(batch, b):
+    """Encoder and decoder rows of sample b as comparable arrays."""
+    e, d = batch.encoder, batch.decoder
+    i, n = e.lengths[:b].sum(), e.lengths[b]
+    j, m = d.lengths[:b].sum(), d.lengths[b]
+    encoder = np.stack([t[i : i + n].numpy() for t in (e.modality, e.position, e.token)])
+    decoder = np.stack([t[j : j + m].numpy() for t in (d.modality, d.position, d.input, d.target)])
+    return encoder, decoder
+
+
+def test_masks_of_a_sample_do_not_depend_on_its_batch(modalities, masker):
+    tokens = make_tokens(modalities, 32)
+    draws = np.arange(100, 132)
+    together = masker(tokens, draws)
+    for b in (0, 7, 31):
+        alone = masker(take(tokens, slice(b, b + 1)), draws[b : b + 1])
+        for one, many in zip(rows_of(alone, 0), rows_of(together, b), strict=True):
+            assert np.array_equal(one, many)
+
+
+def test_another_draw_or_seed_gives_other_masks(modalities, masker):
+    tokens = make_tokens(modalities, 1)
+    first = rows_of(masker(tokens, np.array([0])), 0)[0]
+    assert not np.array_equal(first, rows_of(masker(tokens, np.array([1])), 0)[0])
+    assert not np.array_equal(first, rows_of(Masker(modalities, ALL_TO_ALL, seed=4)(tokens, np.array([0])), 0)[0])
+
+
+def test_inputs_and_targets_of_an_image_never_overlap_and_are_true_tokens(modalities, masker):
+    tokens = make_tokens(modalities, 64, lacking="depth")
+    batch = masker(tokens, np.arange(64))
+    for b in range(64):
+        encoder, decoder = rows_of(batch, b)
+        for name in ("rgb", "depth", "code"):
+            i = modalities.index(name)
+            given, wanted = encoder[:, encoder[0] == i], decoder[:, decoder[0] == i]
+            assert not set(given[1]) & set(wanted[1])
+            assert len(set(wanted[1])) == wanted.shape[1]
+            assert np.array_equal(tokens.ids[name][b][given[1]], given[2])
+            assert np.array_equal(tokens.ids[name][b][wanted[1]], wanted[3])
+            assert (wanted[2] == MASK_QUERY).all()
+            if name == "depth" and b % 2 == 0:
+                assert not given.size and not wanted.size
+
+
+def test_every_budget_is_used_up_where_tokens_are_left(modalities, masker):
+    """Redistribution: a sample has as many tokens as asked for unless everything it may use is used."""
+    tokens = make_tokens(modalities, 256)
+    config = MaskingConfig(num_inputs=(20, 20), num_targets=(16, 16), components=(MaskingComponent(input_default=0.3, target_default=0.3),))
+    batch = Masker(modalities, config, 0)(tokens, np.arange(256))
+    assert (batch.encoder.lengths == 20).mean() > 0.98
+    assert (batch.decoder.lengths == 16).all()
+
+
+def test_reference_mode_discards_what_a_clamp_cuts_off(modalities):
+    tokens = make_tokens(modalities, 256)
+    component = MaskingComponent(input={"code": 100.0}, target_default=0.5)
+    config = MaskingConfig(num_inputs=(20, 20), num_targets=(16, 16), components=(component,), redistribute=False)
+    batch = Masker(modalities, config, 0)(tokens, np.arange(256))
+    assert (batch.encoder.lengths == modalities["code"].num_tokens).all()
+
+
+def test_budgets_are_distributed_like_the_rule_drawn_one_by_one(modalities):
+    """Floors of a Dirichlet share, each token left over to the largest share of a fresh draw: mean and spread over 20,000 draws."""
+    alpha, total = np.array([3.0, 4.0, 1.0]), 12
+    rng = np.random.default_rng(0)
+    expected = []
+    for _ in range(20000):
+        budget = np.floor(rng.dirichlet(alpha) * total).astype(int)
+        for _ in range(total - budget.sum()):
+            budget[rng.dirichlet(alpha).argmax()] += 1
+        expected.append(budget)
+    expected = np.array(expected)
+    component = MaskingComponent(input={"rgb": 3.0, "pixels": 4.0, "depth": 1.0}, target={"code": 1.0})
+    masker = Masker(modalities, MaskingConfig(num_inputs=(12, 12), num_targets=(1, 1), components=(component,)), 0)
+    drawn, _ = masker._budgets(np.tile(masker._input_alpha[0], (20000, 1)), np.full(20000, total), np.arange(20000), 1)
+    assert (drawn.sum(1) == total).all() and (drawn[:, 3:] == 0).all()
+    assert np.allclose(drawn[:, :3].mean(0), expected.mean(0), atol=0.06)  # four standard errors
+    assert np.allclose(drawn[:, :3].std(0), expected.std(0), rtol=0.03)
+
+
+def naive_spans(ids, keep, given):
+    """The span rule of 4M, one token at a time."""
+    if not given:
+        return [], [FIRST_SENTINEL, *ids, FIRST_SENTINEL + 1]
+    shown, target, number, open_ = [], [], 0, False
+    for token, kept in zip(ids, keep, strict=False):
+        if kept:
+            shown.append(token)
+            open_ = False
+            continue
+        if not open_:
+            shown.append(FIRST_SENTINEL + number)
+            target.append(FIRST_SENTINEL + number)
+            number, open_ = number + 1, True
+        target.append(token)
+    return shown, [*target, FIRST_SENTINEL + number]
+
+
+def test_spans_equal_the_token_by_token_rule():
+    rng = np.random.default_rng(0)
+    ids, lengths = rng.integers(50, 90, (200, 11)), rng.integers(1, 12, 200)
+    keep, given = rng.random((200, 11)) < rng.random((200, 1)), rng.random(200) < 0.8
+    spans = split_spans(ids, lengths, keep, given)
+    for b in range(200):
+        shown, target = naive_spans(ids[b, : lengths[b]].tolist(), keep[b], given[b])
+        assert spans.input_ids[b][spans.input_mask[b]].tolist() == shown
+        assert spans.target_ids[b, : spans.target_lengths[b]].tolist() == target
+
+
+def test_chunks_of_a_sequence_are_kept_or_hidden_together(modalities):
+    tokens = make_tokens(modalities, 64)
+    component = MaskingComponent(input={"boxes": 100.0}, target={"boxes": 1.0})
+    config = MaskingConfig(num_inputs=(18, 18), num_targets=(30, 30), components=(component,))
+    batch = Masker(modalities, config, 0)(tokens, np.arange(64))
+    for b in range(64):
+        encoder, _ = rows_of(batch, b)
+        shown = [t for t in encoder[2] if t > FIRST_SENTINEL + 16]
+        ids = tokens.ids["boxes"][b, : tokens.lengths["boxes"][b]].tolist()
+        kept = [ids[i : i + 3] for i in range(0, len(ids), 3)]
+        position = 0
+        for chunk in kept:
+            if shown[position : position + len(chunk)] == chunk:
+                position += len(chunk)
+        assert position == len(shown)
+
+
+@pytest.mark.parametrize("wrong", [{"input": {"colour": 1.0}}, {"target": {"pixels": 1.0}}])
+def test_a_config_that_names_a_wrong_modality_is_refused(modalities, wrong):
+    config = MaskingConfig(num_inputs=(1, 2), num_targets=(1, 2), components=(MaskingComponent(**wrong),))
+    with pytest.raises(ValueError, match="colour|pixels"):
+        Masker(modalities, config, 0)
