@@ -114,26 +114,60 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: PreparedLayout) -> Tensor
     return layout.attend(q, k, v)
 
 
+class _TakeRows(torch.autograd.Function):
+    """Distinct rows out, and back into zeros: indexing would add up gradients one by one, which is slow and needless."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.num = rows.shape[0]
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return place_rows(grads[0], ctx.saved_tensors[0], ctx.num), None
+
+
+class _PlaceRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, num: int) -> Tensor:
+        ctx.save_for_backward(index)
+        return rows.new_zeros(num, *rows.shape[1:]).index_copy_(0, index, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return take_rows(grads[0], ctx.saved_tensors[0]), None, None
+
+
+def take_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """``rows[index]`` for an index without repeats."""
+    return _TakeRows.apply(rows, index)
+
+
+def place_rows(rows: Tensor, index: Tensor, num: int) -> Tensor:
+    """``num`` rows, zero but for ``rows`` at an index without repeats."""
+    return _PlaceRows.apply(rows, index, num)
+
+
 # ---- reference: padded, masked -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Padding:
-    """How T packed rows become (B, L) slots and back; ``None`` indices where all samples are L rows long."""
+    """How T packed rows become (B, L) slots and back; no index where all samples are L rows long."""
 
     num: int
     length: int
-    gather: Tensor | None  # (B, L) packed row of each slot, 0 where there is none
-    scatter: Tensor | None  # (T,) slot of each packed row
+    slots: Tensor | None  # (T,) slot of each packed row
 
     def pad(self, rows: Tensor) -> Tensor:
-        if self.gather is None:
-            return rearrange(rows, "(b l) h k -> b h l k", b=self.num)
-        return rearrange(rows[self.gather], "b l h k -> b h l k")
+        if self.slots is not None:
+            rows = place_rows(rows, self.slots, self.num * self.length)
+        return rearrange(rows, "(b l) h k -> b h l k", b=self.num)
 
-    def unpad(self, slots: Tensor) -> Tensor:
-        flat = rearrange(slots, "b h l k -> (b l) h k")
-        return flat if self.scatter is None else flat[self.scatter]
+    def unpad(self, padded: Tensor) -> Tensor:
+        flat = rearrange(padded, "b h l k -> (b l) h k")
+        return flat if self.slots is None else take_rows(flat, self.slots)
 
 
 @dataclass(frozen=True)
@@ -170,9 +204,8 @@ def _padding(lengths: np.ndarray, device: torch.device) -> tuple[_Padding, np.nd
     valid = slot < lengths[:, None]
     row = np.where(valid, (np.cumsum(lengths) - lengths)[:, None] + slot, 0)
     if valid.all():
-        return _Padding(num, longest, None, None), row, valid
-    scatter = np.flatnonzero(valid)
-    return _Padding(num, longest, torch.from_numpy(row).to(device), torch.from_numpy(scatter).to(device)), row, valid
+        return _Padding(num, longest, None), row, valid
+    return _Padding(num, longest, torch.from_numpy(np.flatnonzero(valid)).to(device)), row, valid
 
 
 def _prepare_sdpa(layout: Layout, device: torch.device) -> PreparedLayout:
@@ -181,7 +214,7 @@ def _prepare_sdpa(layout: Layout, device: torch.device) -> PreparedLayout:
     queries, q_row, q_valid = _padding(_sample_lengths(layout.q_lengths, layout), device)
     keys, k_row, k_valid = _padding(_sample_lengths(layout.k_lengths, layout), device)
     one_block_each = len(layout.group) == layout.num_groups and not layout.causal.any()
-    if one_block_each and queries.gather is None and keys.gather is None:
+    if one_block_each and queries.slots is None and keys.slots is None:
         return _PaddedLayout(queries, keys, None, None)
     q_block = np.repeat(np.arange(len(layout.group)), layout.q_lengths)
     k_block = np.repeat(np.arange(len(layout.group)), layout.k_lengths)

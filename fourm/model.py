@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fourm.attention import Layout, PreparedLayout
+from fourm.attention import Layout, take_rows
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.blocks import Block, layer_norm
 from fourm.config import from_mapping, to_mapping
@@ -199,7 +199,7 @@ class FourM(nn.Module, ModelHubMixin):
     def forward(self, batch: MaskedBatch) -> TokenLosses:
         """Loss of a masked batch, by modality."""
         rows = self.decode(self.encode(batch.encoder), batch.decoder)
-        rows = rows[batch.decoder.by_modality]
+        rows = take_rows(rows, batch.decoder.by_modality)
         targets = batch.decoder.target[batch.decoder.by_modality]
         sums, start = [], 0
         for m, count in zip(self.modalities, batch.decoder.counts, strict=True):
