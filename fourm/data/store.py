@@ -164,19 +164,28 @@ def _check_tokenizer(path: Path, m: Modality, wanted: str | None) -> None:
 
 
 def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.ndarray]:
-    """Rows of each column for the keys that all columns have, in the first column's order; the others are reported."""
+    """Rows of each column for the keys that all columns have, in the first column's order.
+
+    Keys that some column lacks are reported, once each, unless they are already listed as damaged there.
+    """
     first, *others = columns
     shared = columns[first].keys
+    report.num_seen = len(shared)
     if all(np.array_equal(columns[name].keys, shared) for name in others):
         return {name: np.arange(len(shared)) for name in columns}
     for name in others:
         shared = shared[np.isin(shared, columns[name].keys)]
+    everything = np.unique(np.concatenate([column.keys for column in columns.values()]))
+    report.num_seen = len(everything)
+    listed = {f"{Path(entry.shard).stem}/{entry.key}" for entry in report.entries}
+    held = {name: set(column.keys.tolist()) for name, column in columns.items()}
+    for key in everything[~np.isin(everything, shared)].tolist():
+        if key not in listed:
+            has, lacks = [n for n in columns if key in held[n]], [n for n in columns if key not in held[n]]
+            shard, _, name = key.partition("/")
+            report.add(shard, name, f"{', '.join(has)} has it, {', '.join(lacks)} does not")
     rows = {}
     for name, column in columns.items():
-        lost = column.keys[~np.isin(column.keys, shared)]
-        for key in lost:
-            lacking = [other for other in columns if key not in set(columns[other].keys.tolist())] if len(lost) < 100 else ["another modality"]
-            report.add(str(key).split("/")[0], str(key).split("/")[-1], f"{name} has it, {', '.join(lacking)} does not")
         order = np.argsort(column.keys, kind="stable")
         rows[name] = order[np.searchsorted(column.keys, shared, sorter=order)]
     return rows

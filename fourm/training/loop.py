@@ -10,6 +10,7 @@ pass, so the loss is a true mean over the global batch, however unevenly its tar
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import signal
@@ -24,8 +25,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from fourm.blocks import Block
 from fourm.training.checkpoints import (
     like, load_optimizer_tensors, newest_checkpoint, optimizer_tensors, read_checkpoint, save_checkpoint, whole,
 )  # fmt: skip
@@ -352,8 +355,7 @@ def _cut_log(path: Path, step: int) -> None:
 
 
 def _checkpoint_activations(model: nn.Module) -> None:
-    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-
-    from fourm.blocks import Block
-
-    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
+    """Recompute each block in the backward pass instead of keeping its activations."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
