@@ -1,0 +1,27 @@
+"""fourm: one encoder-decoder transformer, trained by masked modelling on any set of modalities, generates any of them from any others."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fourm.modalities import Modality, ModalitySet
+    from fourm.model import FourM, ModelConfig
+    from fourm.pipeline import AnyToAnyPipeline, Partial, Tokens
+    from fourm.sampling.options import SamplingOptions
+
+__version__ = "0.1.0"
+__all__ = ["AnyToAnyPipeline", "FourM", "Modality", "ModalitySet", "ModelConfig", "Partial", "SamplingOptions", "Tokens"]
+
+_WHERE = {
+    "AnyToAnyPipeline": "fourm.pipeline", "FourM": "fourm.model", "Modality": "fourm.modalities", "ModalitySet": "fourm.modalities",
+    "ModelConfig": "fourm.model", "Partial": "fourm.pipeline", "SamplingOptions": "fourm.sampling.options", "Tokens": "fourm.pipeline",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used: ``import fourm`` costs nothing."""
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'fourm' has no attribute {name!r}")

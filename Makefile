@@ -1,0 +1,33 @@
+# Everything here makes its own environment in .venv; Python 3.11+ and make are all it needs.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+SIZE ?= default
+OUT ?= runs/demo
+
+.PHONY: help demo test test-slow check clean
+
+help:
+	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (15 minutes on 2 cores)"
+	@echo "make test                              all tests"
+	@echo "make check                             lint and types"
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,data,dev]'
+	@touch $@
+
+demo: $(VENV)/ready
+	$(RUN) -m fourm.cli demo --size $(SIZE) --out $(OUT)
+
+test: $(VENV)/ready
+	$(RUN) -m pytest
+
+check: $(VENV)/ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+clean:
+	rm -rf $(VENV) runs .cache
