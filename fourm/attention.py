@@ -28,6 +28,8 @@ from einops import rearrange
 from torch import Tensor
 
 BACKENDS = ("auto", "sdpa", "varlen", "xformers")
+_BUCKETS = 4  # CPU: groups of samples that are padded together
+_WORTH_SORTING = 0.75  # CPU: sort into buckets if that leaves at most this share of the padded work
 _log = logging.getLogger(__name__)
 
 
@@ -208,9 +210,62 @@ def _padding(lengths: np.ndarray, device: torch.device) -> tuple[_Padding, np.nd
     return _Padding(num, longest, torch.from_numpy(np.flatnonzero(valid)).to(device)), row, valid
 
 
+@dataclass(frozen=True)
+class _BucketedLayout(PreparedLayout):
+    """Samples of like lengths padded together: on a CPU the padding of a ragged batch costs more than sorting its rows."""
+
+    q_order: Tensor  # (T_q,) packed rows, bucket by bucket
+    k_order: Tensor
+    q_place: Tensor  # (T_q,) inverse of q_order
+    sizes: tuple[tuple[int, int], ...]  # query and key rows of each bucket
+    buckets: tuple[PreparedLayout, ...]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q_parts = take_rows(q, self.q_order).split([n for n, _ in self.sizes])
+        k_parts = take_rows(k, self.k_order).split([n for _, n in self.sizes])
+        v_parts = take_rows(v, self.k_order).split([n for _, n in self.sizes])
+        out = [b.attend(*rows) for b, *rows in zip(self.buckets, q_parts, k_parts, v_parts, strict=True)]
+        return take_rows(torch.cat(out), self.q_place)
+
+
 def _prepare_sdpa(layout: Layout, device: torch.device) -> PreparedLayout:
     if not layout.q_lengths.sum() or not layout.k_lengths.sum():
         return _EmptyLayout()
+    if device.type == "cpu" and layout.num_groups >= 2 * _BUCKETS:
+        buckets = _bucketed(layout)
+        if buckets is not None:
+            return _prepare_buckets(layout, buckets, device)
+    return _prepare_padded(layout, device)
+
+
+def _bucketed(layout: Layout) -> list[np.ndarray] | None:
+    """Samples (numbers) of each bucket, or None where one padding for all costs little more."""
+    q, k = _sample_lengths(layout.q_lengths, layout), _sample_lengths(layout.k_lengths, layout)
+    buckets = np.array_split(np.argsort(q * k, kind="stable"), _BUCKETS)
+    cost = sum(len(b) * q[b].max() * k[b].max() for b in buckets)
+    return [np.sort(b) for b in buckets] if cost < _WORTH_SORTING * layout.num_groups * q.max() * k.max() else None
+
+
+def _prepare_buckets(layout: Layout, buckets: list[np.ndarray], device: torch.device) -> PreparedLayout:
+    q_start, k_start = np.cumsum(layout.q_lengths) - layout.q_lengths, np.cumsum(layout.k_lengths) - layout.k_lengths
+    q_rows, k_rows, prepared = [], [], []
+    for samples in buckets:
+        pick = np.isin(layout.group, samples)
+        part = Layout(
+            layout.q_lengths[pick], layout.k_lengths[pick], np.searchsorted(samples, layout.group[pick]), len(samples), layout.causal[pick]
+        )
+        q_rows.append(_rows(q_start[pick], part.q_lengths))
+        k_rows.append(_rows(k_start[pick], part.k_lengths))
+        empty = not part.q_lengths.sum() or not part.k_lengths.sum()
+        prepared.append(_EmptyLayout() if empty else _prepare_padded(part, device))
+    order = np.concatenate(q_rows)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    tensors = (torch.from_numpy(a).to(device) for a in (order, np.concatenate(k_rows), place))
+    return _BucketedLayout(*tensors, tuple((len(a), len(b)) for a, b in zip(q_rows, k_rows, strict=True)), tuple(prepared))
+
+
+def _prepare_padded(layout: Layout, device: torch.device) -> PreparedLayout:
     queries, q_row, q_valid = _padding(_sample_lengths(layout.q_lengths, layout), device)
     keys, k_row, k_valid = _padding(_sample_lengths(layout.k_lengths, layout), device)
     one_block_each = len(layout.group) == layout.num_groups and not layout.causal.any()

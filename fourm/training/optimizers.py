@@ -2,8 +2,8 @@
 
 Muon (Jordan et al., 2024) takes the momentum of a matrix, makes it orthogonal with a few Newton-Schulz steps and applies that. It
 needs fewer steps than AdamW to the same loss; the price is a few small matrix products. ``torch.optim.Muon`` runs them in bfloat16,
-one matrix at a time, which is slow on CPUs; here they run in the gradients' own dtype, with all matrices of a shape in one batched
-product. Fused weights (query, key, value in one matrix) are orthogonalised piece by piece: they are separate maps.
+one matrix at a time, which is slow on CPUs; here they run in the gradients' own dtype, all matrices of a shape in one batched
+product, and ranks share the work. Fused weights (query, key, value in one matrix) are orthogonalised piece by piece: they are separate maps.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -46,6 +47,21 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+def _orthogonalize_shared(matrices: list[Tensor]) -> Tensor:
+    """All matrices (same shape) orthogonalised, each by one rank: the work is shared, the results are gathered. -> (n, R, C)"""
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world == 1:
+        return orthogonalize(torch.stack(matrices))
+    each = -(-len(matrices) // world)
+    mine = matrices[dist.get_rank() * each : (dist.get_rank() + 1) * each]
+    part = torch.zeros(each, *matrices[0].shape, dtype=matrices[0].dtype, device=matrices[0].device)
+    if mine:
+        part[: len(mine)] = orthogonalize(torch.stack(mine))
+    parts = [torch.empty_like(part) for _ in range(world)]
+    dist.all_gather(parts, part)
+    return torch.cat(parts)[: len(matrices)]
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised; for 2-D weights of hidden layers. ``pieces[p]`` says in how many row blocks a weight falls."""
 
@@ -69,7 +85,7 @@ class Muon(torch.optim.Optimizer):
                 for weight, piece in zip(p.chunk(self._pieces[p]), update.chunk(self._pieces[p]), strict=True):
                     by_shape[(weight.shape[0], weight.shape[1])].append((weight, piece))
             for (rows, columns), pairs in by_shape.items():
-                updates = orthogonalize(torch.stack([piece for _, piece in pairs]))
+                updates = _orthogonalize_shared([piece for _, piece in pairs])
                 scale = max(1.0, rows / columns) ** 0.5
                 for (weight, _), update in zip(pairs, updates, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
