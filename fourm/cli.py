@@ -165,6 +165,22 @@ def _generate(parser: argparse.ArgumentParser):  # noqa: ANN202
     return run
 
 
+def _app(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """Serve a web page: drop a picture or type a caption, get every other modality."""
+    parser.add_argument("--model", help="pipeline folder or hub id; the demo's own model if left out")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860)
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm.app import serve
+        from fourm.pipeline import AnyToAnyPipeline
+        from fourm.resources import demo_model_folder
+
+        serve(AnyToAnyPipeline.from_pretrained(o.model or demo_model_folder()), o.host, o.port)
+
+    return run
+
+
 def _named(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign:
@@ -190,7 +206,7 @@ def _read_input(spec: Any, value: str) -> Any:
 
 _COMMANDS = {
     "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "import": _import,
-    "tokenize": _tokenize, "report": _report,
+    "tokenize": _tokenize, "report": _report, "app": _app,
 }  # fmt: skip
 
 if __name__ == "__main__":

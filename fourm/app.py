@@ -1,0 +1,68 @@
+"""A web page for a pipeline: drop a picture or type a caption, get every other modality.
+
+    fourm app [--model FOLDER] [--port 7860]
+
+Needs ``pip install 'fourm[app]'``. It serves on this machine alone unless told otherwise and sends nothing anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+from fourm.pipeline import AnyToAnyPipeline
+from fourm.show import has_picture, picture_of, text_of
+
+
+def build_app(pipe: AnyToAnyPipeline) -> Any:
+    """A ``gradio.Blocks`` page for one pipeline. Raises ValueError that says what to install."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("the page needs gradio: pip install 'fourm[app]'")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    import gradio as gr
+
+    texts = [m for m in pipe.modalities.inputs if m.raw.type == "text"]
+    pictures = [m for m in pipe.modalities if m.raw.type == "image" and not m.source]
+    outputs = pipe.modalities.outputs
+
+    def generate(*values: Any) -> list[Any]:
+        *given, targets, seed, guidance = values
+        inputs = {m.name: v for m, v in zip([*texts, *pictures], given, strict=True) if v not in (None, "") or hasattr(v, "size")}
+        if not targets:
+            raise gr.Error("Choose at least one target.")
+        try:
+            out = pipe(inputs, targets, seed=int(seed), **({"guidance_scale": float(guidance)} if guidance else {}))
+        except ValueError as error:
+            raise gr.Error(str(error)) from None
+        shown: list[Any] = []
+        for m in outputs:
+            result = out.get(m.name)
+            if has_picture(m.raw):
+                picture = picture_of(result.values[0], m.raw) if result else None
+                shown.append(picture.resize((256, 256)) if picture else None)
+            else:
+                shown.append(text_of(result.values[0], m.raw) if result else "")
+        return shown
+
+    with gr.Blocks(title="fourm") as page:
+        gr.Markdown("# Any to any\nGive any of these, choose what to generate; targets are generated in the order in which they are chosen.")
+        with gr.Row():
+            with gr.Column():
+                fields = [gr.Textbox(label=m.name) for m in texts] + [gr.Image(label=m.name, type="pil") for m in pictures]
+                chosen = gr.Dropdown([m.name for m in outputs], value=[outputs[0].name], multiselect=True, label="targets")
+                seed = gr.Number(0, label="seed", precision=0)
+                guidance = gr.Number(None, label="guidance scale (empty: the model's own)")
+                button = gr.Button("Generate", variant="primary")
+            with gr.Column():
+                results = [
+                    gr.Image(label=m.name, format="png") if has_picture(m.raw) else gr.Textbox(label=m.name, interactive=False)
+                    for m in outputs
+                ]
+        button.click(generate, [*fields, chosen, seed, guidance], results, api_name="generate")
+    return page
+
+
+def serve(pipe: AnyToAnyPipeline, host: str, port: int) -> None:
+    """Serve the page until interrupted."""
+    build_app(pipe).launch(server_name=host, server_port=port, show_error=True)

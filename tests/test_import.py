@@ -1,0 +1,103 @@
+"""Import: pictures of any kind and size become aligned shards; bad ones are skipped with their reason; a rerun changes nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from fourm.data.raw import read_raw
+from fourm.data.shards import DamageReport, read_shard, shard_paths
+from fourm.modalities import ModalitySet
+from fourm.resources import configs_folder
+from fourm_data_prep.importing import find_items, import_folder, is_validation
+from fourm_data_prep.labellers import edges, open_labeller, palette
+
+CONFIG = configs_folder() / "modalities" / "quickstart.yaml"
+
+
+def drawn(size, color):
+    picture = Image.new("RGB", size, "white")
+    ImageDraw.Draw(picture).rectangle((size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2), fill=color)
+    return picture
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    (root / "deep" / "er").mkdir(parents=True)
+    for i in range(40):
+        drawn((60 + i, 90 - i), (6 * i, 20, 200)).save(root / f"p{i:02d}.png")
+        (root / f"p{i:02d}.txt").write_text(f"picture number {i}\n")
+    drawn((33, 70), "red").save(root / "deep" / "a b.jpg")
+    drawn((33, 70), "red").save(root / "deep" / "er" / "c.webp")
+    (root / "list.csv").write_text("file,caption\na b.jpg,a red thing\nc.webp,another\n")
+    return root
+
+
+def values(out, split, name):
+    m = ModalitySet.load(CONFIG)[name]
+    result = {}
+    for path in shard_paths(out, split, name):
+        result |= dict(read_shard(path, lambda d, e: read_raw(d, e, m.raw), m.raw.extensions, DamageReport()))
+    return result
+
+
+def test_a_folder_becomes_aligned_shards_of_every_modality(folder, tmp_path):
+    import_folder(folder, CONFIG, tmp_path / "raw", workers=1)
+    both = {n: {**values(tmp_path / "raw", "train", n), **values(tmp_path / "raw", "val", n)} for n in ("rgb", "edges", "palette", "caption")}
+    assert len(both["rgb"]) == 42 and all(list(both[n]) == list(both["rgb"]) for n in both)
+    assert both["caption"]["deep-a_b"] == "a red thing" and both["caption"]["deep-er-c"] == "another" and both["caption"]["p07"] == "picture number 7"
+    assert both["rgb"]["p00"].shape == (64, 64, 3) and both["edges"]["p00"].shape == (64, 64, 1)
+    assert any(c[2] > 150 and c[0] < 60 for c in both["palette"]["p00"])  # the blue of the rectangle
+    assert all(is_validation(key) for key in values(tmp_path / "raw", "val", "rgb"))
+
+
+def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tmp_path):
+    whole = (folder / "p01.png").read_bytes()
+    (folder / "p01.png").write_bytes(whole[:100])
+    (folder / "p02.png").write_bytes(b"<html>not found</html>")
+    (folder / "p03.png").write_bytes(b"")
+    import_folder(folder, CONFIG, tmp_path / "raw", max_damage=0.2, workers=1)
+    listed = json.loads((tmp_path / "raw" / "damage.json").read_text())
+    assert [e["key"] for e in listed["entries"]] == ["p01", "p02", "p03"] and all("no readable picture" in e["reason"] for e in listed["entries"])
+    assert listed["seen"] == 42
+    names = {**values(tmp_path / "raw", "train", "rgb"), **values(tmp_path / "raw", "val", "rgb")}
+    assert len(names) == 39 and "p02" not in names
+    with pytest.raises(ValueError, match="3 of 42 samples are damaged"):
+        import_folder(folder, CONFIG, tmp_path / "again", max_damage=0.05, workers=1)
+
+
+def test_importing_again_gives_the_same_bytes_with_any_number_of_workers(folder, tmp_path):
+    import_folder(folder, CONFIG, tmp_path / "one", workers=1)
+    import_folder(folder, CONFIG, tmp_path / "two", workers=2)
+    for path in (tmp_path / "one").rglob("*.tar"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+@pytest.mark.parametrize("text, message", [("file,words\na,b\n", "one of captions"), ("a,b\n1,2\n", "column of file names")])
+def test_a_csv_without_the_columns_it_needs_is_named(folder, text, message):
+    (folder / "list.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        find_items(folder)
+
+
+def test_an_empty_folder_and_a_modality_without_labeller_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no pictures in"):
+        find_items(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"depth \(depth\) cannot be made from a picture: name its labeller"):
+        import_folder(tmp_path, configs_folder() / "modalities" / "demo.yaml", tmp_path / "out")
+    with pytest.raises(ValueError, match="labeller 'canny' is not one of"):
+        open_labeller("canny")
+
+
+def test_edges_are_where_brightness_changes_and_palettes_name_the_main_colours():
+    from fourm.modalities import RawSpec
+
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:, 16:] = (250, 240, 10)
+    found = edges([picture], RawSpec(type="array", size=32))[0][..., 0]
+    assert found[:, 15:17].mean() > 0.5 and found[:, :12].max() < 0.01
+    colors = palette([picture], RawSpec(type="palette"))[0]
+    assert {tuple(c) for c in colors[:2]} == {(0, 0, 0), (250, 240, 10)}
