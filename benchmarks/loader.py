@@ -40,7 +40,10 @@ def main() -> None:
             keys = [f"{i:08d}" for i in range(shard * SHARD, min((shard + 1) * SHARD, options.samples))]
             for m in modalities:
                 sizes = [TOKENS if m.kind == "grid" else int(rng.integers(5, 40)) for _ in keys]
-                members = [(k, "npy", write_npy(rng.integers(0, m.vocab_size, s).astype(np.uint16))) for k, s in zip(keys, sizes, strict=True)]
+                members = [
+                    (k, "npy", write_npy(rng.integers(0, m.vocab_size, s).astype(np.uint16)))
+                    for k, s in zip(keys, sizes, strict=True)
+                ]
                 write_shard(shard_path(root / "tokens", "train", m.name, shard), members)
         started = time.perf_counter()
         source = Source(SourceConfig(tokens=str(root / "tokens")), "train", modalities, root / "cache", 0.0)

@@ -20,7 +20,7 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the page needs gradio: pip install 'fourm[app]'")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    import gradio as gr
+    import gradio as gr  # pyright: ignore[reportMissingImports]
 
     texts = [m for m in pipe.modalities.inputs if m.raw.type == "text"]
     pictures = [m for m in pipe.modalities if m.raw.type == "image" and not m.source]
@@ -28,11 +28,14 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
 
     def generate(*values: Any) -> list[Any]:
         *given, targets, seed, guidance = values
-        inputs = {m.name: v for m, v in zip([*texts, *pictures], given, strict=True) if v not in (None, "") or hasattr(v, "size")}
+        inputs = {
+            m.name: v for m, v in zip([*texts, *pictures], given, strict=True) if v not in (None, "") or hasattr(v, "size")
+        }
         if not targets:
             raise gr.Error("Choose at least one target.")
         try:
-            out = pipe(inputs, targets, seed=int(seed), **({"guidance_scale": float(guidance)} if guidance else {}))
+            settings: dict[str, Any] = {"guidance_scale": float(guidance)} if guidance else {}
+            out = pipe(inputs, targets, seed=int(seed), **settings)
         except ValueError as error:
             raise gr.Error(str(error)) from None
         shown: list[Any] = []
@@ -46,7 +49,9 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
         return shown
 
     with gr.Blocks(title="fourm") as page:
-        gr.Markdown("# Any to any\nGive any of these, choose what to generate; targets are generated in the order in which they are chosen.")
+        gr.Markdown(
+            "# Any to any\nGive any of these, choose what to generate; targets are generated in the order in which they are chosen."
+        )
         with gr.Row():
             with gr.Column():
                 fields = [gr.Textbox(label=m.name) for m in texts] + [gr.Image(label=m.name, type="pil") for m in pictures]

@@ -18,7 +18,7 @@ import importlib.util
 import inspect
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class Layout:
         return _prepare_varlen(self, device, name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolve_backend(backend: str, device_type: str, dtype: torch.dtype) -> str:
     """The back end that will run; says once why it is not the one asked for. Raises ValueError for an unknown name."""
     if backend not in BACKENDS:
@@ -180,9 +180,7 @@ class _PaddedLayout(PreparedLayout):
     sees_any: Tensor | None  # (B, 1, L_q, 1) False where a query sees nothing
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = F.scaled_dot_product_attention(
-            self.queries.pad(q), self.keys.pad(k), self.keys.pad(v), attn_mask=self.mask
-        )
+        out = F.scaled_dot_product_attention(self.queries.pad(q), self.keys.pad(k), self.keys.pad(v), attn_mask=self.mask)
         if self.sees_any is not None:
             out = out.masked_fill(~self.sees_any, 0.0)
         return self.queries.unpad(out)
@@ -252,7 +250,11 @@ def _prepare_buckets(layout: Layout, buckets: list[np.ndarray], device: torch.de
     for samples in buckets:
         pick = np.isin(layout.group, samples)
         part = Layout(
-            layout.q_lengths[pick], layout.k_lengths[pick], np.searchsorted(samples, layout.group[pick]), len(samples), layout.causal[pick]
+            layout.q_lengths[pick],
+            layout.k_lengths[pick],
+            np.searchsorted(samples, layout.group[pick]),
+            len(samples),
+            layout.causal[pick],
         )
         q_rows.append(_rows(q_start[pick], part.q_lengths))
         k_rows.append(_rows(k_start[pick], part.k_lengths))
@@ -261,8 +263,9 @@ def _prepare_buckets(layout: Layout, buckets: list[np.ndarray], device: torch.de
     order = np.concatenate(q_rows)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    tensors = (torch.from_numpy(a).to(device) for a in (order, np.concatenate(k_rows), place))
-    return _BucketedLayout(*tensors, tuple((len(a), len(b)) for a, b in zip(q_rows, k_rows, strict=True)), tuple(prepared))
+    q_order, k_order, q_place = (torch.from_numpy(a).to(device) for a in (order, np.concatenate(k_rows), place))
+    sizes = tuple((len(a), len(b)) for a, b in zip(q_rows, k_rows, strict=True))
+    return _BucketedLayout(q_order, k_order, q_place, sizes, tuple(prepared))
 
 
 def _prepare_padded(layout: Layout, device: torch.device) -> PreparedLayout:
@@ -328,7 +331,9 @@ def _run_varlen(name: str, q: Tensor, k: Tensor, v: Tensor, part: _Part) -> Tens
     causal: dict[str, Any] = {"window_size": (-1, 0) if part.causal else (-1, -1)}
     if "window_size" not in inspect.signature(varlen_attn).parameters:  # torch before 2.12
         causal = {"is_causal": part.causal}
-    return varlen_attn(q, k, v, part.cu_q, part.cu_k, part.max_q, part.max_k, **causal)
+    out = varlen_attn(q, k, v, part.cu_q, part.cu_k, part.max_q, part.max_k, **causal)
+    assert isinstance(out, Tensor)
+    return out
 
 
 def xformers_bias(q_lengths: np.ndarray, k_lengths: np.ndarray, causal: bool) -> Any:
@@ -359,9 +364,12 @@ def _prepare_varlen(layout: Layout, device: torch.device, name: str) -> Prepared
                 causal,
                 None if whole else torch.from_numpy(_rows(q_start[pick], q_lengths)).to(device),
                 None if whole else torch.from_numpy(_rows(k_start[pick], k_lengths)).to(device),
-                _cumulative(q_lengths, device), _cumulative(k_lengths, device),
-                int(q_lengths.max()), int(k_lengths.max()), bias,
-            )  # fmt: skip
+                _cumulative(q_lengths, device),
+                _cumulative(k_lengths, device),
+                int(q_lengths.max()),
+                int(k_lengths.max()),
+                bias,
+            )
         )
     return _VarlenLayout(name, tuple(parts)) if parts else _EmptyLayout()
 

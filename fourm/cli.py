@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     run_command(lambda: options.run(options))
 
 
-def _modalities(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _modalities(parser: argparse.ArgumentParser):
     """Show the modalities of a config as a table."""
     parser.add_argument("config", help="YAML file, or the name of a built-in set")
 
@@ -38,7 +38,7 @@ def _modalities(parser: argparse.ArgumentParser):  # noqa: ANN202
     return run
 
 
-def _demo(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _demo(parser: argparse.ArgumentParser):
     """Render a small world, learn it, generate any-to-any, report. `evaluate` judges a finished run on other scenes."""
     parser.add_argument("action", nargs="?", default="run", choices=["run", "evaluate"])
     parser.add_argument("--size", default="default", help="smoke, default or large")
@@ -61,7 +61,7 @@ def _demo(parser: argparse.ArgumentParser):  # noqa: ANN202
     return run
 
 
-def _quickstart(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _quickstart(parser: argparse.ArgumentParser):
     """From a folder of pictures with captions to a trained small model and its report."""
     parser.add_argument("folder", type=Path, help="pictures (jpg, png, webp), captions in <name>.txt or one CSV")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="project folder")
@@ -76,7 +76,7 @@ def _quickstart(parser: argparse.ArgumentParser):  # noqa: ANN202
     return run
 
 
-def _import(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _import(parser: argparse.ArgumentParser):
     """Pictures and captions to raw shards."""
     parser.add_argument("folder", type=Path, help="pictures (jpg, png, webp), captions in <name>.txt or one CSV")
     parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities: what is made of each picture")
@@ -92,13 +92,14 @@ def _import(parser: argparse.ArgumentParser):  # noqa: ANN202
     return run
 
 
-def _tokenize(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _tokenize(parser: argparse.ArgumentParser):
     """Raw shards to token shards (same as python -m fourm_data_prep.tokenize)."""
     parser.add_argument("project", type=Path, help="project folder")
 
     def run(o: argparse.Namespace) -> None:
-        from fourm.project import Project
         from fourm_data_prep.tokenize import tokenize
+
+        from fourm.project import Project
 
         p = Project(o.project)
         tokenize(p.modalities, p.raw, p.tokenizers, p.tokens)
@@ -106,7 +107,7 @@ def _tokenize(parser: argparse.ArgumentParser):  # noqa: ANN202
     return run
 
 
-def _report(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _report(parser: argparse.ArgumentParser):
     """Write the report of a project: galleries, curves, any-to-any matrix."""
     parser.add_argument("project", type=Path, help="project folder")
 
@@ -119,11 +120,13 @@ def _report(parser: argparse.ArgumentParser):  # noqa: ANN202
     return run
 
 
-def _generate(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _generate(parser: argparse.ArgumentParser):
     """Generate any modalities from any others."""
     parser.add_argument("--model", help="pipeline folder or hub id; the demo's own model if left out")
     parser.add_argument("--caption", help="short for --input caption=...")
-    parser.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help="a text, a picture file, a .json or .npy file")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=VALUE", help="a text, a picture file, a .json or .npy file"
+    )
     parser.add_argument("--targets", nargs="+", default=["rgb"], help="modalities to generate, in order")
     parser.add_argument("--out", type=Path, default=Path("runs/generated"), help="folder for the results")
     parser.add_argument("--num", type=int, default=1, help="how many samples")
@@ -165,7 +168,7 @@ def _generate(parser: argparse.ArgumentParser):  # noqa: ANN202
     return run
 
 
-def _app(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _app(parser: argparse.ArgumentParser):
     """Serve a web page: drop a picture or type a caption, get every other modality."""
     parser.add_argument("--model", help="pipeline folder or hub id; the demo's own model if left out")
     parser.add_argument("--host", default="127.0.0.1")

@@ -52,7 +52,9 @@ def load_object(name: str) -> Any:
     target = BUILT_IN.get(name, name)
     module, _, attribute = target.partition(":")
     if not attribute:
-        raise ValueError(f"tokenizer type {name!r} is not one of {', '.join(BUILT_IN)} and not of the form package.module:Class")
+        raise ValueError(
+            f"tokenizer type {name!r} is not one of {', '.join(BUILT_IN)} and not of the form package.module:Class"
+        )
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

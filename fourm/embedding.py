@@ -94,7 +94,9 @@ class PositionTable(nn.Module):
             else:
                 fixed.append(sincos_1d(m.num_positions, dim))
             learns = m.kind == "set" and m.grid is None
-            learned_row.append(torch.arange(num_learned, num_learned + m.num_positions) if learns else torch.zeros(m.num_positions).long())
+            learned_row.append(
+                torch.arange(num_learned, num_learned + m.num_positions) if learns else torch.zeros(m.num_positions).long()
+            )
             num_learned += m.num_positions if learns else 0
         self.register_buffer("fixed", torch.cat(fixed), persistent=False)
         self.register_buffer("learned_row", torch.cat(learned_row), persistent=False)

@@ -97,8 +97,12 @@ class Masker:
         config.check(modalities)
         self.modalities, self.config = modalities, config
         self._rng = CounterRNG(seed, "masking")
-        self._input_alpha = np.array([[_alpha(c.input, c.input_default, m.name, m.input) for m in modalities] for c in config.components])
-        self._target_alpha = np.array([[_alpha(c.target, c.target_default, m.name, m.output) for m in modalities] for c in config.components])
+        self._input_alpha = np.array(
+            [[_alpha(c.input, c.input_default, m.name, m.input) for m in modalities] for c in config.components]
+        )
+        self._target_alpha = np.array(
+            [[_alpha(c.target, c.target_default, m.name, m.output) for m in modalities] for c in config.components]
+        )
         weights = np.array([c.weight for c in config.components])
         self._thresholds = np.cumsum(weights / weights.sum())[:-1]
         self.causal = np.array([m.kind == "sequence" for m in modalities])
@@ -164,9 +168,7 @@ class Masker:
         np.add.at(base, (np.broadcast_to(np.arange(b)[:, None], winner.shape)[counted], winner[counted]), 1)
         return np.where(alpha > NEVER, base, 0), log_p
 
-    def _spans(
-        self, index: int, tokens: SampleTokens, budget: np.ndarray, component: np.ndarray, draws: np.ndarray
-    ) -> Spans:
+    def _spans(self, index: int, tokens: SampleTokens, budget: np.ndarray, component: np.ndarray, draws: np.ndarray) -> Spans:
         """Draw spans of the sequences of one modality within ``budget`` (B,) input ids."""
         m = list(self.modalities)[index]
         ids, lengths = tokens.ids.get(m.name), tokens.lengths.get(m.name)
@@ -174,7 +176,9 @@ class Masker:
             ids, lengths = np.zeros((len(tokens), 0), np.int64), np.zeros(len(tokens), np.int64)
         keep_rule = np.array([c.keep.get(m.name, "random") for c in self.config.components])[component]
         u = self._rng.uniform(draws, index, 5)
-        q = np.select([keep_rule == "all", keep_rule == "binary", keep_rule == "none"], [1.0, np.where(u < 0.5, 0.0, 1.0), 0.0], u)
+        q = np.select(
+            [keep_rule == "all", keep_rule == "binary", keep_rule == "none"], [1.0, np.where(u < 0.5, 0.0, 1.0), 0.0], u
+        )
         chunk = np.arange(ids.shape[1]) // m.chunk_size
         keep = np.zeros(ids.shape, dtype=bool)
         open_ = budget > 0

@@ -258,7 +258,8 @@ def _read_modality(
         if not isinstance(source, dict) or "raw" not in source:
             raise ValueError(f"{where}: source {entry['source']!r} is not a modality with a raw form")
         entry["raw"] = source["raw"]
-    raw = entry.get("raw") if isinstance(entry.get("raw"), dict) else {}
+    given = entry.get("raw")
+    raw: dict[str, Any] = given if isinstance(given, dict) else {}
     if "levels" in settings:
         entry.setdefault("levels", list(settings["levels"]))
         entry.setdefault("vocab_size", math.prod(settings["levels"]))

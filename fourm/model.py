@@ -100,7 +100,7 @@ class FourM(nn.Module, ModelHubMixin):
         self.decoder_norm = layer_norm(c.dim, c.norm_bias)
         starts = [modalities.vocab_offsets.get(m.name, 0) for m in modalities]
         self.register_buffer("vocab_start", torch.tensor(starts), persistent=False)
-        for block in (*self.encoder, *self.decoder):
+        for block in (*self.encoder_blocks, *self.decoder_blocks):
             block.reset_parameters()
 
     vocab_start: Tensor
@@ -111,6 +111,14 @@ class FourM(nn.Module, ModelHubMixin):
             c.dim, c.num_heads, mlp_ratio=c.mlp_ratio, gated=c.gated_mlp, qkv_bias=c.qkv_bias, proj_bias=c.proj_bias,
             mlp_bias=c.mlp_bias, norm_bias=c.norm_bias, qk_norm=c.qk_norm, cross=cross,
         )  # fmt: skip
+
+    @property
+    def encoder_blocks(self) -> list[Block]:
+        return [block for block in self.encoder if isinstance(block, Block)]
+
+    @property
+    def decoder_blocks(self) -> list[Block]:
+        return [block for block in self.decoder if isinstance(block, Block)]
 
     @property
     def device(self) -> torch.device:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
 
@@ -83,7 +82,8 @@ class AnyToAnyPipeline:
         self.options = options or {}
         self.tokenizers_folder = Path(tokenizers)
         sentinels = {
-            m.name: int(self.modalities.tokenizers.get(m.tokenizer or "", {}).get("num_sentinels", 200)) for m in self.modalities
+            m.name: int(self.modalities.tokenizers.get(m.tokenizer or "", {}).get("num_sentinels", 200))
+            for m in self.modalities
         }
         self.sampler = Sampler(model, sentinels)
 
@@ -146,7 +146,9 @@ class AnyToAnyPipeline:
             raise ValueError("no targets: name at least one modality to generate")
         for name in targets:
             if not self.modalities[name].output:
-                raise ValueError(f"{name} cannot be generated; outputs are {', '.join(m.name for m in self.modalities.outputs)}")
+                raise ValueError(
+                    f"{name} cannot be generated; outputs are {', '.join(m.name for m in self.modalities.outputs)}"
+                )
         state = self.encode(inputs, num_samples)
         seeds = np.array([seed + i for i in range(state.num_samples)] if isinstance(seed, int) else list(seed), dtype=np.int64)
         if len(seeds) != state.num_samples:
@@ -163,7 +165,9 @@ class AnyToAnyPipeline:
 
     def encode(self, inputs: dict[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
-        lists = {name: value if _is_batch(value, self._raw_type(name)) else [value] * num_samples for name, value in inputs.items()}
+        lists = {
+            name: value if _is_batch(value, self._raw_type(name)) else [value] * num_samples for name, value in inputs.items()
+        }
         sizes = {name: len(value) for name, value in lists.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError("inputs have different numbers of samples: " + ", ".join(f"{n} {s}" for n, s in sizes.items()))
@@ -231,7 +235,9 @@ def _is_batch(value: Any, raw_type: str) -> bool:
             return False
         first = value[0]
         if raw_type == "palette":  # a palette is a list of triples; a batch is a list of palettes
-            return isinstance(first, (Partial, Tokens)) or (isinstance(first, (list, tuple)) and bool(first) and isinstance(first[0], (list, tuple)))
+            return isinstance(first, (Partial, Tokens)) or (
+                isinstance(first, (list, tuple)) and bool(first) and isinstance(first[0], (list, tuple))
+            )
         return not isinstance(first, inner)
     return True
 

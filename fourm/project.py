@@ -70,7 +70,11 @@ class Project:
     def write_configs(self, source: Path, name: str) -> None:
         """Copy the modality, pretraining and generation configs called ``name`` with this project's paths, unless they are there."""
         self.root.mkdir(parents=True, exist_ok=True)
-        for kind, target in (("modalities", self.modalities), ("pretrain", self.pretrain_config), ("generate", self.root / "generation.yaml")):
+        for kind, target in (
+            ("modalities", self.modalities),
+            ("pretrain", self.pretrain_config),
+            ("generate", self.root / "generation.yaml"),
+        ):
             if not target.is_file():
                 target.write_text((source / kind / f"{name}.yaml").read_text().replace("runs/demo", str(self.root)))
 
@@ -78,7 +82,7 @@ class Project:
         path = self.root / "stages.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
-    def stage(self, name: str, run: Callable[[], None], finished: Callable[[], bool]) -> None:
+    def stage(self, name: str, run: Callable[[], object], finished: Callable[[], bool]) -> None:
         """Run a stage unless it is finished; its seconds add up over interrupted runs."""
         if finished():
             print(f"== {name}: done before", flush=True)

@@ -37,7 +37,7 @@ class Gallery:
 
     title: str
     columns: list[str]
-    rows: list[list[tuple[Any, RawSpec] | str]] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)  # cells: (value, its RawSpec) or text
 
 
 @dataclass
@@ -79,7 +79,9 @@ class Report:
                     met = figure["value"] >= goal[1] if goal[0] == ">=" else figure["value"] <= goal[1]
                     mark = f'<span class="{"good" if met else "bad"}">{html.escape(goal[0])} {goal[1]:g}</span>'
                 shown = [f"{figure[k]:.3f}" if figure.get(k) is not None else "-" for k in ("value", "baseline", "bound")]
-                rows.append([html.escape(task), html.escape(metric), f"<b>{shown[0]}</b>", mark, shown[1], shown[2], str(figure["n"])])
+                rows.append(
+                    [html.escape(task), html.escape(metric), f"<b>{shown[0]}</b>", mark, shown[1], shown[2], str(figure["n"])]
+                )
         self.table(["task", "metric", "value", "goal", "baseline", "bound", "samples"], rows)
 
     def matrix(self, matrix: dict[str, dict[str, float]]) -> None:
@@ -94,7 +96,9 @@ class Report:
                     cells.append("")
                     continue
                 gain = max(0.0, 1 - losses[name] / max(empty[name], 1e-9))
-                cells.append(f'<span style="background:rgba(5,150,105,{0.75 * gain:.2f});padding:.1rem .4rem">{losses[name]:.2f}</span>')
+                cells.append(
+                    f'<span style="background:rgba(5,150,105,{0.75 * gain:.2f});padding:.1rem .4rem">{losses[name]:.2f}</span>'
+                )
             rows.append(cells)
         self.table(["given \\ target", *targets], rows)
 
@@ -160,11 +164,15 @@ def _svg(series: dict[str, list[tuple[float, float]]], width: int = 720, height:
     parts = []
     for i, tick in enumerate((y0, (y0 + y1) / 2, y1)):
         y = place((0, tick))[1]
-        parts.append(f'<line x1="50" x2="{width - 140}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e2e8f0"/><text x="4" y="{y + 4:.0f}" font-size="11">{tick:.2f}</text>')
+        parts.append(
+            f'<line x1="50" x2="{width - 140}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e2e8f0"/><text x="4" y="{y + 4:.0f}" font-size="11">{tick:.2f}</text>'
+        )
         parts.append(f'<text x="{place((x1 * i / 2, y0))[0] - 8:.0f}" y="{height - 8}" font-size="11">{x1 * i / 2:.0f}</text>')
     for i, (name, line) in enumerate(series.items()):
         color = _COLORS[i % len(_COLORS)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6"/>')
-        parts.append(f'<text x="{width - 130}" y="{24 + 16 * i}" font-size="12" fill="{color}">{html.escape(name)} {line[-1][1]:.2f}</text>')
+        parts.append(
+            f'<text x="{width - 130}" y="{24 + 16 * i}" font-size="12" fill="{color}">{html.escape(name)} {line[-1][1]:.2f}</text>'
+        )
     return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'

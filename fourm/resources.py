@@ -19,5 +19,7 @@ def demo_model_folder() -> Path:
     """The demo's trained model that ships with the package. Raises ValueError if it is not there."""
     folder = _PACKAGE / "demo" / "model"
     if not (folder / "model.safetensors").is_file():
-        raise ValueError("no trained demo model ships with this copy: run `make demo` and name its folder with --model runs/demo/model")
+        raise ValueError(
+            "no trained demo model ships with this copy: run `make demo` and name its folder with --model runs/demo/model"
+        )
     return folder

@@ -29,9 +29,13 @@ LAYOUTS = {
     "cross": Layout.per_sample(np.array([3, 4, 2]), np.array([6, 1, 5])),
     "a sample without keys": Layout.per_sample(np.array([3, 4, 2]), np.array([6, 0, 5])),
     "a sample without queries": Layout.per_sample(np.array([3, 0, 2]), np.array([6, 4, 5])),
-    "segments": Layout.segments(np.array([3, 2, 4, 1, 5]), np.array([0, 0, 1, 2, 2]), 3, np.array([False, True, True, False, True])),
+    "segments": Layout.segments(
+        np.array([3, 2, 4, 1, 5]), np.array([0, 0, 1, 2, 2]), 3, np.array([False, True, True, False, True])
+    ),
     "a sample without segments": Layout.segments(np.array([3, 2, 4]), np.array([0, 0, 2]), 3, np.array([True, False, True])),
-    "many ragged samples": Layout.per_sample(np.array([1, 9, 2, 14, 3, 30, 4, 2, 1, 7]), np.array([2, 8, 1, 20, 0, 3, 17, 5, 6, 1])),
+    "many ragged samples": Layout.per_sample(
+        np.array([1, 9, 2, 14, 3, 30, 4, 2, 1, 7]), np.array([2, 8, 1, 20, 0, 3, 17, 5, 6, 1])
+    ),
     "many segments": Layout.segments(
         np.array([2, 3, 9, 1, 1, 4, 2, 6, 20, 1, 3]), np.array([0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8]), 9, np.arange(11) % 2 == 0
     ),

@@ -27,7 +27,14 @@ def project(tmp_path):
 def source_of(project, max_damage=0.2, **kwargs):
     root = project.parent
     modalities = ModalitySet.load(root / "modalities.yaml")
-    return Source(SourceConfig(tokens=str(root / "tokens"), raw=str(root / "raw")), "train", modalities, root / "cache", max_damage, **kwargs)
+    return Source(
+        SourceConfig(tokens=str(root / "tokens"), raw=str(root / "raw")),
+        "train",
+        modalities,
+        root / "cache",
+        max_damage,
+        **kwargs,
+    )
 
 
 def members(path):

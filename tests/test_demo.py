@@ -61,7 +61,11 @@ def test_normals_are_the_slopes_of_depth(world):
         slope /= np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), 1e-9)
         seen = np.stack([slope[..., 0], slope @ up, slope @ back], -1)
         number = renders.object[i]
-        same = (number[1:-1, 2:] == number[1:-1, :-2]) & (number[:-2, 1:-1] == number[2:, 1:-1]) & (number[1:-1, 1:-1] == number[1:-1, 2:])
+        same = (
+            (number[1:-1, 2:] == number[1:-1, :-2])
+            & (number[:-2, 1:-1] == number[2:, 1:-1])
+            & (number[1:-1, 1:-1] == number[1:-1, 2:])
+        )
         same &= (number[1:-1, 1:-1] != SKY) & (number[:-2, 1:-1] == number[1:-1, 1:-1])
         cosine = (seen * renders.normal[i][1:-1, 1:-1]).sum(-1)[same]
         agreed, total = agreed + (cosine > 0.9).sum(), total + len(cosine)
@@ -72,7 +76,16 @@ def test_a_scene_is_a_function_of_seed_and_index_and_no_two_are_alike():
     a, b = make_scenes(0, np.arange(2000)), make_scenes(0, np.arange(1990, 2000))
     assert np.array_equal(a.x[1990:], b.x) and np.array_equal(a.albedo[1990:], b.albedo)
     assert not np.array_equal(make_scenes(1, np.arange(10)).x, b.x)
-    for values in (a.camera_distance, a.camera_elevation, a.camera_zoom, a.light[:, 0], a.floor[:, 0], a.x[:, 0], a.half_width[:, 0], a.yaw[:, 0]):
+    for values in (
+        a.camera_distance,
+        a.camera_elevation,
+        a.camera_zoom,
+        a.light[:, 0],
+        a.floor[:, 0],
+        a.x[:, 0],
+        a.half_width[:, 0],
+        a.yaw[:, 0],
+    ):
         assert len(np.unique(np.round(values, 9))) > 1950
     assert len({caption(a, i) for i in range(2000)}) > 800
     both = a.present.all(1)

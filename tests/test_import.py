@@ -4,14 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from fourm_data_prep.importing import find_items, import_folder, is_validation
+from fourm_data_prep.labellers import edges, open_labeller, palette
 from PIL import Image, ImageDraw
 
 from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.modalities import ModalitySet
 from fourm.resources import configs_folder
-from fourm_data_prep.importing import find_items, import_folder, is_validation
-from fourm_data_prep.labellers import edges, open_labeller, palette
 
 CONFIG = configs_folder() / "modalities" / "quickstart.yaml"
 
@@ -45,9 +45,16 @@ def values(out, split, name):
 
 def test_a_folder_becomes_aligned_shards_of_every_modality(folder, tmp_path):
     import_folder(folder, CONFIG, tmp_path / "raw", workers=1)
-    both = {n: {**values(tmp_path / "raw", "train", n), **values(tmp_path / "raw", "val", n)} for n in ("rgb", "edges", "palette", "caption")}
+    both = {
+        n: {**values(tmp_path / "raw", "train", n), **values(tmp_path / "raw", "val", n)}
+        for n in ("rgb", "edges", "palette", "caption")
+    }
     assert len(both["rgb"]) == 42 and all(list(both[n]) == list(both["rgb"]) for n in both)
-    assert both["caption"]["deep-a_b"] == "a red thing" and both["caption"]["deep-er-c"] == "another" and both["caption"]["p07"] == "picture number 7"
+    assert (
+        both["caption"]["deep-a_b"] == "a red thing"
+        and both["caption"]["deep-er-c"] == "another"
+        and both["caption"]["p07"] == "picture number 7"
+    )
     assert both["rgb"]["p00"].shape == (64, 64, 3) and both["edges"]["p00"].shape == (64, 64, 1)
     assert any(c[2] > 150 and c[0] < 60 for c in both["palette"]["p00"])  # the blue of the rectangle
     assert all(is_validation(key) for key in values(tmp_path / "raw", "val", "rgb"))
@@ -60,7 +67,9 @@ def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tm
     (folder / "p03.png").write_bytes(b"")
     import_folder(folder, CONFIG, tmp_path / "raw", max_damage=0.2, workers=1)
     listed = json.loads((tmp_path / "raw" / "damage.json").read_text())
-    assert [e["key"] for e in listed["entries"]] == ["p01", "p02", "p03"] and all("no readable picture" in e["reason"] for e in listed["entries"])
+    assert [e["key"] for e in listed["entries"]] == ["p01", "p02", "p03"] and all(
+        "no readable picture" in e["reason"] for e in listed["entries"]
+    )
     assert listed["seen"] == 42
     names = {**values(tmp_path / "raw", "train", "rgb"), **values(tmp_path / "raw", "val", "rgb")}
     assert len(names) == 39 and "p02" not in names

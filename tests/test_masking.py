@@ -61,7 +61,9 @@ def test_inputs_and_targets_of_an_image_never_overlap_and_are_true_tokens(modali
 def test_every_budget_is_used_up_where_tokens_are_left(modalities, masker):
     """Redistribution: a sample has as many tokens as asked for unless everything it may use is used."""
     tokens = make_tokens(modalities, 256)
-    config = MaskingConfig(num_inputs=(20, 20), num_targets=(16, 16), components=(MaskingComponent(input_default=0.3, target_default=0.3),))
+    config = MaskingConfig(
+        num_inputs=(20, 20), num_targets=(16, 16), components=(MaskingComponent(input_default=0.3, target_default=0.3),)
+    )
     batch = Masker(modalities, config, 0)(tokens, np.arange(256))
     assert (batch.encoder.lengths == 20).mean() > 0.98
     assert (batch.decoder.lengths == 16).all()

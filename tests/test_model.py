@@ -105,12 +105,17 @@ def test_loss_is_the_cross_entropy_of_each_row_under_its_own_vocabulary(modaliti
 
 def test_chunked_cross_entropy_equals_the_whole_one_with_gradients():
     torch.manual_seed(0)
-    rows, weight = torch.randn(37, 8, dtype=torch.float64, requires_grad=True), torch.randn(11, 8, dtype=torch.float64, requires_grad=True)
+    rows, weight = (
+        torch.randn(37, 8, dtype=torch.float64, requires_grad=True),
+        torch.randn(11, 8, dtype=torch.float64, requires_grad=True),
+    )
     targets = torch.randint(11, (37,))
     whole = F.cross_entropy(rows @ weight.T, targets, reduction="sum")
     chunked = linear_cross_entropy(rows, weight, targets, chunk_logits=44)
     assert torch.allclose(chunked.double(), whole, rtol=1e-6)
-    for a, b in zip(torch.autograd.grad(chunked * 0.5, (rows, weight)), torch.autograd.grad(whole * 0.5, (rows, weight)), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(chunked * 0.5, (rows, weight)), torch.autograd.grad(whole * 0.5, (rows, weight)), strict=True
+    ):
         assert torch.allclose(a, b, atol=1e-6)
     assert linear_cross_entropy(rows[:0], weight, targets[:0]) == 0
 

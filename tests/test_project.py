@@ -41,7 +41,9 @@ KNOWN = {
 
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280
+    )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -62,7 +64,9 @@ def project(tmp_path_factory) -> Path:
             members = [(k, spec[name].extensions[0], write_raw(v, spec[name])) for k, v in zip(keys, values, strict=True)]
             write_shard(shard_path(root / "raw", split, name, 0), members)
     text = {"type": "text", "vocab_size": 120, "num_sentinels": 16, "num_axes": 1, "num_bins": 8}
-    (root / "modalities.yaml").write_text(yaml.safe_dump({"tokenizers": {"text": text}, "modalities": {**KNOWN, **NEW}}, sort_keys=False))
+    (root / "modalities.yaml").write_text(
+        yaml.safe_dump({"tokenizers": {"text": text}, "modalities": {**KNOWN, **NEW}}, sort_keys=False)
+    )
     config = {
         "out": str(root / "pretrain"), "modalities": str(root / "modalities.yaml"),
         "data": {"sources": [{"tokens": str(root / "tokens"), "raw": str(root / "raw")}], "cache": str(root / "cache")},
@@ -100,7 +104,9 @@ def test_modalities_added_in_yaml_alone_train_sample_and_show_in_the_report(proj
     back = pipe({"material": ["wood"]}, ["rgb", "caption"], seed=1)
     assert back["rgb"].images[0].size == (SIZE, SIZE) and isinstance(back["caption"].texts[0], str)
     page = (project / "report.html").read_text()
-    assert "material -&gt; everything" in page and "heat -&gt; everything" in page and "http" not in page.replace("http-equiv", "")
+    assert (
+        "material -&gt; everything" in page and "heat -&gt; everything" in page and "http" not in page.replace("http-equiv", "")
+    )
     assert set(json.loads((project / "matrix.json").read_text())) == {"nothing", "rgb", "pixels", "caption", "material", "heat"}
 
 
@@ -151,7 +157,14 @@ def test_generate_writes_pictures_and_prints_texts(project, tmp_path):
 
 @pytest.mark.slow
 def test_tokenizing_again_gives_the_same_bytes_with_any_number_of_workers(project, tmp_path):
-    common = ("--config", str(project / "modalities.yaml"), "--raw", str(project / "raw"), "--tokenizers", str(project / "tokenizers"))
+    common = (
+        "--config",
+        str(project / "modalities.yaml"),
+        "--raw",
+        str(project / "raw"),
+        "--tokenizers",
+        str(project / "tokenizers"),
+    )
     run("fourm_data_prep.tokenize", *common, "--out", str(tmp_path / "one"), "--workers", "1")
     for path in sorted((tmp_path / "one").rglob("*.tar")):
         assert path.read_bytes() == (project / "tokens" / path.relative_to(tmp_path / "one")).read_bytes()

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
+from fourm.rng import CounterRNG
 from fourm.sampling.autoregressive import UncachedDecoder, fill_gaps
 from fourm.sampling.choose import choose, filtered
 from fourm.sampling.options import SamplingOptions, tokens_done
 from fourm.sampling.orders import halton_order, random_order
 from fourm.sampling.sampler import Sampler, _best, _within_bound
 from fourm.sampling.state import GridState, SampleState
-from fourm.rng import CounterRNG
 
 SENTINELS = {"caption": 16, "boxes": 16}
 
@@ -120,7 +120,9 @@ def test_global_generators_are_neither_read_nor_moved(modalities, model):
     first = Sampler(model, SENTINELS).generate(state, "rgb", OPTIONS["maskgit"], np.arange(2), []).grids["rgb"].values
     assert torch.equal(torch_state, torch.get_rng_state()) and np.array_equal(numpy_state, np.random.get_state()[1])
     torch.manual_seed(2)
-    assert np.array_equal(first, Sampler(model, SENTINELS).generate(state, "rgb", OPTIONS["maskgit"], np.arange(2), []).grids["rgb"].values)
+    assert np.array_equal(
+        first, Sampler(model, SENTINELS).generate(state, "rgb", OPTIONS["maskgit"], np.arange(2), []).grids["rgb"].values
+    )
 
 
 def test_gaps_of_a_text_are_filled_and_the_rest_is_kept(modalities, model):
@@ -129,7 +131,9 @@ def test_gaps_of_a_text_are_filled_and_the_rest_is_kept(modalities, model):
     assert fill_gaps(given, decoded, SENTINEL_ID + 15).tolist() == [50, 70, 71, 60, 61, 72, END_ID]
     state = make_state(modalities, 1)
     state.sequences["boxes"] = [given]
-    result = Sampler(model, SENTINELS).generate(state, "boxes", SamplingOptions(), np.array([3]), []).sequences["boxes"][0].tolist()
+    result = (
+        Sampler(model, SENTINELS).generate(state, "boxes", SamplingOptions(), np.array([3]), []).sequences["boxes"][0].tolist()
+    )
     assert result[0] == 50 and {60, 61} <= set(result)
     assert not any(FIRST_SENTINEL <= i < SENTINEL_ID + 16 for i in result)
 
@@ -181,4 +185,6 @@ def test_a_target_or_condition_that_is_not_there_is_named(modalities, model):
     with pytest.raises(ValueError, match="pixels is no output"):
         sampler.generate(make_state(modalities, 1), "pixels", SamplingOptions(), np.array([0]), [])
     with pytest.raises(ValueError, match="'boxes', which is not given"):
-        sampler.generate(make_state(modalities, 1), "rgb", SamplingOptions(condition_weights={"boxes": 1.0}), np.array([0]), ["caption"])
+        sampler.generate(
+            make_state(modalities, 1), "rgb", SamplingOptions(condition_weights={"boxes": 1.0}), np.array([0]), ["caption"]
+        )

@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from fourm_tokenizers.autoencoder import AutoencoderConfig, ImageAutoencoder
+from fourm_tokenizers.picture import PictureCodec, save_picture_tokenizer
+from fourm_tokenizers.structured import from_text, to_text
+from fourm_tokenizers.text import TextConfig, train_text_tokenizer
+from fourm_tokenizers.train import main as train_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm.codecs import Codec, open_codec
 from fourm.demo.scenes_to_shards import raw_specs, write_scene_shard
 from fourm.modalities import END_ID, FIRST_SENTINEL, Modality, ModalitySet, RawSpec
-from fourm_tokenizers.autoencoder import AutoencoderConfig, ImageAutoencoder
-from fourm_tokenizers.picture import PictureCodec, save_picture_tokenizer
-from fourm_tokenizers.structured import from_text, to_text
-from fourm_tokenizers.text import TextConfig, train_text_tokenizer
-from fourm_tokenizers.train import main as train_main
 
 LINES = ["a small red cube left of a large blue sphere", "a green cone, a yellow cylinder."] * 4
 
@@ -28,7 +28,9 @@ def text_modality(kind="text", **raw):
 def text_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tok")
     lines = [*LINES, "wood, metal", "red cube blue sphere"]
-    train_text_tokenizer(TextConfig(vocab_size=400, num_sentinels=16, num_axes=4, num_bins=64, words=("traffic light",)), lines, folder / "text")
+    train_text_tokenizer(
+        TextConfig(vocab_size=400, num_sentinels=16, num_axes=4, num_bins=64, words=("traffic light",)), lines, folder / "text"
+    )
     return folder
 
 
@@ -57,7 +59,12 @@ def numbers(low, high):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.lists(numbers(0, 1), min_size=4, max_size=4), st.sampled_from(["red cube", "cone", "blue sphere"])), max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.lists(numbers(0, 1), min_size=4, max_size=4), st.sampled_from(["red cube", "cone", "blue sphere"])),
+        max_size=4,
+    )
+)
 def test_boxes_round_trip_up_to_half_a_bin(text_folder, boxes):
     raw = [{"box": box, "label": label} for box, label in boxes]
     codec = codec_of(text_folder, text_modality("boxes"))
@@ -109,7 +116,9 @@ def test_a_picture_alone_gets_the_ids_it_gets_in_a_batch_and_a_folder_loads_the_
     spec = raw_specs(16)[name]
     channels, classes = spec.num_channels, len(spec.classes)
     torch.manual_seed(0)
-    model = ImageAutoencoder(AutoencoderConfig(image_size=16, patch_size=4, channels=channels, num_classes=classes, levels=(4, 4, 4), dim=32))
+    model = ImageAutoencoder(
+        AutoencoderConfig(image_size=16, patch_size=4, channels=channels, num_classes=classes, levels=(4, 4, 4), dim=32)
+    )
     torch.nn.init.normal_(model.to_code.weight, std=0.5)
     save_picture_tokenizer(model, tmp_path / "p")
     codec = PictureCodec(tmp_path / "p", picture_modality(spec))
@@ -167,11 +176,14 @@ def test_training_a_tokenizer_beats_the_mean_picture_and_resumes_to_the_same_wei
     )
     common = ["--config", str(config), "--raw", str(tmp_path / "raw"), "--cache", str(tmp_path / "cache")]
     train_main([*common, "--out", str(tmp_path / "a")])
-    from fourm.evaluation.metrics import psnr
     from fourm_tokenizers.train import raw_column
 
+    from fourm.evaluation.metrics import psnr
+
     m = ModalitySet.load(config)["rgb"]
-    train, held = (raw_column(m, tmp_path / "raw", s, tmp_path / "cache").gather(np.arange(32))[0][:, 0] for s in ("train", "val"))
+    train, held = (
+        raw_column(m, tmp_path / "raw", s, tmp_path / "cache").gather(np.arange(32))[0][:, 0] for s in ("train", "val")
+    )
     mean = np.broadcast_to(train.mean(0).astype(np.uint8), held.shape)
     figures = json.loads((tmp_path / "a" / "rgb" / "figures.json").read_text())
     assert figures["psnr"] > psnr(mean, held) + 1.0 and figures["usage"] > 0.1
@@ -183,4 +195,6 @@ def test_training_a_tokenizer_beats_the_mean_picture_and_resumes_to_the_same_wei
         shutil.rmtree(folder)
     (tmp_path / "b" / "rgb" / "figures.json").unlink()
     train_main([*common, "--out", str(tmp_path / "b")])
-    assert (tmp_path / "a" / "rgb" / "model.safetensors").read_bytes() == (tmp_path / "b" / "rgb" / "model.safetensors").read_bytes()
+    assert (tmp_path / "a" / "rgb" / "model.safetensors").read_bytes() == (
+        tmp_path / "b" / "rgb" / "model.safetensors"
+    ).read_bytes()

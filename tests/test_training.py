@@ -90,7 +90,16 @@ def test_the_number_of_loader_workers_does_not_change_the_curve(project, uninter
 def test_two_ranks_with_the_same_global_batch_give_the_same_curve_to_rounding(project, uninterrupted, tmp_path):
     out = tmp_path / "ranks"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
+    command += [
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        "1",
+        "--main_process_port",
+        "0",
+    ]
     command += ["-m", "fourm.training.pretrain", "--config", str(project), f"out={out}"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -163,7 +172,9 @@ def test_init_from_a_model_of_another_modality_set_is_refused(project, uninterru
     (tmp_path / "fewer.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     path = newest_checkpoint(project.parent / "whole" / "checkpoints")
     with pytest.raises(ValueError, match="another modality set"):
-        pretrain(load(PretrainConfig, project, [f"out={tmp_path / 'x'}", f"init={path}", f"modalities={tmp_path / 'fewer.yaml'}"]))
+        pretrain(
+            load(PretrainConfig, project, [f"out={tmp_path / 'x'}", f"init={path}", f"modalities={tmp_path / 'fewer.yaml'}"])
+        )
 
 
 def test_activation_checkpointing_does_not_change_the_curve(project, uninterrupted, tmp_path):

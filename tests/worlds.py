@@ -44,8 +44,15 @@ def write_project(root: Path, num: int = 48, **loop) -> Path:
     for split, count in (("train", num), ("val", 8)):
         keys = [f"{i:08d}" for i in range(count)]
         for name, size, length in (("rgb", 40, 16), ("depth", 24, 16), ("caption", 180, 9)):
-            ids = rng.integers(30, size, (count, length)) if name == "caption" else np.tile(rng.integers(0, size, (count, 1)), length)
-            write_shard(shard_path(tokens, split, name, 0), ((k, "npy", write_npy(i.astype(np.uint16))) for k, i in zip(keys, ids, strict=True)))
+            ids = (
+                rng.integers(30, size, (count, length))
+                if name == "caption"
+                else np.tile(rng.integers(0, size, (count, 1)), length)
+            )
+            write_shard(
+                shard_path(tokens, split, name, 0),
+                ((k, "npy", write_npy(i.astype(np.uint16))) for k, i in zip(keys, ids, strict=True)),
+            )
             note = {"fingerprint": "made-for-tests", "vocab_size": size, "dtype": "uint16"}
             (tokens / split / name / TOKENIZER_FILE).write_text(json.dumps(note))
     (root / "modalities.yaml").write_text(yaml.safe_dump(MODALITIES, sort_keys=False))

@@ -57,7 +57,11 @@ def find_items(folder: Path) -> list[Item]:
             key += "_" + relative.suffix[1:].lower()
         seen.add(key)
         note = path.with_suffix(".txt")
-        caption = note.read_text(errors="replace") if note.is_file() else table.get(str(relative), table.get(path.name, table.get(path.stem, "")))
+        caption = (
+            note.read_text(errors="replace")
+            if note.is_file()
+            else table.get(str(relative), table.get(path.name, table.get(path.stem, "")))
+        )
         items.append(Item(key, path, " ".join(caption.split())))
     return items
 

@@ -37,7 +37,7 @@ def palette(pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
     for picture in pictures:
         few = Image.fromarray(picture).quantize(_PALETTE_COLORS, Image.Quantize.MEDIANCUT)
         table = few.getpalette() or []
-        counts = sorted(few.getcolors() or [], reverse=True)
+        counts = sorted(((n, int(i)) for n, i in few.getcolors() or [] if isinstance(i, int)), reverse=True)
         result.append([table[3 * i : 3 * i + 3] for _, i in counts])
     return result
 

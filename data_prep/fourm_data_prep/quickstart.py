@@ -27,15 +27,30 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
     cores = os.cpu_count() or 1
     fourm = [sys.executable, "-m", "fourm.cli"]
     steps = max(20, int(minutes * cores * _STEPS_A_CORE_MINUTE))
-    importing = [*fourm, "import", str(folder), "--config", str(project.modalities), "--out", str(project.raw), "--max-damage", str(max_damage)]
+    importing = [
+        *fourm,
+        "import",
+        str(folder),
+        "--config",
+        str(project.modalities),
+        "--out",
+        str(project.raw),
+        "--max-damage",
+        str(max_damage),
+    ]
     training = pretrain_command(project, cores, (f"loop.steps={steps}",))
 
     def finished_tokenizers() -> bool:
-        return all(any((project.tokenizers / n / f).is_file() for f in ("figures.json", "tokenizer.json")) for n in modalities.tokenizers)
+        return all(
+            any((project.tokenizers / n / f).is_file() for f in ("figures.json", "tokenizer.json"))
+            for n in modalities.tokenizers
+        )
 
     project.stage("import", lambda: run_all([importing]), (project.raw / "done.json").is_file)
     project.stage("tokenizers", lambda: run_all(tokenizer_commands(project, modalities), at_once=cores), finished_tokenizers)
     project.stage("tokenize", lambda: run_all([tokenize_command(project)]), (project.tokens / "done.json").is_file)
     project.stage("pretrain", lambda: run_all([training]), (project.pretrain / "done.json").is_file)
     project.stage("report", lambda: run_all([[*fourm, "report", str(out)]]), project.report.is_file)
-    print(f"\nproject: {out} (edit modalities.yaml and pretrain.yaml, then run the commands above again)\nreport:  {project.report}")
+    print(
+        f"\nproject: {out} (edit modalities.yaml and pretrain.yaml, then run the commands above again)\nreport:  {project.report}"
+    )

@@ -52,11 +52,11 @@ class ShardTokenizer:
                 write_shard(target, self._members(name, source, report))
         return report
 
-    def _members(self, name: str, source: Path, report: DamageReport):  # noqa: ANN202 - generator of members
+    def _members(self, name: str, source: Path, report: DamageReport):
         m, codec, dtype = self.modalities[name], self.codecs[name], token_dtype(self.modalities[name].vocab_size)
         pending: list[tuple[str, Any]] = []
 
-        def flush():  # noqa: ANN202
+        def flush():
             for (key, _), ids in zip(pending, codec.encode([value for _, value in pending]), strict=True):
                 yield key, "npy", write_npy(np.asarray(ids).astype(dtype))
             pending.clear()

@@ -63,8 +63,10 @@ def open_column(
     report.num_seen += index["seen"]
     for entry in index["damage"]:
         report.add(*entry)
-    values = np.memmap(folder / "values.bin", dtype=index["dtype"], mode="r", shape=tuple(index["shape"])) if index["shape"][0] else (
-        np.zeros(index["shape"], dtype=index["dtype"])
+    values = (
+        np.memmap(folder / "values.bin", dtype=index["dtype"], mode="r", shape=tuple(index["shape"]))
+        if index["shape"][0]
+        else (np.zeros(index["shape"], dtype=index["dtype"]))
     )
     return Column(np.load(folder / "keys.npy", allow_pickle=False), np.load(folder / "offsets.npy", allow_pickle=False), values)
 
@@ -86,7 +88,9 @@ def _build(
                 if dtype is None:
                     dtype, shape = value.dtype, value.shape[1:]
                 if value.shape[1:] != shape or value.dtype != dtype:
-                    report.add(path, key, f"{value.dtype} {value.shape} where others are {dtype} (n, {', '.join(map(str, shape))})")
+                    report.add(
+                        path, key, f"{value.dtype} {value.shape} where others are {dtype} (n, {', '.join(map(str, shape))})"
+                    )
                     continue
                 keys.append(f"{path.stem}/{key}")
                 lengths.append(len(value))

@@ -13,10 +13,10 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
-import webdataset as wds
 from webdataset.gopen import gopen
+from webdataset.writer import TarWriter
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def write_shard(path: str | Path, members: Iterable[tuple[str, str, bytes]]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".tmp{os.getpid()}")
     count = 0
-    with wds.TarWriter(str(temporary), encoder=False, mtime=0.0, user="fourm", group="fourm") as writer:
+    with TarWriter(str(temporary), encoder=False, mtime=0.0, user="fourm", group="fourm") as writer:
         for key, extension, data in members:
             writer.write({"__key__": key, extension: data})
             count += 1
@@ -93,7 +93,7 @@ def read_shard(
     """
     seen: set[str] = set()
     try:
-        with gopen(str(path), "rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        with gopen(str(path), "rb") as stream, tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|*") as tar:
             for info in tar:
                 if not info.isfile():
                     continue

@@ -72,7 +72,9 @@ class Source:
             extensions = m.raw.extensions if m.kind == "continuous" else ("npy",)
             columns[m.name] = open_column(shards, _decoder(m), extensions, _described(m), Path(cache), report)
         if not columns:
-            raise ValueError(f"no shards of any modality under {self.name}/{split}; expected {self.name}/{split}/<modality>/00000.tar")
+            raise ValueError(
+                f"no shards of any modality under {self.name}/{split}; expected {self.name}/{split}/<modality>/00000.tar"
+            )
         self._columns = columns
         self._rows = _align(columns, report)
         report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
@@ -125,7 +127,7 @@ def normalize(values: np.ndarray, m: Modality) -> np.ndarray:
     return (values.astype(np.float32) - low) / (high - low) * 2.0 - 1.0
 
 
-def _decoder(m: Modality):  # noqa: ANN202 - a closure over the modality
+def _decoder(m: Modality):
     if m.kind == "continuous":
         dense = m.raw.dense and m.patch_size > 0
         return lambda data, extension: read_raw(data, extension, m.raw)[None] if dense else read_raw(data, extension, m.raw)
@@ -203,7 +205,9 @@ class MaskedBatches(torch.utils.data.Dataset):
         rank: int, world_size: int,
     ) -> None:  # fmt: skip
         if batch_size % (world_size * num_micro_batches):
-            raise ValueError(f"batch size {batch_size} is not a multiple of {world_size} ranks x {num_micro_batches} micro-batches")
+            raise ValueError(
+                f"batch size {batch_size} is not a multiple of {world_size} ranks x {num_micro_batches} micro-batches"
+            )
         self._sources, self._masker = sources, masker
         self._order = SampleOrder([s.num_samples for s in sources], weights, seed)
         self._batch_size, self._num_micro = batch_size, num_micro_batches

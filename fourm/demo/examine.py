@@ -12,7 +12,6 @@ from fourm.data.shards import write_json_atomic
 from fourm.data.store import Source, SourceConfig
 from fourm.demo.tasks import Examination, held_out_scenes
 from fourm.evaluation.matrix import token_matrix
-from fourm.modalities import ModalitySet
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.project import Project
 from fourm.report import Gallery, Report, read_curves
@@ -22,7 +21,11 @@ GOALS = {
     ("rgb->depth", "delta1"): (">=", 0.96), ("rgb->normal", "angle_object"): ("<=", 18.5), ("rgb->normal", "angle"): ("<=", 6.5),
     ("rgb->semseg", "miou"): (">=", 0.75), ("rgb->caption", "attribute_f1"): (">=", 0.82), ("rgb->boxes", "f1_50"): (">=", 0.85),
 }  # fmt: skip
-BOUND_SHARES = {"caption->rgb": 0.85, "caption->depth->rgb": 0.65, "boxes->rgb": 0.65}  # of the judge's score on reconstructions
+BOUND_SHARES = {
+    "caption->rgb": 0.85,
+    "caption->depth->rgb": 0.65,
+    "boxes->rgb": 0.65,
+}  # of the judge's score on reconstructions
 
 
 _MATRIX_SAMPLES = 48
@@ -65,12 +68,19 @@ def goals_of(metrics: dict[str, Any]) -> dict[tuple[str, str], tuple[str, float]
     return goals
 
 
-def _write_report(project: Project, examination: Examination, metrics: dict[str, Any], matrix: dict[str, dict[str, float]]) -> None:
+def _write_report(
+    project: Project, examination: Examination, metrics: dict[str, Any], matrix: dict[str, dict[str, float]]
+) -> None:
     pipe, scenes = examination.pipe, examination.scenes
     modalities = pipe.modalities
-    report = Report("FourM on the demo world", f"{len(scenes)} held-out scenes of seed {scenes.seed}; every scene is new to the model")
+    report = Report(
+        "FourM on the demo world", f"{len(scenes)} held-out scenes of seed {scenes.seed}; every scene is new to the model"
+    )
     spec = {m.name: m.raw for m in modalities}
-    pictures = Gallery("Caption -> rgb, caption -> depth -> rgb, boxes -> rgb", ["caption", "rgb", "depth", "then rgb", "boxes given", "rgb", "true scene"])
+    pictures = Gallery(
+        "Caption -> rgb, caption -> depth -> rgb, boxes -> rgb",
+        ["caption", "rgb", "depth", "then rgb", "boxes given", "rgb", "true scene"],
+    )
     for i in range(min(_GALLERY_ROWS, len(scenes))):
         chain = examination.outputs["caption->depth->rgb"]
         pictures.rows.append([
@@ -88,9 +98,15 @@ def _write_report(project: Project, examination: Examination, metrics: dict[str,
         ]
         gallery.rows = [cells[i] + (cells[i + 1] if i + 1 < len(cells) else []) for i in range(0, len(cells), 2)]
         report.gallery(gallery)
-    report.heading("Figures", "Baseline: the training set's mean map, or the same outputs against shuffled truth. Bound: the tokenizer's reconstruction of the truth.")
+    report.heading(
+        "Figures",
+        "Baseline: the training set's mean map, or the same outputs against shuffled truth. Bound: the tokenizer's reconstruction of the truth.",
+    )
     report.figures(metrics, goals_of(metrics))
-    report.heading("Any to any", "Cross-entropy in nats a token of each target given one whole input; shaded by what the input tells over nothing.")
+    report.heading(
+        "Any to any",
+        "Cross-entropy in nats a token of each target given one whole input; shaded by what the input tells over nothing.",
+    )
     report.matrix(matrix)
     report.heading("Training")
     report.curves("pretraining loss (nats a token)", read_curves(project.pretrain / "log.jsonl"))
@@ -121,7 +137,9 @@ def print_summary(metrics: dict[str, Any]) -> None:
         figure = metrics[task][metric]
         met = figure["value"] >= goal if sign == ">=" else figure["value"] <= goal
         others = [f"{figure[k]:.3f}" if figure[k] is not None else "-" for k in ("baseline", "bound")]
-        print(f"{task:22s} {metric:20s} {figure['value']:8.3f} {sign} {goal:6.3f} {others[0]:>9s} {others[1]:>7s}{'' if met else '   missed'}")
+        print(
+            f"{task:22s} {metric:20s} {figure['value']:8.3f} {sign} {goal:6.3f} {others[0]:>9s} {others[1]:>7s}{'' if met else '   missed'}"
+        )
     seconds = metrics.get("seconds", {})
     if seconds:
         print("seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items()) + f"; in all {sum(seconds.values()):.0f}")

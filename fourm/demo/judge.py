@@ -63,7 +63,8 @@ class PixelJudge:
             return []
         scores = self._kernel(np.stack([_outline(piece) for _, piece in pieces])) @ self._weights
         return [
-            Seen(color, SHAPES[int(score.argmax())], int(piece.sum())) for (color, piece), score in zip(pieces, scores, strict=True)
+            Seen(color, SHAPES[int(score.argmax())], int(piece.sum()))
+            for (color, piece), score in zip(pieces, scores, strict=True)
         ]
 
     def attribute_accuracy(self, pictures: np.ndarray, wanted: list[list[tuple[str, str]]]) -> float:
@@ -93,7 +94,7 @@ def _pieces(picture: np.ndarray) -> list[tuple[str, np.ndarray]]:
         area = mask.sum()
         if area < _MIN_AREA * mask.size:
             continue
-        labels, _ = ndimage.label(mask)
+        labels = np.asarray(ndimage.label(mask)[0])  # type: ignore[index]
         sizes = np.bincount(labels.reshape(-1))[1:]
         if sizes.max() >= _MIN_WHOLE * area:
             pieces.append((color, ndimage.binary_fill_holes(labels == 1 + sizes.argmax())))

@@ -42,6 +42,7 @@ SIZES = {
     "large": DemoSize("demo_large", 61440, 512),
 }
 
+
 def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     """The whole demo. Raises ValueError for an unknown size."""
     if size not in SIZES:
@@ -53,12 +54,18 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     pixels = modalities["rgb"].raw.size
 
     project.stage("render", lambda: _render(project, chosen, world_seed, pixels), lambda: (out / "raw" / "done.json").is_file())
-    project.stage("tokenizers", lambda: _train_tokenizers(project, modalities, chosen, cores), lambda: _have_tokenizers(project, modalities))
+    project.stage(
+        "tokenizers",
+        lambda: _train_tokenizers(project, modalities, chosen, cores),
+        lambda: _have_tokenizers(project, modalities),
+    )
     project.stage("tokenize", lambda: run_all([tokenize_command(project)]), lambda: (project.tokens / "done.json").is_file())
     project.stage("pretrain", lambda: _pretrain(project, cores, chosen), lambda: (project.model / "config.json").is_file())
     project.stage("evaluate", lambda: evaluate(project, 0, chosen.held_out_scenes), project.report.is_file)
     print_summary(finish_metrics(project))
-    print(f"\nreport:  {project.report}\nfigures: {project.metrics}\ntry:     fourm generate --model {project.model} --caption 'a large red cube left of a small blue sphere' --targets rgb")
+    print(
+        f"\nreport:  {project.report}\nfigures: {project.metrics}\ntry:     fourm generate --model {project.model} --caption 'a large red cube left of a small blue sphere' --targets rgb"
+    )
 
 
 def tokenize_command(project: Project) -> list[str]:
@@ -74,7 +81,16 @@ def pretrain_command(project: Project, cores: int, overrides: tuple[str, ...] = 
 
 def tokenizer_commands(project: Project, modalities: ModalitySet, overrides: tuple[str, ...] = ()) -> list[list[str]]:
     """One command for each tokenizer, the slowest first."""
-    common = ("--config", str(project.modalities), "--raw", str(project.raw), "--out", str(project.tokenizers), "--cache", str(project.cache))
+    common = (
+        "--config",
+        str(project.modalities),
+        "--raw",
+        str(project.raw),
+        "--out",
+        str(project.tokenizers),
+        "--cache",
+        str(project.cache),
+    )
 
     def cost(name: str) -> float:
         settings = modalities.tokenizers[name]
@@ -92,7 +108,10 @@ def _pretrain(project: Project, cores: int, size: DemoSize) -> None:
 
 
 def _have_tokenizers(project: Project, modalities: ModalitySet) -> bool:
-    return all(any((project.tokenizers / name / f).is_file() for f in ("figures.json", "tokenizer.json")) for name in modalities.tokenizers)
+    return all(
+        any((project.tokenizers / name / f).is_file() for f in ("figures.json", "tokenizer.json"))
+        for name in modalities.tokenizers
+    )
 
 
 def _train_tokenizers(project: Project, modalities: ModalitySet, size: DemoSize, cores: int) -> None:
@@ -102,7 +121,10 @@ def _train_tokenizers(project: Project, modalities: ModalitySet, size: DemoSize,
 def _render(project: Project, size: DemoSize, seed: int, pixels: int) -> None:
     jobs = [("val", VALIDATION_SEED + seed, i, size.held_out_scenes) for i in range(-(-size.held_out_scenes // SHARD_SCENES))]
     jobs += [("train", seed, i, size.train_scenes) for i in range(-(-size.train_scenes // SHARD_SCENES))]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool, tqdm(total=len(jobs), desc="render", unit="shard") as bar:
+    with (
+        ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
+        tqdm(total=len(jobs), desc="render", unit="shard") as bar,
+    ):
         futures = [pool.submit(write_scene_shard, project.raw, split, s, i, n, pixels) for split, s, i, n in jobs]
         for future in as_completed(futures):
             future.result()

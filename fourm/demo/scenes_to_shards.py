@@ -76,5 +76,7 @@ def write_scene_shard(root: str | Path, split: str, seed: int, number: int, num_
     values = annotate(scenes, render(scenes, size))
     for name, spec in specs.items():
         extension = spec.extensions[0]
-        write_shard(paths[name], ((f"{i:08d}", extension, write_raw(v, spec)) for i, v in zip(index, values[name], strict=True)))
+        write_shard(
+            paths[name], ((f"{i:08d}", extension, write_raw(v, spec)) for i, v in zip(index, values[name], strict=True))
+        )
     return len(index)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def attribute_f1(captions: list[str], solids: list[list[tuple[str, str]]]) -> fl
     matched = named = true = 0
     for text, wanted in zip(captions, solids, strict=True):
         words = text.split()
-        said = {(a, b) for a, b in zip(words, words[1:], strict=False) if a in COLORS and b in SHAPES}
+        said = {(a, b) for a, b in pairwise(words) if a in COLORS and b in SHAPES}
         matched, named, true = matched + len(said & set(wanted)), named + len(said), true + len(wanted)
     return 2 * matched / max(named + true, 1)
 
@@ -124,7 +125,9 @@ class Examination:
 
     def _tokenizer(self) -> None:
         truth = np.stack(self.scenes.raw["rgb"])
-        self._add("rgb", "psnr", psnr(self._reconstructed("rgb"), truth), psnr(self._mean_map("rgb", lambda v: v.mean(0)), truth))
+        self._add(
+            "rgb", "psnr", psnr(self._reconstructed("rgb"), truth), psnr(self._mean_map("rgb", lambda v: v.mean(0)), truth)
+        )
 
     def _depth(self) -> None:
         truth, on = np.stack(self.scenes.raw["depth"]), self.scenes.on_object
@@ -144,7 +147,11 @@ class Examination:
         mean, best = self._mean_map("normal", lambda v: v.mean(0)), self._reconstructed("normal")
         for metric, mask in (("angle_object", on), ("angle", None)):
             self._add(
-                "rgb->normal", metric, mean_angle(got, truth, mask), mean_angle(mean, truth, mask), mean_angle(best, truth, mask)
+                "rgb->normal",
+                metric,
+                mean_angle(got, truth, mask),
+                mean_angle(mean, truth, mask),
+                mean_angle(best, truth, mask),
             )
 
     def _semseg(self) -> None:
@@ -152,18 +159,36 @@ class Examination:
         num = len(self.pipe.modalities["semseg"].raw.classes)
         got = np.stack(self._generate("rgb->semseg", ["rgb"], ["semseg"], {"semseg": PARALLEL})["semseg"])
         common = self._mean_map("semseg", lambda v: np.stack([(v == c).sum(0) for c in range(num)]).argmax(0))
-        self._add("rgb->semseg", "miou", mean_iou(got, truth, num), mean_iou(common, truth, num), mean_iou(self._reconstructed("semseg"), truth, num))
+        self._add(
+            "rgb->semseg",
+            "miou",
+            mean_iou(got, truth, num),
+            mean_iou(common, truth, num),
+            mean_iou(self._reconstructed("semseg"), truth, num),
+        )
 
     def _caption(self) -> None:
         got = self._generate("rgb->caption", ["rgb"], ["caption"], {"caption": GREEDY})["caption"]
         shuffled = attribute_f1(got, self.scenes.solids[1:] + self.scenes.solids[:1])
-        self._add("rgb->caption", "attribute_f1", attribute_f1(got, self.scenes.solids), shuffled, attribute_f1(self.scenes.raw["caption"], self.scenes.solids))
+        self._add(
+            "rgb->caption",
+            "attribute_f1",
+            attribute_f1(got, self.scenes.solids),
+            shuffled,
+            attribute_f1(self.scenes.raw["caption"], self.scenes.solids),
+        )
 
     def _boxes(self) -> None:
         truth = self.scenes.raw["boxes"]
         got = self._generate("rgb->boxes", ["rgb"], ["boxes"], {"boxes": GREEDY})["boxes"]
         codec = self.pipe.codecs["boxes"]
-        self._add("rgb->boxes", "f1_50", box_f1(got, truth), box_f1(got, truth[1:] + truth[:1]), box_f1(codec.decode(codec.encode(truth)), truth))
+        self._add(
+            "rgb->boxes",
+            "f1_50",
+            box_f1(got, truth),
+            box_f1(got, truth[1:] + truth[:1]),
+            box_f1(codec.decode(codec.encode(truth)), truth),
+        )
 
     def _picture(self, inputs: list[str], targets: list[str]) -> None:
         task = "->".join([*inputs, *targets])
@@ -172,4 +197,3 @@ class Examination:
         bound = self.judge.attribute_accuracy(self._reconstructed("rgb"), solids)
         shuffled = self.judge.attribute_accuracy(got, solids[1:] + solids[:1])
         self._add(task, "attribute_accuracy", self.judge.attribute_accuracy(got, solids), shuffled, bound)
-

@@ -32,9 +32,9 @@ class CachedDecoder:
         self.sees_any = valid.any(1)[:, None, None, None]
         self.cross: list[tuple[Tensor, Tensor]] = []
         self.past: list[tuple[Tensor, Tensor]] = []
-        for block in model.decoder:
-            attention = block.cross_attention
-            k, v = attention.keys_values(block.norm_context(encoded.context))  # type: ignore[union-attr]
+        for block in model.decoder_blocks:
+            assert block.cross_attention is not None and block.norm_context is not None
+            k, v = block.cross_attention.keys_values(block.norm_context(encoded.context))
             if not len(k):  # nothing was given at all
                 k, v = (t.new_zeros(1, *t.shape[1:]) for t in (k, v))
             self.cross.append((rearrange(k[row], "r n h k -> r h n k"), rearrange(v[row], "r n h k -> r h n k")))
@@ -47,7 +47,7 @@ class CachedDecoder:
         model, at = self.model, self.length
         kind = torch.full_like(tokens, modality)
         rows = model.embed_target(kind, torch.full_like(tokens, at), tokens)
-        for block, (past_k, past_v), (cross_k, cross_v) in zip(model.decoder, self.past, self.cross, strict=True):
+        for block, (past_k, past_v), (cross_k, cross_v) in zip(model.decoder_blocks, self.past, self.cross, strict=True):
             attention = block.self_attention
             normed = block.norm_self(rows)
             q = attention.queries(normed)
@@ -56,6 +56,7 @@ class CachedDecoder:
             seen = F.scaled_dot_product_attention(q[:, :, None], past_k[:, :, : at + 1], past_v[:, :, : at + 1])
             rows = rows + attention.output(seen[:, :, 0])
             cross = block.cross_attention
+            assert cross is not None and block.norm_query is not None
             q = cross.queries(block.norm_query(rows))
             seen = F.scaled_dot_product_attention(q[:, :, None], cross_k, cross_v, attn_mask=self.cross_mask)
             rows = rows + cross.output((seen * self.sees_any)[:, :, 0])

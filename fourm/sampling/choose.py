@@ -26,7 +26,9 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def choose(
+    logits: Tensor, uniform: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sample an id from each row.
 
     Args:

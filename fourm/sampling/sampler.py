@@ -64,7 +64,9 @@ class Sampler:
         """
         m = self.modalities[target]
         if not m.output:
-            raise ValueError(f"{target} is no output of this model; it has {', '.join(o.name for o in self.modalities.outputs)}")
+            raise ValueError(
+                f"{target} is no output of this model; it has {', '.join(o.name for o in self.modalities.outputs)}"
+            )
         state = SampleState(state.num_samples, dict(state.grids), dict(state.sequences))
         guidance = self._guidance(options, [name for name in conditions if name != target and name in state.present])
         if m.kind == "sequence":
@@ -99,8 +101,10 @@ class Sampler:
     ) -> GridState:  # fmt: skip
         b, n = state.num_samples, m.num_tokens
         given = state.grids.get(m.name)
-        grid = GridState(np.zeros((b, n), np.int64), np.zeros((b, n), bool)) if given is None else (
-            GridState(given.values.copy(), given.known.copy())
+        grid = (
+            GridState(np.zeros((b, n), np.int64), np.zeros((b, n), bool))
+            if given is None
+            else (GridState(given.values.copy(), given.known.copy()))
         )
         fixed = grid.known.copy()
         state = SampleState(b, {**state.grids, m.name: grid}, state.sequences)
@@ -168,9 +172,7 @@ class Sampler:
         hidden = self.model.decode(self.model.encode(inputs), _to_device(rows.decoder(causal), device))
         weights = guidance.weights(options.guidance_at(step, options.steps))
         logits = self._combine(hidden, m.name, weights)
-        drawn = choose(
-            logits, torch.from_numpy(uniform).to(device), options.temperature_at(step), options.top_k, options.top_p
-        )
+        drawn = choose(logits, torch.from_numpy(uniform).to(device), options.temperature_at(step), options.top_k, options.top_p)
         ids, log_p, entropy = (t.cpu().numpy() for t in drawn)
         return ids, log_p.astype(np.float64), entropy.astype(np.float64)
 
@@ -210,7 +212,8 @@ class Sampler:
                 progress(step + 1, limit)
         columns = np.stack(decoded, 1)
         return [
-            given[i] if whole[i] else fill_gaps(given[i], _until_end(columns[i]), last_sentinel)[: m.num_tokens] for i in range(b)
+            given[i] if whole[i] else fill_gaps(given[i], _until_end(columns[i]), last_sentinel)[: m.num_tokens]
+            for i in range(b)
         ]
 
 
@@ -237,7 +240,7 @@ def _within_bound(entropy: np.ndarray, sample: np.ndarray, num_samples: int, bou
     first = np.searchsorted(owner, np.arange(num_samples))
     start = before[np.minimum(first, len(before) - 1)][owner]
     result = np.zeros(len(entropy), bool)
-    result[order] = (before - start <= bound + 1e-9)
+    result[order] = before - start <= bound + 1e-9
     return result
 
 
@@ -255,7 +258,6 @@ def _remask(
     held = (grid.known & ~fixed).sum(1)
     done[step + 1 :] = held + tokens_done(options.schedule, options.steps - step - 1, (~grid.known).sum(1))
     return done
-
 
 
 def _to_device(stream: StreamT, device: torch.device) -> StreamT:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,13 @@ from tqdm import tqdm
 
 from fourm.blocks import Block
 from fourm.training.checkpoints import (
-    like, load_optimizer_tensors, newest_checkpoint, optimizer_tensors, read_checkpoint, save_checkpoint, whole,
+    like,
+    load_optimizer_tensors,
+    newest_checkpoint,
+    optimizer_tensors,
+    read_checkpoint,
+    save_checkpoint,
+    whole,
 )  # fmt: skip
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
 from fourm.training.schedules import ScheduleConfig, learning_rate
@@ -70,8 +76,15 @@ class LoopConfig:
 class Task(Protocol):
     """What the loop trains."""
 
-    terms: tuple[str, ...]  # names of the K loss terms
-    unit: str  # what counts count: "tokens", "pictures"
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the K loss terms."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What counts count: "tokens", "pictures"."""
+        ...
 
     def batches(self, rank: int, world_size: int) -> Any:
         """Data set that maps a step to this rank's list of micro-batches."""
@@ -129,7 +142,7 @@ class Loop:
             raise ValueError("Muon needs whole matrices: use optimizer.name=adamw with FSDP")
         self.inner = self.accelerator.unwrap_model(self.wrapped)
         if config.compile:
-            self.wrapped = torch.compile(self.wrapped, dynamic=True)
+            self.wrapped = cast(nn.Module, torch.compile(self.wrapped, dynamic=True))
         self.ema = {n: p.detach().clone() for n, p in self.inner.named_parameters()} if config.ema else {}
         self.step = 0
         self.lead = self.accelerator.is_main_process
@@ -153,7 +166,9 @@ class Loop:
     def _run(self) -> dict[str, float]:
         config = self.config
         log = open(self.out / LOG_FILE, "a") if self.lead else None
-        bar = tqdm(total=config.steps, initial=self.step, desc=self.out.name, unit="step", disable=not self.lead, mininterval=0.5)
+        bar = tqdm(
+            total=config.steps, initial=self.step, desc=self.out.name, unit="step", disable=not self.lead, mininterval=0.5
+        )
         figures: dict[str, float] = {}
         pending: list[tuple[int, Tensor, np.ndarray, Tensor]] = []
         started, counted = time.perf_counter(), 0.0
@@ -227,7 +242,9 @@ class Loop:
             total += sums.detach()
         norm = torch.tensor(0.0)
         if config.optimizer.clip:
-            norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.optimizer.clip)  # type: ignore[assignment]
+            clipped = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.optimizer.clip)
+            assert clipped is not None
+            norm = clipped
             if self.device.type == "cpu" and not torch.isfinite(norm):
                 self._broken(batches, float(norm))
         for optimizer in self.optimizers:
@@ -235,7 +252,7 @@ class Loop:
             optimizer.zero_grad(set_to_none=True)
         if self.ema:
             parameters = dict(self.inner.named_parameters())
-            torch._foreach_lerp_(list(self.ema.values()), [parameters[n].detach() for n in self.ema], 1 - config.ema)
+            torch._foreach_lerp_(list(self.ema.values()), [parameters[n].detach() for n in self.ema], 1 - config.ema)  # pyright: ignore[reportPrivateImportUsage]
         return total, counts, norm, stop
 
     def _backward(self, batch: Any, weights: Tensor) -> Tensor:

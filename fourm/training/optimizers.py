@@ -65,7 +65,9 @@ def _orthogonalize_shared(matrices: list[Tensor]) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised; for 2-D weights of hidden layers. ``pieces[p]`` says in how many row blocks a weight falls."""
 
-    def __init__(self, params: list[nn.Parameter], pieces: dict[nn.Parameter, int], lr: float, momentum: float, weight_decay: float):
+    def __init__(
+        self, params: list[nn.Parameter], pieces: dict[nn.Parameter, int], lr: float, momentum: float, weight_decay: float
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._pieces = pieces
 
@@ -112,9 +114,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
         else:
             (decayed if is_weight else plain).append(p)
     groups: list[dict[str, Any]] = [
-        {"params": params, "weight_decay": decay}
-        for params, decay in ((decayed, config.weight_decay), (plain, 0.0))
-        if params
+        {"params": params, "weight_decay": decay} for params, decay in ((decayed, config.weight_decay), (plain, 0.0)) if params
     ]
     fused = any(p.is_cuda for p in model.parameters())
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused or None)]

@@ -97,7 +97,10 @@ class PretrainTask:
         dump(self.config, folder / "pretrain.yaml")
 
     def describe(self, batch: MaskedBatch) -> dict[str, Any]:
-        return {"samples": batch.samples.tolist(), "keys": self.sources[0].keys(batch.samples) if len(self.sources) == 1 else []}
+        return {
+            "samples": batch.samples.tolist(),
+            "keys": self.sources[0].keys(batch.samples) if len(self.sources) == 1 else [],
+        }
 
 
 def build_model(config: PretrainConfig, modalities: ModalitySet) -> FourM:

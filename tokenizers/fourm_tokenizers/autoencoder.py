@@ -9,9 +9,8 @@ pixels by their local contrast (``detail_weight``).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -80,8 +79,11 @@ class ImageAutoencoder(nn.Module):
         self.patch_out = nn.Linear(c.dim, p * p * c.out_channels)
         self.refine = _Refine(c.out_channels, c.refine_channels) if c.refine_channels else None
         self.register_buffer("position", sincos_2d(c.grid, c.grid, c.dim), persistent=False)
-        for block in (*self.encoder, *self.decoder):
-            block.reset_parameters()
+        for module in (*self.encoder, *self.decoder):
+            assert isinstance(module, Block)
+            module.reset_parameters()
+
+    position: Tensor
 
     def latents(self, pictures: Tensor) -> Tensor:
         """(B, C, H, W) or class ids (B, H, W) -> latents before quantisation (B, n, levels)."""
@@ -135,8 +137,6 @@ class ImageAutoencoder(nn.Module):
 
     def _run(self, blocks: nn.ModuleList, rows: Tensor) -> Tensor:
         b, n, _ = rows.shape
-        import numpy as np
-
         layout = Layout.per_sample(np.full(b, n)).on(rows.device, "auto", rows.dtype)
         flat = rearrange(rows + self.position.to(rows.dtype), "b n d -> (b n) d")
         for block in blocks:

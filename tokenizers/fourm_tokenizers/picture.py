@@ -82,7 +82,9 @@ class PictureCodec:
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
         result: list[Any] = []
         for start in range(0, len(ids), _BATCH):
-            stacked = torch.from_numpy(np.stack([np.asarray(i).reshape(-1) for i in ids[start : start + _BATCH]]).astype(np.int64))
+            stacked = torch.from_numpy(
+                np.stack([np.asarray(i).reshape(-1) for i in ids[start : start + _BATCH]]).astype(np.int64)
+            )
             result += from_pictures(self.model.decode(stacked), self.modality)
         return result
 

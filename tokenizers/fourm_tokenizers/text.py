@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -21,6 +20,7 @@ from tokenizers.trainers import WordPieceTrainer
 from fourm.modalities import END_ID, SENTINEL_ID, UNKNOWN_ID, Modality
 from fourm_tokenizers.picture import fingerprint
 from fourm_tokenizers.structured import from_text, to_text
+from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 

@@ -152,12 +152,16 @@ def raw_column(modality: Modality, raw: Path, split: str, cache: Path) -> Column
         raise ValueError(f"no shards in {raw / split / modality.raw_name}")
     spec = modality.raw
     report = DamageReport()
-    column = open_column(shards, lambda data, ext: read_raw(data, ext, spec)[None], spec.extensions, f"raw {spec}", cache, report)
+    column = open_column(
+        shards, lambda data, ext: read_raw(data, ext, spec)[None], spec.extensions, f"raw {spec}", cache, report
+    )
     report.check(cache / f"damage-{split}-{modality.raw_name}.json")
     return column
 
 
-def train_picture_tokenizer(modality: Modality, settings: dict[str, Any], raw: Path, out: Path, cache: Path) -> dict[str, float]:
+def train_picture_tokenizer(
+    modality: Modality, settings: dict[str, Any], raw: Path, out: Path, cache: Path
+) -> dict[str, float]:
     """Train the image tokenizer of a modality and put it into ``out``."""
     config = from_mapping(PictureTokenizerConfig, settings, f"tokenizer of {modality.name}")
     task = PictureTask(modality, config, raw, cache)
@@ -207,7 +211,9 @@ def train_tokenizer(name: str, modalities: ModalitySet, raw: Path, out: Path, ca
         if not (folder / FIGURES_FILE).is_file():
             train_picture_tokenizer(users[0], settings, raw, folder, cache)
     elif kind in BUILT_IN or ":" not in kind:
-        raise ValueError(f"tokenizer {name}: type {kind!r} is not one of {', '.join(BUILT_IN)} and not of the form package.module:Class")
+        raise ValueError(
+            f"tokenizer {name}: type {kind!r} is not one of {', '.join(BUILT_IN)} and not of the form package.module:Class"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -217,7 +223,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder of tokenizers")
     parser.add_argument("--cache", type=Path, default=Path(".cache/fourm/columns"))
     parser.add_argument("--only", action="append", default=[], help="train this tokenizer alone (may be given again)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the tokenizer's settings, e.g. train.steps=500")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to the tokenizer's settings, e.g. train.steps=500"
+    )
     options = parser.parse_args(arguments)
 
     def action() -> None:
