@@ -168,6 +168,22 @@ def _generate(parser: argparse.ArgumentParser):
     return run
 
 
+def _export(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """Write a project's newest model, tokenizers and settings as one folder."""
+    parser.add_argument("project", type=Path, help="project folder")
+    parser.add_argument("--out", required=True, type=Path, help="pipeline folder")
+    parser.add_argument("--half", action="store_true", help="store weights in 16 bits")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm.evaluation.project_report import assemble
+        from fourm.project import Project
+
+        assemble(Project(o.project)).save_pretrained(o.out, half=o.half)
+        print(o.out)
+
+    return run
+
+
 def _app(parser: argparse.ArgumentParser):
     """Serve a web page: drop a picture or type a caption, get every other modality."""
     parser.add_argument("--model", help="pipeline folder or hub id; the demo's own model if left out")
@@ -209,7 +225,7 @@ def _read_input(spec: Any, value: str) -> Any:
 
 _COMMANDS = {
     "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "import": _import,
-    "tokenize": _tokenize, "report": _report, "app": _app,
+    "tokenize": _tokenize, "report": _report, "export": _export, "app": _app,
 }  # fmt: skip
 
 if __name__ == "__main__":

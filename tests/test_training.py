@@ -16,6 +16,7 @@ from worlds import curve, write_project
 from fourm.config import load
 from fourm.model import load_model
 from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
+from fourm.training.loop import hold_folder
 from fourm.training.pretrain import PretrainConfig, pretrain
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."]), "ACCELERATE_USE_CPU": "1"}
@@ -162,6 +163,14 @@ def test_another_seed_in_the_same_folder_is_refused(project, tmp_path):
     pretrain(load(PretrainConfig, project, [f"out={out}", "loop.steps=5"]))
     with pytest.raises(ValueError, match="use another output folder"):
         pretrain(load(PretrainConfig, project, [f"out={out}", "loop.seed=9"]))
+
+
+def test_two_processes_never_train_in_one_folder(project, tmp_path):
+    out = tmp_path / "shared"
+    out.mkdir()
+    with hold_folder(out), pytest.raises(ValueError, match=rf"another process \(pid {os.getpid()}\) is training in"):
+        pretrain(load(PretrainConfig, project, [f"out={out}"]))
+    pretrain(load(PretrainConfig, project, [f"out={out}", "loop.steps=2"]))
 
 
 def test_init_from_a_model_of_another_modality_set_is_refused(project, uninterrupted, tmp_path):

@@ -10,16 +10,18 @@ pass, so the loss is a true mean over the global batch, however unevenly its tar
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import IO, Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -155,6 +157,7 @@ class Loop:
     def run(self) -> dict[str, float]:
         """Train to the last step and return the final evaluation. Raises Interrupted after saving on SIGTERM or Ctrl-C."""
         self.out.mkdir(parents=True, exist_ok=True)
+        self._lock = hold_folder(self.out) if self.lead else None
         self.resume()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -352,6 +355,22 @@ class Loop:
         if self.lead:
             _cut_log(self.out / LOG_FILE, self.step)
         self.accelerator.wait_for_everyone()
+
+
+def hold_folder(folder: Path) -> IO[str]:
+    """Lock an output folder as long as the returned file is open. Raises ValueError if another process holds it."""
+    lock = open(folder / ".lock", "a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        raise ValueError(
+            f"another process ({lock.read().strip() or 'unknown'}) is training in {folder}: wait for it or end it"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"pid {os.getpid()}")
+    lock.flush()
+    return lock
 
 
 def _cut_log(path: Path, step: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
