@@ -168,7 +168,7 @@ def _generate(parser: argparse.ArgumentParser):
     return run
 
 
-def _export(parser: argparse.ArgumentParser):  # noqa: ANN202
+def _export(parser: argparse.ArgumentParser):
     """Write a project's newest model, tokenizers and settings as one folder."""
     parser.add_argument("project", type=Path, help="project folder")
     parser.add_argument("--out", required=True, type=Path, help="pipeline folder")

@@ -72,7 +72,7 @@ class TokenLosses:
     counts: Tensor  # (modalities,) float32 number of targets
 
 
-class FourM(nn.Module, ModelHubMixin):
+class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", "masked-modelling", "any-to-any"]):
     """The model. ``FourM(config, modalities)`` has fresh weights; ``from_pretrained`` and ``save_pretrained`` read and write
     a folder (or hub repository) with ``config.json`` and ``model.safetensors``."""
 
