@@ -27,7 +27,7 @@ test: $(VENV)/ready
 check: $(VENV)/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
 
 clean:
 	rm -rf $(VENV) runs .cache
