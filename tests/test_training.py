@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -165,12 +166,15 @@ def test_another_seed_in_the_same_folder_is_refused(project, tmp_path):
         pretrain(load(PretrainConfig, project, [f"out={out}", "loop.seed=9"]))
 
 
-def test_two_processes_never_train_in_one_folder(project, tmp_path):
+def test_two_processes_never_train_in_one_folder(project, tmp_path, caplog):
+    """The second one says whom it waits for, and goes on when the first has ended."""
     out = tmp_path / "shared"
     out.mkdir()
-    with hold_folder(out), pytest.raises(ValueError, match=rf"another process \(pid {os.getpid()}\) is training in"):
-        pretrain(load(PretrainConfig, project, [f"out={out}"]))
+    held = hold_folder(out)
+    threading.Timer(1.0, held.close).start()
+    started = time.time()
     pretrain(load(PretrainConfig, project, [f"out={out}", "loop.steps=2"]))
+    assert time.time() - started > 0.9 and f"another process (pid {os.getpid()}) is training in" in caplog.text
 
 
 def test_init_from_a_model_of_another_modality_set_is_refused(project, uninterrupted, tmp_path):

@@ -358,15 +358,14 @@ class Loop:
 
 
 def hold_folder(folder: Path) -> IO[str]:
-    """Lock an output folder as long as the returned file is open. Raises ValueError if another process holds it."""
+    """Lock an output folder as long as the returned file is open; waits, and says so, while another process holds it."""
     lock = open(folder / ".lock", "a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError:  # most often a run whose parent was killed: when it ends, this one goes on from its last checkpoint
         lock.seek(0)
-        raise ValueError(
-            f"another process ({lock.read().strip() or 'unknown'}) is training in {folder}: wait for it or end it"
-        ) from None
+        _log.warning("another process (%s) is training in %s: waiting for it to end", lock.read().strip(), folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     lock.truncate(0)
     lock.write(f"pid {os.getpid()}")
     lock.flush()
