@@ -7,6 +7,7 @@ learned about it, which lets a vocabulary of thousands be learned from few sampl
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class TokenTable(nn.Module):
     def __init__(self, modalities: ModalitySet, dim: int, std: float) -> None:
         super().__init__()
         self.std = std
+        self._sizes = modalities.vocab_sizes
         self.table = nn.Parameter(torch.empty(modalities.total_vocab, dim))
         index, self.num_level_rows = _level_index(modalities)
         self.register_buffer("level_index", index, persistent=False)
@@ -48,7 +50,19 @@ class TokenTable(nn.Module):
 
     def weights(self, start: int, size: int) -> Tensor:
         """The vectors of one vocabulary (size, D), as the weight of an output head."""
-        weight = self.table[start : start + size]
+        return self._with_levels(self.table[start : start + size], start, size)
+
+    def all_weights(self, wanted: set[str]) -> dict[str, Tensor]:
+        """``weights`` of several vocabularies by name. One split: a slice for each would cost a whole table's gradient each."""
+        starts = np.cumsum([0, *self._sizes.values()]).tolist()
+        tables = self.table.split(list(self._sizes.values()))
+        return {
+            name: self._with_levels(table, start, size)
+            for (name, size), table, start in zip(self._sizes.items(), tables, starts[:-1], strict=True)
+            if name in wanted
+        }
+
+    def _with_levels(self, weight: Tensor, start: int, size: int) -> Tensor:
         if self.levels is None or not self.level_index[start, 0]:
             return weight
         index = self.level_index[start : start + size]

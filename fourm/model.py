@@ -196,9 +196,11 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
 
     def head(self, name: str) -> Tensor:
         """Output weights (V, D) of a modality."""
-        m = self.modalities[name]
-        table = self.heads or self.decoder_tokens or self.tokens
-        return table.weights(self.modalities.vocab_offsets[name], m.vocab_size)
+        return self._head_table.weights(self.modalities.vocab_offsets[name], self.modalities[name].vocab_size)
+
+    @property
+    def _head_table(self) -> TokenTable:
+        return self.heads or self.decoder_tokens or self.tokens
 
     def logits(self, rows: Tensor, name: str) -> Tensor:
         """Decoder output (n, D) of one modality's rows -> logits (n, V)."""
@@ -209,11 +211,13 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         rows = self.decode(self.encode(batch.encoder), batch.decoder)
         rows = take_rows(rows, batch.decoder.by_modality)
         targets = batch.decoder.target[batch.decoder.by_modality]
+        present = {m.vocab or m.name for m, count in zip(self.modalities, batch.decoder.counts, strict=True) if count}
+        heads = self._head_table.all_weights(present)
         sums, start = [], 0
         for m, count in zip(self.modalities, batch.decoder.counts, strict=True):
             if count:
                 part = slice(start, start + count)
-                sums.append(linear_cross_entropy(rows[part], self.head(m.name), targets[part]))
+                sums.append(linear_cross_entropy(rows[part], heads[m.vocab or m.name], targets[part]))
             else:
                 sums.append(rows.new_zeros((), dtype=torch.float32))
             start += count

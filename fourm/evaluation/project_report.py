@@ -34,7 +34,7 @@ def assemble(project: Project) -> AnyToAnyPipeline:
 
 
 def held_out(project: Project, pipe: AnyToAnyPipeline, num: int) -> dict[str, list[Any]]:
-    """Raw values of the first validation samples that have every modality."""
+    """Raw values of validation samples that have every modality, spread evenly over the split."""
     values: dict[str, dict[str, Any]] = {}
     for m in pipe.modalities:
         if m.source:
@@ -42,7 +42,8 @@ def held_out(project: Project, pipe: AnyToAnyPipeline, num: int) -> dict[str, li
         values[m.name] = {}
         for path in shard_paths(project.raw, "val", m.raw_name):
             values[m.name] |= dict(read_shard(path, lambda d, e, m=m: read_raw(d, e, m.raw), m.raw.extensions, DamageReport()))
-    shared = [key for key in next(iter(values.values())) if all(key in v for v in values.values())][:num]
+    shared = [key for key in next(iter(values.values())) if all(key in v for v in values.values())]
+    shared = shared[:: max(1, len(shared) // num)][:num]
     return {name: [v[key] for key in shared] for name, v in values.items()}
 
 

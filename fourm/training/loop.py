@@ -165,6 +165,8 @@ class Loop:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            if self._lock is not None:
+                self._lock.close()
 
     def _run(self) -> dict[str, float]:
         config = self.config
