@@ -1,4 +1,4 @@
-"""Captions -> depth -> pictures with the demo's model, as one image: the picture at the top of the README.
+"""Captions -> pictures -> depth, normals, classes with the demo's model, as one image: the picture at the top of the README.
 
 python examples/captions_to_pictures.py docs/images/demo.png [--model FOLDER]
 """
@@ -20,7 +20,6 @@ CAPTIONS = [
     "a large cyan cube",
     "a small purple cone left of a small green cube",
 ]
-TARGETS = ["depth", "normal", "semseg", "rgb"]
 TILE, MARGIN = 150, 8
 
 
@@ -30,9 +29,9 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     options = parser.parse_args()
     pipe = AnyToAnyPipeline.from_pretrained(options.model or demo_model_folder())
-    made = pipe({"caption": CAPTIONS}, ["depth", "rgb"], seed=0)
-    rest = pipe({"rgb": made["rgb"].images}, ["normal", "semseg"])
-    shown = {"caption -> depth": made["depth"], "-> rgb": made["rgb"], "-> normal": rest["normal"], "-> semseg": rest["semseg"]}
+    made = pipe({"caption": CAPTIONS}, ["rgb"], seed=0)
+    rest = pipe({"rgb": made["rgb"].images}, ["depth", "normal", "semseg"], guidance_scale=1.0, temperature=0.3)
+    shown = {"caption -> rgb": made["rgb"], "-> depth": rest["depth"], "-> normal": rest["normal"], "-> semseg": rest["semseg"]}
     width = MARGIN + len(CAPTIONS) * (TILE + MARGIN)
     sheet = Image.new("RGB", (width, 46 + len(shown) * (TILE + MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
