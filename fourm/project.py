@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourm.data.shards import write_json_atomic
+from fourm.modalities import ModalitySet
 from fourm.training.checkpoints import newest_checkpoint
 
 
@@ -151,3 +152,43 @@ def run_all(commands: list[list[str]], at_once: int = 1) -> None:
             process.terminate()
         for process, _, _ in running:
             process.wait()
+
+
+def tokenize_command(project: Project) -> list[str]:
+    return [
+        sys.executable, "-m", "fourm_data_prep.tokenize", "--config", str(project.modalities), "--raw", str(project.raw),
+        "--tokenizers", str(project.tokenizers), "--out", str(project.tokens),
+    ]  # fmt: skip
+
+
+def pretrain_command(project: Project, cores: int, overrides: tuple[str, ...] = ()) -> list[str]:
+    return accelerate("fourm.training.pretrain", "--config", str(project.pretrain_config), *overrides, threads=cores)
+
+
+def tokenizer_commands(project: Project, modalities: ModalitySet, overrides: tuple[str, ...] = ()) -> list[list[str]]:
+    """One command for each tokenizer, the slowest first."""
+    common = (
+        "--config",
+        str(project.modalities),
+        "--raw",
+        str(project.raw),
+        "--out",
+        str(project.tokenizers),
+        "--cache",
+        str(project.cache),
+    )
+
+    def cost(name: str) -> float:
+        settings = modalities.tokenizers[name]
+        return settings.get("dim", 0) ** 2 * settings.get("train", {}).get("steps", 0)
+
+    names = sorted(modalities.tokenizers, key=cost, reverse=True)
+    return [
+        accelerate("fourm_tokenizers.train", *common, "--only", n, *(overrides if cost(n) else ()), threads=1) for n in names
+    ]
+
+
+def have_tokenizers(project: Project, modalities: ModalitySet) -> bool:
+    """True if every tokenizer of the set has been trained to its end."""
+    ends = ("figures.json", "tokenizer.json")
+    return all(any((project.tokenizers / name / end).is_file() for end in ends) for name in modalities.tokenizers)

@@ -9,9 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from fourm.demo.run import pretrain_command, tokenize_command, tokenizer_commands
 from fourm.modalities import ModalitySet
-from fourm.project import Project, run_all
+from fourm.project import Project, have_tokenizers, pretrain_command, run_all, tokenize_command, tokenizer_commands
 from fourm.resources import configs_folder
 
 _STEPS_A_CORE_MINUTE = 60  # of the quickstart model, measured on one core of a 2024 server CPU
@@ -40,14 +39,12 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
     ]
     training = pretrain_command(project, cores, (f"loop.steps={steps}",))
 
-    def finished_tokenizers() -> bool:
-        return all(
-            any((project.tokenizers / n / f).is_file() for f in ("figures.json", "tokenizer.json"))
-            for n in modalities.tokenizers
-        )
-
     project.stage("import", lambda: run_all([importing]), (project.raw / "done.json").is_file)
-    project.stage("tokenizers", lambda: run_all(tokenizer_commands(project, modalities), at_once=cores), finished_tokenizers)
+    project.stage(
+        "tokenizers",
+        lambda: run_all(tokenizer_commands(project, modalities), at_once=cores),
+        lambda: have_tokenizers(project, modalities),
+    )
     project.stage("tokenize", lambda: run_all([tokenize_command(project)]), (project.tokens / "done.json").is_file)
     project.stage("pretrain", lambda: run_all([training]), (project.pretrain / "done.json").is_file)
     project.stage("report", lambda: run_all([[*fourm, "report", str(out)]]), project.report.is_file)

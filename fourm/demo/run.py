@@ -8,7 +8,6 @@ Every stage is skipped if it is done and resumes if it was cut short. At the end
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -21,7 +20,7 @@ from fourm.demo.examine import evaluate, finish_metrics, print_summary
 from fourm.demo.scenes_to_shards import SHARD_SCENES, VALIDATION_SEED, write_scene_shard
 from fourm.evaluation.project_report import assemble
 from fourm.modalities import ModalitySet
-from fourm.project import Project, accelerate, run_all
+from fourm.project import Project, have_tokenizers, pretrain_command, run_all, tokenize_command, tokenizer_commands
 from fourm.resources import configs_folder
 
 
@@ -57,7 +56,7 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     project.stage(
         "tokenizers",
         lambda: _train_tokenizers(project, modalities, chosen, cores),
-        lambda: _have_tokenizers(project, modalities),
+        lambda: have_tokenizers(project, modalities),
     )
     project.stage("tokenize", lambda: run_all([tokenize_command(project)]), lambda: (project.tokens / "done.json").is_file())
     project.stage("pretrain", lambda: _pretrain(project, cores, chosen), lambda: (project.model / "config.json").is_file())
@@ -68,50 +67,9 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     )
 
 
-def tokenize_command(project: Project) -> list[str]:
-    return [
-        sys.executable, "-m", "fourm_data_prep.tokenize", "--config", str(project.modalities), "--raw", str(project.raw),
-        "--tokenizers", str(project.tokenizers), "--out", str(project.tokens),
-    ]  # fmt: skip
-
-
-def pretrain_command(project: Project, cores: int, overrides: tuple[str, ...] = ()) -> list[str]:
-    return accelerate("fourm.training.pretrain", "--config", str(project.pretrain_config), *overrides, threads=cores)
-
-
-def tokenizer_commands(project: Project, modalities: ModalitySet, overrides: tuple[str, ...] = ()) -> list[list[str]]:
-    """One command for each tokenizer, the slowest first."""
-    common = (
-        "--config",
-        str(project.modalities),
-        "--raw",
-        str(project.raw),
-        "--out",
-        str(project.tokenizers),
-        "--cache",
-        str(project.cache),
-    )
-
-    def cost(name: str) -> float:
-        settings = modalities.tokenizers[name]
-        return settings.get("dim", 0) ** 2 * settings.get("train", {}).get("steps", 0)
-
-    names = sorted(modalities.tokenizers, key=cost, reverse=True)
-    return [
-        accelerate("fourm_tokenizers.train", *common, "--only", n, *(overrides if cost(n) else ()), threads=1) for n in names
-    ]
-
-
 def _pretrain(project: Project, cores: int, size: DemoSize) -> None:
     run_all([pretrain_command(project, cores, size.overrides)])
     assemble(project)
-
-
-def _have_tokenizers(project: Project, modalities: ModalitySet) -> bool:
-    return all(
-        any((project.tokenizers / name / f).is_file() for f in ("figures.json", "tokenizer.json"))
-        for name in modalities.tokenizers
-    )
 
 
 def _train_tokenizers(project: Project, modalities: ModalitySet, size: DemoSize, cores: int) -> None:
