@@ -99,8 +99,11 @@ def count_gaps(ids: np.ndarray, last_sentinel: int) -> int:
     return max(int(((ids >= FIRST_SENTINEL) & (ids <= last_sentinel)).sum()), 1)
 
 
-def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int) -> np.ndarray:
-    """A given sequence with its sentinels replaced by the decoded spans; ``decoded`` begins with [S_1]."""
+def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int, most: int) -> np.ndarray:
+    """A given sequence with its sentinels replaced by the decoded spans; ``decoded`` begins with [S_1].
+
+    The result has at most ``most`` ids: what was given stays, spans that would push it out are cut.
+    """
     spans: dict[int, list[int]] = {}
     current = None
     for i in decoded.tolist():
@@ -111,8 +114,15 @@ def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int) -> np.
     if not len(given):
         given = np.array([FIRST_SENTINEL])
     filled: list[int] = []
+    has_end = END_ID in given  # then an end inside a gap ends the gap alone
+    room = most - int(((given < FIRST_SENTINEL) | (given > last_sentinel)).sum())
     for i in given.tolist():
-        filled += spans.get(i, []) if FIRST_SENTINEL <= i <= last_sentinel else [i]
+        if FIRST_SENTINEL <= i <= last_sentinel:
+            span = [t for t in spans.get(i, []) if t != END_ID or not has_end][: max(room, 0)]
+            room -= len(span)
+            filled += span
+        else:
+            filled.append(i)
     if END_ID in filled:
         filled = filled[: filled.index(END_ID) + 1]
     return np.array(filled, dtype=np.int64)

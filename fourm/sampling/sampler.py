@@ -212,8 +212,7 @@ class Sampler:
                 progress(step + 1, limit)
         columns = np.stack(decoded, 1)
         return [
-            given[i] if whole[i] else fill_gaps(given[i], _until_end(columns[i]), last_sentinel)[: m.num_tokens]
-            for i in range(b)
+            given[i] if whole[i] else fill_gaps(given[i], _until_end(columns[i]), last_sentinel, m.num_tokens) for i in range(b)
         ]
 
 
