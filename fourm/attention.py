@@ -19,7 +19,7 @@ import inspect
 import logging
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -96,11 +96,10 @@ def resolve_backend(backend: str, device_type: str, dtype: torch.dtype) -> str:
     return "sdpa"
 
 
-class PreparedLayout:
+class PreparedLayout(Protocol):
     """A layout's tensors on a device; ``attend(q, k, v)`` on (T, H, K) rows gives (T_q, H, K)."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        raise NotImplementedError("a back end overrides this")
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, layout: PreparedLayout) -> Tensor:

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fourm.codecs import CodecSet
-from fourm.config import from_mapping, read_yaml
+from fourm.config import from_mapping, read_yaml, to_mapping
 from fourm.data.raw import check_raw, fit_picture, to_rgb
 from fourm.data.store import to_vectors
-from fourm.modalities import Modality
+from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality
 from fourm.model import FourM, load_model
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
@@ -108,10 +109,6 @@ class AnyToAnyPipeline:
 
         ``half`` stores weights in 16 bits (they are read back into 32): half the size, results equal to rounding.
         """
-        import yaml
-
-        from fourm.config import to_mapping
-
         folder = Path(folder)
         self.model.save_pretrained(folder)
         for name in self.modalities.tokenizers:
@@ -277,8 +274,6 @@ def _token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
 
 def _open_gap(ids: np.ndarray) -> np.ndarray:
     """A prompt that ends in a sentinel is open-ended: what follows it is to be generated, so it has no end yet."""
-    from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
-
-    if len(ids) >= 2 and ids[-1] == END_ID and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + 200 and len(ids) > 1:
+    if len(ids) >= 2 and ids[-1] == END_ID and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + 200:
         return ids[:-1]
     return ids

@@ -111,6 +111,7 @@ class Sampler:
         rng = CounterRNG(zlib.crc32(m.name.encode()), "sampling")
         rank = self._order(m, options, rng, seeds)
         rank = np.argsort(np.argsort(np.where(fixed, n + 1, rank), axis=1, kind="stable"), axis=1)
+        order_is_known = options.scheme in ("roar", "halton", "raster")
         num_open = (~fixed).sum(1)
         done = tokens_done(options.schedule, options.steps, num_open)
         log_p = np.full((b, n), np.inf)
@@ -118,7 +119,7 @@ class Sampler:
         for step in range(limit):
             if grid.known.all():
                 break
-            if rank is not None and options.scheme in ("roar", "halton", "raster"):
+            if order_is_known:
                 query = (rank >= done[step][:, None]) & (rank < done[step + 1][:, None])
             else:
                 query = ~grid.known
@@ -127,7 +128,7 @@ class Sampler:
                 continue
             uniform = rng.uniform(seeds[sample], _TOKEN, step, position)
             ids, chosen, entropy = self._query(state, m, options, guidance, sample, position, uniform, step)
-            if options.scheme in ("roar", "halton", "raster"):
+            if order_is_known:
                 commit = np.ones(len(sample), bool)
             elif options.scheme == "maskgit":
                 noise = -np.log(-np.log(rng.uniform(seeds[sample], _NOISE, step, position)))
