@@ -80,11 +80,12 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU (hidden width 2/3 of ``ratio`` times the input's) or GELU; ``fc_in`` holds gate and value weights in this order."""
+    """Gated (SwiGLU; hidden width 2/3 of ``ratio`` times the input's) or plain; ``fc_in`` holds gate and value weights in this order."""
 
-    def __init__(self, dim: int, ratio: float, gated: bool, bias: bool) -> None:
+    def __init__(self, dim: int, ratio: float, gated: bool, bias: bool, activation: str = "silu") -> None:
         super().__init__()
         self.gated = gated
+        self.activation = {"silu": F.silu, "gelu": F.gelu}[activation]
         self.hidden = int(2 * int(ratio * dim) / 3) if gated else int(ratio * dim)
         self.fc_in = nn.Linear(dim, self.hidden * (2 if gated else 1), bias=bias)
         self.fc_out = nn.Linear(self.hidden, dim, bias=bias)
@@ -100,15 +101,15 @@ class MLP(nn.Module):
         hidden = self.fc_in(rows)
         if self.gated:
             gate, value = hidden.chunk(2, dim=-1)
-            return self.fc_out(F.silu(gate) * value)
-        return self.fc_out(F.gelu(hidden))
+            return self.fc_out(self.activation(gate) * value)
+        return self.fc_out(self.activation(hidden))
 
 
 class Block(nn.Module):
     """Self-attention, optional cross-attention, MLP; all pre-norm and residual."""
 
     def __init__(
-        self, dim: int, num_heads: int, *, mlp_ratio: float = 4.0, gated: bool = True, qkv_bias: bool = False,
+        self, dim: int, num_heads: int, *, mlp_ratio: float = 4.0, gated: bool = True, activation: str = "silu", qkv_bias: bool = False,
         proj_bias: bool = False, mlp_bias: bool = False, norm_bias: bool = False, qk_norm: bool = False, cross: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -118,7 +119,7 @@ class Block(nn.Module):
         self.norm_context = layer_norm(dim, norm_bias) if cross else None
         self.cross_attention = Attention(dim, num_heads, qkv_bias, proj_bias, qk_norm, norm_bias) if cross else None
         self.norm_mlp = layer_norm(dim, norm_bias)
-        self.mlp = MLP(dim, mlp_ratio, gated, mlp_bias)
+        self.mlp = MLP(dim, mlp_ratio, gated, mlp_bias, activation)
 
     def reset_parameters(self) -> None:
         for part in (self.self_attention, self.cross_attention, self.mlp):

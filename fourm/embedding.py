@@ -13,22 +13,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.blocks import sincos_1d, sincos_2d
-from fourm.modalities import ModalitySet
+from fourm.modalities import Modality, ModalitySet
 
 TOKEN_STD = 0.3  # sin-cos positions have 0.7: place counts for more than content at the start
 
 
 class TokenTable(nn.Module):
-    """Vectors (V, D) of all ids of all vocabularies, factorised over FSQ levels where a modality has them."""
+    """Vectors (V, D) of the ids of some modalities' vocabularies, factorised over FSQ levels where a modality has them.
+
+    Args:
+        modalities: the whole set; rows are addressed by a modality's index in it.
+        members: the modalities whose ids this table holds. Those that share a vocabulary share its rows.
+    """
 
     level_index: Tensor
+    start: Tensor
 
-    def __init__(self, modalities: ModalitySet, dim: int, std: float) -> None:
+    def __init__(self, modalities: ModalitySet, members: list[Modality], dim: int, std: float) -> None:
         super().__init__()
         self.std = std
-        self._sizes = modalities.vocab_sizes
-        self.table = nn.Parameter(torch.empty(modalities.total_vocab, dim))
-        index, self.num_level_rows = _level_index(modalities)
+        sizes: dict[str, int] = {}
+        levels: dict[str, tuple[int, ...]] = {}
+        for m in members:
+            sizes.setdefault(m.vocab or m.name, m.vocab_size)
+            levels.setdefault(m.vocab or m.name, m.levels)
+        starts = np.cumsum([0, *sizes.values()]).tolist()
+        self.vocabularies = dict(zip(sizes, zip(starts[:-1], sizes.values(), strict=True), strict=True))  # name -> start, size
+        own = [self.vocabularies.get(m.vocab or m.name, (0, 0))[0] for m in modalities]
+        self.register_buffer("start", torch.tensor(own), persistent=False)
+        self.table = nn.Parameter(torch.empty(starts[-1], dim))
+        index, self.num_level_rows = _level_index(sizes, levels)
         self.register_buffer("level_index", index, persistent=False)
         self.levels = nn.Parameter(torch.empty(self.num_level_rows, dim)) if self.num_level_rows > 1 else None
         self.reset_parameters()
@@ -41,24 +55,25 @@ class TokenTable(nn.Module):
                 self.levels[0] = 0.0
                 self.table[self.level_index[:, 0] > 0] = 0.0
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Rows of the table (T,) -> vectors (T, D)."""
+    def forward(self, modality: Tensor, ids: Tensor) -> Tensor:
+        """Modality and id within its vocabulary, both (T,) -> vectors (T, D). Rows of modalities that are no members mean nothing."""
+        rows = self.start[modality] + ids
         vectors = F.embedding(rows, self.table)
         if self.levels is not None:
             vectors = vectors + F.embedding(self.level_index[rows], self.levels, padding_idx=0).sum(1)
         return vectors
 
-    def weights(self, start: int, size: int) -> Tensor:
-        """The vectors of one vocabulary (size, D), as the weight of an output head."""
+    def weights(self, m: Modality) -> Tensor:
+        """The vectors of one modality's vocabulary (V_m, D), as the weight of an output head."""
+        start, size = self.vocabularies[m.vocab or m.name]
         return self._with_levels(self.table[start : start + size], start, size)
 
     def all_weights(self, wanted: set[str]) -> dict[str, Tensor]:
         """``weights`` of several vocabularies by name. One split: a slice for each would cost a whole table's gradient each."""
-        starts = np.cumsum([0, *self._sizes.values()]).tolist()
-        tables = self.table.split(list(self._sizes.values()))
+        tables = self.table.split([size for _, size in self.vocabularies.values()])
         return {
             name: self._with_levels(table, start, size)
-            for (name, size), table, start in zip(self._sizes.items(), tables, starts[:-1], strict=True)
+            for (name, (start, size)), table in zip(self.vocabularies.items(), tables, strict=True)
             if name in wanted
         }
 
@@ -72,21 +87,18 @@ class TokenTable(nn.Module):
         return weight + members @ self.levels[first:last]
 
 
-def _level_index(modalities: ModalitySet) -> tuple[Tensor, int]:
+def _level_index(sizes: dict[str, int], levels: dict[str, tuple[int, ...]]) -> tuple[Tensor, int]:
     """(V, most levels): row of the level table for each level of each id; 0 = none."""
-    most = max((len(m.levels) for m in modalities), default=0)
-    index = torch.zeros(modalities.total_vocab, max(most, 1), dtype=torch.long)
-    next_row, done = 1, set()
-    for m in modalities:
-        vocab = m.vocab or m.name
-        if not m.levels or vocab in done:
-            continue
-        done.add(vocab)
-        start, rest = modalities.vocab_offsets[m.name], torch.arange(m.vocab_size)
-        for i, size in enumerate(m.levels):
-            index[start : start + m.vocab_size, i] = next_row + rest % size
-            rest = rest // size
-            next_row += size
+    most = max((len(of) for of in levels.values()), default=0)
+    index = torch.zeros(sum(sizes.values()), max(most, 1), dtype=torch.long)
+    next_row, start = 1, 0
+    for vocab, size in sizes.items():
+        rest = torch.arange(size)
+        for i, level in enumerate(levels[vocab]):
+            index[start : start + size, i] = next_row + rest % level
+            rest = rest // level
+            next_row += level
+        start += size
     return index, next_row
 
 
@@ -97,9 +109,11 @@ class PositionTable(nn.Module):
     learned_row: Tensor
     start: Tensor
 
-    def __init__(self, modalities: ModalitySet, dim: int) -> None:
+    def __init__(self, modalities: ModalitySet, members: list[Modality], dim: int) -> None:
+        """``members`` are the modalities whose positions are used (and, for sets, learned)."""
         super().__init__()
         fixed, learned_row, num_learned = [], [], 1
+        self.learned_start: dict[str, int] = {}  # first row of a set's learned positions
         for m in modalities:
             if m.grid is not None:
                 fixed.append(sincos_2d(*m.grid, dim))
@@ -107,11 +121,13 @@ class PositionTable(nn.Module):
                 fixed.append(torch.zeros(m.num_positions, dim))
             else:
                 fixed.append(sincos_1d(m.num_positions, dim))
-            learns = m.kind == "set" and m.grid is None
+            learns = m.kind == "set" and m.grid is None and m in members
             learned_row.append(
                 torch.arange(num_learned, num_learned + m.num_positions) if learns else torch.zeros(m.num_positions).long()
             )
-            num_learned += m.num_positions if learns else 0
+            if learns:
+                self.learned_start[m.name] = num_learned
+                num_learned += m.num_positions
         self.register_buffer("fixed", torch.cat(fixed), persistent=False)
         self.register_buffer("learned_row", torch.cat(learned_row), persistent=False)
         self.register_buffer("start", torch.tensor(modalities.position_offsets), persistent=False)

@@ -19,7 +19,10 @@ from typing import Any, Literal
 from fourm.config import from_mapping, read_yaml, to_mapping
 
 Kind = Literal["grid", "set", "sequence", "continuous"]
-RawType = Literal["image", "depth", "normal", "labels", "array", "text", "boxes", "palette", "numbers", "words"]
+RawType = Literal[
+    "image", "depth", "normal", "labels", "array", "vectors", "text", "boxes", "palette", "numbers", "words", "metadata", "poses",
+    "instances",
+]  # fmt: skip
 
 # ids every sequence tokenizer begins with (the layout of the released 4M text tokenizer)
 PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
@@ -27,7 +30,8 @@ FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
     "image": ("png", "jpg", "jpeg", "webp"), "depth": ("npy", "png"), "normal": ("png", "npy"), "labels": ("png", "npy"),
-    "array": ("npy",), "text": ("txt",), "boxes": ("json",), "palette": ("json",), "numbers": ("json",), "words": ("json",),
+    "array": ("npy",), "vectors": ("npy",), "text": ("txt",), "boxes": ("json",), "palette": ("json",), "numbers": ("json",),
+    "words": ("json",), "metadata": ("json",), "poses": ("json",), "instances": ("json",),
 }  # fmt: skip
 _DENSE = ("image", "depth", "normal", "labels", "array")
 
@@ -41,12 +45,18 @@ class RawSpec:
     channels: int = 0  # numbers at each pixel; 0 = the type's own (image and normal 3, depth 1)
     range: tuple[float, float] = (0.0, 1.0)  # depth, array, numbers: values that the tokenizer resolves
     classes: tuple[str, ...] = ()  # labels: name of each class id
+    mean: tuple[float, ...] = ()  # image: a model that reads its pixels wants (value / 255 - mean) / std instead of [-1, 1]
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.type in _DENSE and self.size <= 0:
             raise ValueError(f"raw type {self.type} needs a size (pixels)")
         if self.type == "labels" and not self.classes:
             raise ValueError("raw type labels needs the list of its classes")
+        if self.type == "vectors" and not self.channels:
+            raise ValueError("raw type vectors needs channels (numbers in a vector)")
+        if len(self.mean) != len(self.std):
+            raise ValueError("mean and std go together: one number for each channel")
         if self.range[0] >= self.range[1]:
             raise ValueError(f"range {list(self.range)} is empty")
 
@@ -172,19 +182,6 @@ class ModalitySet:
             if m.kind != "continuous":
                 sizes.setdefault(m.vocab or m.name, m.vocab_size)
         return sizes
-
-    @cached_property
-    def vocab_offsets(self) -> dict[str, int]:
-        """First row of each modality's vocabulary in the concatenated table."""
-        first, start = {}, 0
-        for vocab, size in self.vocab_sizes.items():
-            first[vocab] = start
-            start += size
-        return {m.name: first[m.vocab or m.name] for m in self.modalities if m.kind != "continuous"}
-
-    @property
-    def total_vocab(self) -> int:
-        return sum(self.vocab_sizes.values())
 
     @cached_property
     def position_offsets(self) -> list[int]:

@@ -7,15 +7,16 @@ which the input's embeddings are added once more. Architecture: 4M (2312.06647);
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub import ModelHubMixin, snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.attention import Layout, take_rows
@@ -25,8 +26,10 @@ from fourm.config import from_mapping, to_mapping
 from fourm.embedding import TOKEN_STD, PositionTable, TokenTable
 from fourm.loss import linear_cross_entropy
 from fourm.modalities import ModalitySet
+from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE = "config.json"
+FOREIGN_FORMATS = ("fourm.interop.released:load_released",)  # tried on what is not ours: (folder, dtype) -> FourM or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +42,17 @@ class ModelConfig:
     num_heads: int = 4
     mlp_ratio: float = 4.0
     gated_mlp: bool = True
+    activation: Literal["silu", "gelu"] = "silu"
     qkv_bias: bool = False
     proj_bias: bool = False
     mlp_bias: bool = False
     norm_bias: bool = False
     qk_norm: bool = False
+    patch_bias: bool = True  # bias of the projection of pixel patches (projections of other vectors always have one)
     num_registers: int = 0
     share_modality_embeddings: bool = False  # one vector for a modality's encoder and decoder rows
     share_token_embeddings: bool = True  # the decoder reads sequences with the encoder's table
+    share_learned_positions: bool = True  # a set's positions are the same for encoder and decoder rows
     tie_heads: bool = False  # output heads are the decoder's token table
     attention: str = "auto"
 
@@ -80,17 +86,28 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         super().__init__()
         self.config, self.modalities = config, modalities
         c = config
-        self.tokens = TokenTable(modalities, c.dim, TOKEN_STD)
-        self.decoder_tokens = None if c.share_token_embeddings else TokenTable(modalities, c.dim, TOKEN_STD)
-        self.heads = None if c.tie_heads else TokenTable(modalities, c.dim, 0.0)
-        self.positions = PositionTable(modalities, c.dim)
+        read_by_encoder = [m for m in modalities if m.kind != "continuous" and m.input]
+        read_by_decoder = [m for m in modalities.outputs if m.kind == "sequence" or c.tie_heads]
+        shared = read_by_decoder if c.share_token_embeddings else []
+        either = [m for m in modalities if m in read_by_encoder or m in shared]
+        self.tokens = TokenTable(modalities, either, c.dim, TOKEN_STD)
+        self.decoder_tokens = (
+            None if c.share_token_embeddings else TokenTable(modalities, read_by_decoder, c.dim, TOKEN_STD)
+        )
+        self.heads = None if c.tie_heads else TokenTable(modalities, modalities.outputs, c.dim, 0.0)
+        self.positions = PositionTable(modalities, list(modalities), c.dim)
+        self.decoder_positions = (
+            None if c.share_learned_positions else PositionTable(modalities, modalities.outputs, c.dim)
+        )
         self.modality = nn.Parameter(torch.randn(len(modalities), c.dim) * TOKEN_STD)
         self.decoder_modality = (
             None if c.share_modality_embeddings else nn.Parameter(torch.randn(len(modalities), c.dim) * TOKEN_STD)
         )
-        self.vector_in = nn.ModuleDict(
-            {_module_name(m.name): nn.Linear(m.width, c.dim) for m in modalities if m.kind == "continuous"}
-        )
+        self.vector_in = nn.ModuleDict({
+            _module_name(m.name): nn.Linear(m.width, c.dim, bias=c.patch_bias or not m.patch_size)
+            for m in modalities
+            if m.kind == "continuous"
+        })
         self.registers = nn.Parameter(torch.randn(c.num_registers, c.dim) * TOKEN_STD) if c.num_registers else None
         self.mask_token = nn.Parameter(torch.zeros(c.dim))
         self.encoder = nn.ModuleList(self._block(cross=False) for _ in range(c.encoder_depth))
@@ -98,17 +115,13 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         self.context = nn.Linear(c.dim, c.dim)
         self.decoder = nn.ModuleList(self._block(cross=True) for _ in range(c.decoder_depth))
         self.decoder_norm = layer_norm(c.dim, c.norm_bias)
-        starts = [modalities.vocab_offsets.get(m.name, 0) for m in modalities]
-        self.register_buffer("vocab_start", torch.tensor(starts), persistent=False)
         for block in (*self.encoder_blocks, *self.decoder_blocks):
             block.reset_parameters()
-
-    vocab_start: Tensor
 
     def _block(self, cross: bool) -> Block:
         c = self.config
         return Block(
-            c.dim, c.num_heads, mlp_ratio=c.mlp_ratio, gated=c.gated_mlp, qkv_bias=c.qkv_bias, proj_bias=c.proj_bias,
+            c.dim, c.num_heads, mlp_ratio=c.mlp_ratio, gated=c.gated_mlp, activation=c.activation, qkv_bias=c.qkv_bias, proj_bias=c.proj_bias,
             mlp_bias=c.mlp_bias, norm_bias=c.norm_bias, qk_norm=c.qk_norm, cross=cross,
         )  # fmt: skip
 
@@ -128,7 +141,7 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
 
     def _embed_input(self, stream: EncoderStream) -> tuple[Tensor, Tensor]:
         """Content and place (position + modality) of the encoder's rows, (T, D) each."""
-        content = self.tokens(self.vocab_start[stream.modality] + stream.token)
+        content = self.tokens(stream.modality, stream.token)
         for m in self.modalities:
             if m.kind != "continuous":
                 continue
@@ -151,8 +164,10 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
             modality = self.modality if self.decoder_modality is None else self.decoder_modality
         table = self.decoder_tokens or self.tokens
         query = (given < 0)[:, None]
-        content = torch.where(query, self.mask_token, table(self.vocab_start[kind] + given.clamp_min(0)))
-        return content + self.positions(kind, position) + modality[kind]
+        content = self.mask_token.expand(len(given), -1)
+        if len(table.table):
+            content = torch.where(query, content, table(kind, given.clamp_min(0)))
+        return content + (self.decoder_positions or self.positions)(kind, position) + modality[kind]
 
     # ---- forward ---------------------------------------------------------------------------------------------------------
 
@@ -196,7 +211,7 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
 
     def head(self, name: str) -> Tensor:
         """Output weights (V, D) of a modality."""
-        return self._head_table.weights(self.modalities.vocab_offsets[name], self.modalities[name].vocab_size)
+        return self._head_table.weights(self.modalities[name])
 
     @property
     def _head_table(self) -> TokenTable:
@@ -240,54 +255,68 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None = None, cache_dir: Any = None, force_download: bool = False,
-                         local_files_only: bool = False, token: Any = None, **_: Any) -> FourM:  # fmt: skip
+                         local_files_only: bool = False, token: Any = None, dtype: torch.dtype | None = None, **_: Any) -> FourM:  # fmt: skip
+        """``dtype`` of the weights in memory; None = as they are stored."""
         folder = Path(model_id)
-        if not folder.is_dir():
+        if not folder.exists():
             folder = Path(snapshot_download(
                 model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, token=token,
                 local_files_only=local_files_only, allow_patterns=["*.json", "*.safetensors", "*.yaml"],
             ))  # fmt: skip
-        return load_model(folder)
+        return load_model(folder, dtype)
 
 
-def load_model(folder: str | Path) -> FourM:
-    """Read ``config.json`` and ``model.safetensors``. Raises ValueError that names the file and what is wrong with it."""
+def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> FourM:
+    """Read a model folder: ours, or a released one of the 4M family. Raises ValueError that names the file and what is wrong with it.
+
+    Args:
+        dtype: of the weights in memory; None = as they are stored.
+    """
     folder = Path(folder)
-    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    for path in (config_path, weights_path):
-        if not path.is_file():
-            raise ValueError(f"no model in {folder}: {path.name} is missing")
-    try:
-        data = json.loads(config_path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{config_path} is not valid JSON: {error}") from None
-    if data.get("format") != "fourm":
-        raise ValueError(f"{config_path} does not describe a fourm model")
-    modalities = ModalitySet.from_mapping({k: data[k] for k in ("tokenizers", "modalities")}, str(config_path))
-    model = FourM(from_mapping(ModelConfig, data["model"], str(config_path)), modalities)
-    load_weights(model, weights_path)
-    return model.eval()
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a module, naming the first key that does not fit."""
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+    described = read_description(folder)
+    if described is None or described.get("format") != "fourm":
+        for reader in FOREIGN_FORMATS:
+            module, _, name = reader.partition(":")
+            model = getattr(importlib.import_module(module), name)(folder, described, dtype)
+            if model is not None:
+                return model
+        if described is None:
+            raise ValueError(f"no model in {folder}: {CONFIG_FILE} is missing")
+        raise ValueError(f"{folder / CONFIG_FILE} does not describe a fourm model")
+    where = str(folder / CONFIG_FILE)
+    for key in ("model", "modalities"):
+        if key not in described:
+            raise ValueError(f"{where} lacks {key!r}")
+    modalities = ModalitySet.from_mapping({k: described[k] for k in ("tokenizers", "modalities") if k in described}, where)
+    config = from_mapping(ModelConfig, described["model"], where)
+    files = WeightFiles.open(folder)
+    with init_empty_weights(include_buffers=False):
+        model = FourM(config, modalities)
     expected = model.state_dict()
     for name, tensor in expected.items():
-        if name not in weights:
-            raise ValueError(f"{path} lacks the weight {name!r}: it belongs to another model or modality set")
-        if weights[name].shape != tensor.shape:
-            raise ValueError(
-                f"{path}: {name!r} has shape {list(weights[name].shape)}, this model needs {list(tensor.shape)}:"
-                " it belongs to another model or modality set"
-            )
-    extra = sorted(set(weights) - set(expected))
-    if extra:
-        raise ValueError(f"{path} holds the unknown weight {extra[0]!r}: it belongs to another model or modality set")
-    model.load_state_dict(weights)
+        files.need(name, tuple(tensor.shape))
+    files.refuse_others(set(expected))
+    return finished(model, files.read, dtype)
+
+
+def finished(model: FourM, value: Any, dtype: torch.dtype | None) -> FourM:
+    """Give a model built without memory its weights, ``value(name)`` each, one at a time."""
+    fill(model, value, dtype)
+    return model.to(model.mask_token.dtype).eval()  # computed buffers too
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """The mapping in ``config.json``, or None if there is no such file. Raises ValueError if it is no JSON mapping."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} does not hold a mapping")
+    return data
 
 
 def _module_name(name: str) -> str:

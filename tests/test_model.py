@@ -40,7 +40,7 @@ def plain_forward(model, batch, b):
             at = (vectors.rows == row).nonzero()[0, 0]
             content.append(model.vector_in[m.name](vectors.values[at]))
         else:
-            content.append(model.tokens(torch.tensor([model.modalities.vocab_offsets[m.name] + int(e.token[row])]))[0])
+            content.append(model.tokens(e.modality[row : row + 1], e.token[row : row + 1])[0])
     place = model.positions(e.modality[i : i + n], e.position[i : i + n]) + model.modality[e.modality[i : i + n]]
     content = torch.stack(content)
     if model.registers is not None:
@@ -57,8 +57,7 @@ def plain_forward(model, batch, b):
     j, m_rows = int(d.lengths[:b].sum()), int(d.lengths[b])
     kind, position, given = (t[j : j + m_rows] for t in (d.modality, d.position, d.input))
     modality = model.modality if model.decoder_modality is None else model.decoder_modality
-    start = model.vocab_start[kind]
-    content = torch.where((given == MASK_QUERY)[:, None], model.mask_token, model.tokens(start + given.clamp_min(0)))
+    content = torch.where((given == MASK_QUERY)[:, None], model.mask_token, model.tokens(kind, given.clamp_min(0)))
     rows = content + model.positions(kind, position) + modality[kind]
     mask = kind[:, None] == kind[None]
     causal = torch.tensor([m.kind == "sequence" for m in model.modalities])[kind]
@@ -128,8 +127,9 @@ def test_embedding_and_head_of_a_code_are_its_own_vector_plus_those_of_its_level
         expected += model.tokens.levels[offset + rest % size]
         rest //= size
         offset += size
-    assert torch.allclose(model.tokens(torch.tensor([37]))[0], expected, atol=1e-6)
-    assert torch.allclose(model.tokens.weights(0, 60)[37], expected, atol=1e-6)
+    rgb = torch.tensor([modalities.index("rgb")])
+    assert torch.allclose(model.tokens(rgb, torch.tensor([37]))[0], expected, atol=1e-6)
+    assert torch.allclose(model.tokens.weights(modalities["rgb"])[37], expected, atol=1e-6)
 
 
 def test_a_modality_absent_from_a_batch_gets_exact_zero_gradients_not_none(modalities, masker):
@@ -141,8 +141,8 @@ def test_a_modality_absent_from_a_batch_gets_exact_zero_gradients_not_none(modal
     losses.sums.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert model.vector_in["pixels"].weight.grad.abs().sum() == 0
-    caption = modalities.vocab_offsets["code"]
-    assert model.heads.table.grad[caption : caption + 32].abs().sum() == 0
+    start, size = model.heads.vocabularies["code"]
+    assert model.heads.table.grad[start : start + size].abs().sum() == 0
 
 
 def test_saved_model_loads_equal_and_names_what_does_not_fit(modalities, masker, model, tmp_path):
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_another_modality_set_is_refused_by_name(model, tmp_path
     model.save_pretrained(tmp_path / "m")
     other = {**TINY, "modalities": {k: v for k, v in TINY["modalities"].items() if k != "depth"}}
     stranger = make_model(ModalitySet.from_mapping(other))
-    from fourm.model import load_weights
+    from fourm.weights import load_weights
 
     with pytest.raises(ValueError, match="belongs to another model or modality set"):
         load_weights(stranger, tmp_path / "m" / "model.safetensors")

@@ -26,13 +26,16 @@ def read_raw(data: bytes, extension: str, spec: RawSpec) -> Any:
             return data.decode("utf-8").strip()
         except UnicodeDecodeError:
             raise ValueError("text is not UTF-8") from None
+    if spec.type == "vectors":
+        return check_vectors(read_npy(data), spec)
     if not spec.dense:
         try:
             value = json.loads(data)
         except ValueError:
             raise ValueError("not valid JSON") from None
-        if not isinstance(value, list):
-            raise ValueError(f"{spec.type} must be a JSON list")
+        wanted = dict if spec.type in ("metadata", "instances") else list
+        if not isinstance(value, wanted):
+            raise ValueError(f"{spec.type} must be a JSON {'object' if wanted is dict else 'list'}")
         return value
     if extension == "npy":
         return check_raw(read_npy(data), spec)
@@ -51,6 +54,8 @@ def write_raw(value: Any, spec: RawSpec) -> bytes:
     """Encode one value with the first extension of its type."""
     if spec.type == "text":
         return str(value).encode()
+    if spec.type == "vectors":
+        return write_npy(check_vectors(value, spec))
     if not spec.dense:
         return json.dumps(value).encode()
     value = check_raw(value, spec)
@@ -83,6 +88,17 @@ def check_raw(value: Any, spec: RawSpec) -> np.ndarray:
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f"{spec.type} holds numbers that are not finite")
+    return array
+
+
+def check_vectors(value: Any, spec: RawSpec) -> np.ndarray:
+    """A vector (C,) or a list of them (L, C) as float32 (L, C); ValueError for another width or numbers that are not finite."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or array.shape[-1] != spec.channels:
+        raise ValueError(f"vectors have shape {array.shape} and type {array.dtype}, expected numbers (..., {spec.channels})")
+    array = array.astype(np.float32).reshape(-1, spec.channels)
+    if not np.isfinite(array).all():
+        raise ValueError("vectors hold numbers that are not finite")
     return array
 
 

@@ -331,7 +331,7 @@ class Loop:
         """Load the newest whole checkpoint, if there is one, and cut the log back to it."""
         path = newest_checkpoint(self.out / "checkpoints")
         if path is not None:
-            from fourm.model import load_weights
+            from fourm.weights import load_weights
 
             tensors, state = read_checkpoint(path)
             if (state["seed"], state["batch_size"]) != (self.config.seed, self.config.batch_size):

@@ -26,7 +26,8 @@ from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, MaskedBatches, fixed_batch, open_sources
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.model import WEIGHTS_FILE, FourM, ModelConfig, load_model
+from fourm.model import FourM, ModelConfig, load_model
+from fourm.weights import WEIGHTS_FILE
 from fourm.training.loop import Loop, LoopConfig
 
 _log = logging.getLogger(__name__)

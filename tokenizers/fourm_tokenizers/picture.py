@@ -18,10 +18,10 @@ from fourm.config import from_mapping, to_mapping
 from fourm.data.raw import check_raw
 from fourm.data.store import normalize
 from fourm.modalities import Modality
-from fourm.model import load_weights
+from fourm.weights import WEIGHTS_FILE, load_weights
 from fourm_tokenizers.autoencoder import AutoencoderConfig, ImageAutoencoder
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE = "config.json"
 _BATCH = 64  # pictures coded at once
 
 

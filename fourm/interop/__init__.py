@@ -1,0 +1,1 @@
+"""Reading and writing the released formats of the 4M family."""

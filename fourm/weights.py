@@ -1,0 +1,143 @@
+"""Reading safetensors files a tensor at a time, so that a model never needs more memory than it holds.
+
+A folder has one ``model.safetensors`` or shards with an index. A file is mapped anew for each tensor and let go at once: pages of a
+mapped file count as memory in use until then. Pickled files (``.bin``, ``.pt``, ``.pth``) are never opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Named tensors of a checkpoint: in which file each lies, and its shape."""
+
+    where: Path  # what messages call it
+    files: dict[str, Path]  # name -> file
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]  # of the (first) file's header
+
+    @staticmethod
+    def open(path: str | Path) -> WeightFiles:
+        """Open a folder or a file. Raises ValueError that names what is missing, damaged or pickled."""
+        path = Path(path)
+        if path.is_file():
+            return WeightFiles._of(path, [path])
+        index = path / INDEX_FILE
+        if index.is_file():
+            try:
+                names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{index} is not an index of weight files") from None
+            if any(Path(name).name != name for name in names):
+                raise ValueError(f"{index} names files outside its folder")
+            return WeightFiles._of(path, [path / name for name in names])
+        if (path / WEIGHTS_FILE).is_file():
+            return WeightFiles._of(path / WEIGHTS_FILE, [path / WEIGHTS_FILE])
+        pickled = next((f for f in sorted(path.glob("*")) if f.suffix in _PICKLED), None)
+        if pickled is not None:
+            raise ValueError(f"{pickled} is a pickled file, which can run code and is never opened; use {WEIGHTS_FILE}")
+        raise ValueError(f"no model in {path}: {WEIGHTS_FILE} is missing")
+
+    @staticmethod
+    def _of(where: Path, paths: list[Path]) -> WeightFiles:
+        files: dict[str, Path] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        metadata: dict[str, str] = {}
+        for path in paths:
+            if path.suffix in _PICKLED:
+                raise ValueError(f"{path} is a pickled file, which can run code and is never opened; use a safetensors file")
+            if not path.is_file():
+                raise ValueError(f"{where}: the file {path.name} is missing")
+            with _opened(path) as handle:
+                metadata = metadata or dict(handle.metadata() or {})
+                for name in handle.keys():  # noqa: SIM118  (not a mapping)
+                    files[name] = path
+                    shapes[name] = tuple(handle.get_slice(name).get_shape())
+        return WeightFiles(where, files, shapes, metadata)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files
+
+    def read(self, name: str) -> Tensor:
+        """One tensor. It lies in a mapped file: copy it and let it go."""
+        with _opened(self.files[name]) as handle:
+            return handle.get_tensor(name)
+
+    def need(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless a tensor is there with this shape."""
+        if name not in self.files:
+            raise ValueError(f"{self.where} lacks the weight {name!r}: it belongs to another model or modality set")
+        if self.shapes[name] != shape:
+            raise ValueError(
+                f"{self.where}: {name!r} has shape {list(self.shapes[name])}, this model needs {list(shape)}:"
+                " it belongs to another model or modality set"
+            )
+
+    def refuse_others(self, known: set[str]) -> None:
+        """Raise ValueError for the first tensor that no one asked for."""
+        extra = sorted(set(self.files) - known)
+        if extra:
+            raise ValueError(f"{self.where} holds the unknown weight {extra[0]!r}: it belongs to another model or modality set")
+
+
+@contextmanager
+def _opened(path: Path):
+    try:
+        with safe_open(path, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint into a module of the same structure, naming the first tensor that does not fit."""
+    files = WeightFiles.open(path)
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        files.need(name, tuple(tensor.shape))
+    files.refuse_others(set(expected))
+    fill(model, files.read)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, value: Callable[[str], Tensor], dtype: torch.dtype | None = None) -> None:
+    """Set every stored tensor of a module to ``value(name)``, one by one.
+
+    Parameters on the ``meta`` device are made, with ``dtype`` (or the value's own); others are written into.
+    """
+    for prefix, module in model.named_modules():
+        for local, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if local in module._non_persistent_buffers_set:
+                continue
+            new = value(f"{prefix}.{local}" if prefix else local)
+            if not old.is_meta:
+                old.copy_(new)
+            else:
+                made = torch.empty(new.shape, dtype=dtype or new.dtype)
+                made.copy_(new)
+                _replace(module, local, made, old)
+
+
+def _replace(module: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        setattr(module, name, value)
+
+
