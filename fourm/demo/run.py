@@ -38,7 +38,7 @@ class DemoSize:
 SIZES = {
     "smoke": DemoSize("demo", 512, 48, ("loop.steps=40", "loop.checkpoint_every=20"), ("train.steps=30",)),
     "default": DemoSize("demo", 10240, 256),
-    "large": DemoSize("demo_large", 61440, 512),
+    "large": DemoSize("demo_large", 40960, 512),
 }
 
 

@@ -78,7 +78,7 @@ def make_scenes(seed: int, index: np.ndarray) -> Scenes:
     half_width = 0.58 + 0.36 * rng.uniform(*per_object, 3)
     # cubes and spheres are as tall as wide, cones taller, cylinders slim like cans: outlines that a person tells apart at 48 px
     stretch = np.where(shape >= 2, 0.9 + 0.35 * rng.uniform(*per_object, 4), 1.0)
-    stretch = np.where(shape == 3, stretch * 1.25, np.where(shape == 2, stretch * 1.55, stretch))
+    stretch = np.where(shape == 3, stretch * 1.25, np.where(shape == 2, stretch * 1.35, stretch))
     distance = 6.2 + 1.6 * rng.uniform(index, 5)
     elevation = np.deg2rad(24.0 + 16.0 * rng.uniform(index, 6))
     zoom = 2.75 + 0.4 * rng.uniform(index, 7)

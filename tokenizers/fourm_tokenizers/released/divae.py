@@ -1,0 +1,113 @@
+"""DiVAE tokenizers of 4M: a ViT encoder and a diffusion model as decoder, sampled through ``diffusers``' schedulers.
+
+The decoder denoises a picture in patches of 4 pixels; the quantised latents, enlarged to that grid, are concatenated to it. Settings
+(noise schedule, prediction type, thresholding) come from the tokenizer's file. Zero terminal SNR: 2305.08891.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from einops import rearrange
+from torch import Tensor, nn
+
+from fourm_tokenizers.released.config import DiVAEConfig
+from fourm_tokenizers.released.vqvae import VQEncoder
+
+DENOISER_PATCH = 4  # pixels
+Spacing = Literal["trailing", "linspace", "leading"]
+
+
+class PatchedDenoiser(nn.Module):
+    """(noisy picture, time, latents) -> prediction of the picture's shape."""
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, noisy: Tensor, time: Tensor | int, latents: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), () or (B,), (B, L, h, w); ``hidden`` (B, h, w) True = this latent is kept from the denoiser."""
+        if hidden is not None:
+            latents = latents.masked_fill(hidden[:, None], 0.0)
+        p = DENOISER_PATCH
+        rows = rearrange(noisy, "b c (h p) (w q) -> b (c p q) h w", p=p, q=p)
+        condition = F.interpolate(latents, rows.shape[-2:], mode="nearest")
+        out = self.unet(torch.cat([rows, condition], 1), time).sample
+        return rearrange(out, "b (c p q) h w -> b c (h p) (w q)", p=p, q=p)
+
+
+class DiVAE(VQEncoder):
+    """With a diffusion decoder."""
+
+    def __init__(self, config: DiVAEConfig, unet: UNet2DModel) -> None:
+        super().__init__(config)
+        self.settings = config
+        self.decoder = PatchedDenoiser(unet)
+
+    def scheduler(
+        self, kind: Literal["ddpm", "ddim"] | None = None, spacing: Spacing = "trailing", prediction: str = ""
+    ) -> DDPMScheduler | DDIMScheduler:
+        """The scheduler that the file names, with its settings; or another kind, spacing of time steps, or prediction type."""
+        c = self.settings
+        cls = DDPMScheduler if (kind or c.scheduler) == "ddpm" else DDIMScheduler
+        settings = {"set_alpha_to_one": True} if cls is DDIMScheduler else {}
+        return cls(
+            num_train_timesteps=c.num_train_timesteps, trained_betas=noise_betas(c).tolist(), prediction_type=prediction or c.prediction_type,
+            clip_sample=c.clip_sample, thresholding=c.thresholding, timestep_spacing=spacing, **settings,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def decode(
+        self, ids: Tensor, *, steps: int = 25, size: int = 0, seeds: Sequence[int] | None = None,
+        scheduler: DDPMScheduler | DDIMScheduler | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Ids (B, h, w) -> normalised pictures (B, C, size, size) by ``steps`` steps of denoising; sample i from ``seeds[i]``."""
+        c = self.settings
+        size = size or ids.shape[-1] * c.patch_size
+        generators = [torch.Generator(ids.device).manual_seed(s) for s in (seeds or range(len(ids)))]
+        noise = torch.cat([torch.randn(1, c.n_channels, size, size, generator=g, device=ids.device) for g in generators])
+        return self.denoise(self.codes(ids), noise, scheduler or self.scheduler("ddim"), steps, generators)
+
+    def denoise(
+        self, latents: Tensor, noise: Tensor, scheduler: DDPMScheduler | DDIMScheduler, steps: int,
+        generators: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Noise (B, C, H, W) to pictures under latents (B, L, h, w)."""
+        scheduler.set_timesteps(steps, device=str(noise.device))
+        if scheduler.config.timestep_spacing == "linspace":  # type: ignore[attr-defined]
+            last = self.settings.num_train_timesteps - 1  # counted from the end: ties round down, as in the released code
+            times = last - np.linspace(0, last, steps).round()
+            scheduler.timesteps = torch.from_numpy(times.astype(np.int64)).to(noise.device)
+        picture = noise
+        for time in scheduler.timesteps:
+            prediction = self.decoder(picture, time, latents)
+            picture = scheduler.step(prediction, time, picture, generator=generators).prev_sample  # type: ignore[arg-type,union-attr]
+        return picture
+
+
+def noise_betas(config: DiVAEConfig) -> Tensor:
+    """Betas (T,) of a released noise schedule, rescaled to zero terminal SNR where the file says so."""
+    name, t = config.beta_schedule, config.num_train_timesteps
+    if name.startswith("shifted_cosine"):  # simple diffusion, 2301.11093; it has its own end
+        shift = float(name.partition(":")[2] or 1.0)
+        return _betas_of(_shifted_cosine(t, shift))
+    betas = DDPMScheduler(num_train_timesteps=t, beta_schedule=name).betas
+    return rescale_zero_terminal_snr(betas) if config.zero_terminal_snr else betas
+
+
+def _shifted_cosine(steps: int, shift: float) -> Tensor:
+    """Cumulative alphas (T,): the cosine schedule with its log-SNR moved by -2 log(shift); from 1 to 0."""
+    tangent = torch.tan(0.5 * math.pi * torch.arange(steps, dtype=torch.float64) / (steps - 1))
+    return 1.0 / (1.0 + (shift * tangent) ** 2)
+
+
+def _betas_of(cumulative: Tensor) -> Tensor:
+    previous = torch.cat([cumulative.new_ones(1), cumulative[:-1]])
+    return (1 - cumulative / previous).float()
