@@ -61,7 +61,9 @@ def plain_loss(model: FourM, batch: MaskedBatch, tokens: SampleTokens) -> Tensor
     position = torch.arange(n).repeat(len(modalities))
     ids = torch.from_numpy(np.concatenate([tokens.ids[m.name] for m in modalities], 1))
     assert model.decoder_modality is not None
-    content = model.tokens(kind.expand_as(ids).reshape(-1), ids.reshape(-1)).unflatten(0, ids.shape)  # every token of every modality
+    content = model.tokens(kind.expand_as(ids).reshape(-1), ids.reshape(-1)).unflatten(
+        0, ids.shape
+    )  # every token of every modality
     place = (model.positions(kind, position) + model.modality[kind]).expand_as(content)
     target_place = (model.positions(kind, position) + model.decoder_modality[kind] + model.mask_token).expand_as(content)
     e, d = batch.encoder, batch.decoder

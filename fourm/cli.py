@@ -184,6 +184,28 @@ def _export(parser: argparse.ArgumentParser):
     return run
 
 
+def _convert(parser: argparse.ArgumentParser):
+    """Convert a model between the released 4M format and ours."""
+    parser.add_argument("model", help="model folder, safetensors file or hub id, of either format")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--to", choices=["fourm", "released"], default="fourm", help="format to write")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm.interop.released import save_released
+        from fourm.model import FourM
+
+        if not Path(o.model).exists() and (o.model.count("/") != 1 or o.model.startswith((".", "/", "~"))):
+            raise ValueError(f"no model folder or file {o.model}")
+        model = FourM.from_pretrained(o.model)
+        if o.to == "released":
+            save_released(model, o.out)
+        else:
+            model.save_pretrained(o.out)
+        print(o.out)
+
+    return run
+
+
 def _app(parser: argparse.ArgumentParser):
     """Serve a web page: drop a picture or type a caption, get every other modality."""
     parser.add_argument("--model", help="pipeline folder or hub id; the demo's own model if left out")
@@ -225,7 +247,7 @@ def _read_input(spec: Any, value: str) -> Any:
 
 _COMMANDS = {
     "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "import": _import,
-    "tokenize": _tokenize, "report": _report, "export": _export, "app": _app,
+    "tokenize": _tokenize, "report": _report, "export": _export, "convert": _convert, "app": _app,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 
 from fourm.modalities import Modality, ModalitySet
 
 BUILT_IN = {
     "autoencoder": "fourm_tokenizers.picture:PictureCodec",
     "text": "fourm_tokenizers.text:open_text_codec",
+    "released": "fourm_tokenizers.released.codec:ReleasedCodec",
 }
 
 
@@ -42,9 +45,23 @@ def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) 
         raise ValueError(f"modality {modality.name} has no tokenizer")
     settings = modalities.tokenizers[modality.tokenizer]
     path = Path(folder, modality.tokenizer)
+    if not path.is_dir() and settings.get("hub"):
+        path = _from_hub(str(settings["hub"]), modality.tokenizer, folder)
     if not path.is_dir():
-        raise ValueError(f"tokenizer {modality.tokenizer!r} is not in {folder}; train it first")
+        hint = "train it first"
+        if settings.get("type") == "text":
+            hint = f"put its tokenizer.json into {path} (or train one: python -m fourm_tokenizers.train_text)"
+        raise ValueError(f"tokenizer {modality.tokenizer!r} is not in {folder}; {hint}")
     return load_object(settings.get("type", ""))(path, modality)
+
+
+def _from_hub(repository: str, name: str, folder: str | Path) -> Path:
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ValueError(
+            f"tokenizer {name!r} is neither in {folder} nor to be had from the hub as {repository}: {type(error).__name__}"
+        ) from None
 
 
 def load_object(name: str) -> Any:

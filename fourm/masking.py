@@ -44,7 +44,7 @@ class MaskingConfig:
     num_inputs: tuple[int, int]
     num_targets: tuple[int, int]
     components: tuple[MaskingComponent, ...]
-    redistribute: bool = True
+    redistribute: bool = True  # False: exactly as 4M, where what a modality cannot use of its share is lost
 
     def __post_init__(self) -> None:
         if not self.components:
@@ -138,6 +138,8 @@ class Masker:
         wanted = np.minimum(share, free)
         if config.redistribute:
             wanted = _hand_out(wanted, free, num_targets, log_p, alpha > NEVER)
+        else:  # a budget of n target ids is n - 1 predictions
+            wanted[:, fixed] = np.maximum(np.minimum(share[:, fixed], free[:, fixed] + 1) - 1, 0)
         return self._streams(tokens, spans, given, wanted, draws)
 
     def _totals(self, component: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
     "image": ("png", "jpg", "jpeg", "webp"), "depth": ("npy", "png"), "normal": ("png", "npy"), "labels": ("png", "npy"),
-    "array": ("npy",), "vectors": ("npy",), "text": ("txt",), "boxes": ("json",), "palette": ("json",), "numbers": ("json",),
+    "array": ("npy",), "vectors": ("npy", "npz"), "text": ("txt",), "boxes": ("json",), "palette": ("json",), "numbers": ("json",),
     "words": ("json",), "metadata": ("json",), "poses": ("json",), "instances": ("json",),
 }  # fmt: skip
 _DENSE = ("image", "depth", "normal", "labels", "array")

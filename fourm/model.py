@@ -91,23 +91,21 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         shared = read_by_decoder if c.share_token_embeddings else []
         either = [m for m in modalities if m in read_by_encoder or m in shared]
         self.tokens = TokenTable(modalities, either, c.dim, TOKEN_STD)
-        self.decoder_tokens = (
-            None if c.share_token_embeddings else TokenTable(modalities, read_by_decoder, c.dim, TOKEN_STD)
-        )
+        self.decoder_tokens = None if c.share_token_embeddings else TokenTable(modalities, read_by_decoder, c.dim, TOKEN_STD)
         self.heads = None if c.tie_heads else TokenTable(modalities, modalities.outputs, c.dim, 0.0)
         self.positions = PositionTable(modalities, list(modalities), c.dim)
-        self.decoder_positions = (
-            None if c.share_learned_positions else PositionTable(modalities, modalities.outputs, c.dim)
-        )
+        self.decoder_positions = None if c.share_learned_positions else PositionTable(modalities, modalities.outputs, c.dim)
         self.modality = nn.Parameter(torch.randn(len(modalities), c.dim) * TOKEN_STD)
         self.decoder_modality = (
             None if c.share_modality_embeddings else nn.Parameter(torch.randn(len(modalities), c.dim) * TOKEN_STD)
         )
-        self.vector_in = nn.ModuleDict({
-            _module_name(m.name): nn.Linear(m.width, c.dim, bias=c.patch_bias or not m.patch_size)
-            for m in modalities
-            if m.kind == "continuous"
-        })
+        self.vector_in = nn.ModuleDict(
+            {
+                _module_name(m.name): nn.Linear(m.width, c.dim, bias=c.patch_bias or not m.patch_size)
+                for m in modalities
+                if m.kind == "continuous"
+            }
+        )
         self.registers = nn.Parameter(torch.randn(c.num_registers, c.dim) * TOKEN_STD) if c.num_registers else None
         self.mask_token = nn.Parameter(torch.zeros(c.dim))
         self.encoder = nn.ModuleList(self._block(cross=False) for _ in range(c.encoder_depth))
@@ -254,15 +252,25 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, folder / WEIGHTS_FILE)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> FourM:  # type: ignore[override]
+        """Open a folder, a hub repository or a single safetensors file whose header holds its config.
+
+        ``dtype`` is that of the weights in memory (default: as stored); the other options are those of the hub's mixin.
+        Raises ValueError that names the file and what is wrong with it.
+        """
+        path = Path(pretrained_model_name_or_path)
+        if path.exists():
+            return load_model(path, options.get("dtype"))
+        return super().from_pretrained(str(pretrained_model_name_or_path), **options)  # type: ignore[return-value]
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None = None, cache_dir: Any = None, force_download: bool = False,
                          local_files_only: bool = False, token: Any = None, dtype: torch.dtype | None = None, **_: Any) -> FourM:  # fmt: skip
         """``dtype`` of the weights in memory; None = as they are stored."""
-        folder = Path(model_id)
-        if not folder.exists():
-            folder = Path(snapshot_download(
-                model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, token=token,
-                local_files_only=local_files_only, allow_patterns=["*.json", "*.safetensors", "*.yaml"],
-            ))  # fmt: skip
+        folder = snapshot_download(
+            model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, token=token,
+            local_files_only=local_files_only, allow_patterns=["*.json", "*.safetensors", "*.yaml"],
+        )  # fmt: skip
         return load_model(folder, dtype)
 
 

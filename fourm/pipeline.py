@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -27,8 +29,9 @@ from fourm.codecs import CodecSet
 from fourm.config import from_mapping, read_yaml, to_mapping
 from fourm.data.raw import check_raw, fit_picture, to_rgb
 from fourm.data.store import to_vectors
-from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality
+from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, load_model
+from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState
@@ -83,25 +86,43 @@ class AnyToAnyPipeline:
         self.codecs = CodecSet(model.modalities, tokenizers)
         self.options = options or {}
         self.tokenizers_folder = Path(tokenizers)
-        sentinels = {
+        self.num_sentinels = {
             m.name: int(self.modalities.tokenizers.get(m.tokenizer or "", {}).get("num_sentinels", 200))
             for m in self.modalities
         }
-        self.sampler = Sampler(model, sentinels)
+        self.sampler = Sampler(model, self.num_sentinels)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, tokenizers: str | Path | None = None, device: str = "cpu") -> AnyToAnyPipeline:
-        """Open a pipeline folder or hub repository. Raises ValueError that says which file is missing or damaged."""
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        tokenizers: str | Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | None = torch.float32,
+    ) -> AnyToAnyPipeline:
+        """Open a pipeline folder or hub repository, ours or a released one (``EPFL-VILAB/4M-21_B``).
+
+        Args:
+            tokenizers: folder with one sub-folder for each tokenizer. Those that are not there and have a hub repository in the
+                modality set are fetched when their modality is first used.
+            dtype: of the weights in memory; None = as stored.
+
+        Raises:
+            ValueError: says which file is missing or damaged.
+        """
         folder = Path(name)
         if not folder.is_dir():
             if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
                 raise ValueError(f"no model folder {name}")
-            folder = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.yaml"]))
-        model = load_model(folder).to(device)
+            try:
+                folder = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.yaml"]))
+            except (OSError, ValueError, HfHubHTTPError) as error:
+                raise ValueError(f"{name} is no folder and cannot be had from the hub: {type(error).__name__}") from None
+        model = load_model(folder, dtype).to(device)
         options_path = folder / GENERATION_FILE
-        options = {}
-        if options_path.is_file():
-            options = {k: from_mapping(SamplingOptions, v, f"{options_path}: {k}") for k, v in read_yaml(options_path).items()}
+        if not options_path.is_file():
+            options_path = configs_folder() / "generate" / "4m.yaml" if is_released(model.modalities) else None
+        options = read_options(options_path) if options_path is not None else {}
         return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options)
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
@@ -158,13 +179,22 @@ class AnyToAnyPipeline:
             raise ValueError(f"{len(seeds)} seeds for {state.num_samples} samples")
         conditions = state.present
         for name in targets:
-            chosen = (options or {}).get(name) or self.options.get(name) or SamplingOptions()
+            chosen = (options or {}).get(name) or self._preferred(conditions, name)
             if settings:
                 chosen = _changed(chosen, settings)
             report = None if progress is None else (lambda done, of, name=name: progress(name, done, of))
             state = self.sampler.generate(state, name, chosen, seeds, conditions, report)
             conditions = [*conditions, name]
         return {name: self.decode(state, name) for name in targets}
+
+    def _preferred(self, conditions: list[str], target: str) -> SamplingOptions:
+        """The model's settings of a target given one of the inputs (``caption->rgb``), else of the target alone (``rgb``)."""
+        for condition in conditions:
+            raw_name = self.modalities[condition].raw_name
+            for name in (condition, raw_name):
+                if f"{name}->{target}" in self.options:
+                    return self.options[f"{name}->{target}"]
+        return self.options.get(target) or SamplingOptions()
 
     def encode(self, inputs: dict[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
@@ -207,7 +237,7 @@ class AnyToAnyPipeline:
             if len(ids[-1]) and (ids[-1].min() < 0 or ids[-1].max() >= m.vocab_size):
                 raise ValueError(f"id {ids[-1].max()} is outside the vocabulary of {m.vocab_size}")
         if m.kind == "sequence":
-            state.sequences[name] = [_open_gap(i) for i in ids]
+            state.sequences[name] = [_open_gap(i, self.num_sentinels[name]) for i in ids]
         else:
             if any(len(i) != m.num_tokens for i in ids):
                 raise ValueError(f"{name} has {m.num_tokens} tokens, given are {', '.join(str(len(i)) for i in ids)}")
@@ -218,6 +248,16 @@ class AnyToAnyPipeline:
         m = self.modalities[name]
         ids = list(state.grids[name].values) if name in state.grids else state.sequences[name]
         return Generated(m, self.codecs[name].decode(ids), ids)
+
+
+def read_options(path: Path) -> dict[str, SamplingOptions]:
+    """Sampling settings by target, or by ``condition->target``."""
+    return {name: from_mapping(SamplingOptions, entry, f"{path}: {name}") for name, entry in read_yaml(path).items()}
+
+
+def is_released(modalities: ModalitySet) -> bool:
+    """True if the set's tokenizers are those of the released 4M family."""
+    return any(settings.get("type") == "released" for settings in modalities.tokenizers.values())
 
 
 def _changed(options: SamplingOptions, settings: dict[str, Any]) -> SamplingOptions:
@@ -232,8 +272,8 @@ def _is_batch(value: Any, raw_type: str) -> bool:
     """A list of samples, as opposed to one sample that is itself a list (boxes, palettes, numbers, words)."""
     if not isinstance(value, (list, tuple)):
         return False
-    if raw_type in ("boxes", "palette", "numbers", "words"):
-        inner = {"boxes": dict, "palette": (list, tuple), "numbers": (int, float), "words": str}[raw_type]
+    if raw_type in ("boxes", "palette", "numbers", "words", "poses"):
+        inner = {"boxes": dict, "poses": dict, "palette": (list, tuple), "numbers": (int, float), "words": str}[raw_type]
         if not value:
             return False
         first = value[0]
@@ -272,8 +312,8 @@ def _token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
     raise ValueError(f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.size} x {m.raw.size} pixels")
 
 
-def _open_gap(ids: np.ndarray) -> np.ndarray:
+def _open_gap(ids: np.ndarray, num_sentinels: int) -> np.ndarray:
     """A prompt that ends in a sentinel is open-ended: what follows it is to be generated, so it has no end yet."""
-    if len(ids) >= 2 and ids[-1] == END_ID and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + 200:
+    if len(ids) >= 2 and ids[-1] == END_ID and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + num_sentinels:
         return ids[:-1]
     return ids

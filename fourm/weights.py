@@ -75,9 +75,9 @@ class WeightFiles:
         return name in self.files
 
     def read(self, name: str) -> Tensor:
-        """One tensor. It lies in a mapped file: copy it and let it go."""
+        """One tensor, copied out of its file."""
         with _opened(self.files[name]) as handle:
-            return handle.get_tensor(name)
+            return handle.get_tensor(name).clone()
 
     def need(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless a tensor is there with this shape."""
@@ -119,7 +119,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def fill(model: nn.Module, value: Callable[[str], Tensor], dtype: torch.dtype | None = None) -> None:
     """Set every stored tensor of a module to ``value(name)``, one by one.
 
-    Parameters on the ``meta`` device are made, with ``dtype`` (or the value's own); others are written into.
+    Parameters on the ``meta`` device become the value itself, as ``dtype`` (or the value's own); others are written into.
     """
     for prefix, module in model.named_modules():
         for local, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -128,16 +128,6 @@ def fill(model: nn.Module, value: Callable[[str], Tensor], dtype: torch.dtype | 
             new = value(f"{prefix}.{local}" if prefix else local)
             if not old.is_meta:
                 old.copy_(new)
-            else:
-                made = torch.empty(new.shape, dtype=dtype or new.dtype)
-                made.copy_(new)
-                _replace(module, local, made, old)
-
-
-def _replace(module: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
-    if isinstance(old, nn.Parameter):
-        setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad))
-    else:
-        setattr(module, name, value)
-
-
+                continue
+            new = new.to(dtype or new.dtype)
+            setattr(module, local, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)

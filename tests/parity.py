@@ -52,9 +52,7 @@ class Comparison:
         return self.difference <= self.tolerance
 
 
-def compare(
-    name: str, ours: Tensor | float, theirs: Tensor | float, tolerance: float = RELATIVE_TOLERANCE
-) -> Comparison:
+def compare(name: str, ours: Tensor | float, theirs: Tensor | float, tolerance: float = RELATIVE_TOLERANCE) -> Comparison:
     """Floats within ``tolerance`` of the largest number; integers exactly; other shapes never."""
     a, b = torch.as_tensor(ours).detach(), torch.as_tensor(theirs)
     if a.shape != b.shape:
@@ -266,7 +264,9 @@ def _check_generation(model: FourM, expected: dict[str, Tensor]) -> Iterator[Com
     if "maskgit/pos" in expected:
         given = _by_modality(expected, "maskgit/in/")
         state, position = _state(model, given), expected["maskgit/pos"].numpy()
-        target = next(name for name, data in given.items() if model.modalities[name].kind != "sequence" and data["input_mask"].any())
+        target = next(
+            name for name, data in given.items() if model.modalities[name].kind != "sequence" and data["input_mask"].any()
+        )
         conditions = [name for name in given if name != target]
         size, count = position.shape
         rows = StreamRows(2 * size)
@@ -291,7 +291,9 @@ def _check_generation(model: FourM, expected: dict[str, Tensor]) -> Iterator[Com
 def _greedy(model: FourM, given: dict[str, dict[str, np.ndarray]], scale: float) -> Tensor:
     """Left-to-right argmax with the cache, guided by everything but the target."""
     state = _state(model, given)
-    target = next(name for name, data in given.items() if model.modalities[name].kind == "sequence" and not data["target_mask"].all())
+    target = next(
+        name for name, data in given.items() if model.modalities[name].kind == "sequence" and not data["target_mask"].all()
+    )
     others = frozenset(name for name in given if name != target)
     branches = [frozenset()] if scale == 1.0 else [frozenset(), others]
     length = int((~given[target]["target_mask"][0]).sum())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,7 +28,7 @@ def read_raw(data: bytes, extension: str, spec: RawSpec) -> Any:
         except UnicodeDecodeError:
             raise ValueError("text is not UTF-8") from None
     if spec.type == "vectors":
-        return check_vectors(read_npy(data), spec)
+        return check_vectors(_read_embedding(data) if extension == "npz" else read_npy(data), spec)
     if not spec.dense:
         try:
             value = json.loads(data)
@@ -139,6 +140,16 @@ def read_npy(data: bytes) -> np.ndarray:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError):
         raise ValueError("no readable numpy array (or one of Python objects, which is never read)") from None
+
+
+def _read_embedding(data: bytes) -> np.ndarray:
+    """The rows of ``emb`` that ``mask_valid`` marks, from an npz file."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            rows = stored["emb"]
+            return rows[stored["mask_valid"].astype(bool)] if "mask_valid" in stored else rows
+    except (ValueError, OSError, EOFError, KeyError, IndexError, BadZipFile):
+        raise ValueError("no readable embedding with the array 'emb' (or one of Python objects, which is never read)") from None
 
 
 def write_npy(array: np.ndarray) -> bytes:

@@ -64,7 +64,9 @@ class ReleasedConfig:
 
     def __post_init__(self) -> None:
         if self.decoder_causal_mask or not self.decoder_sep_mask:
-            raise ValueError("decoder_causal_mask: true and decoder_sep_mask: false are not supported; no released model has them")
+            raise ValueError(
+                "decoder_causal_mask: true and decoder_sep_mask: false are not supported; no released model has them"
+            )
         if self.act_layer not in ("SiLU", "GELU"):
             raise ValueError(f"act_layer must be SiLU or GELU, not {self.act_layer!r}")
 
@@ -98,18 +100,18 @@ def load_released(folder: Path, described: dict[str, Any] | None, dtype: torch.d
         files.need(by_name[link.released], link.shape)
     files.refuse_others({*by_name.values(), *(t for link in links for t in link.twins), *_dead(model, modalities)})
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    stored = files.read(by_name["mask_token"]).dtype
+    by_ours: dict[str, list[Link]] = {}
+    for link in links:
+        by_ours.setdefault(link.ours, []).append(link)
 
     def value(name: str) -> Tensor:
-        parts = [link for link in links if link.ours == name]
+        parts = by_ours.get(name, [])
         if len(parts) == 1 and (parts[0].start, parts[0].stop) == (0, shapes[name][0]):
             return files.read(by_name[parts[0].released]).reshape(shapes[name])
-        whole: Tensor | None = None
+        whole = torch.zeros(shapes[name], dtype=dtype or stored)
         for link in parts:
-            part = files.read(by_name[link.released])
-            if whole is None:  # pieces go straight to their place: no second copy of a large table
-                whole = torch.zeros(shapes[name], dtype=dtype or part.dtype)
-            whole[link.start : link.stop] = part.reshape(-1, *shapes[name][1:])
-        assert whole is not None, name
+            whole[link.start : link.stop] = files.read(by_name[link.released]).reshape(-1, *shapes[name][1:])
         return whole
 
     return finished(model, value, dtype)

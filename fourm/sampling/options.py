@@ -20,7 +20,8 @@ class SamplingOptions:
     steps: int = 12
     schedule: Literal["cosine", "linear"] = "cosine"  # tokens committed at each step
     temperature: float = 1.0
-    temperature_end: float | None = None  # linear to this at the last step; None = constant
+    temperature_end: float | None = None  # what it falls to by the last step; None = constant
+    temperature_schedule: Literal["linear", "onex"] = "linear"  # onex: steeply at first, as 4M's "onex" with power 0.5
     top_k: int = 0  # 0 = off
     top_p: float = 1.0  # 1 = off
     guidance_scale: float = 1.0  # 1 = no guidance
@@ -36,8 +37,15 @@ class SamplingOptions:
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or not 0 <= self.remask < 1:
             raise ValueError("temperature >= 0, 0 < top_p <= 1, top_k >= 0 and 0 <= remask < 1 are needed")
 
-    def temperature_at(self, step: int) -> float:
-        if self.temperature_end is None or self.steps == 1:
+    def temperature_at(self, step: int, num_tokens: int = 196) -> float:
+        if self.temperature_end is None:
+            return self.temperature
+        if self.temperature_schedule == "onex":
+            last = 100.0**-0.5
+            place = 1.0 + 99.0 * step / max(num_tokens - 1, 1)
+            share = (place**-0.5 - last) / (1.0 - last) * (1.0 - step / self.steps)
+            return self.temperature_end + (self.temperature - self.temperature_end) * max(share, 0.0)
+        if self.steps == 1:
             return self.temperature
         return self.temperature + (self.temperature_end - self.temperature) * step / (self.steps - 1)
 

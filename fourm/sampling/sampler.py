@@ -173,7 +173,13 @@ class Sampler:
         hidden = self.model.decode(self.model.encode(inputs), _to_device(rows.decoder(causal), device))
         weights = guidance.weights(options.guidance_at(step, options.steps))
         logits = self._combine(hidden, m.name, weights)
-        drawn = choose(logits, torch.from_numpy(uniform).to(device), options.temperature_at(step), options.top_k, options.top_p)
+        drawn = choose(
+            logits,
+            torch.from_numpy(uniform).to(device),
+            options.temperature_at(step, m.num_tokens),
+            options.top_k,
+            options.top_p,
+        )
         ids, log_p, entropy = (t.cpu().numpy() for t in drawn)
         return ids, log_p.astype(np.float64), entropy.astype(np.float64)
 

@@ -27,8 +27,8 @@ from fourm.data.store import DataConfig, MaskedBatches, fixed_batch, open_source
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig, load_model
-from fourm.weights import WEIGHTS_FILE
 from fourm.training.loop import Loop, LoopConfig
+from fourm.weights import WEIGHTS_FILE
 
 _log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""Structured values spelled as text: boxes, colour palettes, lists of numbers, lists of words.
+"""Structured values spelled as text: boxes, colour palettes, lists of numbers, lists of words (and those of ``structured_4m``).
 
 Numbers become coordinate tokens ``v<axis>=<bin>`` with ``num_bins`` bins; encoding rounds, decoding gives the bin's value, so a round
 trip is exact up to half a bin. Decoding never fails: what a model spells wrongly is left out.
 
 * boxes: ``[{"box": [x0, y0, x1, y1], "label": "red cube"}, ...]``, corners in [0, 1] -> ``v0= v1= v2= v3= red cube``; their order is
   kept: sort them as the model should learn to say them.
-* palette: ``[[r, g, b], ...]`` in 0..255 -> ``v1=<count>`` and three ``v0=`` a colour.
+* palette: ``[[r, g, b], ...]`` in 0..255 -> ``v1=<count>`` and three ``v0=`` a colour: the numbers themselves if there are bins enough.
 * numbers: ``[0.3, ...]`` over the modality's range -> one ``v0=`` each.
 * words: ``["wood", "metal", ...]`` -> the words with commas.
 """
@@ -16,6 +16,14 @@ import re
 from typing import Any
 
 from fourm.modalities import RawSpec
+from fourm_tokenizers.structured_4m import (
+    instances_from_text,
+    instances_to_text,
+    metadata_from_text,
+    metadata_to_text,
+    poses_from_text,
+    poses_to_text,
+)
 
 _TOKEN = re.compile(r"v([0-9])=([0-9]+)")
 
@@ -26,13 +34,19 @@ def to_text(value: Any, spec: RawSpec, num_bins: int) -> str:
         if not isinstance(value, str):
             raise ValueError(f"text must be a string, not {type(value).__name__}")
         return value
+    if spec.type == "metadata":
+        return metadata_to_text(value)
+    if spec.type == "poses":
+        return poses_to_text(value, num_bins)
+    if spec.type == "instances":
+        return instances_to_text(value, spec.size or num_bins)
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{spec.type} must be a list, not {type(value).__name__}")
     if spec.type == "boxes":
         return " ".join(_box(item, num_bins) for item in value)
     if spec.type == "palette":
         colors = [_numbers(color, 3, "a colour of a palette") for color in value]
-        parts = [f"v0={_bin(number, 0.0, 255.0, num_bins)}" for color in colors for number in color]
+        parts = [f"v0={_bin(number, 0.0, 255.0, _color_bins(num_bins))}" for color in colors for number in color]
         return " ".join([f"v1={min(len(colors), num_bins - 1)}", *parts])
     if spec.type == "numbers":
         return " ".join(f"v0={_bin(number, *spec.range, num_bins)}" for number in _numbers(value, len(value), "numbers"))
@@ -49,10 +63,17 @@ def from_text(line: str, spec: RawSpec, num_bins: int) -> Any:
         return line
     if spec.type == "words":
         return [word.strip() for word in line.split(",") if word.strip()]
+    if spec.type == "metadata":
+        return metadata_from_text(line)
+    if spec.type == "poses":
+        return poses_from_text(line, num_bins)
+    if spec.type == "instances":
+        return instances_from_text(line)
     if spec.type == "boxes":
         return _boxes(line, num_bins)
     if spec.type == "palette":
-        numbers = [_value(bin_, 0.0, 255.0, num_bins) for axis, bin_ in _tokens(line) if axis == 0]
+        bins = _color_bins(num_bins)
+        numbers = [min(_value(bin_, 0.0, 255.0, bins), 255.0) for axis, bin_ in _tokens(line) if axis == 0]
         return [[round(n) for n in numbers[i : i + 3]] for i in range(0, len(numbers) - 2, 3)]
     if spec.type == "numbers":
         return [_value(bin_, *spec.range, num_bins) for axis, bin_ in _tokens(line) if axis == 0]
@@ -75,6 +96,10 @@ def _boxes(line: str, num_bins: int) -> list[dict[str, Any]]:
         if set(corners) == {0, 1, 2, 3} and label:
             boxes.append({"box": [_value(corners[axis], 0.0, 1.0, num_bins) for axis in range(4)], "label": label})
     return boxes
+
+
+def _color_bins(num_bins: int) -> int:
+    return 256 if num_bins >= 256 else num_bins
 
 
 def _tokens(line: str) -> list[tuple[int, int]]:

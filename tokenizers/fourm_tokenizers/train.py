@@ -31,8 +31,8 @@ from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_
 from fourm.modalities import Modality, ModalitySet
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.loop import Loop, LoopConfig
-from fourm_tokenizers.autoencoder import AutoencoderConfig, ImageAutoencoder
 from fourm.weights import WEIGHTS_FILE
+from fourm_tokenizers.autoencoder import AutoencoderConfig, ImageAutoencoder
 from fourm_tokenizers.picture import CONFIG_FILE, from_pictures, to_pictures
 from fourm_tokenizers.structured import to_text
 from fourm_tokenizers.text import TOKENIZER_FILE, TextConfig, train_text_tokenizer

@@ -102,4 +102,3 @@ def _our_name(name: str) -> str:
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Sizes other than 1: a code table is stored with or without a leading axis."""
     return tuple(s for s in shape if s != 1)
-

@@ -40,7 +40,14 @@ class _ViT(nn.Module):
         )
         self.blocks = nn.ModuleList(
             Block(
-                dim, size.num_heads, gated=False, activation="gelu", qkv_bias=True, proj_bias=True, mlp_bias=True, norm_bias=True
+                dim,
+                size.num_heads,
+                gated=False,
+                activation="gelu",
+                qkv_bias=True,
+                proj_bias=True,
+                mlp_bias=True,
+                norm_bias=True,
             )
             for _ in range(size.depth)
         )
@@ -76,9 +83,7 @@ class ViTEncoder(_ViT):
 class ViTDecoder(_ViT):
     """(B, D, h, w) -> pictures (B, C, h * patch_size, w * patch_size)."""
 
-    def __init__(
-        self, size: ViTPreset, channels: int, patch_size: int, grid: int, post_mlp: bool, out_conv: bool
-    ) -> None:
+    def __init__(self, size: ViTPreset, channels: int, patch_size: int, grid: int, post_mlp: bool, out_conv: bool) -> None:
         super().__init__(size, grid, post_mlp)
         self.dim, self.patch_size = size.dim, patch_size
         self.out_proj = nn.Linear(size.dim, channels * patch_size**2)
@@ -119,7 +124,9 @@ class ResidualMLP(nn.Module):
         self.dim = width
         self.linear_in = nn.Linear(channels_in or width, width)
         self.blocks = nn.ModuleList(
-            nn.ModuleDict({"block": nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))})
+            nn.ModuleDict(
+                {"block": nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))}
+            )
             for _ in range(depth)
         )
         self.layernorms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))

@@ -1,0 +1,119 @@
+"""Released tokenizers as codecs: ordinary pictures, class maps, depth, features in and out; normalisation is inside.
+
+Pictures and normals go in as [-1, 1], class maps as ids (0 = no class), features and vectors as their extractor gives them. Depth
+is made relative as the tokenizers were trained: less its mean and over its deviation, both without the nearest and farthest tenth; so
+what comes back is relative depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm.data.raw import check_raw, check_vectors
+from fourm.modalities import Modality
+from fourm.weights import WeightFiles
+from fourm_tokenizers.picture import fingerprint
+from fourm_tokenizers.released.divae import DiVAE
+from fourm_tokenizers.released.load import CONFIG_FILE, load_tokenizer
+
+_BATCH = 16
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ReleasedCodec:
+    """One released tokenizer folder, for one modality."""
+
+    def __init__(self, folder: Path, modality: Modality) -> None:
+        self.model = load_tokenizer(folder)
+        self.modality = modality
+        self.codebook_size = self.model.config.codebook_size
+        if self.codebook_size != modality.vocab_size:
+            raise ValueError(
+                f"{folder} has {self.codebook_size} codes, modality {modality.name} declares {modality.vocab_size}"
+            )
+        files = WeightFiles.open(folder)
+        paths = sorted({folder / CONFIG_FILE, *files.files.values()})
+        self.fingerprint = fingerprint(*(path for path in paths if path.is_file()))
+        self.steps = 25  # of denoising, for tokenizers that decode by diffusion
+
+    @torch.inference_mode()
+    def encode(self, raw: Sequence[Any]) -> list[np.ndarray]:
+        result: list[np.ndarray] = []
+        for start in range(0, len(raw), _BATCH):
+            ids = self.model.encode(self._prepared(raw[start : start + _BATCH]))
+            result += list(ids.flatten(1).numpy())
+        return result
+
+    @torch.inference_mode()
+    def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
+        result: list[Any] = []
+        for start in range(0, len(ids), _BATCH):
+            stacked = torch.from_numpy(np.stack([np.asarray(i, np.int64).reshape(-1) for i in ids[start : start + _BATCH]]))
+            maps = stacked.reshape(len(stacked), *self._layout())
+            if isinstance(self.model, DiVAE):
+                output = self.model.decode(maps, steps=self.steps, seeds=range(start, start + len(maps)))
+            else:
+                output = self.model.decode(maps)
+            result += self._raw(output)
+        return result
+
+    def _layout(self) -> tuple[int, ...]:
+        m = self.modality
+        if m.grid is not None:
+            return m.grid
+        return (m.num_tokens, 1, 1) if self.model.config.quant_type == "memcodes" else (m.num_tokens, 1)
+
+    def _prepared(self, raw: Sequence[Any]) -> Tensor:
+        spec = self.modality.raw
+        if spec.type == "vectors":
+            stacked = np.stack([check_vectors(value, spec)[0] for value in raw])
+            return torch.from_numpy(stacked)[:, :, None, None]
+        stacked = np.stack([check_raw(value, spec) for value in raw])
+        if spec.type == "labels":
+            return torch.from_numpy(stacked.astype(np.int64))
+        if spec.type == "depth":
+            stacked = relative_depth(stacked)[..., None]
+        elif spec.type == "image":
+            values = stacked.astype(np.float32) / 255.0
+            standard = (values - np.float32(_IMAGENET_MEAN)) / np.float32(_IMAGENET_STD)
+            stacked = standard if self.model.config.undo_std else values * 2.0 - 1.0
+        elif spec.type == "array" and self.modality.grid != (spec.size, spec.size):  # a picture, not a feature map
+            low, high = spec.range
+            stacked = (stacked - low) / (high - low) * 2.0 - 1.0
+        maps = torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), dtype=np.float32))
+        channels = self.model.config.n_channels
+        return maps.expand(-1, channels, -1, -1) if maps.shape[1] == 1 else maps
+
+    def _raw(self, output: Tensor) -> list[Any]:
+        spec = self.modality.raw
+        if spec.type == "vectors":
+            return list(output.flatten(1)[:, None].numpy())
+        if spec.type == "labels":
+            return list(output.argmax(1).numpy().astype(np.uint8 if len(spec.classes) <= 256 else np.uint16))
+        values = output.permute(0, 2, 3, 1).numpy()
+        if spec.type == "image":
+            return list(((np.clip(values, -1, 1) + 1) * 127.5).round().astype(np.uint8))
+        if spec.type == "depth":
+            return list(values[..., 0])
+        if spec.type == "normal":
+            length = np.linalg.norm(values, axis=-1, keepdims=True)
+            return list(np.where(length > 1e-6, values / np.maximum(length, 1e-6), 0.0).astype(np.float32))
+        if self.modality.grid != (spec.size, spec.size):
+            low, high = spec.range
+            values = (values.mean(-1, keepdims=True).clip(-1, 1) + 1) / 2 * (high - low) + low
+        return list(values)
+
+
+def relative_depth(depth: np.ndarray) -> np.ndarray:
+    """Depth maps (B, H, W) -> (depth - mean) / deviation, where both leave out the smallest and the largest tenth of the values."""
+    flat = np.sort(depth.reshape(len(depth), -1).astype(np.float64), axis=1)
+    tenth = int(0.1 * flat.shape[1])
+    middle = flat[:, tenth : flat.shape[1] - tenth]
+    mean, deviation = middle.mean(1), np.sqrt(middle.var(1) + 1e-6)
+    return ((depth - mean[:, None, None]) / deviation[:, None, None]).astype(np.float32)
