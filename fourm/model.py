@@ -245,10 +245,14 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
 
     # ---- files -----------------------------------------------------------------------------------------------------------
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        folder = Path(save_directory)
+    def write_description(self, folder: Path) -> None:
+        """``config.json`` alone, without the weights."""
         described = {"format": "fourm", "model": to_mapping(self.config), **self.modalities.to_mapping()}
         (folder / CONFIG_FILE).write_text(json.dumps(described, indent=1) + "\n")
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        folder = Path(save_directory)
+        self.write_description(folder)
         save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, folder / WEIGHTS_FILE)
 
     @classmethod

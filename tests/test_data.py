@@ -12,7 +12,7 @@ from worlds import write_project
 from fourm.config import from_mapping, load
 from fourm.data.columns import open_column
 from fourm.data.order import Permutation, SampleOrder
-from fourm.data.raw import open_picture, read_npy, read_raw, to_rgb, write_raw
+from fourm.data.raw import open_picture, read_npy, read_raw, to_rgb, write_npy, write_raw
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.data.store import Source, SourceConfig, _decoder
 from fourm.modalities import ModalitySet, RawSpec
@@ -114,6 +114,24 @@ def test_several_modalities_in_one_tar_are_read(tmp_path):
     write_shard(tmp_path / "00000.tar", [("a", "depth.npy", b"1"), ("a", "rgb.npy", b"2"), ("b", "rgb.npy", b"3")])
     read = list(read_shard(tmp_path / "00000.tar", lambda d, e: d, ("npy",), DamageReport(), member="rgb"))
     assert read == [("a", b"2"), ("b", b"3")]
+
+
+def test_a_source_reads_tars_that_hold_several_modalities(project, tmp_path):
+    """The same samples, one tar for all modalities: the same tokens."""
+    separate = source_of(project)
+    root = tmp_path / "joint"
+    members = []
+    keys = [f"{i:08d}" for i in range(separate.num_samples)]
+    plain = separate.gather(np.arange(separate.num_samples))
+    for i, key in enumerate(keys):
+        for name, ids in plain.ids.items():
+            members.append((key, f"{name}.npy", write_npy(ids[i, : plain.lengths[name][i]].astype(np.uint16))))
+    write_shard(root / "train" / "00000.tar", members)
+    modalities = ModalitySet(tuple(m for m in separate.modalities if m.kind != "continuous"), separate.modalities.tokenizers)
+    joint = Source(SourceConfig(tokens=str(root)), "train", modalities, tmp_path / "cache", 0.0)
+    again = joint.gather(np.arange(joint.num_samples))
+    assert joint.num_samples == separate.num_samples and set(joint.present) == set(plain.ids)
+    assert all(np.array_equal(again.ids[name], plain.ids[name]) for name in plain.ids)
 
 
 def test_the_same_input_gives_the_same_shard_bytes(tmp_path):

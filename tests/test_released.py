@@ -146,7 +146,7 @@ def test_a_wrong_or_damaged_file_is_one_error_that_names_it(damage, message, tmp
 
 
 def test_convert_writes_ours_and_writes_the_released_format_back(tmp_path, capsys):
-    model, folder = fresh(tmp_path)
+    _, folder = fresh(tmp_path)
     main(["convert", str(folder), str(tmp_path / "ours")])
     main(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "released"])
     before, after = (load_file(f / "model.safetensors") for f in (folder, tmp_path / "back"))

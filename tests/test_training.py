@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 from worlds import curve, write_project
 
 from fourm.config import load
@@ -195,3 +196,11 @@ def test_activation_checkpointing_does_not_change_the_curve(project, uninterrupt
     pretrain(load(PretrainConfig, project, [f"out={out}", "loop.activation_checkpointing=true", "loop.steps=24"]))
     assert curve(out) == uninterrupted
     assert torch.isfinite(next(load_model(newest_checkpoint(out / "checkpoints")).parameters())).all()
+
+
+def test_token_shards_of_another_tokenizer_than_the_one_in_use_stop_the_run(project, tmp_path):
+    folder = tmp_path / "tokenizers"
+    train_text_tokenizer(TextConfig(vocab_size=190, num_sentinels=16, num_bins=32), ["a red cube"], folder / "text")
+    config = load(PretrainConfig, project, [f"out={tmp_path / 'run'}", f"tokenizers={folder}"])
+    with pytest.raises(ValueError, match="tokenize the data again"):
+        pretrain(config)

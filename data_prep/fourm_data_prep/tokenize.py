@@ -56,18 +56,24 @@ class ShardTokenizer:
         m, codec, dtype = self.modalities[name], self.codecs[name], token_dtype(self.modalities[name].vocab_size)
         pending: list[tuple[str, Any]] = []
 
+        def encoded():
+            try:
+                return codec.encode([value for _, value in pending])
+            except ValueError:
+                return None
+
         def flush():
-            for (key, _), ids in zip(pending, codec.encode([value for _, value in pending]), strict=True):
+            together = encoded()
+            for i, (key, value) in enumerate(pending):
+                try:  # a malformed value costs itself, not its neighbours
+                    ids = codec.encode([value])[0] if together is None else together[i]
+                except ValueError as error:
+                    report.add(source, key, str(error))
+                    continue
                 yield key, "npy", write_npy(np.asarray(ids).astype(dtype))
             pending.clear()
 
         for item in read_shard(source, lambda data, extension: read_raw(data, extension, m.raw), m.raw.extensions, report):
-            try:
-                if not m.raw.dense:
-                    codec.encode([item[1]])  # a malformed box costs itself, not its neighbours
-            except ValueError as error:
-                report.add(source, item[0], str(error))
-                continue
             pending.append(item)
             if len(pending) == _ENCODE_SAMPLES:
                 yield from flush()

@@ -45,7 +45,7 @@ class Column:
 
 def open_column(
     shards: list[Path], decode: Callable[[bytes, str], np.ndarray], extensions: tuple[str, ...], described: str,
-    cache: Path, report: DamageReport, progress: Callable[[int], Any] | None = None,
+    cache: Path, report: DamageReport, progress: Callable[[int], Any] | None = None, member: str = "",
 ) -> Column:  # fmt: skip
     """The column of these shards, from the cache or made now.
 
@@ -53,12 +53,15 @@ def open_column(
         decode: member bytes and extension -> array whose first axis counts elements (tokens, or one row for a picture).
         described: text that identifies what ``decode`` does; another text means another cache entry.
         report: receives what could not be decoded (kept in the cache and reported again on each opening).
+        member: the modality to read, where shards hold several (``<key>.<modality>.<ext>``).
     """
     stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    name = hashlib.sha256(json.dumps([_VERSION, described, stamp, str(shards[0].resolve().parent)]).encode()).hexdigest()[:20]
+    name = hashlib.sha256(
+        json.dumps([_VERSION, described, stamp, str(shards[0].resolve().parent), *([member] if member else [])]).encode()
+    ).hexdigest()[:20]
     folder = cache / name
     if not (folder / "index.json").is_file():
-        _build(folder, shards, decode, extensions, described, report.max_rate, progress)
+        _build(folder, shards, decode, extensions, described, report.max_rate, progress, member)
     index = json.loads((folder / "index.json").read_text())
     report.num_seen += index["seen"]
     for entry in index["damage"]:
@@ -73,7 +76,7 @@ def open_column(
 
 def _build(
     folder: Path, shards: list[Path], decode: Callable[[bytes, str], np.ndarray], extensions: tuple[str, ...], described: str,
-    max_rate: float, progress: Callable[[int], Any] | None,
+    max_rate: float, progress: Callable[[int], Any] | None, member: str,
 ) -> None:  # fmt: skip
     temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -84,7 +87,7 @@ def _build(
     dtype, shape = None, ()
     with open(temporary / "values.bin", "wb") as out:
         for path in shards:
-            for key, value in read_shard(path, decode, extensions, report):
+            for key, value in read_shard(path, decode, extensions, report, member):
                 if dtype is None:
                     dtype, shape = value.dtype, value.shape[1:]
                 if value.shape[1:] != shape or value.dtype != dtype:

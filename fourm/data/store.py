@@ -65,12 +65,17 @@ class Source:
             root = config.raw if m.kind == "continuous" else config.tokens
             folder = m.raw_name if m.kind == "continuous" else m.name
             shards = shard_paths(root, split, folder) if root else []
+            member = ""
+            if root and not shards:  # tars that hold several modalities lie in the split's folder
+                shards, member = shard_paths(root, split, ""), folder
             if not shards:
                 continue
             if m.kind != "continuous":
                 _check_tokenizer(Path(root, split, folder, TOKENIZER_FILE), m, (fingerprints or {}).get(m.name))
             extensions = m.raw.extensions if m.kind == "continuous" else ("npy",)
-            columns[m.name] = open_column(shards, _decoder(m), extensions, _described(m), Path(cache), report)
+            column = open_column(shards, _decoder(m), extensions, _described(m), Path(cache), report, member=member)
+            if len(column) or not member:
+                columns[m.name] = column
         if not columns:
             raise ValueError(
                 f"no shards of any modality under {self.name}/{split}; expected {self.name}/{split}/<modality>/00000.tar"

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.batch import MaskedBatch
+from fourm.codecs import CodecSet
 from fourm.commands import run_command
 from fourm.config import dump, load
 from fourm.data.shards import write_json_atomic
@@ -44,6 +45,7 @@ class PretrainConfig:
     loop: LoopConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: Literal["token", "modality"] = "token"  # mean over all targets, or mean of the modalities' means
+    tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
     init: str = ""  # model folder to start from
     eval_samples: int = 256
 
@@ -56,7 +58,11 @@ class PretrainTask:
     def __init__(self, config: PretrainConfig, modalities: ModalitySet) -> None:
         self.config, self.modalities = config, modalities
         self.terms = tuple(m.name for m in modalities)
-        self.sources = open_sources(config.data, config.data.split, modalities)
+        self.fingerprints = {}
+        if config.tokenizers:
+            codecs = CodecSet(modalities, config.tokenizers)
+            self.fingerprints = {m.name: codecs[m.name].fingerprint for m in modalities if m.tokenizer is not None}
+        self.sources = open_sources(config.data, config.data.split, modalities, self.fingerprints)
         self._factor = np.array([m.loss_weight for m in modalities])
 
     def batches(self, rank: int, world_size: int) -> MaskedBatches:
@@ -81,7 +87,7 @@ class PretrainTask:
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Cross-entropy (nats a token) of each modality under fixed masks on the validation split."""
         c = self.config
-        source = open_sources(c.data, c.data.validation_split, self.modalities)[0]
+        source = open_sources(c.data, c.data.validation_split, self.modalities, self.fingerprints)[0]
         num = min(c.eval_samples, source.num_samples)
         sums, counts = torch.zeros(len(self.modalities)), torch.zeros(len(self.modalities))
         for start in range(0, num, 64):
@@ -93,7 +99,7 @@ class PretrainTask:
 
     def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
         assert isinstance(model, FourM)
-        model.save_pretrained(folder)
+        model.write_description(folder)
         save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE)
         dump(self.config, folder / "pretrain.yaml")
 

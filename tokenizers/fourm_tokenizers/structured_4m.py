@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 _MAX_COUNT = 999
@@ -85,7 +86,7 @@ def metadata_to_text(value: Any) -> str:
 def metadata_from_text(line: str) -> dict[str, float | int]:
     result: dict[str, float | int] = {}
     words = _words(line)
-    for (axis, number), (next_axis, bin_) in zip(words, words[1:], strict=False):
+    for (axis, number), (next_axis, bin_) in pairwise(words):
         if axis == 1 and next_axis == 0 and int(number) < len(METADATA):
             kind = METADATA[int(number)]
             result.setdefault(kind.name, kind.to_value(int(bin_)))
