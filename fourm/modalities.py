@@ -222,8 +222,9 @@ class ModalitySet:
 
     @staticmethod
     def load(path: str | Path) -> ModalitySet:
-        """Read a YAML file of modalities."""
-        return ModalitySet.from_mapping(read_yaml(path), str(path))
+        """Read a YAML file of modalities. Configs of tokenizers also say where data lies (``raw``, ``out``); that is left out."""
+        data = {key: value for key, value in read_yaml(path).items() if key not in ("raw", "out")}
+        return ModalitySet.from_mapping(data, str(path))
 
     def table(self) -> str:
         """The set as aligned text, one modality a line."""
@@ -260,8 +261,16 @@ def _read_modality(
     if "levels" in settings:
         entry.setdefault("levels", list(settings["levels"]))
         entry.setdefault("vocab_size", math.prod(settings["levels"]))
+    elif isinstance(settings.get("quantizer"), dict):
+        codebook = settings["quantizer"]
+        if "levels" in codebook:
+            entry.setdefault("levels", list(codebook["levels"]))
+        entry.setdefault("vocab_size", codebook.get("codebook_size", math.prod(codebook.get("levels", [0]))))
     elif "vocab_size" in settings:
         entry.setdefault("vocab_size", settings["vocab_size"])
+    if entry.get("kind") == "set" and settings.get("num_tokens"):
+        codebook = settings.get("quantizer") or {}
+        entry.setdefault("max_tokens", settings["num_tokens"] * codebook.get("num_codebooks", 1))
     if entry.get("kind") == "sequence" and entry.get("tokenizer"):
         entry.setdefault("vocab", entry["tokenizer"])
     if "patch_size" in settings and raw.get("size") and entry.get("kind") == "grid":

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+WEIGHT_SUFFIXES = (".safetensors", *_PICKLED)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from fourm_tokenizers.settings import TokenizerConfig
 
 from fourm.config import from_mapping, load
 from fourm.modalities import ModalitySet
@@ -49,11 +50,15 @@ def test_files_stay_short_and_open_with_what_they_are():
 
 def test_every_shipped_config_loads():
     for path in sorted((ROOT / "configs" / "modalities").glob("*.yaml")):
-        assert len(ModalitySet.load(path)) > 1
+        assert len(ModalitySet.load(path)) > 1, path
     for path in sorted((ROOT / "configs" / "pretrain").glob("*.yaml")):
         config = load(PretrainConfig, path)
-        name = path.stem.removesuffix("_longer")
-        config.masking.check(ModalitySet.load(ROOT / "configs" / "modalities" / f"{name}.yaml"))
+        config.masking.check(ModalitySet.load(ROOT / "configs" / "modalities" / f"{path.stem}.yaml"))
+    for path in sorted((ROOT / "configs" / "tokenizers").glob("*.yaml")):
+        modalities = ModalitySet.load(path)
+        for m in modalities:
+            if m.tokenizer and modalities.tokenizers[m.tokenizer].get("type") == "autoencoder":
+                from_mapping(TokenizerConfig, modalities.tokenizers[m.tokenizer], str(path)).model(m)
     for path in sorted((ROOT / "configs" / "generate").glob("*.yaml")):
         import yaml
 

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from fourm_tokenizers.autoencoder import AutoencoderConfig, ImageAutoencoder
-from fourm_tokenizers.picture import PictureCodec, save_picture_tokenizer
+from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from fourm_tokenizers.picture import PictureCodec, save_autoencoder
+from fourm_tokenizers.quantizers import QuantizerConfig
 from fourm_tokenizers.structured import from_text, to_text
 from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 from fourm_tokenizers.train import main as train_main
@@ -116,11 +117,18 @@ def test_a_picture_alone_gets_the_ids_it_gets_in_a_batch_and_a_folder_loads_the_
     spec = raw_specs(16)[name]
     channels, classes = spec.num_channels, len(spec.classes)
     torch.manual_seed(0)
-    model = ImageAutoencoder(
-        AutoencoderConfig(image_size=16, patch_size=4, channels=channels, num_classes=classes, levels=(4, 4, 4), dim=32)
+    model = Autoencoder(
+        AutoencoderConfig(
+            image_size=16,
+            patch_size=4,
+            channels=channels,
+            num_classes=classes,
+            quantizer=QuantizerConfig(levels=(4, 4, 4)),
+            dim=32,
+        )
     )
     torch.nn.init.normal_(model.to_code.weight, std=0.5)
-    save_picture_tokenizer(model, tmp_path / "p")
+    save_autoencoder(model, tmp_path / "p")
     codec = PictureCodec(tmp_path / "p", picture_modality(spec))
     from fourm.demo.render import render
     from fourm.demo.scenes_to_shards import annotate
@@ -155,8 +163,10 @@ def test_levels_of_a_code_are_the_digits_that_the_embedding_assumes():
     (np.zeros((8, 8), np.uint8), "shape"), (np.zeros((16, 16, 3), np.float32), "uint8"), (np.zeros((16, 16, 4), np.uint8), "shape"),
 ])  # fmt: skip
 def test_a_wrong_picture_is_one_clear_error(value, message, tmp_path):
-    model = ImageAutoencoder(AutoencoderConfig(image_size=16, patch_size=4, channels=3, levels=(4, 4, 4), dim=32))
-    save_picture_tokenizer(model, tmp_path)
+    model = Autoencoder(
+        AutoencoderConfig(image_size=16, patch_size=4, channels=3, quantizer=QuantizerConfig(levels=(4, 4, 4)), dim=32)
+    )
+    save_autoencoder(model, tmp_path)
     codec = PictureCodec(tmp_path, picture_modality(raw_specs(16)["rgb"]))
     with pytest.raises(ValueError, match=message):
         codec.encode([value])
@@ -176,7 +186,7 @@ def test_training_a_tokenizer_beats_the_mean_picture_and_resumes_to_the_same_wei
     )
     common = ["--config", str(config), "--raw", str(tmp_path / "raw"), "--cache", str(tmp_path / "cache")]
     train_main([*common, "--out", str(tmp_path / "a")])
-    from fourm_tokenizers.train import raw_column
+    from fourm_tokenizers.task import raw_column
 
     from fourm.evaluation.metrics import psnr
 

@@ -4,7 +4,8 @@
 
 Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions come from ``<name>.txt`` beside the
 picture or from one CSV with a column of file names and one of captions. Pictures that cannot be read are skipped, listed with their
-reason in ``damage.json``, and stop the run if they are many. About a tenth is kept for validation, chosen by name. Each shard is a
+reason in ``damage.json``, and stop the run if they are many. About a tenth is kept for validation, chosen by name, or by the CSV's column
+``group`` (or ``subject``), so that pictures of one subject are never in both. Each shard is a
 pure function of its pictures, written under a temporary name and renamed: a killed run is started again.
 """
 
@@ -30,6 +31,7 @@ SHARD_PICTURES = 256
 _VALIDATION_SHARE = 0.1
 _FILE_COLUMNS = ("file", "file_name", "filename", "image", "path", "name")
 _CAPTION_COLUMNS = ("caption", "text", "title", "description", "annotation")
+_GROUP_COLUMNS = ("group", "subject")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Item:
     key: str
     path: Path
     caption: str
+    group: str = ""  # pictures of one group (one subject in several styles, say) go to the same split
 
 
 def find_items(folder: Path) -> list[Item]:
@@ -57,32 +60,39 @@ def find_items(folder: Path) -> list[Item]:
             key += "_" + relative.suffix[1:].lower()
         seen.add(key)
         note = path.with_suffix(".txt")
-        caption = (
-            note.read_text(errors="replace")
-            if note.is_file()
-            else table.get(str(relative), table.get(path.name, table.get(path.stem, "")))
-        )
-        items.append(Item(key, path, " ".join(caption.split())))
+        row = table.get(str(relative), table.get(path.name, table.get(path.stem, Row())))
+        caption = note.read_text(errors="replace") if note.is_file() else row.caption
+        items.append(Item(key, path, " ".join(caption.split()), row.group))
     return items
 
 
-def _read_tables(folder: Path) -> dict[str, str]:
-    """Captions of the CSV files in a folder, by file name."""
-    captions: dict[str, str] = {}
+@dataclass(frozen=True)
+class Row:
+    """What a CSV says of a picture."""
+
+    caption: str = ""
+    group: str = ""
+
+
+def _read_tables(folder: Path) -> dict[str, Row]:
+    """Rows of the CSV files in a folder, by file name."""
+    rows: dict[str, Row] = {}
     for path in sorted(folder.glob("*.csv")):
         with open(path, newline="", errors="replace") as file:
             reader = csv.DictReader(file)
             columns = {name.strip().lower(): name for name in reader.fieldnames or []}
             file_column = next((columns[c] for c in _FILE_COLUMNS if c in columns), None)
             caption_column = next((columns[c] for c in _CAPTION_COLUMNS if c in columns), None)
+            group_column = next((columns[c] for c in _GROUP_COLUMNS if c in columns), None)
             if file_column is None or caption_column is None:
                 raise ValueError(
                     f"{path} needs a column of file names ({', '.join(_FILE_COLUMNS)}) and one of captions"
                     f" ({', '.join(_CAPTION_COLUMNS)}); it has {', '.join(columns) or 'none'}"
                 )
             for row in reader:
-                captions[(row[file_column] or "").strip()] = row[caption_column] or ""
-    return captions
+                group = (row[group_column] or "").strip() if group_column is not None else ""
+                rows[(row[file_column] or "").strip()] = Row(row[caption_column] or "", group)
+    return rows
 
 
 def is_validation(key: str) -> bool:
@@ -95,7 +105,11 @@ def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.0
     modalities = ModalitySet.load(config)
     _check(modalities)
     items = find_items(folder)
-    splits = {"train": [i for i in items if not is_validation(i.key)], "val": [i for i in items if is_validation(i.key)]}
+    held = [is_validation(item.group or item.key) for item in items]
+    splits = {
+        "train": [item for item, away in zip(items, held, strict=True) if not away],
+        "val": [item for item, away in zip(items, held, strict=True) if away],
+    }
     if not splits["val"]:  # a handful of pictures: the last one is kept for validation
         splits["val"] = splits["train"][-1:]
         splits["train"] = splits["train"][:-1]

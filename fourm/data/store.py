@@ -125,7 +125,7 @@ def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
 def normalize(values: np.ndarray, m: Modality) -> np.ndarray:
     """Dense raw values -> float32 in [-1, 1] over the range that the modality declares."""
     if m.raw.type == "image" and m.raw.mean:
-        return (values.astype(np.float32) / 255.0 - np.float32(m.raw.mean)) / np.float32(m.raw.std)
+        return (values.astype(np.float32) / 255.0 - np.array(m.raw.mean, np.float32)) / np.array(m.raw.std, np.float32)
     if m.raw.type == "image":
         return values.astype(np.float32) / 127.5 - 1.0
     if m.raw.type == "normal":

@@ -50,6 +50,13 @@ def mean_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> floa
     return float(np.mean(scores))
 
 
+def mean_cosine(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Mean cosine of feature vectors in the last axis."""
+    a, b = predicted.astype(np.float64), truth.astype(np.float64)
+    size = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return float(((a * b).sum(-1) / np.maximum(size, 1e-12)).mean())
+
+
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes (n, 4) and (m, 4) as x0, y0, x1, y1 -> (n, m)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
@@ -85,6 +92,8 @@ def dense_figures(spec: RawSpec, predicted: np.ndarray, truth: np.ndarray, mask:
         return {"angle": mean_angle(predicted, truth, mask)}
     if spec.type == "labels":
         return {"miou": mean_iou(predicted, truth, len(spec.classes))}
+    if spec.type == "vectors" or (spec.type == "array" and spec.num_channels > 8):
+        return {"cosine": mean_cosine(predicted, truth)}
     low, high = spec.range
     error = ((predicted.astype(np.float64) - truth) / (high - low)) ** 2
     return {"psnr": float(10 * np.log10(1.0 / max(error.mean(), 1e-10)))}

@@ -79,11 +79,13 @@ def _embedding_links(model: FourM) -> list[Link]:
             start, size = table.vocabularies[m.vocab or m.name]
             links.append(Link(f"{ours}.table", start, start + size, released, (size, dim)))
         if m.kind == "set":
-            places = [("positions", model.positions, encoder)] if m.input else []
+            learned: list[tuple[str, PositionTable | None, str]] = []
+            if m.input:
+                learned.append(("positions", model.positions, encoder))
             if m.output:
-                places.append(("decoder_positions", model.decoder_positions, decoder))
-            for ours, positions, released in places:
-                assert isinstance(positions, PositionTable)
+                learned.append(("decoder_positions", model.decoder_positions, decoder))
+            for ours, positions, released in learned:
+                assert positions is not None
                 start = positions.learned_start[m.name]
                 stop = start + m.num_positions
                 links.append(Link(f"{ours}.learned", start, stop, f"{released}.pos_emb", (1, m.num_positions, dim)))

@@ -27,7 +27,7 @@ from fourm.interop.links import Link, model_links
 from fourm.modalities import Modality, ModalitySet
 from fourm.model import CONFIG_FILE, FourM, ModelConfig, finished
 from fourm.resources import configs_folder
-from fourm.weights import WEIGHTS_FILE, WeightFiles
+from fourm.weights import WEIGHT_SUFFIXES, WEIGHTS_FILE, WeightFiles
 
 MODALITY_SETS = ("4m_21", "4m_7_sr")  # config files that together know every released modality
 _SEQUENCE_POSITIONS = 512  # length of the stored position tables of sequences, whatever their own
@@ -84,6 +84,8 @@ class ReleasedConfig:
 def load_released(folder: Path, described: dict[str, Any] | None, dtype: torch.dtype | None) -> FourM | None:
     """A model from a released folder or file, or None if it is not of this format. Raises ValueError naming what is wrong."""
     where = f"{folder / CONFIG_FILE}"
+    if described is None and folder.is_dir() and not any(f.suffix in WEIGHT_SUFFIXES for f in folder.iterdir()):
+        return None
     if described is None or ("domains_in" not in described and folder.is_file()):
         files = WeightFiles.open(folder)
         described, where = _header(files.metadata), f"the header of {files.where}"

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,6 +225,8 @@ class Loop:
 
     def _train_step(self, batches: list[Any]) -> tuple[Tensor, np.ndarray, Tensor, bool]:
         config, accelerator = self.config, self.accelerator
+        # what layers draw (dropout, noise, revived codes) is a function of seed, step and rank: a resumed run draws the same
+        torch.manual_seed(zlib.crc32(f"{config.seed} {self.step} {accelerator.process_index}".encode()))
         counts = np.sum([self.task.counts(batch) for batch in batches], axis=0)
         stop = bool(self._signal)
         if accelerator.num_processes > 1:

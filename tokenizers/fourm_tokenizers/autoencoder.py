@@ -1,44 +1,67 @@
-"""Image tokenizer: a ViT autoencoder whose bottleneck is finite scalar quantisation (FSQ).
+"""A trainable tokenizer: encoder, codebook, decoder, in any combination that fits the modality.
 
-Any picture-like modality goes in and out: colour, depth, normals, arrays (regression) or class maps (cross-entropy). FSQ rounds
-every latent number to a few levels (Mentzer et al., 2309.15505), through ``vector-quantize-pytorch``: no codebook to collapse, and
-the code number tells its levels, which FourM's embeddings use. Details are a small part of most pictures, so the loss can weight
-pixels by their local contrast (``detail_weight``).
+Pictures, depth, normals and arrays are regressed, class maps classified, feature maps and vectors matched by angle and size. Encoders
+are ViT, convolutional, a 1-D list of tokens, or an MLP for vectors; decoders the same, or a diffusion model. Details are a small part
+of most pictures, so the loss can weight pixels by their local contrast (``detail_weight``).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
+import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from fourm.attention import Layout
-from fourm.blocks import Block, layer_norm, sincos_2d
+from fourm_tokenizers.diffusion import DiffusionConfig, DiffusionDecoder
+from fourm_tokenizers.networks import (
+    ConvDecoder,
+    ConvEncoder,
+    ListDecoder,
+    ListEncoder,
+    VectorDecoder,
+    VectorEncoder,
+    ViTDecoder,
+    ViTEncoder,
+)
+from fourm_tokenizers.quantizers import Quantizer, QuantizerConfig
+
+_ANGLE_WEIGHT = 1.0  # features: of 1 - cosine beside the squared error
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """Shape of an image tokenizer."""
+    """What a tokenizer codes and how it is built."""
 
-    image_size: int  # pixels, both sides
-    patch_size: int  # pixels; one token each
-    channels: int  # of the input: colour channels, or classes where num_classes is set
+    channels: int  # of the input: colour channels, features, or classes where num_classes is set
+    image_size: int = 0  # pixels, both sides; 0 = vectors
+    patch_size: int = 1  # pixels; one token each (1 = feature maps)
     num_classes: int = 0  # > 0: the picture is a map of class ids
-    levels: tuple[int, ...] = (8, 8, 8, 5)
+    features: bool = False  # feature maps or vectors: the loss compares angles too
+    quantizer: QuantizerConfig
+    encoder: Literal["vit", "conv"] = "vit"
+    decoder: Literal["vit", "conv", "diffusion"] = "vit"
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    num_tokens: int = 0  # > 0: an ordered list of that many tokens (1-D tokenizer, or vectors)
     dim: int = 128
     num_heads: int = 4
     encoder_depth: int = 2
     decoder_depth: int = 2
-    refine_channels: int = 0  # > 0: two 3x3 convolutions at full resolution smooth the seams between patches
+    refine_channels: int = 0  # > 0: two 3 x 3 convolutions at full resolution smooth the seams between patches
     detail_weight: float = 0.0  # extra loss weight of pixels that differ from their surroundings
+    quantize: bool = True  # False: a plain autoencoder of the same latent size, to compare with
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if not self.image_size and not self.num_tokens:
+            raise ValueError("a tokenizer of vectors needs num_tokens")
+        if self.num_tokens and self.image_size and (self.encoder == "conv" or self.decoder != "vit"):
+            raise ValueError("a 1-D tokenizer (num_tokens) has encoder vit and decoder vit")
+        if self.decoder == "diffusion" and self.num_classes:
+            raise ValueError("a diffusion decoder makes pictures; class maps need decoder vit or conv")
 
     @property
     def grid(self) -> int:
@@ -46,7 +69,7 @@ class AutoencoderConfig:
 
     @property
     def codebook_size(self) -> int:
-        return math.prod(self.levels)
+        return self.quantizer.size
 
     @property
     def out_channels(self) -> int:
@@ -55,109 +78,105 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    output: Tensor  # (B, C, H, W) in the normalised range, or class logits
+    output: (
+        Tensor | None
+    )  # (B, C, H, W) in the normalised range, class logits, or vectors; None while a diffusion decoder trains
     ids: Tensor  # (B, n)
-    loss: Tensor  # scalar
+    loss: Tensor  # scalar: reconstruction and codebook
 
 
-class ImageAutoencoder(nn.Module):
-    """Encoder, FSQ, decoder. Pictures are float (B, C, H, W) in [-1, 1], class maps long (B, H, W)."""
+class Autoencoder(nn.Module):
+    """Pictures are float (B, C, H, W) in [-1, 1], class maps long (B, H, W), vectors float (B, C)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        from vector_quantize_pytorch import FSQ
+        self.config = c = config
+        q = c.quantizer.latent_dim
+        self.encoder, self.decoder = _encoder(c), _decoder(c)
+        self.to_code = nn.Linear(c.dim, q)
+        self.quantizer = Quantizer(c.quantizer)
+        self.from_code = nn.Linear(q, c.dim)
 
-        self.config = config
-        c, p = config, config.patch_size
-        self.patch_in = nn.Linear(p * p * (c.num_classes or c.channels), c.dim)
-        self.encoder = nn.ModuleList(_block(c) for _ in range(c.encoder_depth))
-        self.norm_encoder = layer_norm(c.dim, True)
-        self.to_code = nn.Linear(c.dim, len(c.levels))
-        self.quantizer = FSQ(list(c.levels))
-        self.from_code = nn.Linear(len(c.levels), c.dim)
-        self.decoder = nn.ModuleList(_block(c) for _ in range(c.decoder_depth))
-        self.norm_decoder = layer_norm(c.dim, True)
-        self.patch_out = nn.Linear(c.dim, p * p * c.out_channels)
-        self.refine = _Refine(c.out_channels, c.refine_channels) if c.refine_channels else None
-        self.register_buffer("position", sincos_2d(c.grid, c.grid, c.dim), persistent=False)
-        for module in (*self.encoder, *self.decoder):
-            assert isinstance(module, Block)
-            module.reset_parameters()
+    def latents(self, values: Tensor) -> Tensor:
+        """Values -> latents before quantisation (B, n, latent_dim)."""
+        if self.config.num_classes:
+            values = F.one_hot(values, self.config.num_classes).permute(0, 3, 1, 2).to(self.to_code.weight.dtype)
+        return self.to_code(self.encoder(values))
 
-    position: Tensor
+    def encode(self, values: Tensor) -> Tensor:
+        """Values -> ids (B, n)."""
+        return self.quantizer(self.latents(values)).ids
 
-    def latents(self, pictures: Tensor) -> Tensor:
-        """(B, C, H, W) or class ids (B, H, W) -> latents before quantisation (B, n, levels)."""
+    def decode(self, ids: Tensor, steps: int = 0) -> Tensor:
+        """Ids (B, n) -> normalised values or class logits. 1-D tokenizers decode any prefix; ``steps`` is of diffusion."""
+        rows = self.from_code(self.quantizer.codes(ids))
+        if isinstance(self.decoder, DiffusionDecoder):
+            return self.decoder(rows, [zlib.crc32(i.cpu().numpy().tobytes()) for i in ids], steps)
+        return self.decoder(rows)
+
+    def forward(self, values: Tensor) -> Reconstruction:
+        latents = self.latents(values)
+        if self.config.quantize:
+            quantized = self.quantizer(latents)
+            codes, ids, loss = quantized.codes, quantized.ids, quantized.loss
+        else:
+            codes, ids, loss = latents.tanh(), torch.zeros(latents.shape[:2], dtype=torch.long), latents.new_zeros(())
+        rows = self.from_code(codes.to(latents.dtype))
+        if isinstance(self.decoder, DiffusionDecoder):
+            if self.training:
+                return Reconstruction(None, ids, loss + self._weighted(self.decoder.loss(values, rows).mean(1), values))
+            output = self.decoder(rows, [zlib.crc32(i.cpu().numpy().tobytes()) for i in ids])
+        elif isinstance(self.decoder, ListDecoder):
+            kept = None
+            if self.training:  # half of the samples show a random prefix
+                kept = torch.randint(1, 2 * self.config.num_tokens + 1, (len(rows),), device=rows.device)
+            output = self.decoder(rows, kept)
+        else:
+            output = self.decoder(rows)
+        return Reconstruction(output, ids, loss + self.loss(output, values))
+
+    def loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Squared error plus a little absolute error; cross-entropy for class maps; angles beside it for features."""
         c = self.config
         if c.num_classes:
-            pictures = F.one_hot(pictures, c.num_classes).permute(0, 3, 1, 2).to(self.patch_in.weight.dtype)
-        patches = rearrange(pictures, "b c (h p) (w q) -> b (h w) (p q c)", p=c.patch_size, q=c.patch_size)
-        rows = self._run(self.encoder, self.patch_in(patches))
-        return self.to_code(self.norm_encoder(rows))
+            return self._weighted(F.cross_entropy(output, values, reduction="none"), values)
+        if c.features:
+            return F.mse_loss(output, values) + _ANGLE_WEIGHT * (1 - F.cosine_similarity(output, values, dim=1)).mean()
+        return self._weighted(((output - values) ** 2 + 0.1 * (output - values).abs()).mean(1), values)
 
-    def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, n, levels) -> quantised latents (B, n, levels) and ids (B, n)."""
-        codes, ids = self.quantizer(latents)
-        return codes, ids.long()
-
-    def decode_latents(self, codes: Tensor) -> Tensor:
-        """Quantised latents (B, n, levels) -> (B, C, H, W): normalised values or class logits."""
+    def _weighted(self, errors: Tensor, values: Tensor) -> Tensor:
         c = self.config
-        rows = self._run(self.decoder, self.from_code(codes))
-        patches = self.patch_out(self.norm_decoder(rows))
-        pictures = rearrange(
-            patches, "b (h w) (p q c) -> b c (h p) (w q)", h=c.grid, p=c.patch_size, q=c.patch_size, c=c.out_channels
-        )
-        return pictures if self.refine is None else self.refine(pictures)
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures -> ids (B, n)."""
-        return self.quantize(self.latents(pictures))[1]
-
-    def decode(self, ids: Tensor) -> Tensor:
-        """Ids (B, n) -> pictures (B, C, H, W): normalised values or class logits."""
-        return self.decode_latents(self.quantizer.indices_to_codes(ids))
-
-    def forward(self, pictures: Tensor) -> Reconstruction:
-        codes, ids = self.quantize(self.latents(pictures))
-        output = self.decode_latents(codes)
-        return Reconstruction(output, ids, self.loss(output, pictures))
-
-    def loss(self, output: Tensor, pictures: Tensor) -> Tensor:
-        """Mean squared error plus a little absolute error, or cross-entropy for class maps; weighted towards details."""
-        if self.config.num_classes:
-            errors = F.cross_entropy(output, pictures, reduction="none")
-            signal = F.one_hot(pictures, self.config.num_classes).permute(0, 3, 1, 2).to(output.dtype)
-        else:
-            errors = ((output - pictures) ** 2 + 0.1 * (output - pictures).abs()).mean(1)
-            signal = pictures
-        if not self.config.detail_weight:
+        if not c.detail_weight:
             return errors.mean()
-        weight = 1.0 + self.config.detail_weight * local_contrast(signal)
+        if c.num_classes:
+            values = F.one_hot(values, c.num_classes).permute(0, 3, 1, 2).to(errors.dtype)
+        weight = 1.0 + c.detail_weight * local_contrast(values)
         return (errors * weight).sum() / weight.sum()
 
-    def _run(self, blocks: nn.ModuleList, rows: Tensor) -> Tensor:
-        b, n, _ = rows.shape
-        layout = Layout.per_sample(np.full(b, n)).on(rows.device, "auto", rows.dtype)
-        flat = rearrange(rows + self.position.to(rows.dtype), "b n d -> (b n) d")
-        for block in blocks:
-            flat = block(flat, layout)
-        return rearrange(flat, "(b n) d -> b n d", b=b)
+
+def _encoder(c: AutoencoderConfig) -> nn.Module:
+    if not c.image_size:
+        return VectorEncoder(c.channels, c.dim, c.encoder_depth, c.num_tokens)
+    channels = c.num_classes or c.channels
+    if c.num_tokens:
+        return ListEncoder(channels, c.patch_size, c.grid, c.dim, c.num_heads, c.encoder_depth, c.num_tokens)
+    if c.encoder == "conv":
+        return ConvEncoder(channels, c.patch_size, c.dim, c.encoder_depth)
+    return ViTEncoder(channels, c.patch_size, c.grid, c.dim, c.num_heads, c.encoder_depth)
 
 
-class _Refine(nn.Module):
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.inner = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.outer = nn.Conv2d(hidden, channels, 3, padding=1)
-        nn.init.zeros_(self.outer.weight)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return pictures + self.outer(F.silu(self.inner(pictures)))
-
-
-def _block(c: AutoencoderConfig) -> Block:
-    return Block(c.dim, c.num_heads)
+def _decoder(c: AutoencoderConfig) -> nn.Module:
+    if not c.image_size:
+        return VectorDecoder(c.channels, c.dim, c.decoder_depth, c.num_tokens)
+    if c.num_tokens:
+        return ListDecoder(
+            c.out_channels, c.patch_size, c.grid, c.dim, c.num_heads, c.decoder_depth, c.num_tokens, c.refine_channels
+        )
+    if c.decoder == "diffusion":
+        return DiffusionDecoder(c.diffusion, c.channels, c.patch_size, c.dim)
+    if c.decoder == "conv":
+        return ConvDecoder(c.out_channels, c.patch_size, c.dim, c.decoder_depth)
+    return ViTDecoder(c.out_channels, c.patch_size, c.grid, c.dim, c.num_heads, c.decoder_depth, c.refine_channels)
 
 
 def local_contrast(pictures: Tensor, window: int = 5) -> Tensor:

@@ -1,4 +1,4 @@
-"""The codec around an image tokenizer: ordinary pictures, depth maps, normals, class maps or arrays in and out."""
+"""The codec around a learned tokenizer: ordinary pictures, depth maps, normals, class maps, arrays or vectors in and out."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fourm.config import from_mapping, to_mapping
-from fourm.data.raw import check_raw
+from fourm.data.raw import check_raw, check_vectors
 from fourm.data.store import normalize
 from fourm.modalities import Modality
-from fourm.weights import WEIGHTS_FILE, load_weights
-from fourm_tokenizers.autoencoder import AutoencoderConfig, ImageAutoencoder
+from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
+from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 
 CONFIG_FILE = "config.json"
 _BATCH = 64  # pictures coded at once
 
 
-def to_pictures(raw: np.ndarray, modality: Modality) -> Tensor:
-    """Stacked raw values (B, H, W[, C]) -> what the autoencoder takes: float (B, C, H, W) in [-1, 1] or ids (B, H, W)."""
+def to_values(raw: np.ndarray, modality: Modality) -> Tensor:
+    """Stacked raw values (B, H, W[, C]) or (B, 1, C) -> what the autoencoder takes: float (B, C, H, W) in [-1, 1], class ids (B, H, W) or
+    vectors (B, C). Features keep the numbers that their extractor gives them."""
+    if modality.raw.type == "vectors":
+        return torch.from_numpy(raw.reshape(len(raw), -1).astype(np.float32))
     if modality.raw.type == "labels":
         return torch.from_numpy(raw.astype(np.int64))
     values = normalize(raw, modality)
@@ -35,9 +38,11 @@ def to_pictures(raw: np.ndarray, modality: Modality) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
 
 
-def from_pictures(output: Tensor, modality: Modality) -> list[np.ndarray]:
-    """What the autoencoder gives (B, C, H, W) -> raw values."""
+def from_values(output: Tensor, modality: Modality) -> list[np.ndarray]:
+    """What the autoencoder gives (B, C, H, W) or (B, C) -> raw values."""
     kind = modality.raw.type
+    if kind == "vectors":
+        return list(output[:, None].numpy())
     if kind == "labels":
         return list(output.argmax(1).numpy().astype(np.uint8 if len(modality.raw.classes) <= 256 else np.uint16))
     if kind == "image":
@@ -53,44 +58,64 @@ def from_pictures(output: Tensor, modality: Modality) -> list[np.ndarray]:
 
 
 class PictureCodec:
-    """A trained image tokenizer in a folder: ``config.json`` and ``model.safetensors``."""
+    """A trained tokenizer in a folder: ``config.json`` and ``model.safetensors``."""
 
     def __init__(self, folder: Path, modality: Modality) -> None:
         path = folder / CONFIG_FILE
         if not path.is_file():
             raise ValueError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
-        config = from_mapping(AutoencoderConfig, json.loads(path.read_text()), str(path))
-        if config.codebook_size != modality.vocab_size or config.image_size != modality.raw.size:
+        self.model = load_autoencoder(folder)
+        config = self.model.config
+        if config.codebook_size != modality.vocab_size or config.image_size != (modality.raw.size if modality.raw.dense else 0):
             raise ValueError(
                 f"{folder} codes {config.image_size} px into {config.codebook_size} ids,"
                 f" modality {modality.name} declares {modality.raw.size} px and {modality.vocab_size} ids"
             )
-        self.model = ImageAutoencoder(config)
-        load_weights(self.model, folder / WEIGHTS_FILE)
-        self.model.eval().requires_grad_(False)
         self.modality = modality
         self.codebook_size = config.codebook_size
         self.fingerprint = fingerprint(path, folder / WEIGHTS_FILE)
 
+    @torch.inference_mode()
     def encode(self, raw: Sequence[Any]) -> list[np.ndarray]:
+        spec = self.modality.raw
+        check = check_vectors if spec.type == "vectors" else check_raw
         result: list[np.ndarray] = []
         for start in range(0, len(raw), _BATCH):
-            stacked = np.stack([check_raw(value, self.modality.raw) for value in raw[start : start + _BATCH]])
-            result += list(self.model.encode(to_pictures(stacked, self.modality)).numpy())
+            stacked = np.stack([check(value, spec) for value in raw[start : start + _BATCH]])
+            result += list(self.model.encode(to_values(stacked, self.modality)).numpy())
         return result
 
+    @torch.inference_mode()
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
         result: list[Any] = []
         for start in range(0, len(ids), _BATCH):
             stacked = torch.from_numpy(
                 np.stack([np.asarray(i).reshape(-1) for i in ids[start : start + _BATCH]]).astype(np.int64)
             )
-            result += from_pictures(self.model.decode(stacked), self.modality)
+            result += from_values(self.model.decode(stacked), self.modality)
         return result
 
 
-def save_picture_tokenizer(model: ImageAutoencoder, folder: str | Path) -> None:
-    """Write a trained autoencoder where ``PictureCodec`` finds it."""
+def load_autoencoder(folder: Path) -> Autoencoder:
+    """A trained tokenizer for coding and decoding; what only its training needed is left out."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
+    try:
+        described = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    model = Autoencoder(from_mapping(AutoencoderConfig, described, str(path)))
+    files = WeightFiles.open(folder)
+    prefix = "tokenizer." if any(name.startswith("tokenizer.") for name in files) else ""
+    for name, tensor in model.state_dict().items():
+        files.need(prefix + name, tuple(tensor.shape))
+    fill(model, lambda name: files.read(prefix + name))
+    return model.eval().requires_grad_(False)
+
+
+def save_autoencoder(model: Autoencoder, folder: str | Path) -> None:
+    """Write a tokenizer folder that ``PictureCodec`` opens."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(to_mapping(model.config), indent=1) + "\n")

@@ -81,7 +81,7 @@ class ReleasedCodec:
             stacked = relative_depth(stacked)[..., None]
         elif spec.type == "image":
             values = stacked.astype(np.float32) / 255.0
-            standard = (values - np.float32(_IMAGENET_MEAN)) / np.float32(_IMAGENET_STD)
+            standard = (values - np.array(_IMAGENET_MEAN, np.float32)) / np.array(_IMAGENET_STD, np.float32)
             stacked = standard if self.model.config.undo_std else values * 2.0 - 1.0
         elif spec.type == "array" and self.modality.grid != (spec.size, spec.size):  # a picture, not a feature map
             low, high = spec.range

@@ -6,23 +6,23 @@ The decoder denoises a picture in patches of 4 pixels; the quantised latents, en
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
-from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from einops import rearrange
 from torch import Tensor, nn
 
+from fourm_tokenizers.noise import Spacing, make_scheduler, noise_betas
 from fourm_tokenizers.released.config import DiVAEConfig
 from fourm_tokenizers.released.vqvae import VQEncoder
 
 DENOISER_PATCH = 4  # pixels
-Spacing = Literal["trailing", "linspace", "leading"]
 
 
 class PatchedDenoiser(nn.Module):
@@ -56,11 +56,10 @@ class DiVAE(VQEncoder):
     ) -> DDPMScheduler | DDIMScheduler:
         """The scheduler that the file names, with its settings; or another kind, spacing of time steps, or prediction type."""
         c = self.settings
-        cls = DDPMScheduler if (kind or c.scheduler) == "ddpm" else DDIMScheduler
-        settings = {"set_alpha_to_one": True} if cls is DDIMScheduler else {}
-        return cls(
-            num_train_timesteps=c.num_train_timesteps, trained_betas=noise_betas(c).tolist(), prediction_type=prediction or c.prediction_type,
-            clip_sample=c.clip_sample, thresholding=c.thresholding, timestep_spacing=spacing, **settings,
+        betas = noise_betas(c.beta_schedule, c.num_train_timesteps, c.zero_terminal_snr)
+        return make_scheduler(
+            kind or c.scheduler, betas, prediction or c.prediction_type, clip=c.clip_sample, thresholding=c.thresholding,
+            spacing=spacing,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -90,24 +89,3 @@ class DiVAE(VQEncoder):
             prediction = self.decoder(picture, time, latents)
             picture = scheduler.step(prediction, time, picture, generator=generators).prev_sample  # type: ignore[arg-type,union-attr]
         return picture
-
-
-def noise_betas(config: DiVAEConfig) -> Tensor:
-    """Betas (T,) of a released noise schedule, rescaled to zero terminal SNR where the file says so."""
-    name, t = config.beta_schedule, config.num_train_timesteps
-    if name.startswith("shifted_cosine"):  # simple diffusion, 2301.11093; it has its own end
-        shift = float(name.partition(":")[2] or 1.0)
-        return _betas_of(_shifted_cosine(t, shift))
-    betas = DDPMScheduler(num_train_timesteps=t, beta_schedule=name).betas
-    return rescale_zero_terminal_snr(betas) if config.zero_terminal_snr else betas
-
-
-def _shifted_cosine(steps: int, shift: float) -> Tensor:
-    """Cumulative alphas (T,): the cosine schedule with its log-SNR moved by -2 log(shift); from 1 to 0."""
-    tangent = torch.tan(0.5 * math.pi * torch.arange(steps, dtype=torch.float64) / (steps - 1))
-    return 1.0 / (1.0 + (shift * tangent) ** 2)
-
-
-def _betas_of(cumulative: Tensor) -> Tensor:
-    previous = torch.cat([cumulative.new_ones(1), cumulative[:-1]])
-    return (1 - cumulative / previous).float()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 
 Shapes = dict[str, tuple[int, ...]]
 _RESNET = [

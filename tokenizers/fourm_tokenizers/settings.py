@@ -1,0 +1,87 @@
+"""What a modality's ``tokenizer`` entry may say, and the network that follows from it and the modality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fourm.config import from_mapping, to_mapping
+from fourm.modalities import Modality
+from fourm.training.loop import LoopConfig
+from fourm_tokenizers.autoencoder import AutoencoderConfig
+from fourm_tokenizers.diffusion import DiffusionConfig
+from fourm_tokenizers.quantizers import QuantizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """A patch discriminator beside the reconstruction loss, for colour pictures."""
+
+    weight: float = 0.1
+    channels: int = 64
+    layers: int = 3
+    start: int = 0  # first step with adversarial gradient; the discriminator learns from the beginning
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Settings of a learned tokenizer. ``levels`` is short for a quantizer of type fsq."""
+
+    type: str = "autoencoder"
+    levels: tuple[int, ...] = ()
+    quantizer: QuantizerConfig | None = None
+    patch_size: int = 1
+    encoder: Literal["vit", "conv"] = "vit"
+    decoder: Literal["vit", "conv", "diffusion"] = "vit"
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    num_tokens: int = 0  # > 0: an ordered list of tokens instead of a grid; needed for vectors
+    dim: int = 128
+    num_heads: int = 4
+    encoder_depth: int = 2
+    decoder_depth: int = 2
+    refine_channels: int = 0
+    detail_weight: float = 0.0
+    quantize: bool = True
+    perceptual: str = ""  # "lpips", "timm:<model>" or "hf:<folder>": a pretrained network compares pictures too
+    perceptual_weight: float = 0.1
+    adversarial: AdversarialConfig | None = None
+    init: str = ""  # tokenizer folder to start from: a second stage at a higher resolution, say
+    freeze_encoder: bool = False  # train the decoder alone: encoder and codebook stay as they are
+    train: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2000, batch_size=16))
+
+    def __post_init__(self) -> None:
+        if (self.quantizer is None) == (not self.levels):
+            raise ValueError("a tokenizer needs either levels or a quantizer")
+        if self.freeze_encoder and not self.init:
+            raise ValueError("freeze_encoder needs init: the folder of a trained tokenizer")
+
+    @property
+    def codebook(self) -> QuantizerConfig:
+        return self.quantizer or QuantizerConfig(levels=self.levels)
+
+    def model(self, modality: Modality) -> AutoencoderConfig:
+        """The network for a modality. Raises ValueError where they do not fit."""
+        raw = modality.raw
+        shared = {
+            name: to_mapping(getattr(self, name))
+            for name in (
+                "patch_size", "encoder", "decoder", "diffusion", "num_tokens", "dim", "num_heads", "encoder_depth", "decoder_depth",
+                "refine_channels", "detail_weight", "quantize",
+            )
+        }  # fmt: skip
+        values: dict[str, Any] = {
+            **shared, "image_size": raw.size if raw.dense else 0, "channels": raw.num_channels,
+            "num_classes": len(raw.classes) if raw.type == "labels" else 0, "quantizer": to_mapping(self.codebook),
+            "features": raw.type == "vectors" or (raw.type == "array" and self.patch_size == 1),
+        }  # fmt: skip
+        config = from_mapping(AutoencoderConfig, values, f"tokenizer of {modality.name}")
+        if config.codebook_size != modality.vocab_size:
+            raise ValueError(
+                f"the tokenizer of {modality.name} has {config.codebook_size} codes, it declares {modality.vocab_size}"
+            )
+        num = (config.num_tokens or config.grid**2) * config.quantizer.num_codebooks
+        if num != modality.num_tokens:
+            raise ValueError(f"the tokenizer of {modality.name} makes {num} tokens, it declares {modality.num_tokens}")
+        if self.adversarial is not None and raw.type != "image":
+            raise ValueError(f"adversarial training is for colour pictures; {modality.name} is {raw.type}")
+        return config

@@ -1,0 +1,128 @@
+"""Training a learned tokenizer in the same loop as pretraining: batches of raw values, losses, held-out figures."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fourm.config import to_mapping
+from fourm.data.columns import Column, open_column
+from fourm.data.order import SampleOrder
+from fourm.data.raw import read_raw
+from fourm.data.shards import DamageReport, shard_paths
+from fourm.modalities import Modality
+from fourm.training.loop import LoopConfig
+from fourm.weights import WEIGHTS_FILE
+from fourm_tokenizers.losses import TrainedTokenizer
+from fourm_tokenizers.picture import CONFIG_FILE, from_values, to_values
+from fourm_tokenizers.quantizers import CodeUse
+from fourm_tokenizers.settings import TokenizerConfig
+
+_log = logging.getLogger(__name__)
+_EVAL_SAMPLES, _EVAL_BATCH = 256, 64
+
+
+@dataclass(frozen=True)
+class ValueBatch:
+    values: Tensor  # (B, C, H, W), class ids (B, H, W) or vectors (B, C)
+    samples: np.ndarray
+    step: int
+
+    def to(self, device: torch.device | str) -> ValueBatch:
+        return ValueBatch(self.values.to(device, non_blocking=True), self.samples, self.step)
+
+    def pin_memory(self) -> ValueBatch:
+        return ValueBatch(self.values.pin_memory(), self.samples, self.step)
+
+
+class ValueBatches(torch.utils.data.Dataset):
+    """Step number -> this rank's micro-batches of raw values."""
+
+    def __init__(self, column: Column, modality: Modality, config: LoopConfig, rank: int, world_size: int) -> None:
+        each, odd = divmod(config.batch_size, world_size * config.micro_batches)
+        if odd:
+            raise ValueError(f"batch size {config.batch_size} is not a multiple of {world_size} ranks x {config.micro_batches}")
+        self._column, self._modality, self._config = column, modality, config
+        self._order = SampleOrder([len(column)], [1.0], config.seed)
+        self._rank, self._world, self._each = rank, world_size, each
+
+    def __getitem__(self, step: int) -> list[ValueBatch]:
+        result = []
+        for micro in range(self._config.micro_batches):
+            first = step * self._config.batch_size + (micro * self._world + self._rank) * self._each
+            samples = self._order(np.arange(first, first + self._each)).sample
+            result.append(ValueBatch(to_values(self._column.gather(samples)[0][:, 0], self._modality), samples, step))
+        return result
+
+
+class TokenizerTask:
+    """An autoencoder on the raw shards of its modality."""
+
+    terms = ("reconstruction", "adversarial")
+    unit = "samples"
+
+    def __init__(self, modality: Modality, config: TokenizerConfig, raw: Path, cache: Path) -> None:
+        self.modality, self.config = modality, config
+        self._train = raw_column(modality, raw, "train", cache)
+        self._held_out = raw_column(modality, raw, "val", cache)
+
+    def batches(self, rank: int, world_size: int) -> ValueBatches:
+        return ValueBatches(self._train, self.modality, self.config.train, rank, world_size)
+
+    def counts(self, batch: ValueBatch) -> np.ndarray:
+        return np.full(2, float(len(batch.samples)))
+
+    def forward(self, model: nn.Module, batch: ValueBatch) -> Tensor:
+        losses = model(batch.values, batch.step)
+        return torch.stack([losses.reconstruction, losses.adversarial]) * len(batch.samples)
+
+    def weights(self, counts: np.ndarray) -> np.ndarray:
+        return 1.0 / np.maximum(counts, 1.0)
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Quality of reconstructions of held-out values, and how the codebook is used."""
+        from fourm.evaluation.metrics import dense_figures
+
+        assert isinstance(model, TrainedTokenizer)
+        raw = self._held_out.gather(np.arange(min(_EVAL_SAMPLES, len(self._held_out))))[0][:, 0]
+        made: list[np.ndarray] = []
+        ids: list[Tensor] = []
+        for start in range(0, len(raw), _EVAL_BATCH):
+            result = model.tokenizer(to_values(raw[start : start + _EVAL_BATCH], self.modality).to(device))
+            made += from_values(result.output.cpu(), self.modality)
+            ids.append(result.ids.cpu())
+        use = CodeUse.of(torch.cat(ids), self.config.codebook.size)
+        if use.advice(self.modality.name) and self.config.quantize:
+            _log.warning("%s", use.advice(self.modality.name))
+        figures = dense_figures(self.modality.raw, np.stack(made).reshape(raw.shape), raw)
+        return {**figures, "usage": use.usage, "perplexity": use.perplexity, "dead_codes": float(use.dead)}
+
+    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+        assert isinstance(model, TrainedTokenizer)
+        (folder / CONFIG_FILE).write_text(json.dumps(to_mapping(model.tokenizer.config), indent=1) + "\n")
+        save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE)
+
+    def describe(self, batch: ValueBatch) -> dict[str, Any]:
+        return {"samples": batch.samples.tolist(), "keys": self._train.keys[batch.samples].tolist()}
+
+
+def raw_column(modality: Modality, raw: Path, split: str, cache: Path) -> Column:
+    """All raw values of a dense or vector modality in a split, memory-mapped."""
+    shards = shard_paths(raw, split, modality.raw_name)
+    if not shards:
+        raise ValueError(f"no shards in {raw / split / modality.raw_name}")
+    spec = modality.raw
+    report = DamageReport()
+    column = open_column(
+        shards, lambda data, ext: read_raw(data, ext, spec)[None], spec.extensions, f"raw {spec}", cache, report
+    )
+    report.check(cache / f"damage-{split}-{modality.raw_name}.json")
+    return column
