@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from fourm_tokenizers.controlnet import ControlNetDecoder
 from fourm_tokenizers.diffusion import DiffusionConfig
 from fourm_tokenizers.evaluate import main as evaluate_main
 from fourm_tokenizers.evaluate import ms_ssim, sharpness
@@ -283,3 +284,66 @@ def test_vectors_become_sets_of_tokens(tmp_path):
     assert all(v.shape == (1, 24) for v in made)
     with pytest.raises(ValueError, match="expected numbers"):
         codec.encode([np.zeros(23, np.float32)])
+
+
+@pytest.mark.slow
+def test_codebook_use_is_logged_from_the_first_line_and_a_collapse_is_warned_of(tmp_path, caplog):
+    """Pictures that are all the same need one code of 64."""
+    spec = RawSpec(type="image", size=16)
+    for split in ("train", "val"):
+        same = write_raw(np.full((16, 16, 3), 90, np.uint8), spec)
+        write_shard(shard_path(tmp_path / "raw", split, "rgb", 0), [(f"{i:04d}", "png", same) for i in range(32)])
+    config = write_config(tmp_path, "list")
+    with caplog.at_level("WARNING"):
+        train_main(["--config", str(config), "--cache", str(tmp_path / "cache"), "train.log_every=1", "train.steps=12"])
+    records = [json.loads(line) for line in (tmp_path / "list" / "rgb" / "training" / "log.jsonl").read_text().splitlines()]
+    assert {"usage", "perplexity", "dead_codes"} <= set(records[0])
+    assert "of its codes: take fewer codes" in caplog.text
+
+
+def test_learning_rates_grow_with_the_batch_where_they_are_said_per_samples(tmp_path):
+    from fourm.training.loop import Loop, LoopConfig
+    from fourm.training.optimizers import OptimizerConfig
+
+    config = LoopConfig(steps=1, batch_size=1024, optimizer=OptimizerConfig(lr=1e-4, per_samples=256))
+    assert Loop(torch.nn.Linear(2, 2), None, config, tmp_path)._peaks[0][0] == pytest.approx(4e-4)
+
+
+def tiny_stable_diffusion(folder, prediction="epsilon"):
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    AutoencoderKL(
+        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4, norm_num_groups=8,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    DDIMScheduler(prediction_type=prediction).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def test_a_controlnet_steers_a_frozen_stable_diffusion_from_a_folder(tmp_path):
+    decoder = ControlNetDecoder.from_folder(tiny_stable_diffusion(tmp_path / "sd"), code_dim=5)
+    trained = dict(decoder.named_parameters())
+    assert trained and all(name.startswith(("control.", "condition.")) for name in trained)
+    pictures, codes = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 16, 5)
+    optimizer = torch.optim.Adam(trained.values(), 1e-3)
+    torch.manual_seed(0)
+    for _ in range(3):  # its outputs begin at zero, so the condition learns from the second step on
+        optimizer.zero_grad()
+        decoder.loss(pictures, codes).backward()
+        optimizer.step()
+    assert decoder.condition.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for part in decoder.frozen for p in part.parameters())
+    made = decoder(codes, 16, [1, 2], steps=2)
+    assert made.shape == (2, 3, 16, 16) and torch.equal(made, decoder(codes, 16, [1, 2], steps=2))
+    assert not torch.equal(made, decoder(codes.flip(1), 16, [1, 2], steps=2))
+    shutil.rmtree(tmp_path / "sd" / "vae")
+    with pytest.raises(ValueError, match="its folder 'vae' is missing"):
+        ControlNetDecoder.from_folder(tmp_path / "sd", code_dim=5)

@@ -105,6 +105,10 @@ class Task(Protocol):
         """Factor of each term's sum (K,) given the global counts."""
         ...
 
+    def watch(self, model: nn.Module) -> dict[str, float]:
+        """Figures of training itself for the log, now and then."""
+        ...
+
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Figures on held-out data."""
         ...
@@ -138,7 +142,8 @@ class Loop:
         if config.activation_checkpointing:
             _checkpoint_activations(model)
         self.optimizers = build_optimizers(model, config.optimizer)
-        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        scale = config.batch_size / config.optimizer.per_samples if config.optimizer.per_samples else 1.0
+        self._peaks = [[group["lr"] * scale for group in optimizer.param_groups] for optimizer in self.optimizers]
         prepared = self.accelerator.prepare(model, *self.optimizers)
         self.wrapped, self.optimizers = prepared[0], [getattr(o, "optimizer", o) for o in prepared[1:]]
         if len(self.optimizers) > 1 and hasattr(next(self.wrapped.parameters()), "device_mesh"):
@@ -186,6 +191,7 @@ class Loop:
             last = self.step == config.steps
             if self.step % config.log_every == 0 or last or stop:
                 records = self._records(pending, batches)
+                records[-1] |= self.task.watch(self.inner)
                 rate = counted / (time.perf_counter() - started)
                 pending, started, counted = [], time.perf_counter(), 0.0
                 if log is not None:

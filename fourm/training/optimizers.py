@@ -29,6 +29,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.95
     clip: float = 1.0  # largest norm of the gradient; 0 = off
+    per_samples: int = 0  # > 0: the rates are meant for this batch size and grow in proportion with the actual one
 
     def __post_init__(self) -> None:
         if self.name not in ("adamw", "muon"):

@@ -84,6 +84,9 @@ class PretrainTask:
         present = counts > 0
         return np.where(present, self._factor / np.maximum(counts, 1), 0.0) / max((self._factor * present).sum(), 1e-9)
 
+    def watch(self, model: nn.Module) -> dict[str, float]:
+        return {}
+
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Cross-entropy (nats a token) of each modality under fixed masks on the validation split."""
         c = self.config

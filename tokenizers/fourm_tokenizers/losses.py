@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from fourm_tokenizers.autoencoder import Autoencoder
 from fourm_tokenizers.settings import AdversarialConfig, TokenizerConfig
+
+_RECENT_BATCHES = 50  # that the use of the codebook is counted over in training
 
 
 class PatchDiscriminator(nn.Module):
@@ -89,9 +92,11 @@ class TrainedTokenizer(nn.Module):
         self.discriminator = PatchDiscriminator(config.adversarial) if config.adversarial is not None else None
         # held in a list, so that frozen weights are neither trained nor saved
         self._perceptual = [PerceptualDistance(config.perceptual)] if config.perceptual else []
+        self.recent_ids: deque[Tensor] = deque(maxlen=_RECENT_BATCHES)
 
     def forward(self, values: Tensor, step: int) -> TrainingLoss:
         made = self.tokenizer(values)
+        self.recent_ids.append(made.ids.detach())
         reconstruction, adversarial = made.loss, made.loss.new_zeros(())
         if made.output is None:
             return TrainingLoss(reconstruction, adversarial)

@@ -73,6 +73,7 @@ class TokenizerTask:
         self.modality, self.config = modality, config
         self._train = raw_column(modality, raw, "train", cache)
         self._held_out = raw_column(modality, raw, "val", cache)
+        self._warned = False
 
     def batches(self, rank: int, world_size: int) -> ValueBatches:
         return ValueBatches(self._train, self.modality, self.config.train, rank, world_size)
@@ -86,6 +87,19 @@ class TokenizerTask:
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
         return 1.0 / np.maximum(counts, 1.0)
+
+    def watch(self, model: nn.Module) -> dict[str, float]:
+        """Use of the codebook over the last batches; warns if it is under 10 % once many ids were seen."""
+        assert isinstance(model, TrainedTokenizer)
+        if not self.config.quantize or not model.recent_ids:
+            return {}
+        ids = torch.cat([part.reshape(-1) for part in model.recent_ids])
+        use = CodeUse.of(ids, self.config.codebook.size)
+        advice = use.advice(self.modality.name)
+        if advice and not self._warned and len(ids) >= 4 * self.config.codebook.size:
+            _log.warning("%s", advice)
+            self._warned = True
+        return {"usage": use.usage, "perplexity": use.perplexity, "dead_codes": float(use.dead)}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Quality of reconstructions of held-out values, and how the codebook is used."""
