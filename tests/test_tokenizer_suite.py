@@ -2,7 +2,13 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,8 +158,6 @@ def test_the_discriminator_learns_from_detached_pictures_and_the_tokenizer_from_
 @pytest.mark.parametrize("name, message", [("timm:resnet18", "not at hand"), ("vgg", "is not lpips, timm:<model> or hf:<folder>"),
                                            ("hf:/no/such/folder", "not at hand")])  # fmt: skip
 def test_a_perceptual_network_that_is_not_there_is_a_clear_message(name, message, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=message):
         PerceptualDistance(name)
@@ -347,3 +351,35 @@ def test_a_controlnet_steers_a_frozen_stable_diffusion_from_a_folder(tmp_path):
     shutil.rmtree(tmp_path / "sd" / "vae")
     with pytest.raises(ValueError, match="its folder 'vae' is missing"):
         ControlNetDecoder.from_folder(tmp_path / "sd", code_dim=5)
+
+
+@pytest.mark.slow
+def test_killed_while_it_trains_a_tokenizer_goes_on_to_the_same_bytes(shards, tmp_path):
+    """kill -9 of a run whose codebook learns by averages and revives dead codes: the hardest to repeat."""
+    config = write_config(shards, "vq")
+    command = [
+        sys.executable, "-m", "fourm_tokenizers.train", "--config", str(config), "--cache", str(shards / "cache"),
+        "train.steps=300", "train.checkpoint_every=7", "--out",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."])}
+    root = Path(__file__).parent.parent
+
+    def run(out):
+        return subprocess.Popen([*command, str(out)], cwd=root, env=environment, stderr=subprocess.DEVNULL)
+
+    assert run(tmp_path / "whole").wait(240) == 0
+    killed = 0
+    for pause in (0.05, 0.4):
+        process = run(tmp_path / "cut")
+        log = tmp_path / "cut" / "rgb" / "training" / "log.jsonl"
+        before = log.read_text().count("step") if log.is_file() else 0
+        while process.poll() is None and not (log.is_file() and log.read_text().count("step") > before):
+            time.sleep(0.01)
+        time.sleep(pause)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+    assert killed
+    assert run(tmp_path / "cut").wait(240) == 0
+    assert (tmp_path / "whole" / "rgb" / "model.safetensors").read_bytes() == (
+        tmp_path / "cut" / "rgb" / "model.safetensors"
+    ).read_bytes()

@@ -2,7 +2,7 @@
 
     fourm import FOLDER --config MODALITIES.yaml --out DIR
 
-Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions come from ``<name>.txt`` beside the
+Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions come from the first line of ``<name>.txt`` beside the
 picture or from one CSV with a column of file names and one of captions. Pictures that cannot be read are skipped, listed with their
 reason in ``damage.json``, and stop the run if they are many. About a tenth is kept for validation, chosen by name, or by the CSV's column
 ``group`` (or ``subject``), so that pictures of one subject are never in both. Each shard is a
@@ -61,7 +61,7 @@ def find_items(folder: Path) -> list[Item]:
         seen.add(key)
         note = path.with_suffix(".txt")
         row = table.get(str(relative), table.get(path.name, table.get(path.stem, Row())))
-        caption = note.read_text(errors="replace") if note.is_file() else row.caption
+        caption = _first_line(note) if note.is_file() else row.caption
         items.append(Item(key, path, " ".join(caption.split()), row.group))
     return items
 
@@ -93,6 +93,11 @@ def _read_tables(folder: Path) -> dict[str, Row]:
                 group = (row[group_column] or "").strip() if group_column is not None else ""
                 rows[(row[file_column] or "").strip()] = Row(row[caption_column] or "", group)
     return rows
+
+
+def _first_line(note: Path) -> str:
+    """The first line that says anything; what follows (other captions, translations) is left out."""
+    return next((line for line in note.read_text(errors="replace").splitlines() if line.strip()), "")
 
 
 def is_validation(key: str) -> bool:

@@ -93,7 +93,8 @@ def dense_figures(spec: RawSpec, predicted: np.ndarray, truth: np.ndarray, mask:
     if spec.type == "labels":
         return {"miou": mean_iou(predicted, truth, len(spec.classes))}
     if spec.type == "vectors" or (spec.type == "array" and spec.num_channels > 8):
-        return {"cosine": mean_cosine(predicted, truth)}
+        error = predicted.astype(np.float64) - truth
+        return {"cosine": mean_cosine(predicted, truth), "rmse": float(np.sqrt((error**2).mean()))}
     low, high = spec.range
     error = ((predicted.astype(np.float64) - truth) / (high - low)) ** 2
     return {"psnr": float(10 * np.log10(1.0 / max(error.mean(), 1e-10)))}

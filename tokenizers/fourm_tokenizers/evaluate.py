@@ -2,13 +2,14 @@
 
     python -m fourm_tokenizers.evaluate --config configs/tokenizers/<x>.yaml [--raw DIR] [--tokenizers DIR] [--out DIR]
 
-Figures by kind of value: PSNR, MS-SSIM and sharpness of pictures, relative error of depth, angle of normals, overlap of classes, cosine of
+Figures by kind of value: PSNR, MS-SSIM, sharpness (and LPIPS, rFID where their networks are at hand) of pictures, relative error of depth, angle of normals, overlap of classes, cosine of
 features; for all, bits of a sample and use of the codebook. 1-D tokenizers are also judged by how many of their tokens are given.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import time
@@ -26,7 +27,7 @@ from fourm.data.shards import write_json_atomic
 from fourm.evaluation.metrics import dense_figures
 from fourm.modalities import Modality, ModalitySet
 from fourm.show import has_picture, picture_of
-from fourm_tokenizers.picture import PictureCodec, from_values
+from fourm_tokenizers.picture import PictureCodec, from_values, to_values
 from fourm_tokenizers.quantizers import CodeUse
 from fourm_tokenizers.task import raw_column
 
@@ -52,9 +53,29 @@ def ms_ssim(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float(measure(a, b, data_range=1.0, betas=chosen, normalize="relu"))
 
 
+def network_figures(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """LPIPS and rFID of uint8 pictures (B, H, W, 3), where the packages ``lpips`` and ``torch-fidelity`` and their weights are there."""
+    a, b = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (predicted, truth))
+    figures: dict[str, float] = {}
+    if importlib.util.find_spec("lpips") is not None:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        figures["lpips"] = float(LearnedPerceptualImagePatchSimilarity(normalize=True)(a.float() / 255, b.float() / 255))
+    if importlib.util.find_spec("torch_fidelity") is not None:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        measure = FrechetInceptionDistance()
+        measure.update(b, real=True)
+        measure.update(a, real=False)
+        figures["rfid"] = float(measure.compute())
+    return figures
+
+
 def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
     """Figures and reconstructions of stacked raw values."""
     m = codec.modality
+    if not codec.model.config.quantize:
+        return _judge_plain(codec, truth)
     started = time.perf_counter()
     ids = codec.encode(list(truth))
     encoded = time.perf_counter()
@@ -69,6 +90,7 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
     }  # fmt: skip
     if m.raw.type == "image":
         figures |= {"ms_ssim": ms_ssim(made, truth), "sharpness": sharpness(made), "sharpness_of_truth": sharpness(truth)}
+        figures |= network_figures(made, truth)
     config = codec.model.config
     if config.num_tokens and config.image_size:
         figures["by_prefix"] = {}
@@ -78,6 +100,22 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
                 with torch.inference_mode():
                     part = from_values(codec.model.decode(stacked[:, :kept]), m)
                 figures["by_prefix"][kept] = dense_figures(m.raw, np.stack(part).reshape(truth.shape), truth)
+    return figures, made
+
+
+def _judge_plain(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """The same for an autoencoder without a codebook: there are no ids, its latents go straight to the decoder."""
+    m = codec.modality
+    parts: list[np.ndarray] = []
+    with torch.inference_mode():
+        for start in range(0, len(truth), 64):
+            output = codec.model(to_values(truth[start : start + 64], m)).output
+            assert output is not None
+            parts += from_values(output, m)
+    made = np.stack(parts).reshape(truth.shape)
+    figures: dict[str, Any] = {"samples": len(truth), "quantized": False, **dense_figures(m.raw, made, truth)}
+    if m.raw.type == "image":
+        figures |= {"ms_ssim": ms_ssim(made, truth), "sharpness": sharpness(made), "sharpness_of_truth": sharpness(truth)}
     return figures, made
 
 
