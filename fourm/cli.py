@@ -82,12 +82,13 @@ def _import(parser: argparse.ArgumentParser):
     parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities: what is made of each picture")
     parser.add_argument("--out", required=True, type=Path, help="folder of raw shards")
     parser.add_argument("--max-damage", type=float, default=0.05, help="largest share of pictures that may be unreadable")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one for each core")
+    _engine_options(parser)
 
     def run(o: argparse.Namespace) -> None:
+        from fourm_data_prep.engine_options import engine_of
         from fourm_data_prep.importing import import_folder
 
-        import_folder(o.folder, o.config, o.out, o.max_damage, o.workers)
+        import_folder(o.folder, o.config, o.out, o.max_damage, engine_of(o))
 
     return run
 
@@ -95,16 +96,24 @@ def _import(parser: argparse.ArgumentParser):
 def _tokenize(parser: argparse.ArgumentParser):
     """Raw shards to token shards (same as python -m fourm_data_prep.tokenize)."""
     parser.add_argument("project", type=Path, help="project folder")
+    _engine_options(parser)
 
     def run(o: argparse.Namespace) -> None:
+        from fourm_data_prep.engine_options import engine_of
         from fourm_data_prep.tokenize import tokenize
 
         from fourm.project import Project
 
         p = Project(o.project)
-        tokenize(p.modalities, p.raw, p.tokenizers, p.tokens)
+        tokenize(p.modalities, p.raw, p.tokenizers, p.tokens, engine=engine_of(o))
 
     return run
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    from fourm_data_prep.engine_options import add_engine_options
+
+    add_engine_options(parser)
 
 
 def _report(parser: argparse.ArgumentParser):

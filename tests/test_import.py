@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import find_items, import_folder, is_validation
 from fourm_data_prep.labellers import edges, open_labeller, palette
 from PIL import Image, ImageDraw
@@ -44,7 +45,7 @@ def values(out, split, name):
 
 
 def test_a_folder_becomes_aligned_shards_of_every_modality(folder, tmp_path):
-    import_folder(folder, CONFIG, tmp_path / "raw", workers=1)
+    import_folder(folder, CONFIG, tmp_path / "raw", engine=EngineConfig(workers=1))
     both = {
         n: {**values(tmp_path / "raw", "train", n), **values(tmp_path / "raw", "val", n)}
         for n in ("rgb", "edges", "palette", "caption")
@@ -65,8 +66,8 @@ def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tm
     (folder / "p01.png").write_bytes(whole[:100])
     (folder / "p02.png").write_bytes(b"<html>not found</html>")
     (folder / "p03.png").write_bytes(b"")
-    import_folder(folder, CONFIG, tmp_path / "raw", max_damage=0.2, workers=1)
-    listed = json.loads((tmp_path / "raw" / "damage.json").read_text())
+    import_folder(folder, CONFIG, tmp_path / "raw", max_damage=0.2, engine=EngineConfig(workers=1))
+    listed = json.loads((tmp_path / "raw" / "damage-import.json").read_text())
     assert [e["key"] for e in listed["entries"]] == ["p01", "p02", "p03"] and all(
         "no readable picture" in e["reason"] for e in listed["entries"]
     )
@@ -74,12 +75,12 @@ def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tm
     names = {**values(tmp_path / "raw", "train", "rgb"), **values(tmp_path / "raw", "val", "rgb")}
     assert len(names) == 39 and "p02" not in names
     with pytest.raises(ValueError, match="3 of 42 samples are damaged"):
-        import_folder(folder, CONFIG, tmp_path / "again", max_damage=0.05, workers=1)
+        import_folder(folder, CONFIG, tmp_path / "again", max_damage=0.05, engine=EngineConfig(workers=1))
 
 
 def test_importing_again_gives_the_same_bytes_with_any_number_of_workers(folder, tmp_path):
-    import_folder(folder, CONFIG, tmp_path / "one", workers=1)
-    import_folder(folder, CONFIG, tmp_path / "two", workers=2)
+    import_folder(folder, CONFIG, tmp_path / "one", engine=EngineConfig(workers=1))
+    import_folder(folder, CONFIG, tmp_path / "two", engine=EngineConfig(workers=2))
     for path in (tmp_path / "one").rglob("*.tar"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 

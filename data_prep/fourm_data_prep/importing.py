@@ -4,7 +4,7 @@
 
 Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions come from the first line of ``<name>.txt`` beside the
 picture or from one CSV with a column of file names and one of captions. Pictures that cannot be read are skipped, listed with their
-reason in ``damage.json``, and stop the run if they are many. About a tenth is kept for validation, chosen by name, or by the CSV's column
+reason in ``damage-import.json``, and stop the run if they are many. About a tenth is kept for validation, chosen by name, or by the CSV's column
 ``group`` (or ``subject``), so that pictures of one subject are never in both. Each shard is a
 pure function of its pictures, written under a temporary name and renamed: a killed run is started again.
 """
@@ -12,18 +12,18 @@ pure function of its pictures, written under a temporary name and renamed: a kil
 from __future__ import annotations
 
 import csv
-import multiprocessing
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fourm.data.raw import fit_picture, open_picture, to_rgb, write_raw
-from fourm.data.shards import DamageReport, shard_path, write_json_atomic, write_shard
+from fourm.data.shards import Damage, shard_path, write_json_atomic, write_shard
 from fourm.modalities import Modality, ModalitySet
+from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step
+from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import open_labeller
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -105,7 +105,53 @@ def is_validation(key: str) -> bool:
     return zlib.crc32(key.encode()) / 2**32 < _VALIDATION_SHARE
 
 
-def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.05, workers: int = 0) -> None:
+class ImportStep:
+    """Reads the pictures of each shard once and writes all its modalities."""
+
+    name = "import"
+
+    def __init__(self, modalities: ModalitySet, splits: dict[str, list[Item]], out: Path) -> None:
+        self.modalities, self.splits, self.out = modalities, splits, out
+
+    def described(self) -> dict[str, Any]:
+        return self.modalities.to_mapping()
+
+    def jobs(self) -> list[Job]:
+        jobs = []
+        for split, items in self.splits.items():
+            for number, start in enumerate(range(0, len(items), SHARD_PICTURES)):
+                part = items[start : start + SHARD_PICTURES]
+                inputs = [[i.key, i.caption, i.path.stat().st_size, i.path.stat().st_mtime_ns] for i in part]
+                jobs.append(Job(split, number, fingerprint(inputs)))
+        return jobs
+
+    def run(self, job: Job) -> ShardResult:
+        items = self.splits[job.split][job.number * SHARD_PICTURES : (job.number + 1) * SHARD_PICTURES]
+        modalities = [m for m in self.modalities if not m.source]
+        size = max(m.raw.size for m in modalities)
+        kept: list[Item] = []
+        pictures: list[np.ndarray] = []
+        damage: list[Damage] = []
+        for item in items:
+            try:
+                picture = open_picture(item.path.read_bytes())
+                if min(picture.size) < 8:
+                    raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too small")
+                pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
+                kept.append(item)
+            except (ValueError, OSError) as error:
+                damage.append(Damage(str(item.path), item.key, str(error)))
+        outputs = []
+        for m in modalities:
+            path = shard_path(self.out, job.split, m.name, job.number)
+            values = _values(m, kept, pictures)
+            members = ((item.key, m.raw.extensions[0], write_raw(v, m.raw)) for item, v in zip(kept, values, strict=True))
+            write_shard(path, members)
+            outputs.append(str(path.relative_to(self.out)))
+        return ShardResult(tuple(outputs), len(kept), tuple(damage))
+
+
+def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.05, engine: EngineConfig | None = None) -> None:
     """Import a folder. Raises ValueError where it holds no pictures, or too many that cannot be read."""
     modalities = ModalitySet.load(config)
     _check(modalities)
@@ -122,22 +168,14 @@ def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.0
         raise ValueError(f"{folder} holds {len(items)} picture(s): too few to train on")
     without = sum(not item.caption for item in items)
     print(f"{len(items)} pictures, {without} of them without a caption", flush=True)
-    jobs = [
-        (split, number, part[start : start + SHARD_PICTURES], str(config), str(out))
-        for split, part in splits.items()
-        for number, start in enumerate(range(0, len(part), SHARD_PICTURES))
-    ]
-    report = DamageReport(max_damage)
-    with multiprocessing.get_context("spawn").Pool(min(workers or os.cpu_count() or 1, len(jobs))) as pool:
-        with tqdm(total=len(items), desc="import", unit="picture") as bar:
-            for part in pool.imap_unordered(_import_shard, jobs):
-                report.merge(part)
-                bar.update(part.num_seen)
-    report.entries.sort(key=lambda entry: entry.key)
-    report.check(out / "damage.json")
-    if report.entries:
-        print(f"{len(report.entries)} pictures could not be read and were skipped: see {out / 'damage.json'}", flush=True)
-    write_json_atomic(out / "done.json", {split: len(part) for split, part in splits.items()})
+    progress = run_step(ImportStep(modalities, splits, out), engine or EngineConfig(), max_damage)
+    if progress.report.entries:
+        print(
+            f"{len(progress.report.entries)} pictures could not be read and were skipped: see {out / 'damage-import.json'}",
+            flush=True,
+        )
+    if engine is None or engine.shard_range is None:
+        write_json_atomic(out / "done.json", {split: len(part) for split, part in splits.items()})
 
 
 def _check(modalities: ModalitySet) -> None:
@@ -148,33 +186,6 @@ def _check(modalities: ModalitySet) -> None:
             open_labeller(m.labeller)
         elif m.raw.type not in ("image", "text"):
             raise ValueError(f"modality {m.name} ({m.raw.type}) cannot be made from a picture: name its labeller")
-
-
-def _import_shard(job: tuple[str, int, list[Item], str, str]) -> DamageReport:
-    """Read the pictures of one shard once and write all its modalities."""
-    split, number, items, config, out = job
-    report = DamageReport(num_seen=len(items))
-    modalities = [m for m in ModalitySet.load(config) if not m.source]
-    paths = {m.name: shard_path(out, split, m.name, number) for m in modalities}
-    size = max(m.raw.size for m in modalities)
-    kept: list[Item] = []
-    pictures: list[np.ndarray] = []
-    for item in items:
-        try:
-            picture = open_picture(item.path.read_bytes())
-            if min(picture.size) < 8:
-                raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too small")
-            pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
-            kept.append(item)
-        except (ValueError, OSError) as error:
-            report.add(item.path, item.key, str(error))
-    if all(path.is_file() for path in paths.values()):
-        return report
-    for m in modalities:
-        values = _values(m, kept, pictures)
-        members = ((item.key, m.raw.extensions[0], write_raw(value, m.raw)) for item, value in zip(kept, values, strict=True))
-        write_shard(paths[m.name], members)
-    return report
 
 
 def _values(m: Modality, items: list[Item], pictures: list[np.ndarray]) -> list:

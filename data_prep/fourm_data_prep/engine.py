@@ -1,0 +1,266 @@
+"""Runs a step of data preparation over its shards: on this machine's cores, or on a Ray cluster.
+
+A step is a pure function of one shard. Each finished shard leaves a manifest (hash of its inputs and settings, what was written, what was
+skipped and why, seconds); a rerun does what has none, so a killed run, a killed worker or a full disk costs the shards in flight and
+nothing else. The shards' bytes depend neither on the engine nor on the number of workers.
+
+    fourm import ... --engine ray --address auto        (or --engine local, the default)
+    fourm tokenize ... --shard-range 0:100              (one task of a Slurm array)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from fourm.data.shards import Damage, DamageReport, write_json_atomic
+from fourm_data_prep.engine_options import EngineConfig
+
+MANIFESTS = "manifests"  # folder of the completion manifests beside the outputs
+_TRIES = 3  # of a shard whose worker died
+_STAMP_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard of one split; ``inputs`` identifies what it is made from."""
+
+    split: str
+    number: int
+    inputs: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:05d}"
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a step made of one shard."""
+
+    outputs: tuple[str, ...]  # files, relative to the step's folder
+    num_samples: int
+    damage: tuple[Damage, ...] = ()
+
+
+class ShardStep(Protocol):
+    """A step of data preparation. It is sent to workers, so it holds settings only and opens what it needs there."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def out(self) -> Path:
+        """Folder that outputs are relative to."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """Settings that change the result, for the manifests."""
+        ...
+
+    def jobs(self) -> list[Job]:
+        """All shards, in order."""
+        ...
+
+    def run(self, job: Job) -> ShardResult:
+        """Make one shard: under temporary names, then renamed."""
+        ...
+
+
+@dataclass
+class Progress:
+    """Sum of the manifests of a run."""
+
+    report: DamageReport = field(default_factory=DamageReport)
+    num_done: int = 0
+    num_before: int = 0  # shards that were done already
+
+    def add(self, manifest: dict[str, Any]) -> None:
+        self.num_done += 1
+        self.report.num_seen += manifest["samples"] + len(manifest["skipped"])
+        self.report.entries += [Damage(**entry) for entry in manifest["skipped"]]
+
+
+def manifest_path(step: ShardStep, job: Job) -> Path:
+    return step.out / MANIFESTS / step.name / f"{job.name}.json"
+
+
+def stamp(path: Path) -> list[Any]:
+    """What tells a file from another version of it: name, size, and a hash of its first and last 64 KiB."""
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        digest = hashlib.sha256(stream.read(_STAMP_BYTES))
+        stream.seek(max(0, size - _STAMP_BYTES))
+        digest.update(stream.read(_STAMP_BYTES))
+    return [path.name, size, digest.hexdigest()[:16]]
+
+
+def fingerprint(described: Any) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def finished(step: ShardStep, job: Job) -> dict[str, Any] | None:
+    """The manifest of a shard that is done with these inputs and settings and whose files are there, or None."""
+    path = manifest_path(step, job)
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError:
+        return None
+    same = manifest.get("inputs") == job.inputs and manifest.get("settings") == fingerprint(step.described())
+    return manifest if same and all((step.out / name).is_file() for name in manifest["outputs"]) else None
+
+
+def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
+    """Make one shard and its manifest."""
+    started = time.perf_counter()
+    result = step.run(job)
+    manifest = {
+        "inputs": job.inputs, "settings": fingerprint(step.described()), "outputs": list(result.outputs),
+        "samples": result.num_samples, "skipped": [asdict(entry) for entry in result.damage],
+        "seconds": round(time.perf_counter() - started, 3),
+    }  # fmt: skip
+    write_json_atomic(manifest_path(step, job), manifest)
+    return manifest
+
+
+def run_step(step: ShardStep, config: EngineConfig, max_damage: float) -> Progress:
+    """Run a step over all its shards (or the range asked for) that are not done.
+
+    Raises:
+        ValueError: more than ``max_damage`` of the samples were skipped, or a shard's worker died again and again.
+    """
+    jobs = step.jobs()
+    if config.shard_range is not None:
+        jobs = jobs[slice(*config.shard_range)]
+    progress = Progress(DamageReport(max_damage))
+    open_jobs = []
+    for job in jobs:
+        manifest = finished(step, job)
+        if manifest is None:
+            open_jobs.append(job)
+        else:
+            progress.add(manifest)
+            progress.num_before += 1
+    run = _run_ray if config.engine == "ray" else _run_local
+    with tqdm(total=len(jobs), initial=len(jobs) - len(open_jobs), desc=step.name, unit="shard") as bar:
+        for manifest in run(step, open_jobs, config):
+            progress.add(manifest)
+            bar.update()
+    progress.report.entries.sort(key=lambda entry: (entry.shard, entry.key))
+    progress.report.check(step.out / f"damage-{step.name}.json")
+    return progress
+
+
+# ---- engines -------------------------------------------------------------------------------------------------------------
+
+
+def _num_workers(config: EngineConfig, jobs: list[Job]) -> int:
+    return max(1, min(config.workers or os.cpu_count() or 1, len(jobs)))
+
+
+_step: ShardStep
+
+
+def _open_worker(step: ShardStep) -> None:
+    global _step
+    _step = step
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _run_in_worker(job: Job) -> dict[str, Any]:
+    return run_job(_step, job)
+
+
+def _run_local(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator[dict[str, Any]]:
+    """A pool of processes; when a worker dies, a new pool goes on with what was in flight."""
+    if not jobs:
+        return
+    workers = _num_workers(config, jobs)
+    if workers == 1:
+        for job in jobs:
+            yield run_job(step, job)
+        return
+    tries = dict.fromkeys(jobs, 0)
+    waiting = list(jobs)
+    while waiting:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_open_worker, initargs=(step,)) as pool:
+            running: dict[Any, Job] = {}
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * workers:
+                        job = waiting.pop(0)
+                        running[pool.submit(_run_in_worker, job)] = job
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        manifest = future.result()
+                        del running[future]
+                        yield manifest
+            except BrokenProcessPool:
+                lost = [job for job in running.values() if finished(step, job) is None]
+                for job in running.values():
+                    tries[job] += 1
+                    if tries[job] >= _TRIES:
+                        raise ValueError(
+                            f"{step.name}: the worker of shard {job.name} died {_TRIES} times (out of memory?)"
+                        ) from None
+                    manifest = finished(step, job)
+                    if manifest is not None:
+                        yield manifest
+                waiting = lost + waiting
+
+
+def _run_ray(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator[dict[str, Any]]:
+    """One Ray task for each shard; Ray repeats those whose worker died."""
+    try:
+        import ray  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError("--engine ray needs Ray: pip install 'fourm[ray]'") from None
+    if not jobs:
+        return
+    started = not ray.is_initialized()
+    if started:
+        options = (
+            {"address": config.address}
+            if config.address
+            else {"num_cpus": config.workers or os.cpu_count(), "include_dashboard": False}
+        )
+        ray.init(log_to_driver=False, configure_logging=False, **options)
+    try:
+        task = ray.remote(num_cpus=1, num_gpus=config.num_gpus, max_retries=_TRIES)(run_job)
+        shared = ray.put(step)
+        waiting, running = list(jobs), {}
+        while waiting or running:
+            while waiting and len(running) < 4 * _num_workers(config, jobs):
+                job = waiting.pop(0)
+                running[task.remote(shared, job)] = job
+            done, _ = ray.wait(list(running), num_returns=1)
+            for reference in done:
+                job = running.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.as_instanceof_cause() from None
+                except ray.exceptions.WorkerCrashedError:
+                    raise ValueError(
+                        f"{step.name}: the worker of shard {job.name} died {_TRIES} times (out of memory?)"
+                    ) from None
+    finally:
+        if started:
+            ray.shutdown()
