@@ -110,6 +110,48 @@ def _tokenize(parser: argparse.ArgumentParser):
     return run
 
 
+def _download(parser: argparse.ArgumentParser):
+    """Fetch pictures from a list of addresses (CC12M's TSV, CSV, JSONL) into tars."""
+    parser.add_argument("list", type=Path, help="addresses with captions")
+    parser.add_argument("--out", required=True, type=Path, help="folder of tars; give it to `fourm import` afterwards")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for each attempt")
+    parser.add_argument("--retries", type=int, default=2)
+    parser.add_argument("--max-mb", type=float, default=20.0, help="largest picture")
+    parser.add_argument("--per-host", type=int, default=4, help="requests to one host at a time")
+    _engine_options(parser)
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm_data_prep.download import DownloadConfig, download
+        from fourm_data_prep.engine_options import engine_of
+
+        config = DownloadConfig(timeout=o.timeout, retries=o.retries, max_bytes=int(o.max_mb * 1e6), per_host=o.per_host)
+        report = download(o.list, o.out, config, engine_of(o)).report
+        print(
+            f"{report.num_seen - len(report.entries)} of {report.num_seen} fetched; the others are in {o.out / 'status.json'}"
+        )
+
+    return run
+
+
+def _inspect(parser: argparse.ArgumentParser):
+    """Count raw shards and show samples of all modalities on a page."""
+    parser.add_argument("raw", type=Path, help="folder of raw shards")
+    parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities")
+    parser.add_argument("--out", type=Path, help="page to write (default: RAW/inspect.html)")
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm_data_prep.inspect import inspect
+
+        page = o.out or o.raw / "inspect.html"
+        for count in inspect(o.raw, o.config, page):
+            print(
+                f"{count.split:<6} {count.modality:<12} {count.samples:>9,} samples {count.shards:>6} shards {count.damaged:>6} damaged {count.megabytes:>10.1f} MB"
+            )
+        print(page)
+
+    return run
+
+
 def _engine_options(parser: argparse.ArgumentParser) -> None:
     from fourm_data_prep.engine_options import add_engine_options
 
@@ -255,7 +297,7 @@ def _read_input(spec: Any, value: str) -> Any:
 
 
 _COMMANDS = {
-    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "import": _import,
+    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "download": _download, "import": _import, "inspect": _inspect,
     "tokenize": _tokenize, "report": _report, "export": _export, "convert": _convert, "app": _app,
 }  # fmt: skip
 

@@ -236,11 +236,9 @@ def _run_ray(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator
         return
     started = not ray.is_initialized()
     if started:
-        options = (
-            {"address": config.address}
-            if config.address
-            else {"num_cpus": config.workers or os.cpu_count(), "include_dashboard": False}
-        )
+        options: dict[str, Any] = {"num_cpus": config.workers or os.cpu_count(), "include_dashboard": False}
+        if config.address:
+            options = {"address": config.address}
         ray.init(log_to_driver=False, configure_logging=False, **options)
     try:
         task = ray.remote(num_cpus=1, num_gpus=config.num_gpus, max_retries=_TRIES)(run_job)

@@ -1,6 +1,6 @@
 """A folder of pictures with captions -> raw shards of every modality that can be made from them.
 
-    fourm import FOLDER --config MODALITIES.yaml --out DIR
+    fourm import FOLDER --config MODALITIES.yaml --out DIR       (a folder of pictures, or of webdataset tars)
 
 Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions come from the first line of ``<name>.txt`` beside the
 picture or from one CSV with a column of file names and one of captions. Pictures that cannot be read are skipped, listed with their
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from fourm.data.raw import fit_picture, open_picture, to_rgb, write_raw
-from fourm.data.shards import Damage, shard_path, write_json_atomic, write_shard
+from fourm.data.shards import Damage, DamageReport, read_shard, shard_path, write_json_atomic, write_shard
 from fourm.modalities import Modality, ModalitySet
-from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step
+from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import open_labeller
 
@@ -105,6 +106,35 @@ def is_validation(key: str) -> bool:
     return zlib.crc32(key.encode()) / 2**32 < _VALIDATION_SHARE
 
 
+class ImportTarsStep:
+    """The same from webdataset tars of pictures and captions (``<key>.jpg``, ``<key>.txt``), one shard of a split for each tar."""
+
+    name = "import"
+
+    def __init__(self, modalities: ModalitySet, tars: list[Path], out: Path) -> None:
+        self.modalities, self.tars, self.out = modalities, tars, out
+
+    def described(self) -> dict[str, Any]:
+        return self.modalities.to_mapping()
+
+    def jobs(self) -> list[Job]:
+        stamps = [fingerprint(stamp(tar)) for tar in self.tars]
+        return [Job(split, number, inputs) for split in ("train", "val") for number, inputs in enumerate(stamps)]
+
+    def run(self, job: Job) -> ShardResult:
+        report = DamageReport()
+        tar, suffixes = self.tars[job.number], tuple(suffix[1:] for suffix in PICTURE_SUFFIXES)
+        captions = dict(read_shard(tar, lambda data, _: data.decode(errors="replace"), ("txt",), DamageReport()))
+        found = (
+            (Item(key, tar, " ".join(captions.get(key, "").split())), data)
+            for key, data in read_shard(tar, lambda data, _: data, suffixes, report)
+            if is_validation(key) == (job.split == "val")
+        )
+        result = _write_pictures(found, self.modalities, self.out, job)
+        own = [entry for entry in report.entries if job.split == "train"]  # a damaged tar is told once
+        return ShardResult(result.outputs, result.num_samples, (*result.damage, *own))
+
+
 class ImportStep:
     """Reads the pictures of each shard once and writes all its modalities."""
 
@@ -127,34 +157,44 @@ class ImportStep:
 
     def run(self, job: Job) -> ShardResult:
         items = self.splits[job.split][job.number * SHARD_PICTURES : (job.number + 1) * SHARD_PICTURES]
-        modalities = [m for m in self.modalities if not m.source]
-        size = max(m.raw.size for m in modalities)
-        kept: list[Item] = []
-        pictures: list[np.ndarray] = []
-        damage: list[Damage] = []
-        for item in items:
-            try:
-                picture = open_picture(item.path.read_bytes())
-                if min(picture.size) < 8:
-                    raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too small")
-                pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
-                kept.append(item)
-            except (ValueError, OSError) as error:
-                damage.append(Damage(str(item.path), item.key, str(error)))
-        outputs = []
-        for m in modalities:
-            path = shard_path(self.out, job.split, m.name, job.number)
-            values = _values(m, kept, pictures)
-            members = ((item.key, m.raw.extensions[0], write_raw(v, m.raw)) for item, v in zip(kept, values, strict=True))
-            write_shard(path, members)
-            outputs.append(str(path.relative_to(self.out)))
-        return ShardResult(tuple(outputs), len(kept), tuple(damage))
+        return _write_pictures(((item, item.path) for item in items), self.modalities, self.out, job)
+
+
+def _write_pictures(found: Iterable[tuple[Item, Path | bytes]], modalities: ModalitySet, out: Path, job: Job) -> ShardResult:
+    """Decode each picture once and write all modalities that are made of it."""
+    made = [m for m in modalities if not m.source]
+    size = max(m.raw.size for m in made)
+    kept: list[Item] = []
+    pictures: list[np.ndarray] = []
+    damage: list[Damage] = []
+    for item, source in found:
+        try:
+            picture = open_picture(source if isinstance(source, bytes) else source.read_bytes())
+            if min(picture.size) < 8:
+                raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too small")
+            pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
+            kept.append(item)
+        except (ValueError, OSError) as error:
+            damage.append(Damage(str(item.path), item.key, str(error)))
+    outputs = []
+    for m in made:
+        path = shard_path(out, job.split, m.name, job.number)
+        values = _values(m, kept, pictures)
+        members = ((item.key, m.raw.extensions[0], write_raw(v, m.raw)) for item, v in zip(kept, values, strict=True))
+        write_shard(path, members)
+        outputs.append(str(path.relative_to(out)))
+    return ShardResult(tuple(outputs), len(kept), tuple(damage))
 
 
 def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.05, engine: EngineConfig | None = None) -> None:
     """Import a folder. Raises ValueError where it holds no pictures, or too many that cannot be read."""
     modalities = ModalitySet.load(config)
     _check(modalities)
+    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    if tars:
+        progress = run_step(ImportTarsStep(modalities, tars, out), engine or EngineConfig(), max_damage)
+        _finish(progress, out, {"tars": len(tars)}, engine)
+        return
     items = find_items(folder)
     held = [is_validation(item.group or item.key) for item in items]
     splits = {
@@ -169,13 +209,15 @@ def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.0
     without = sum(not item.caption for item in items)
     print(f"{len(items)} pictures, {without} of them without a caption", flush=True)
     progress = run_step(ImportStep(modalities, splits, out), engine or EngineConfig(), max_damage)
-    if progress.report.entries:
-        print(
-            f"{len(progress.report.entries)} pictures could not be read and were skipped: see {out / 'damage-import.json'}",
-            flush=True,
-        )
+    _finish(progress, out, {split: len(part) for split, part in splits.items()}, engine)
+
+
+def _finish(progress: Progress, out: Path, counts: dict[str, int], engine: EngineConfig | None) -> None:
+    num = len(progress.report.entries)
+    if num:
+        print(f"{num} pictures could not be read and were skipped: see {out / 'damage-import.json'}", flush=True)
     if engine is None or engine.shard_range is None:
-        write_json_atomic(out / "done.json", {split: len(part) for split, part in splits.items()})
+        write_json_atomic(out / "done.json", counts)
 
 
 def _check(modalities: ModalitySet) -> None:

@@ -1,0 +1,200 @@
+"""Fetching from a server that fails in every way: each failure has its reason, nothing hangs, a rerun asks for nothing again."""
+
+import io
+import json
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from fourm_data_prep.download import DownloadConfig, download, read_addresses
+from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.importing import import_folder
+from PIL import Image
+
+from fourm.cli import main
+from fourm.data.shards import DamageReport, read_shard
+
+GOOD = 40
+FAILURES = {
+    "404": "HTTP 404", "500": "HTTP 500", "hang": "no answer within", "slow": "no answer within", "truncated": "Protocol",
+    "html": "text/html instead of a picture", "loop": "redirects", "huge": "more than the", "hugechunks": "more than the",
+    "bomb": "exceeds limit", "noise": "no readable picture", "reset": "Protocol", "svg": "no readable picture",
+}  # fmt: skip
+CONFIG = DownloadConfig(timeout=1.0, retries=1, backoff=0.05, max_bytes=400_000, shard_size=20, per_host=8)
+
+
+def picture(seed: int, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 30, 3)).astype(np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A small file that claims to be 30,000 pixels wide and high."""
+    import struct
+    import zlib
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+class Handler(BaseHTTPRequestHandler):
+    requests: ClassVar[Counter] = Counter()
+    active = most = 0
+    lock = threading.Lock()
+
+    def do_GET(self):
+        with Handler.lock:
+            Handler.requests[self.path] += 1
+            Handler.active += 1
+            Handler.most = max(Handler.most, Handler.active)
+        try:
+            self.answer(self.path.strip("/").split("/")[0])
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        finally:
+            with Handler.lock:
+                Handler.active -= 1
+
+    def send(self, status, kind, body=b"", length=None, **headers):
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        if length != -1:
+            self.send_header("content-length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def answer(self, what):
+        if what in ("404", "500"):
+            self.send(int(what), "text/plain")
+        elif what == "hang":
+            time.sleep(2.5)
+        elif what == "slow":
+            self.send_response(200)
+            self.send_header("content-type", "image/png")
+            self.end_headers()
+            for _ in range(30):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.1)
+        elif what == "truncated":
+            self.send(200, "image/png", picture(1)[:200], length=len(picture(1)))
+        elif what == "html":
+            self.send(200, "text/html; charset=utf-8", b"<h1>Sorry</h1>")
+        elif what == "loop":
+            self.send(302, "text/plain", location="/loop/again")
+        elif what == "huge":
+            self.send(200, "image/png", b"", length=30_000_000)
+        elif what == "hugechunks":
+            self.send(200, "image/png", b"y" * 1_000_000, length=-1)
+        elif what == "bomb":
+            self.send(200, "image/png", bomb())
+        elif what == "noise":
+            self.send(200, "image/jpeg", b"\xff\xd8not a picture")
+        elif what == "svg":
+            self.send(200, "image/svg+xml", b"<svg/>")
+        elif what == "reset":
+            self.connection.close()
+        elif what == "flaky" and Handler.requests[self.path] == 1:
+            self.send(503, "text/plain")
+        elif what == "moved":
+            self.send(301, "text/plain", location="/good/1000")
+        else:
+            self.send(200, "image/png", picture(int(self.path.rsplit("/", 1)[1])))
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    Handler.requests, Handler.active, Handler.most = Counter(), 0, 0
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.daemon_threads = True
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+
+
+def write_list(path, server):
+    lines = [f"{server}/good/{i}\tpicture number {i}" for i in range(GOOD)]
+    lines += [f"{server}/{what}/0\tno picture" for what in FAILURES]
+    lines += [f"{server}/flaky/7\tat the second attempt", f"{server}/moved/8\televewhere", f"{server}/good/0\tsaid twice"]
+    lines.append("http://127.0.0.1:9/nobody\tno server")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_every_failure_has_its_reason_and_nothing_hangs(server, tmp_path):
+    started = time.monotonic()
+    addresses = write_list(tmp_path / "list.tsv", server)
+    download(addresses, tmp_path / "out", CONFIG, EngineConfig(workers=1))
+    assert time.monotonic() - started < 30
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert status["addresses"] == GOOD + len(FAILURES) + 3 and status["fetched"] == GOOD + 2
+    reasons = {entry["url"].split("/")[3]: entry["reason"] for entry in status["failures"]}
+    for what, reason in FAILURES.items():
+        assert reason in reasons[what], (what, reasons[what])
+    assert "Connect" in reasons["nobody"]
+    assert Handler.requests["/500/0"] == 2 and Handler.requests["/404/0"] == 1  # what can help is tried again
+    assert Handler.most <= CONFIG.per_host
+    fetched = {}
+    for tar in sorted((tmp_path / "out").glob("*.tar")):
+        fetched |= dict(read_shard(tar, lambda data, _: data, ("png",), DamageReport()))
+    assert len(fetched) == GOOD + 2 and picture(3) in fetched.values()
+
+    asked = sum(Handler.requests.values())
+    download(addresses, tmp_path / "out", CONFIG, EngineConfig(workers=1))
+    assert sum(Handler.requests.values()) == asked
+
+
+def test_what_was_fetched_imports_and_is_shown_on_a_page(server, tmp_path, capsys):
+    main(["download", str(write_list(tmp_path / "list.tsv", server)), "--out", str(tmp_path / "tars"), "--timeout", "1", "--retries", "0",
+          "--max-mb", "0.4", "--workers", "1"])  # fmt: skip
+    assert "of 56 fetched" in capsys.readouterr().out
+    config = tmp_path / "m.yaml"
+    config.write_text(
+        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 16}, vocab_size: 8, grid: [2, 2]}\n"
+        "  edges: {kind: grid, raw: {type: array, size: 16, channels: 1}, labeller: edges, vocab_size: 8, grid: [2, 2]}\n"
+        "  caption: {kind: sequence, raw: {type: text}, vocab_size: 300, max_tokens: 20}\n"
+    )
+    import_folder(tmp_path / "tars", config, tmp_path / "raw", engine=EngineConfig(workers=1))
+    main(["inspect", str(tmp_path / "raw"), "--config", str(config)])
+    out = capsys.readouterr().out
+    assert "train  rgb" in out and "0 damaged" in out
+    page = (tmp_path / "raw" / "inspect.html").read_text()
+    assert "picture number" in page and "data:image/" in page and "manifests" in page
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("a.csv", "link_url,caption\nhttp://x/1,a\n", "needs a column url"), ("a.tsv", "ftp://x/1\ta\nftp://x/2\tb\n", "needs a column url"),
+    ("a.csv", "url,caption\nnothing,a\n", "is no http address"), ("a.txt", "", "lists no addresses"), ("b.txt", None, "no file"),
+])  # fmt: skip
+def test_a_wrong_list_is_one_clear_error(name, text, message, tmp_path):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_addresses(tmp_path / name)
+
+
+def test_lists_of_all_kinds_are_read(tmp_path):
+    kinds = {
+        "plain.txt": "http://x/1\nhttp://x/2\n", "cc12m.tsv": "http://x/1\tone\nhttp://x/2\ttwo \"quoted\n",
+        "h.csv": "caption,url\none,http://x/1\n\"two, two\",http://x/2\n",
+        "j.jsonl": json.dumps({"url": "http://x/1", "text": "one"}) + "\n" + json.dumps({"URL": "http://x/2", "TEXT": "two"}) + "\n",
+    }  # fmt: skip
+    for name, text in kinds.items():
+        (tmp_path / name).write_text(text)
+        found = read_addresses(tmp_path / name)
+        assert [a.url for a in found] == ["http://x/1", "http://x/2"]
+        if name != "plain.txt":
+            assert found[0].caption == "one"
