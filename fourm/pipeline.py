@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from fourm.codecs import CodecSet
 from fourm.config import from_mapping, read_yaml, to_mapping
-from fourm.data.raw import check_raw, fit_picture, to_rgb
+from fourm.data.raw import check_raw, check_vectors, fit_picture, to_rgb
 from fourm.data.store import to_vectors
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, load_model
@@ -220,6 +220,9 @@ class AnyToAnyPipeline:
         direct = next((c for c in self.modalities if c.kind == "continuous" and c.raw_name == m.raw_name), None)
         plain = not any(isinstance(value, (Partial, Tokens)) for value in values)
         if direct is not None and (plain or m.kind == "continuous"):  # the model reads this raw form itself, without loss
+            if direct.raw.type == "vectors":
+                state.grids[direct.name] = _padded([check_vectors(value, direct.raw) for value in values], direct.num_tokens)
+                return
             raw = np.stack([_prepare(value, direct) for value in values])
             vectors = to_vectors(raw, direct)
             state.grids[direct.name] = GridState(vectors, np.ones(vectors.shape[:2], bool))
@@ -297,6 +300,18 @@ def _prepare(value: Any, m: Modality) -> Any:
             raise ValueError(f"a picture needs 3 colour channels, this has {value.shape[2]}")
         value = np.asarray(fit_picture(Image.fromarray(value), m.raw.size))
     return check_raw(value, m.raw) if m.raw.dense else value
+
+
+def _padded(values: list[np.ndarray], most: int) -> GridState:
+    """Lists of vectors (L, C) of different lengths as one state; raises ValueError for one of more than ``most``."""
+    longest = max(len(value) for value in values)
+    if longest > most:
+        raise ValueError(f"{longest} vectors are more than the {most} that this modality holds")
+    table = np.zeros((len(values), longest, values[0].shape[1]), np.float32)
+    known = np.zeros(table.shape[:2], bool)
+    for row, value in enumerate(values):
+        table[row, : len(value)], known[row, : len(value)] = value, True
+    return GridState(table, known)
 
 
 def _token_mask(value: Any, m: Modality, num: int) -> np.ndarray:

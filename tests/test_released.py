@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from fourm.modalities import Modality, ModalitySet, RawSpec
 from fourm.model import FourM
 from fourm.pipeline import AnyToAnyPipeline, Tokens
 from fourm.resources import configs_folder
+from fourm.sampling.options import SamplingOptions
+from fourm.sampling.sampler import Sampler
 from tests import parity
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
@@ -275,3 +278,31 @@ def test_a_released_pipeline_opens_each_tokenizer_when_it_is_used_with_the_famil
     assert made.grids["tok_depth@224"].known.all()
     with pytest.raises(ValueError, match="tokenizer 'depth' is neither in .* nor to be had from the hub as EPFL-VILAB"):
         pipe({"tok_rgb@224": Tokens(np.zeros(196, np.int64))}, ["tok_depth@224"])
+
+
+def test_text_embeddings_of_different_lengths_are_inputs_too(tmp_path):
+    _, folder = fresh(tmp_path)
+    pipe = AnyToAnyPipeline.from_pretrained(folder, tokenizers=tmp_path)
+    rng = np.random.default_rng(0)
+    lists = [rng.normal(size=(n, 4096)).astype(np.float32) for n in (3, 7)]
+    state = pipe.encode({"t5_caption": lists})
+    assert state.grids["t5_caption"].known.sum(1).tolist() == [3, 7]
+    made = pipe.sampler.generate(state, "tok_depth@224", SamplingOptions(steps=1), np.array([0, 1]), [])
+    alone = pipe.sampler.generate(pipe.encode({"t5_caption": lists[:1]}), "tok_depth@224", SamplingOptions(steps=1), np.array([0]), [])
+    assert np.array_equal(made.grids["tok_depth@224"].values[:1], alone.grids["tok_depth@224"].values)
+    with pytest.raises(ValueError, match="78 vectors are more than the 77"):
+        pipe.encode({"t5_caption": [np.zeros((78, 4096), np.float32)]})
+
+
+def test_greedy_sampling_of_the_pipeline_s_own_sampler_gives_the_reference_s_words():
+    """Not only the decoder (parity) but the whole sampler, gaps and cache included."""
+    folder = GOLDEN / "fm_mod7_tiny"
+    with tempfile.TemporaryDirectory() as scratch:
+        model = FourM.from_pretrained(parity.unpacked(folder, Path(scratch)))
+    expected = parity.read_tensors(folder, "generation")
+    state = parity._state(model, parity._by_modality(expected, "ar/in/"))
+    for name, scale in (("ar/greedy", 1.0), ("ar/greedy_cfg2", 2.0)):
+        options = SamplingOptions(temperature=0.0, guidance_scale=scale)
+        made = Sampler(model).generate(state, "caption", options, np.arange(2), ["tok_semseg@224"])
+        for row, ids in zip(expected[name].numpy(), made.sequences["caption"], strict=True):
+            assert ids[: len(row)].tolist() == row.tolist()
