@@ -288,7 +288,9 @@ def test_text_embeddings_of_different_lengths_are_inputs_too(tmp_path):
     state = pipe.encode({"t5_caption": lists})
     assert state.grids["t5_caption"].known.sum(1).tolist() == [3, 7]
     made = pipe.sampler.generate(state, "tok_depth@224", SamplingOptions(steps=1), np.array([0, 1]), [])
-    alone = pipe.sampler.generate(pipe.encode({"t5_caption": lists[:1]}), "tok_depth@224", SamplingOptions(steps=1), np.array([0]), [])
+    alone = pipe.sampler.generate(
+        pipe.encode({"t5_caption": lists[:1]}), "tok_depth@224", SamplingOptions(steps=1), np.array([0]), []
+    )
     assert np.array_equal(made.grids["tok_depth@224"].values[:1], alone.grids["tok_depth@224"].values)
     with pytest.raises(ValueError, match="78 vectors are more than the 77"):
         pipe.encode({"t5_caption": [np.zeros((78, 4096), np.float32)]})

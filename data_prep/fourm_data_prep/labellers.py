@@ -1,13 +1,14 @@
 """Pseudo-labellers: a batch of pictures in, another modality out.
 
-A modality names its labeller in YAML: one of the built-in names, or ``package.module:function`` for your own. The built-in ones need no
-pretrained network.
+A modality names its labeller in YAML: one of the built-in names, which need no pretrained network; ``depth:``, ``normals:``, ``semseg:``,
+``boxes:``, ``caption:`` or ``features:`` and a network (``adapters.py``); or ``package.module:function`` for your own.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from fourm.modalities import RawSpec
+from fourm_data_prep.adapters import ADAPTERS
 
 Labeller = Callable[[Sequence[np.ndarray], RawSpec], list[Any]]
 _PALETTE_COLORS = 5
@@ -42,7 +44,25 @@ def palette(pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
     return result
 
 
-BUILT_IN: dict[str, Labeller] = {"edges": edges, "palette": palette}
+def statistics(pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+    """Metadata of 4M-21 that follows from the pixels: colourfulness (Hasler and Suesstrunk, 2003), brightness, contrast, saturation, entropy."""
+    result = []
+    for picture in pictures:
+        r, g, b = (picture[..., i].astype(np.float64) for i in range(3))
+        one, two = r - g, 0.5 * (r + g) - b
+        grey = picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+        share = np.bincount(grey.astype(np.int64).reshape(-1), minlength=256) / grey.size
+        share = share[share > 0]
+        high, low = picture.max(-1).astype(np.float64), picture.min(-1).astype(np.float64)
+        result.append({
+            "colorfulness": float(np.hypot(one.std(), two.std()) + 0.3 * np.hypot(one.mean(), two.mean())),
+            "brightness": float(grey.mean()), "contrast": float(grey.std()),
+            "saturation": float((255 * (high - low) / np.maximum(high, 1)).mean()), "entropy": float(-(share * np.log2(share)).sum()),
+        })  # fmt: skip
+    return result
+
+
+BUILT_IN: dict[str, Labeller] = {"edges": edges, "palette": palette, "statistics": statistics}
 
 
 def open_labeller(name: str) -> Labeller:
@@ -52,6 +72,8 @@ def open_labeller(name: str) -> Labeller:
     module, _, attribute = name.partition(":")
     if not attribute:
         raise ValueError(f"labeller {name!r} is not one of {', '.join(BUILT_IN)} and not of the form package.module:function")
+    if module in ADAPTERS:
+        return partial(ADAPTERS[module], attribute)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -1,0 +1,210 @@
+"""Pretrained networks as labellers: ``labeller: <kind>:<folder or hub id>`` in a modality's YAML. All through ``transformers``.
+
+* ``depth`` (Depth Anything, DPT ...) -> raw type depth; relative predictions fill the modality's range, nearest to farthest
+* ``normals`` -> raw type normal, from the geometry of that depth (a camera of 60 degrees is assumed)
+* ``semseg`` (Mask2Former, SegFormer ...) -> raw type labels, matched to the modality's class names
+* ``boxes`` (DETR, RT-DETR ...) -> raw type boxes, score 0.5 and more, nearest to the upper left first
+* ``caption`` (BLIP ...) -> raw type text
+* ``features`` (CLIP, DINOv2, SigLIP ...) -> raw type array (dense: one vector a patch) or vectors (global)
+
+Pictures are uint8 (H, W, 3). Each network is opened once in a worker, only safetensors weights are read, on the GPU where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourm.modalities import RawSpec
+
+_MIN_SCORE = 0.5
+_FIELD_OF_VIEW = math.radians(60.0)
+_BATCH = 8
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@cache
+def _network(auto: str, name: str) -> Any:
+    """A pretrained model. Raises ValueError that says what is missing."""
+    try:
+        import transformers  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError(f"labeller {name!r} needs transformers: pip install 'fourm[labels]'") from None
+    try:
+        model = getattr(transformers, auto).from_pretrained(name, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+    return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def _statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the pixels that a network expects, from its preprocessor's settings."""
+    from transformers import AutoImageProcessor  # pyright: ignore[reportMissingImports]
+
+    try:
+        settings = AutoImageProcessor.from_pretrained(name).to_dict()
+    except (OSError, ValueError, ImportError):
+        return _MEAN, _STD
+    return tuple(settings.get("image_mean") or _MEAN), tuple(settings.get("image_std") or _STD)
+
+
+def _pixels(pictures: Sequence[np.ndarray], name: str, side: int, device: Any) -> Tensor:
+    """Pictures -> (B, 3, side, side), resized and standardised."""
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in _statistics(name))
+    stacked = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255.0
+    stacked = F.interpolate(stacked, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return (stacked - mean) / std
+
+
+def _side(model: Any, pictures: Sequence[np.ndarray]) -> int:
+    """The side that a network was made for, or that of the pictures."""
+    config = getattr(model.config, "vision_config", model.config)
+    backbone = getattr(config, "backbone_config", None)
+    size = getattr(config, "image_size", None) or getattr(backbone, "image_size", None)
+    size = size[0] if isinstance(size, (list, tuple)) else size
+    return int(size or max(pictures[0].shape[:2]))
+
+
+def _batched(pictures: Sequence[np.ndarray], run: Callable[[Sequence[np.ndarray]], list[Any]]) -> list[Any]:
+    with torch.inference_mode():
+        return [value for start in range(0, len(pictures), _BATCH) for value in run(pictures[start : start + _BATCH])]
+
+
+def depth(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+    """-> float32 (size, size) within the modality's range."""
+    model = _network("AutoModelForDepthEstimation", name)
+    metric = getattr(model.config, "depth_estimation_type", "relative") == "metric"
+    low, high = spec.range
+
+    def run(part: Sequence[np.ndarray]) -> list[Any]:
+        predicted = model(pixel_values=_pixels(part, name, _side(model, part), model.device)).predicted_depth
+        predicted = F.interpolate(predicted[:, None].float(), (spec.size, spec.size), mode="bilinear", align_corners=False)[
+            :, 0
+        ]
+        if metric:
+            return list(predicted.clamp(low, high).cpu().numpy())
+        nearest, farthest = predicted.amax((1, 2), keepdim=True), predicted.amin((1, 2), keepdim=True)  # it predicts nearness
+        share = (nearest - predicted) / (nearest - farthest).clamp_min(1e-12)
+        return list((low + (high - low) * share).cpu().numpy())
+
+    return _batched(pictures, run)
+
+
+def normals(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+    """-> unit vectors float32 (size, size, 3): x to the right, y down, z towards the camera."""
+    flat = RawSpec(type="depth", size=spec.size, range=(1.0, 5.0))
+    return [normals_of_depth(d) for d in depth(name, pictures, flat)]
+
+
+def normals_of_depth(distance: np.ndarray, field_of_view: float = _FIELD_OF_VIEW) -> np.ndarray:
+    """Normals of the surface that a depth map (H, W) describes, seen by a pinhole camera: (H, W, 3)."""
+    height, width = distance.shape
+    focal = 0.5 * width / math.tan(0.5 * field_of_view)
+    rows, columns = np.mgrid[0:height, 0:width]
+    point = np.stack(
+        [(columns - width / 2 + 0.5) * distance / focal, (rows - height / 2 + 0.5) * distance / focal, distance], -1
+    )
+    along_x, along_y = np.gradient(point, axis=1), np.gradient(point, axis=0)
+    normal = np.cross(along_y, along_x)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
+    normal *= np.where(normal[..., 2:] > 0, -1.0, 1.0)  # towards the camera
+    return (normal * np.array([1.0, 1.0, -1.0])).astype(np.float32)
+
+
+def semseg(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+    """-> class ids (size, size). Raises ValueError if the network knows none of the modality's class names."""
+    try:
+        model, masks = _network("AutoModelForSemanticSegmentation", name), False
+    except ValueError:
+        model, masks = _network("AutoModelForUniversalSegmentation", name), True
+    lookup = np.zeros(len(model.config.id2label) + 1, np.int64)
+    known = {label.lower(): i for i, label in enumerate(spec.classes)}
+    for i, label in model.config.id2label.items():
+        lookup[int(i)] = known.get(str(label).lower(), 0)
+    if not any(str(label).lower() in known for label in model.config.id2label.values()):
+        raise ValueError(
+            f"{name} knows none of the classes {', '.join(spec.classes[:5])} ...; it has {list(model.config.id2label.values())[:5]} ..."
+        )
+
+    def run(part: Sequence[np.ndarray]) -> list[Any]:
+        output = model(pixel_values=_pixels(part, name, _side(model, part), model.device))
+        if masks:  # a score of each class at each place: over all queries
+            classes = output.class_queries_logits.softmax(-1)[..., :-1]
+            logits = torch.einsum("bqc,bqhw->bchw", classes, output.masks_queries_logits.sigmoid())
+        else:
+            logits = output.logits
+        logits = F.interpolate(logits.float(), (spec.size, spec.size), mode="bilinear", align_corners=False)
+        return list(lookup[logits.argmax(1).cpu().numpy()])
+
+    return _batched(pictures, run)
+
+
+def boxes(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+    """-> lists of ``{"box": [x0, y0, x1, y1], "label": ...}``, corners in [0, 1]."""
+    model = _network("AutoModelForObjectDetection", name)
+    labels = {int(i): str(label) for i, label in model.config.id2label.items()}
+
+    def run(part: Sequence[np.ndarray]) -> list[Any]:
+        output = model(pixel_values=_pixels(part, name, _side(model, part), model.device))
+        has_none = output.logits.shape[-1] == len(labels) + 1  # DETR: softmax with "no object"; RT-DETR: one score a class
+        scores = output.logits.softmax(-1)[..., :-1] if has_none else output.logits.sigmoid()
+        best, which = scores.max(-1)
+        center, size = output.pred_boxes[..., :2], output.pred_boxes[..., 2:]
+        corners = torch.cat([center - size / 2, center + size / 2], -1).clamp(0, 1)
+        found = []
+        for b in range(len(part)):
+            rows = torch.nonzero(best[b] >= _MIN_SCORE)[:, 0]
+            kept = [
+                {"box": [round(float(c), 4) for c in corners[b, r]], "label": labels[int(which[b, r])]} for r in rows.tolist()
+            ]
+            found.append(sorted(kept, key=lambda item: item["box"][0] ** 2 + item["box"][1] ** 2))
+        return found
+
+    return _batched(pictures, run)
+
+
+def caption(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+    """-> strings."""
+    from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
+
+    model = _network("AutoModelForImageTextToText", name)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+
+    def run(part: Sequence[np.ndarray]) -> list[Any]:
+        ids = model.generate(
+            pixel_values=_pixels(part, name, _side(model, part), model.device), max_new_tokens=40, do_sample=False
+        )
+        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    return _batched(pictures, run)
+
+
+def features(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+    """-> float32 (size, size, C) for raw type array, (1, C) for vectors."""
+    model = _network("AutoModel", name)
+    model = getattr(model, "vision_model", model)
+
+    def run(part: Sequence[np.ndarray]) -> list[Any]:
+        config = model.config
+        side = spec.size * config.patch_size if spec.type == "array" else _side(model, part)
+        extra = {"interpolate_pos_encoding": True} if side != _side(model, part) else {}
+        rows = model(pixel_values=_pixels(part, name, side, model.device), **extra).last_hidden_state.float()
+        grid = (side // config.patch_size) ** 2
+        if spec.type == "vectors":
+            return list((rows[:, :1] if rows.shape[1] > grid else rows.mean(1, keepdim=True)).cpu().numpy())
+        return list(rows[:, -grid:].unflatten(1, (spec.size, spec.size)).cpu().numpy())
+
+    return _batched(pictures, run)
+
+
+ADAPTERS: dict[str, Callable[[str, Sequence[np.ndarray], RawSpec], list[Any]]] = {
+    "depth": depth, "normals": normals, "semseg": semseg, "boxes": boxes, "caption": caption, "features": features,
+}  # fmt: skip
