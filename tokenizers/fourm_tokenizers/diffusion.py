@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-
-from fourm_tokenizers.noise import Prediction, make_scheduler, noise_betas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class DiffusionConfig:
     layers: int = 1  # residual blocks of each resolution
     attention: bool = True  # at the lowest resolution
     condition_channels: int = 32
-    prediction: Prediction = "sample"
+    prediction: Literal["sample", "epsilon", "v_prediction"] = "sample"
     schedule: str = "linear"
     zero_terminal_snr: bool = True
     num_train_steps: int = 1000
@@ -41,7 +40,9 @@ class DiffusionDecoder(nn.Module):
 
     def __init__(self, config: DiffusionConfig, channels: int, patch_size: int, dim: int) -> None:
         super().__init__()
-        from diffusers.models.unets.unet_2d import UNet2DModel
+        from diffusers.models.unets.unet_2d import UNet2DModel  # here: importing diffusers takes seconds
+
+        from fourm_tokenizers.noise import noise_betas
 
         self.config, self.channels, self.patch_size = config, channels, patch_size
         c = config
@@ -70,6 +71,8 @@ class DiffusionDecoder(nn.Module):
 
     def loss(self, pictures: Tensor, rows: Tensor) -> Tensor:
         """Squared error of the prediction at random times (B, C, H, W); draws from torch's generator, which the loop seeds a step."""
+        from fourm_tokenizers.noise import make_scheduler
+
         c, b = self.config, len(pictures)
         scheduler = make_scheduler("ddpm", self.betas, c.prediction)
         time = torch.randint(0, c.num_train_steps, (b,), device=pictures.device)
@@ -87,6 +90,8 @@ class DiffusionDecoder(nn.Module):
     @torch.no_grad()
     def forward(self, rows: Tensor, seeds: list[int], steps: int = 0) -> Tensor:
         """Decode rows; sample i starts from the noise of ``seeds[i]``."""
+        from fourm_tokenizers.noise import make_scheduler
+
         c = self.config
         size = math.isqrt(rows.shape[1]) * self.patch_size
         shape = (1, self.channels, size, size)

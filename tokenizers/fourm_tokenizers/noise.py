@@ -10,7 +10,6 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler, rescale_zero_ter
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-Prediction = Literal["sample", "epsilon", "v_prediction"]
 Spacing = Literal["trailing", "linspace", "leading"]
 
 
