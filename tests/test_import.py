@@ -111,3 +111,35 @@ def test_edges_are_where_brightness_changes_and_palettes_name_the_main_colours()
     assert found[:, 15:17].mean() > 0.5 and found[:, :12].max() < 0.01
     colors = palette([picture], RawSpec(type="palette"))[0]
     assert {tuple(c) for c in colors[:2]} == {(0, 0, 0), (250, 240, 10)}
+
+
+def test_tables_of_all_kinds_name_pictures_captions_and_groups(tmp_path):
+    """CSV, TSV, JSON lines and Parquet, inside the folder or as the source itself."""
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 20), "red").save(tmp_path / name)
+    rows = [
+        {"file": "a.png", "caption": "one", "subject": "s"},
+        {"file": "b.png", "caption": "two, with a comma", "subject": "t"},
+    ]
+    texts = {
+        "t.csv": 'file,caption,subject\na.png,one,s\nb.png,"two, with a comma",t\n',
+        "t.tsv": "file\tcaption\tsubject\na.png\tone\ts\nb.png\ttwo, with a comma\tt\n",
+        "t.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+    }
+    for name, text in texts.items():
+        table = tmp_path / name
+        table.write_text(text)
+        for source in (tmp_path, table):
+            assert [(i.key, i.caption, i.group) for i in find_items(source)] == [
+                ("a", "one", "s"),
+                ("b", "two, with a comma", "t"),
+            ]
+        table.unlink()
+    (tmp_path / "t.txt").write_text("x")
+    with pytest.raises(ValueError, match="is no folder and no table"):
+        find_items(tmp_path / "t.txt")
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    assert [i.caption for i in find_items(tmp_path / "t.parquet")] == ["one", "two, with a comma"]

@@ -12,6 +12,7 @@ pure function of its pictures, written under a temporary name and renamed: a kil
 from __future__ import annotations
 
 import csv
+import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import open_labeller
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 SHARD_PICTURES = 256
 _VALIDATION_SHARE = 0.1
@@ -45,17 +47,35 @@ class Item:
     group: str = ""  # pictures of one group (one subject in several styles, say) go to the same split
 
 
-def find_items(folder: Path) -> list[Item]:
-    """All pictures under a folder with their captions, by name. Raises ValueError if there are none."""
-    if not folder.is_dir():
-        raise ValueError(f"no folder {folder}")
-    pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+@dataclass(frozen=True)
+class Row:
+    """What a CSV says of a picture."""
+
+    caption: str = ""
+    group: str = ""
+
+
+def find_items(source: Path) -> list[Item]:
+    """All pictures under a folder with their captions, by name; or those that a table names. Raises ValueError if there are none."""
+    if source.is_file() and source.suffix.lower() in TABLE_SUFFIXES:
+        folder, table = source.parent, _read_table(source)
+        pictures = [folder / name for name in table]
+    elif source.is_dir():
+        folder, table = source, {}
+        for path in sorted(p for p in source.glob("*") if p.suffix.lower() in TABLE_SUFFIXES):
+            table |= _read_table(path)
+        pictures = sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    else:
+        raise ValueError(
+            f"no folder {source}"
+            if not source.is_file()
+            else f"{source} is no folder and no table ({', '.join(TABLE_SUFFIXES)})"
+        )
     if not pictures:
-        raise ValueError(f"no pictures in {folder}: looking for {', '.join(PICTURE_SUFFIXES)}")
-    table = _read_tables(folder)
+        raise ValueError(f"no pictures in {source}: looking for {', '.join(PICTURE_SUFFIXES)}")
     items, seen = [], set()
     for path in pictures:
-        relative = path.relative_to(folder)
+        relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
         key = "-".join(relative.with_suffix("").parts).replace(".", "_").replace(" ", "_")
         if key in seen:  # same name, other suffix
             key += "_" + relative.suffix[1:].lower()
@@ -67,33 +87,43 @@ def find_items(folder: Path) -> list[Item]:
     return items
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a CSV says of a picture."""
-
-    caption: str = ""
-    group: str = ""
-
-
-def _read_tables(folder: Path) -> dict[str, Row]:
-    """Rows of the CSV files in a folder, by file name."""
-    rows: dict[str, Row] = {}
-    for path in sorted(folder.glob("*.csv")):
-        with open(path, newline="", errors="replace") as file:
-            reader = csv.DictReader(file)
-            columns = {name.strip().lower(): name for name in reader.fieldnames or []}
-            file_column = next((columns[c] for c in _FILE_COLUMNS if c in columns), None)
-            caption_column = next((columns[c] for c in _CAPTION_COLUMNS if c in columns), None)
-            group_column = next((columns[c] for c in _GROUP_COLUMNS if c in columns), None)
-            if file_column is None or caption_column is None:
-                raise ValueError(
-                    f"{path} needs a column of file names ({', '.join(_FILE_COLUMNS)}) and one of captions"
-                    f" ({', '.join(_CAPTION_COLUMNS)}); it has {', '.join(columns) or 'none'}"
-                )
-            for row in reader:
-                group = (row[group_column] or "").strip() if group_column is not None else ""
-                rows[(row[file_column] or "").strip()] = Row(row[caption_column] or "", group)
+def _read_table(path: Path) -> dict[str, Row]:
+    """Rows of one table by file name. Raises ValueError for one without the columns that are needed."""
+    columns, lines = _lines(path)
+    named = {name.strip().lower(): name for name in columns}
+    file_column = next((named[c] for c in _FILE_COLUMNS if c in named), None)
+    caption_column = next((named[c] for c in _CAPTION_COLUMNS if c in named), None)
+    group_column = next((named[c] for c in _GROUP_COLUMNS if c in named), None)
+    if file_column is None or caption_column is None:
+        raise ValueError(
+            f"{path} needs a column of file names ({', '.join(_FILE_COLUMNS)}) and one of captions"
+            f" ({', '.join(_CAPTION_COLUMNS)}); it has {', '.join(columns) or 'none'}"
+        )
+    rows = {}
+    for line in lines:
+        group = str(line.get(group_column) or "").strip() if group_column is not None else ""
+        rows[str(line.get(file_column) or "").strip()] = Row(str(line.get(caption_column) or ""), group)
     return rows
+
+
+def _lines(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Column names and rows of a CSV, TSV, JSON-lines or Parquet file."""
+    if path.suffix.lower() == ".parquet":
+        try:
+            from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ValueError(f"{path} needs pyarrow: pip install pyarrow") from None
+        table = parquet.read_table(path)
+        return table.column_names, table.to_pylist()
+    with open(path, newline="", errors="replace") as stream:
+        if path.suffix.lower() == ".jsonl":
+            try:
+                lines = [json.loads(line) for line in stream if line.strip()]
+            except ValueError:
+                raise ValueError(f"{path} is not JSON lines") from None
+            return list(dict.fromkeys(name for line in lines for name in line)), lines
+        reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        return list(reader.fieldnames or []), list(reader)
 
 
 def _first_line(note: Path) -> str:
