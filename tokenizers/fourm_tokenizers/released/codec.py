@@ -7,6 +7,7 @@ what comes back is relative depth.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class ReleasedCodec:
             stacked = torch.from_numpy(np.stack([np.asarray(i, np.int64).reshape(-1) for i in ids[start : start + _BATCH]]))
             maps = stacked.reshape(len(stacked), *self._layout())
             if isinstance(self.model, DiVAE):
-                output = self.model.decode(maps, steps=self.steps, seeds=range(start, start + len(maps)))
+                output = self.model.decode(maps, steps=self.steps, seeds=[zlib.crc32(i.numpy().tobytes()) for i in maps])
             else:
                 output = self.model.decode(maps)
             result += self._raw(output)
