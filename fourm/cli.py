@@ -78,17 +78,21 @@ def _quickstart(parser: argparse.ArgumentParser):
 
 def _import(parser: argparse.ArgumentParser):
     """Pictures and captions to raw shards."""
-    parser.add_argument("folder", type=Path, help="pictures (jpg, png, webp), captions in <name>.txt or one CSV")
+    parser.add_argument(
+        "source",
+        help="folder of pictures (captions in <name>.txt or a table), a table, a folder of tars, or hf:DATASET[:SPLIT]",
+    )
     parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities: what is made of each picture")
+    parser.add_argument("--size", type=int, default=0, help="store the widest modality at this many pixels, for crops later")
     parser.add_argument("--out", required=True, type=Path, help="folder of raw shards")
     parser.add_argument("--max-damage", type=float, default=0.05, help="largest share of pictures that may be unreadable")
     _engine_options(parser)
 
     def run(o: argparse.Namespace) -> None:
         from fourm_data_prep.engine_options import engine_of
-        from fourm_data_prep.importing import import_folder
+        from fourm_data_prep.importing import import_pictures
 
-        import_folder(o.folder, o.config, o.out, o.max_damage, engine_of(o))
+        import_pictures(o.source, o.config, o.out, o.max_damage, engine_of(o), o.size)
 
     return run
 
@@ -96,6 +100,8 @@ def _import(parser: argparse.ArgumentParser):
 def _tokenize(parser: argparse.ArgumentParser):
     """Raw shards to token shards (same as python -m fourm_data_prep.tokenize)."""
     parser.add_argument("project", type=Path, help="project folder")
+    parser.add_argument("--crops", type=int, default=1, help="crops of each picture: the whole one and random ones")
+    parser.add_argument("--flip", action="store_true", help="mirror half of the random crops")
     _engine_options(parser)
 
     def run(o: argparse.Namespace) -> None:
@@ -105,7 +111,7 @@ def _tokenize(parser: argparse.ArgumentParser):
         from fourm.project import Project
 
         p = Project(o.project)
-        tokenize(p.modalities, p.raw, p.tokenizers, p.tokens, engine=engine_of(o))
+        tokenize(p.modalities, p.raw, p.tokenizers, p.tokens, engine=engine_of(o), crops=o.crops, flip=o.flip)
 
     return run
 

@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 import torch
 from fourm_data_prep.adapters import normals_of_depth
-from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.labellers import Samples, open_labeller
 
 from fourm.data.raw import check_raw, check_vectors
 from fourm.modalities import RawSpec
 
 PICTURES = [np.random.default_rng(i).integers(0, 255, (48, 48, 3)).astype(np.uint8) for i in range(3)]
+SAMPLES = Samples(PICTURES, ["a cat", "two dogs in the sky", ""])
 
 
 def test_statistics_of_pictures_are_those_of_their_definitions():
     label = open_labeller("statistics")
     grey, red = np.full((8, 8, 3), 100, np.uint8), np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 255
-    plain, colored = label([grey, red], RawSpec(type="metadata"))
+    plain, colored = label(Samples([grey, red]), RawSpec(type="metadata"))
     assert plain == {
         "colorfulness": 0.0,
         "brightness": pytest.approx(100),
@@ -26,7 +27,7 @@ def test_statistics_of_pictures_are_those_of_their_definitions():
     }
     assert colored["saturation"] == 255 and colored["colorfulness"] == pytest.approx(0.3 * np.hypot(255, 127.5))
     checker = np.indices((8, 8)).sum(0) % 2
-    half = label([np.repeat((checker * 200)[..., None], 3, -1).astype(np.uint8)], RawSpec(type="metadata"))[0]
+    half = label(Samples([np.repeat((checker * 200)[..., None], 3, -1).astype(np.uint8)]), RawSpec(type="metadata"))[0]
     assert half["entropy"] == pytest.approx(1.0) and half["contrast"] == pytest.approx(100)
 
 
@@ -79,22 +80,22 @@ def networks(tmp_path_factory):
 @pytest.mark.slow
 def test_every_adapter_gives_what_its_modality_promises(networks):
     depth = RawSpec(type="depth", size=16, range=(2.0, 9.0))
-    for value in open_labeller(f"depth:{networks / 'depth'}")(PICTURES, depth):
+    for value in open_labeller(f"depth:{networks / 'depth'}")(SAMPLES, depth):
         checked = check_raw(value, depth)
         assert checked.min() == pytest.approx(2.0) and checked.max() == pytest.approx(9.0)
     normal = RawSpec(type="normal", size=16)
-    for value in open_labeller(f"normals:{networks / 'depth'}")(PICTURES, normal):
+    for value in open_labeller(f"normals:{networks / 'depth'}")(SAMPLES, normal):
         assert np.allclose(np.linalg.norm(check_raw(value, normal), axis=-1), 1, atol=1e-5)
     labels = RawSpec(type="labels", size=16, classes=("none", "Sky", "cat"))
-    for value in open_labeller(f"semseg:{networks / 'semseg'}")(PICTURES, labels):
+    for value in open_labeller(f"semseg:{networks / 'semseg'}")(SAMPLES, labels):
         assert set(np.unique(check_raw(value, labels))) <= {0, 1, 2}
     dense, whole = RawSpec(type="array", size=3, channels=16), RawSpec(type="vectors", channels=16)
     for name in ("dinov2", "clip"):
-        for value in open_labeller(f"features:{networks / name}")(PICTURES, dense):
+        for value in open_labeller(f"features:{networks / name}")(SAMPLES, dense):
             check_raw(value, dense)
-        for value in open_labeller(f"features:{networks / name}")(PICTURES, whole):
+        for value in open_labeller(f"features:{networks / name}")(SAMPLES, whole):
             assert check_vectors(value, whole).shape == (1, 16)
-    found = open_labeller(f"boxes:{networks / 'boxes'}")(PICTURES, RawSpec(type="boxes"))
+    found = open_labeller(f"boxes:{networks / 'boxes'}")(SAMPLES, RawSpec(type="boxes"))
     assert len(found) == 3
     for item in [item for items in found for item in items]:
         assert item["label"] in ("cat", "dog") and all(0 <= c <= 1 for c in item["box"])
@@ -103,6 +104,6 @@ def test_every_adapter_gives_what_its_modality_promises(networks):
 @pytest.mark.slow
 def test_a_network_that_is_not_there_or_knows_other_classes_is_one_clear_error(networks, tmp_path):
     with pytest.raises(ValueError, match="cannot be opened"):
-        open_labeller(f"depth:{tmp_path}")(PICTURES, RawSpec(type="depth", size=16))
+        open_labeller(f"depth:{tmp_path}")(SAMPLES, RawSpec(type="depth", size=16))
     with pytest.raises(ValueError, match="knows none of the classes"):
-        open_labeller(f"semseg:{networks / 'semseg'}")(PICTURES, RawSpec(type="labels", size=16, classes=("car", "tree")))
+        open_labeller(f"semseg:{networks / 'semseg'}")(SAMPLES, RawSpec(type="labels", size=16, classes=("car", "tree")))

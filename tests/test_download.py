@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fourm_data_prep.download import DownloadConfig, download, read_addresses
 from fourm_data_prep.engine_options import EngineConfig
-from fourm_data_prep.importing import import_folder
+from fourm_data_prep.importing import import_pictures
 from PIL import Image
 
 from fourm.cli import main
@@ -167,7 +167,7 @@ def test_what_was_fetched_imports_and_is_shown_on_a_page(server, tmp_path, capsy
         "  edges: {kind: grid, raw: {type: array, size: 16, channels: 1}, labeller: edges, vocab_size: 8, grid: [2, 2]}\n"
         "  caption: {kind: sequence, raw: {type: text}, vocab_size: 300, max_tokens: 20}\n"
     )
-    import_folder(tmp_path / "tars", config, tmp_path / "raw", engine=EngineConfig(workers=1))
+    import_pictures(tmp_path / "tars", config, tmp_path / "raw", engine=EngineConfig(workers=1))
     main(["inspect", str(tmp_path / "raw"), "--config", str(config)])
     out = capsys.readouterr().out
     assert "train  rgb" in out and "0 damaged" in out

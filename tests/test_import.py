@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from fourm_data_prep.engine_options import EngineConfig
-from fourm_data_prep.importing import find_items, import_folder, is_validation
-from fourm_data_prep.labellers import edges, open_labeller, palette
+from fourm_data_prep.exact import edges, palette
+from fourm_data_prep.importing import find_items, import_pictures, is_validation
+from fourm_data_prep.labellers import Samples, open_labeller
 from PIL import Image, ImageDraw
 
 from fourm.data.raw import read_raw
@@ -45,7 +46,7 @@ def values(out, split, name):
 
 
 def test_a_folder_becomes_aligned_shards_of_every_modality(folder, tmp_path):
-    import_folder(folder, CONFIG, tmp_path / "raw", engine=EngineConfig(workers=1))
+    import_pictures(folder, CONFIG, tmp_path / "raw", engine=EngineConfig(workers=1))
     both = {
         n: {**values(tmp_path / "raw", "train", n), **values(tmp_path / "raw", "val", n)}
         for n in ("rgb", "edges", "palette", "caption")
@@ -66,7 +67,7 @@ def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tm
     (folder / "p01.png").write_bytes(whole[:100])
     (folder / "p02.png").write_bytes(b"<html>not found</html>")
     (folder / "p03.png").write_bytes(b"")
-    import_folder(folder, CONFIG, tmp_path / "raw", max_damage=0.2, engine=EngineConfig(workers=1))
+    import_pictures(folder, CONFIG, tmp_path / "raw", max_damage=0.2, engine=EngineConfig(workers=1))
     listed = json.loads((tmp_path / "raw" / "damage-import.json").read_text())
     assert [e["key"] for e in listed["entries"]] == ["p01", "p02", "p03"] and all(
         "no readable picture" in e["reason"] for e in listed["entries"]
@@ -75,12 +76,12 @@ def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tm
     names = {**values(tmp_path / "raw", "train", "rgb"), **values(tmp_path / "raw", "val", "rgb")}
     assert len(names) == 39 and "p02" not in names
     with pytest.raises(ValueError, match="3 of 42 samples are damaged"):
-        import_folder(folder, CONFIG, tmp_path / "again", max_damage=0.05, engine=EngineConfig(workers=1))
+        import_pictures(folder, CONFIG, tmp_path / "again", max_damage=0.05, engine=EngineConfig(workers=1))
 
 
 def test_importing_again_gives_the_same_bytes_with_any_number_of_workers(folder, tmp_path):
-    import_folder(folder, CONFIG, tmp_path / "one", engine=EngineConfig(workers=1))
-    import_folder(folder, CONFIG, tmp_path / "two", engine=EngineConfig(workers=2))
+    import_pictures(folder, CONFIG, tmp_path / "one", engine=EngineConfig(workers=1))
+    import_pictures(folder, CONFIG, tmp_path / "two", engine=EngineConfig(workers=2))
     for path in (tmp_path / "one").rglob("*.tar"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
@@ -97,9 +98,9 @@ def test_an_empty_folder_and_a_modality_without_labeller_are_named(tmp_path):
     with pytest.raises(ValueError, match="no pictures in"):
         find_items(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"depth \(depth\) cannot be made from a picture: name its labeller"):
-        import_folder(tmp_path, configs_folder() / "modalities" / "demo.yaml", tmp_path / "out")
-    with pytest.raises(ValueError, match="labeller 'canny' is not one of"):
-        open_labeller("canny")
+        import_pictures(tmp_path, configs_folder() / "modalities" / "demo.yaml", tmp_path / "out")
+    with pytest.raises(ValueError, match="labeller 'cany' is not one of"):
+        open_labeller("cany")
 
 
 def test_edges_are_where_brightness_changes_and_palettes_name_the_main_colours():
@@ -107,9 +108,9 @@ def test_edges_are_where_brightness_changes_and_palettes_name_the_main_colours()
 
     picture = np.zeros((32, 32, 3), np.uint8)
     picture[:, 16:] = (250, 240, 10)
-    found = edges([picture], RawSpec(type="array", size=32))[0][..., 0]
+    found = edges(Samples([picture]), RawSpec(type="array", size=32))[0][..., 0]
     assert found[:, 15:17].mean() > 0.5 and found[:, :12].max() < 0.01
-    colors = palette([picture], RawSpec(type="palette"))[0]
+    colors = palette(Samples([picture]), RawSpec(type="palette"))[0]
     assert {tuple(c) for c in colors[:2]} == {(0, 0, 0), (250, 240, 10)}
 
 

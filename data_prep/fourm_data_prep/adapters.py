@@ -1,4 +1,4 @@
-"""Pretrained networks as labellers: ``labeller: <kind>:<folder or hub id>`` in a modality's YAML. All through ``transformers``.
+"""Pretrained networks as labellers: ``labeller: <kind>:<folder or hub id>`` in a modality's YAML. Through ``transformers``.
 
 * ``depth`` (Depth Anything, DPT ...) -> raw type depth; relative predictions fill the modality's range, nearest to farthest
 * ``normals`` -> raw type normal, from the geometry of that depth (a camera of 60 degrees is assumed)
@@ -6,8 +6,11 @@
 * ``boxes`` (DETR, RT-DETR ...) -> raw type boxes, score 0.5 and more, nearest to the upper left first
 * ``caption`` (BLIP ...) -> raw type text
 * ``features`` (CLIP, DINOv2, SigLIP ...) -> raw type array (dense: one vector a patch) or vectors (global)
+* ``marigold`` (through ``diffusers``) -> raw type normal
+* ``sam`` -> raw type boxes (one for each thing) or array (edges of all things)
+* ``sentence`` (MiniLM ...) -> raw type vectors: the caption as one unit vector; ``tokens`` (T5 ...) -> one vector for each of its tokens
 
-Pictures are uint8 (H, W, 3). Each network is opened once in a worker, only safetensors weights are read, on the GPU where there is one.
+Each network is opened once in a worker, only safetensors weights are read, on the GPU where there is one.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from fourm.modalities import RawSpec
+from fourm_data_prep.labellers import Samples
 
 _MIN_SCORE = 0.5
 _FIELD_OF_VIEW = math.radians(60.0)
@@ -78,7 +83,7 @@ def _batched(pictures: Sequence[np.ndarray], run: Callable[[Sequence[np.ndarray]
         return [value for start in range(0, len(pictures), _BATCH) for value in run(pictures[start : start + _BATCH])]
 
 
-def depth(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+def depth(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     """-> float32 (size, size) within the modality's range."""
     model = _network("AutoModelForDepthEstimation", name)
     metric = getattr(model.config, "depth_estimation_type", "relative") == "metric"
@@ -95,13 +100,13 @@ def depth(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]
         share = (nearest - predicted) / (nearest - farthest).clamp_min(1e-12)
         return list((low + (high - low) * share).cpu().numpy())
 
-    return _batched(pictures, run)
+    return _batched(samples.pictures, run)
 
 
-def normals(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+def normals(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     """-> unit vectors float32 (size, size, 3): x to the right, y down, z towards the camera."""
     flat = RawSpec(type="depth", size=spec.size, range=(1.0, 5.0))
-    return [normals_of_depth(d) for d in depth(name, pictures, flat)]
+    return [normals_of_depth(d) for d in depth(name, samples, flat)]
 
 
 def normals_of_depth(distance: np.ndarray, field_of_view: float = _FIELD_OF_VIEW) -> np.ndarray:
@@ -119,7 +124,7 @@ def normals_of_depth(distance: np.ndarray, field_of_view: float = _FIELD_OF_VIEW
     return (normal * np.array([1.0, 1.0, -1.0])).astype(np.float32)
 
 
-def semseg(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+def semseg(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     """-> class ids (size, size). Raises ValueError if the network knows none of the modality's class names."""
     try:
         model, masks = _network("AutoModelForSemanticSegmentation", name), False
@@ -144,10 +149,10 @@ def semseg(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any
         logits = F.interpolate(logits.float(), (spec.size, spec.size), mode="bilinear", align_corners=False)
         return list(lookup[logits.argmax(1).cpu().numpy()])
 
-    return _batched(pictures, run)
+    return _batched(samples.pictures, run)
 
 
-def boxes(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+def boxes(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     """-> lists of ``{"box": [x0, y0, x1, y1], "label": ...}``, corners in [0, 1]."""
     model = _network("AutoModelForObjectDetection", name)
     labels = {int(i): str(label) for i, label in model.config.id2label.items()}
@@ -168,10 +173,10 @@ def boxes(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]
             found.append(sorted(kept, key=lambda item: item["box"][0] ** 2 + item["box"][1] ** 2))
         return found
 
-    return _batched(pictures, run)
+    return _batched(samples.pictures, run)
 
 
-def caption(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+def caption(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     """-> strings."""
     from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
 
@@ -184,10 +189,10 @@ def caption(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[An
         )
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    return _batched(pictures, run)
+    return _batched(samples.pictures, run)
 
 
-def features(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[Any]:
+def features(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     """-> float32 (size, size, C) for raw type array, (1, C) for vectors."""
     model = _network("AutoModel", name)
     model = getattr(model, "vision_model", model)
@@ -202,9 +207,116 @@ def features(name: str, pictures: Sequence[np.ndarray], spec: RawSpec) -> list[A
             return list((rows[:, :1] if rows.shape[1] > grid else rows.mean(1, keepdim=True)).cpu().numpy())
         return list(rows[:, -grid:].unflatten(1, (spec.size, spec.size)).cpu().numpy())
 
-    return _batched(pictures, run)
+    return _batched(samples.pictures, run)
 
 
-ADAPTERS: dict[str, Callable[[str, Sequence[np.ndarray], RawSpec], list[Any]]] = {
-    "depth": depth, "normals": normals, "semseg": semseg, "boxes": boxes, "caption": caption, "features": features,
+@cache
+def _marigold(name: str) -> Any:
+    try:
+        from diffusers import MarigoldNormalsPipeline  # pyright: ignore[reportPrivateImportUsage]
+
+        pipe = MarigoldNormalsPipeline.from_pretrained(name, use_safetensors=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def marigold(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+    """-> unit vectors float32 (size, size, 3): x to the right, y down, z towards the camera. One denoising for each picture, seeded."""
+    pipe, result = _marigold(name), []
+    for picture in samples.pictures:
+        made = pipe(Image.fromarray(picture), generator=torch.Generator().manual_seed(0), output_type="np").prediction[0]
+        made = F.interpolate(torch.from_numpy(made).permute(2, 0, 1)[None], (spec.size, spec.size), mode="bilinear")
+        normal = F.normalize(made[0], dim=0).permute(1, 2, 0).numpy()
+        result.append((normal * np.array([1.0, -1.0, 1.0])).astype(np.float32))  # its y points up
+    return result
+
+
+def sam(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+    """Segment Anything, asked at a grid of points -> boxes ``{"box", "label": "thing"}`` by area, or their edges (size, size, 1)."""
+    try:
+        from transformers import pipeline  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError(f"labeller 'sam:{name}' needs transformers: pip install 'fourm[labels]'") from None
+    generate = _sam_pipeline(name, pipeline)
+    result: list[Any] = []
+    for picture in samples.pictures:
+        with torch.inference_mode():
+            masks = [np.asarray(m, bool) for m in generate(Image.fromarray(picture), points_per_batch=64)["masks"]]
+        masks = sorted((m for m in masks if m.any()), key=lambda m: -int(m.sum()))
+        result.append(_mask_boxes(masks) if spec.type == "boxes" else mask_edges(masks, spec.size))
+    return result
+
+
+@cache
+def _sam_pipeline(name: str, pipeline: Any) -> Any:
+    try:
+        return pipeline("mask-generation", model=name, device=0 if torch.cuda.is_available() else -1)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+
+
+def _mask_boxes(masks: list[np.ndarray]) -> list[dict[str, Any]]:
+    found = []
+    for mask in masks:
+        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+        height, width = mask.shape
+        corners = [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]
+        found.append({"box": [round(float(c), 4) for c in corners], "label": "thing"})
+    return found
+
+
+def mask_edges(masks: list[np.ndarray], size: int) -> np.ndarray:
+    """Where any of the masks (H, W) ends: share of the masks' edges at each place, float32 (size, size, 1) in [0, 1]."""
+    total = np.zeros((size, size), np.float32)
+    for mask in masks:
+        small = F.interpolate(torch.from_numpy(mask)[None, None].float(), (size, size), mode="area")[0, 0]
+        inner = -F.max_pool2d(-small[None, None], 3, 1, 1)[0, 0]
+        total = np.maximum(total, (small - inner).numpy())
+    return total[..., None]
+
+
+@cache
+def _text_network(name: str) -> tuple[Any, Any]:
+    try:
+        from transformers import AutoConfig, AutoTokenizer  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError(f"labeller network {name!r} needs transformers: pip install 'fourm[labels]'") from None
+    try:
+        encoder = "T5EncoderModel" if AutoConfig.from_pretrained(name).model_type == "t5" else "AutoModel"
+        return _network(encoder, name), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+
+
+def _text_rows(name: str, captions: Sequence[str]) -> list[np.ndarray]:
+    """A vector for each token of each caption (n, C)."""
+    model, tokenizer = _text_network(name)
+    rows: list[np.ndarray] = []
+    with torch.inference_mode():
+        for start in range(0, len(captions), 4 * _BATCH):
+            part = tokenizer(
+                list(captions[start : start + 4 * _BATCH]), padding=True, truncation=True, max_length=256, return_tensors="pt"
+            )
+            mask = part["attention_mask"].bool()
+            hidden = model(input_ids=part["input_ids"].to(model.device), attention_mask=mask.to(model.device)).last_hidden_state
+            rows += [h[m].numpy() for h, m in zip(hidden.float().cpu(), mask, strict=True)]
+    return rows
+
+
+def sentence(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+    """Mean of a caption's token vectors, of length 1: (1, C)."""
+    means = [rows.mean(0, keepdims=True) for rows in _text_rows(name, samples.captions)]
+    return [(m / max(float(np.linalg.norm(m)), 1e-9)).astype(np.float32) for m in means]
+
+
+def tokens(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+    """One vector for each token of a caption (n, C)."""
+    return [rows.astype(np.float32) for rows in _text_rows(name, samples.captions)]
+
+
+ADAPTERS: dict[str, Callable[[str, Samples, RawSpec], list[Any]]] = {
+    "depth": depth, "normals": normals, "marigold": marigold, "semseg": semseg, "boxes": boxes, "caption": caption,
+    "features": features, "sam": sam, "sentence": sentence, "tokens": tokens,
 }  # fmt: skip

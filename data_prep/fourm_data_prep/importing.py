@@ -1,6 +1,6 @@
 """A folder of pictures with captions -> raw shards of every modality that can be made from them.
 
-    fourm import FOLDER --config MODALITIES.yaml --out DIR       (a folder of pictures, or of webdataset tars)
+    fourm import FOLDER --config MODALITIES.yaml --out DIR       (a folder of pictures or of webdataset tars, a table, or hf:DATASET)
 
 Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions come from the first line of ``<name>.txt`` beside the
 picture or from one CSV with a column of file names and one of captions. Pictures that cannot be read are skipped, listed with their
@@ -15,18 +15,19 @@ import csv
 import json
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fourm.data.raw import fit_picture, open_picture, to_rgb, write_raw
+from fourm.data.geometry import fit_value
+from fourm.data.raw import alpha_of, fit_picture, open_picture, to_rgb, write_raw
 from fourm.data.shards import Damage, DamageReport, read_shard, shard_path, write_json_atomic, write_shard
 from fourm.modalities import Modality, ModalitySet
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
-from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.labellers import Samples, open_labeller
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -141,11 +142,11 @@ class ImportTarsStep:
 
     name = "import"
 
-    def __init__(self, modalities: ModalitySet, tars: list[Path], out: Path) -> None:
-        self.modalities, self.tars, self.out = modalities, tars, out
+    def __init__(self, made: list[Modality], tars: list[Path], out: Path) -> None:
+        self.made, self.tars, self.out = made, tars, out
 
     def described(self) -> dict[str, Any]:
-        return self.modalities.to_mapping()
+        return describe(self.made)
 
     def jobs(self) -> list[Job]:
         stamps = [fingerprint(stamp(tar)) for tar in self.tars]
@@ -160,7 +161,7 @@ class ImportTarsStep:
             for key, data in read_shard(tar, lambda data, _: data, suffixes, report)
             if is_validation(key) == (job.split == "val")
         )
-        result = _write_pictures(found, self.modalities, self.out, job)
+        result = write_pictures(found, self.made, self.out, job)
         own = [entry for entry in report.entries if job.split == "train"]  # a damaged tar is told once
         return ShardResult(result.outputs, result.num_samples, (*result.damage, *own))
 
@@ -170,11 +171,11 @@ class ImportStep:
 
     name = "import"
 
-    def __init__(self, modalities: ModalitySet, splits: dict[str, list[Item]], out: Path) -> None:
-        self.modalities, self.splits, self.out = modalities, splits, out
+    def __init__(self, made: list[Modality], splits: dict[str, list[Item]], out: Path) -> None:
+        self.made, self.splits, self.out = made, splits, out
 
     def described(self) -> dict[str, Any]:
-        return self.modalities.to_mapping()
+        return describe(self.made)
 
     def jobs(self) -> list[Job]:
         jobs = []
@@ -187,43 +188,89 @@ class ImportStep:
 
     def run(self, job: Job) -> ShardResult:
         items = self.splits[job.split][job.number * SHARD_PICTURES : (job.number + 1) * SHARD_PICTURES]
-        return _write_pictures(((item, item.path) for item in items), self.modalities, self.out, job)
+        return write_pictures(((item, item.path) for item in items), self.made, self.out, job)
 
 
-def _write_pictures(found: Iterable[tuple[Item, Path | bytes]], modalities: ModalitySet, out: Path, job: Job) -> ShardResult:
-    """Decode each picture once and write all modalities that are made of it."""
+def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
+    """The modalities that an import makes, their shards ``size`` pixels wide (the widest of them; 0 = as the config says).
+
+    Raises ValueError for one that nobody makes, or a size that is too small or gives parts of pixels.
+    """
     made = [m for m in modalities if not m.source]
+    for m in made:
+        if m.labeller:
+            open_labeller(m.labeller)
+        elif m.raw.type not in ("image", "text"):
+            raise ValueError(f"modality {m.name} ({m.raw.type}) cannot be made from a picture: name its labeller")
+    widest = max((m.raw.size for m in made), default=0)
+    if not widest:
+        raise ValueError("the config has no modality with a picture's size")
+    if not size:
+        return made
+    result = []
+    for m in made:
+        scaled, rest = divmod(m.raw.size * size, widest)
+        if rest or size < widest:
+            raise ValueError(
+                f"size {size} does not fit: {m.name} has {m.raw.size} pixels of {widest}; take a multiple of {widest}"
+            )
+        result.append(replace(m, raw=replace(m.raw, size=scaled)))
+    return result
+
+
+def describe(made: list[Modality]) -> dict[str, Any]:
+    return {m.name: {"raw": asdict(m.raw), "labeller": m.labeller} for m in made}
+
+
+def write_pictures(found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job) -> ShardResult:
+    """Decode each picture once and write all modalities that are made of it."""
     size = max(m.raw.size for m in made)
     kept: list[Item] = []
     pictures: list[np.ndarray] = []
+    alphas: list[np.ndarray | None] = []
     damage: list[Damage] = []
     for item, source in found:
         try:
             picture = open_picture(source if isinstance(source, bytes) else source.read_bytes())
             if min(picture.size) < 8:
                 raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too small")
+            alpha = alpha_of(picture)
             pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
+            alphas.append(None if alpha is None else np.asarray(fit_picture(alpha, size)))
             kept.append(item)
         except (ValueError, OSError) as error:
             damage.append(Damage(str(item.path), item.key, str(error)))
+    samples = Samples(pictures, [item.caption for item in kept], alphas, [item.key for item in kept])
     outputs = []
     for m in made:
         path = shard_path(out, job.split, m.name, job.number)
-        values = _values(m, kept, pictures)
-        members = ((item.key, m.raw.extensions[0], write_raw(v, m.raw)) for item, v in zip(kept, values, strict=True))
+        members = (
+            (item.key, m.raw.extensions[0], write_raw(value, m.raw))
+            for item, value in zip(kept, _values(m, samples), strict=True)
+        )
         write_shard(path, members)
         outputs.append(str(path.relative_to(out)))
     return ShardResult(tuple(outputs), len(kept), tuple(damage))
 
 
-def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.05, engine: EngineConfig | None = None) -> None:
-    """Import a folder. Raises ValueError where it holds no pictures, or too many that cannot be read."""
-    modalities = ModalitySet.load(config)
-    _check(modalities)
+def import_pictures(
+    source: str | Path, config: Path, out: Path, max_damage: float = 0.05, engine: EngineConfig | None = None, size: int = 0
+) -> None:
+    """Import a folder, a table, a folder of tars, or a dataset (``hf:NAME[:SPLIT]``).
+
+    Raises ValueError where there are no pictures, or too many that cannot be read.
+    """
+    made, engine = what_to_make(ModalitySet.load(config), size), engine or EngineConfig()
+    if str(source).startswith("hf:"):
+        from fourm_data_prep.hub_datasets import ImportDatasetStep
+
+        step = ImportDatasetStep(made, str(source)[3:], out)
+        _finish(run_step(step, engine, max_damage), out, {"shards": len(step.jobs())}, engine)
+        return
+    folder = Path(source)
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if tars:
-        progress = run_step(ImportTarsStep(modalities, tars, out), engine or EngineConfig(), max_damage)
-        _finish(progress, out, {"tars": len(tars)}, engine)
+        _finish(run_step(ImportTarsStep(made, tars, out), engine, max_damage), out, {"tars": len(tars)}, engine)
         return
     items = find_items(folder)
     held = [is_validation(item.group or item.key) for item in items]
@@ -238,29 +285,21 @@ def import_folder(folder: Path, config: Path, out: Path, max_damage: float = 0.0
         raise ValueError(f"{folder} holds {len(items)} picture(s): too few to train on")
     without = sum(not item.caption for item in items)
     print(f"{len(items)} pictures, {without} of them without a caption", flush=True)
-    progress = run_step(ImportStep(modalities, splits, out), engine or EngineConfig(), max_damage)
+    progress = run_step(ImportStep(made, splits, out), engine, max_damage)
     _finish(progress, out, {split: len(part) for split, part in splits.items()}, engine)
 
 
-def _finish(progress: Progress, out: Path, counts: dict[str, int], engine: EngineConfig | None) -> None:
+def _finish(progress: Progress, out: Path, counts: dict[str, int], engine: EngineConfig) -> None:
     num = len(progress.report.entries)
     if num:
         print(f"{num} pictures could not be read and were skipped: see {out / 'damage-import.json'}", flush=True)
-    if engine is None or engine.shard_range is None:
+    if engine.shard_range is None:
         write_json_atomic(out / "done.json", counts)
 
 
-def _check(modalities: ModalitySet) -> None:
-    for m in modalities:
-        if m.source:
-            continue
-        if m.labeller:
-            open_labeller(m.labeller)
-        elif m.raw.type not in ("image", "text"):
-            raise ValueError(f"modality {m.name} ({m.raw.type}) cannot be made from a picture: name its labeller")
-
-
-def _values(m: Modality, items: list[Item], pictures: list[np.ndarray]) -> list:
-    if m.labeller:
-        return open_labeller(m.labeller)(pictures, m.raw)
-    return [item.caption for item in items] if m.raw.type == "text" else pictures
+def _values(m: Modality, samples: Samples) -> list[Any]:
+    """Values of one modality, picture-like ones at its own size."""
+    if m.raw.type == "text" and not m.labeller:
+        return list(samples.captions)
+    values = open_labeller(m.labeller)(samples, m.raw) if m.labeller and samples.keys else list(samples.pictures)
+    return [fit_value(value, m.raw) for value in values] if m.raw.dense else values

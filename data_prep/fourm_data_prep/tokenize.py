@@ -2,6 +2,10 @@
 
     python -m fourm_data_prep.tokenize --config MODALITIES.yaml --raw DIR --tokenizers DIR --out DIR [--engine local|ray]
 
+Modalities of one source (pictures at two resolutions, say) share its decoding. With ``--crops N`` each picture gives N samples, ``<key>``,
+``<key>~1`` and so on: the whole picture and random crops, the same ones in all modalities; ``crop_settings`` holds (top, left,
+height, width, mirrored) of each. Store raw shards larger (``fourm import --size``) so that crops stay sharp.
+
 A shard is a pure function of its raw shard and the tokenizers; it is written under a temporary name and renamed, so a killed run is
 simply started again. ``tokenizer.json`` beside the shards says who made them.
 """
@@ -10,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +22,16 @@ import numpy as np
 
 from fourm.codecs import CodecSet
 from fourm.commands import run_command
+from fourm.data.geometry import Crop, crops_of, cut, fit_value
 from fourm.data.raw import read_raw, write_npy
 from fourm.data.shards import DamageReport, read_shard, shard_path, shard_paths, write_json_atomic, write_shard
 from fourm.data.store import TOKENIZER_FILE, token_dtype
-from fourm.modalities import ModalitySet
+from fourm.modalities import Modality, ModalitySet
 from fourm_data_prep.engine import MANIFESTS, Job, ShardResult, fingerprint, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig, add_engine_options, engine_of
 
 _ENCODE_SAMPLES = 64
+_CROP_MARK = "~"
 
 
 class TokenizeStep:
@@ -32,8 +39,13 @@ class TokenizeStep:
 
     name = "tokenize"
 
-    def __init__(self, modalities: ModalitySet, raw: Path, tokenizers: Path, out: Path) -> None:
+    def __init__(
+        self, modalities: ModalitySet, raw: Path, tokenizers: Path, out: Path, crops: int = 1, flip: bool = False
+    ) -> None:
+        if crops < 1:
+            raise ValueError(f"--crops {crops}: at least 1, the whole picture")
         self.modalities, self.raw, self.tokenizers, self.out = modalities, raw, tokenizers, out
+        self.crops, self.flip = crops, flip
         self.names = [m.name for m in modalities if m.tokenizer is not None]
         self._fingerprints: dict[str, str] = {}
         self._codecs: CodecSet | None = None
@@ -59,7 +71,11 @@ class TokenizeStep:
         return {"fingerprint": self.fingerprint_of(name), "vocab_size": size, "dtype": token_dtype(m.vocab_size).name}
 
     def described(self) -> dict[str, Any]:
-        return {"modalities": self.modalities.to_mapping(), "fingerprints": {n: self.fingerprint_of(n) for n in self.names}}
+        described = {
+            "modalities": self.modalities.to_mapping(),
+            "fingerprints": {n: self.fingerprint_of(n) for n in self.names},
+        }
+        return described if self.crops == 1 else {**described, "crops": [self.crops, self.flip]}
 
     def _splits(self) -> list[str]:
         return sorted(path.name for path in self.raw.iterdir() if path.is_dir() and path.name != MANIFESTS)
@@ -84,50 +100,88 @@ class TokenizeStep:
 
     def run(self, job: Job) -> ShardResult:
         report = DamageReport()
-        outputs, count = [], 0
+        sources: dict[str, list[str]] = {}
         for name in self.names:
-            source = shard_path(self.raw, job.split, self.modalities[name].raw_name, job.number)
-            if source.is_file():
+            sources.setdefault(self.modalities[name].raw_name, []).append(name)
+        outputs, keys = [], []
+        for raw_name, names in sources.items():
+            source = shard_path(self.raw, job.split, raw_name, job.number)
+            if not source.is_file():
+                continue
+            made = self._encode(names, source, report)
+            for name, rows in made.items():
                 target = shard_path(self.out, job.split, name, job.number)
-                count = max(count, write_shard(target, self._members(name, source, report)))
+                write_shard(target, ((key, "npy", write_npy(ids)) for key, ids in rows))
                 outputs.append(str(target.relative_to(self.out)))
-        return ShardResult(tuple(outputs), count, tuple(report.entries))
+                keys = [key for key, _ in rows] if len(rows) > len(keys) else keys
+        if self.crops > 1:
+            target = shard_path(self.out, job.split, "crop_settings", job.number)
+            write_shard(target, ((key, "npy", write_npy(self._crop_of(key).settings())) for key in keys))
+            outputs.append(str(target.relative_to(self.out)))
+        return ShardResult(tuple(outputs), len(keys), tuple(report.entries))
 
-    def _members(self, name: str, source: Path, report: DamageReport):
-        m, codec, dtype = self.modalities[name], self.codecs[name], token_dtype(self.modalities[name].vocab_size)
+    def _crop_of(self, key: str) -> Crop:
+        base, _, number = key.partition(_CROP_MARK)
+        return crops_of(base, self.crops, flip=self.flip)[int(number or 0)]
+
+    def _encode(self, names: list[str], source: Path, report: DamageReport) -> dict[str, list[tuple[str, np.ndarray]]]:
+        """Ids of all modalities of one source, decoded once: the widest of their raw forms, cut down for each."""
+        modalities = [self.modalities[name] for name in names]
+        widest = max((m.raw for m in modalities), key=lambda spec: spec.size)
+        made: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in names}
         pending: list[tuple[str, Any]] = []
 
-        def encoded():
-            try:
-                return codec.encode([value for _, value in pending])
-            except ValueError:
-                return None
-
-        def flush():
-            together = encoded()
-            for i, (key, value) in enumerate(pending):
-                try:  # a malformed value costs itself, not its neighbours
-                    ids = codec.encode([value])[0] if together is None else together[i]
-                except ValueError as error:
-                    report.add(source, key, str(error))
-                    continue
-                yield key, "npy", write_npy(np.asarray(ids).astype(dtype))
+        def flush() -> None:
+            for m in modalities:
+                values = [(key + (f"{_CROP_MARK}{i}" if i else ""), v) for key, v in pending for i, v in self._crops(key, v, m)]
+                made[m.name] += self._ids(m, values, source, report)
             pending.clear()
 
-        for item in read_shard(source, lambda data, extension: read_raw(data, extension, m.raw), m.raw.extensions, report):
+        extensions = tuple(dict.fromkeys(e for m in modalities for e in m.raw.extensions))
+        decode = partial(read_raw, spec=widest, native=self.crops > 1 or len(names) > 1)
+        for item in read_shard(source, decode, extensions, report):
             pending.append(item)
             if len(pending) == _ENCODE_SAMPLES:
-                yield from flush()
-        yield from flush()
+                flush()
+        flush()
+        return made
+
+    def _crops(self, key: str, value: Any, m: Modality) -> list[tuple[int, Any]]:
+        if self.crops == 1:
+            return [(0, fit_value(value, m.raw) if m.raw.dense else value)]
+        return [(i, cut(value, crop, m.raw)) for i, crop in enumerate(crops_of(key, self.crops, flip=self.flip))]
+
+    def _ids(
+        self, m: Modality, values: list[tuple[str, Any]], source: Path, report: DamageReport
+    ) -> list[tuple[str, np.ndarray]]:
+        codec, dtype = self.codecs[m.name], token_dtype(m.vocab_size)
+        try:
+            together = [
+                ids
+                for i in range(0, len(values), _ENCODE_SAMPLES)
+                for ids in codec.encode([v for _, v in values[i : i + _ENCODE_SAMPLES]])
+            ]
+        except ValueError:
+            together = None
+        result = []
+        for i, (key, value) in enumerate(values):
+            try:  # a malformed value costs itself, not its neighbours
+                ids = codec.encode([value])[0] if together is None else together[i]
+            except ValueError as error:
+                report.add(source, key, str(error))
+                continue
+            result.append((key, np.asarray(ids).astype(dtype)))
+        return result
 
 
 def tokenize(
-    modalities_path: Path, raw: Path, tokenizers: Path, out: Path, max_damage: float = 0.05, engine: EngineConfig | None = None
-) -> None:
+    modalities_path: Path, raw: Path, tokenizers: Path, out: Path, max_damage: float = 0.05, engine: EngineConfig | None = None,
+    crops: int = 1, flip: bool = False,
+) -> None:  # fmt: skip
     """Tokenize every split and shard that lies under ``raw``. Raises ValueError above ``max_damage`` damaged samples."""
     if not raw.is_dir():
         raise ValueError(f"no folder of raw shards {raw}")
-    step = TokenizeStep(ModalitySet.load(modalities_path), raw, tokenizers, out)
+    step = TokenizeStep(ModalitySet.load(modalities_path), raw, tokenizers, out, crops, flip)
     if not step.jobs():
         raise ValueError(f"no shards under {raw}; expected {raw}/<split>/<modality>/00000.tar")
     step.prepare()
@@ -154,9 +208,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokenizers", required=True, type=Path, help="folder of trained tokenizers")
     parser.add_argument("--out", required=True, type=Path, help="folder of token shards")
     parser.add_argument("--max-damage", type=float, default=0.05, help="largest share of samples that may be skipped")
+    parser.add_argument("--crops", type=int, default=1, help="crops of each picture: the whole one and random ones")
+    parser.add_argument("--flip", action="store_true", help="mirror half of the random crops")
     add_engine_options(parser)
     o = parser.parse_args(arguments)
-    run_command(lambda: tokenize(o.config, o.raw, o.tokenizers, o.out, o.max_damage, engine_of(o)))
+    run_command(lambda: tokenize(o.config, o.raw, o.tokenizers, o.out, o.max_damage, engine_of(o), o.crops, o.flip))
 
 
 if __name__ == "__main__":

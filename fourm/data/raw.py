@@ -2,26 +2,31 @@
 
 Dense values are numpy arrays: image uint8 (H, W, 3), depth float32 (H, W), normal float32 (H, W, 3) in [-1, 1], labels uint8
 (H, W), array float32 (H, W, C). Text is a string; boxes, palette, numbers and words are lists as in JSON. Pictures are decoded with
-guards: a bomb, a truncated file or a wrong size is a ``ValueError`` that says so. Numpy files are read with pickle off.
+guards: a bomb, a truncated file or a wrong shape is a ``ValueError`` that says so. Numpy files are read with pickle off.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fourm.data.geometry import fit_value
 from fourm.modalities import RawSpec
 
 MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
 
 
-def read_raw(data: bytes, extension: str, spec: RawSpec) -> Any:
-    """Decode one member of a shard. Raises ValueError for anything that is not what ``spec`` describes."""
+def read_raw(data: bytes, extension: str, spec: RawSpec, native: bool = False) -> Any:
+    """Decode one member of a shard. Raises ValueError for anything that is not what ``spec`` describes.
+
+    Picture-like values that are stored larger are reduced to the spec's size; ``native`` gives them as they are stored.
+    """
     if spec.type == "text":
         try:
             return data.decode("utf-8").strip()
@@ -39,16 +44,26 @@ def read_raw(data: bytes, extension: str, spec: RawSpec) -> Any:
             raise ValueError(f"{spec.type} must be a JSON {'object' if wanted is dict else 'list'}")
         return value
     if extension == "npy":
-        return check_raw(read_npy(data), spec)
+        return _sized(read_npy(data), spec, native)
     picture = open_picture(data)
     if spec.type == "image":
-        picture = fit_picture(to_rgb(picture), spec.size)
-    elif spec.type == "normal":
-        return check_raw(np.asarray(picture.convert("RGB"), np.float32) / 127.5 - 1.0, spec)
-    elif spec.type == "depth":  # 16-bit pictures hold the range's 65,536 parts
+        side = min(picture.size) if native else spec.size
+        return _sized(np.asarray(fit_picture(to_rgb(picture), side)), spec, native)
+    if spec.type == "normal":
+        return _sized(np.asarray(picture.convert("RGB"), np.float32) / 127.5 - 1.0, spec, native)
+    if spec.type == "depth":  # 16-bit pictures hold the range's 65,536 parts
         low, high = spec.range
-        return check_raw(np.asarray(picture, np.float32) / 65535.0 * (high - low) + low, spec)
-    return check_raw(np.asarray(picture), spec)
+        return _sized(np.asarray(picture, np.float32) / 65535.0 * (high - low) + low, spec, native)
+    return _sized(np.asarray(picture), spec, native)
+
+
+def _sized(array: np.ndarray, spec: RawSpec, native: bool) -> np.ndarray:
+    """A checked value, stored at the spec's size or larger."""
+    side = array.shape[0] if array.ndim > 1 and array.shape[0] == array.shape[1] else 0
+    if side < spec.size and not (native and spec.type == "image"):
+        return check_raw(array, spec)  # tells what is wrong with it
+    value = check_raw(array, replace(spec, size=side))
+    return value if native else fit_value(value, spec)
 
 
 def write_raw(value: Any, spec: RawSpec) -> bytes:
@@ -125,6 +140,14 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(ground, picture)
     return picture.convert("RGB")
+
+
+def alpha_of(picture: Image.Image) -> Image.Image | None:
+    """The transparency of an upright picture (mode L), or None if it has none."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+        return None
+    return picture.convert("RGBA").getchannel("A")
 
 
 def fit_picture(picture: Image.Image, size: int) -> Image.Image:

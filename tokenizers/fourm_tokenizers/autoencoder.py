@@ -173,7 +173,7 @@ def _decoder(c: AutoencoderConfig) -> nn.Module:
             c.out_channels, c.patch_size, c.grid, c.dim, c.num_heads, c.decoder_depth, c.num_tokens, c.refine_channels
         )
     if c.decoder == "diffusion":
-        return DiffusionDecoder(c.diffusion, c.channels, c.patch_size, c.dim)
+        return DiffusionDecoder(c.diffusion, c.channels, c.patch_size, c.grid, c.dim, c.num_heads)
     if c.decoder == "conv":
         return ConvDecoder(c.out_channels, c.patch_size, c.dim, c.decoder_depth)
     return ViTDecoder(c.out_channels, c.patch_size, c.grid, c.dim, c.num_heads, c.decoder_depth, c.refine_channels)

@@ -1,7 +1,7 @@
 """A diffusion model as decoder (DiVAE, 4M): a ``diffusers`` UNet denoises pictures under the quantised latents.
 
-The UNet sees patches of a few pixels with the latents, enlarged to that grid, beside them. Trained to predict the picture, the noise
-or the velocity; some samples hide their latents, so that decoding can be guided. Decoding takes few deterministic (DDIM) steps; its
+The UNet sees patches of a few pixels; beside them, maps that a small ViT makes of the latents at that resolution (merely enlarged latents
+do not tell a convolution where in the token it is). Trained to predict the picture, the noise or the velocity; some samples hide their latents, so that decoding can be guided. Decoding takes few deterministic (DDIM) steps; its
 noise is a function of the ids alone, so the same tokens always give the same picture.
 """
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from fourm_tokenizers.networks import ViTDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class DiffusionConfig:
     layers: int = 1  # residual blocks of each resolution
     attention: bool = True  # at the lowest resolution
     condition_channels: int = 32
+    condition_depth: int = 2  # transformer blocks that turn latents into those maps
     prediction: Literal["sample", "epsilon", "v_prediction"] = "sample"
     schedule: str = "linear"
     zero_terminal_snr: bool = True
@@ -38,8 +40,10 @@ class DiffusionConfig:
 class DiffusionDecoder(nn.Module):
     """Rows (B, n, D) of a square grid -> pictures (B, C, H, W) in [-1, 1]."""
 
-    def __init__(self, config: DiffusionConfig, channels: int, patch_size: int, dim: int) -> None:
+    def __init__(self, config: DiffusionConfig, channels: int, patch_size: int, grid: int, dim: int, num_heads: int) -> None:
         super().__init__()
+        if patch_size % config.patch_size:
+            raise ValueError(f"the UNet's patches of {config.patch_size} pixels do not divide the tokens' {patch_size}")
         from diffusers.models.unets.unet_2d import UNet2DModel  # here: importing diffusers takes seconds
 
         from fourm_tokenizers.noise import noise_betas
@@ -49,7 +53,9 @@ class DiffusionDecoder(nn.Module):
         pixels = channels * c.patch_size**2
         last = "AttnDownBlock2D" if c.attention else "DownBlock2D"
         plain = ["DownBlock2D"] * (len(c.channels) - 1)
-        self.condition = nn.Linear(dim, c.condition_channels)
+        self.condition = ViTDecoder(
+            c.condition_channels, patch_size // c.patch_size, grid, dim, num_heads, c.condition_depth, 0
+        )
         self.unet = UNet2DModel(
             in_channels=pixels + c.condition_channels, out_channels=pixels, down_block_types=(*plain, last),
             up_block_types=(last.replace("Down", "Up"), *(name.replace("Down", "Up") for name in plain)),
@@ -60,12 +66,10 @@ class DiffusionDecoder(nn.Module):
 
     def predict(self, noisy: Tensor, time: Tensor, rows: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Noisy pictures (B, C, H, W), times (B,), rows (B, n, D); ``hidden`` (B,) True = decode without the rows."""
-        p, side = self.config.patch_size, math.isqrt(rows.shape[1])
-        condition = rearrange(self.condition(rows), "b (h w) d -> b d h w", h=side)
+        p, condition = self.config.patch_size, self.condition(rows)
         if hidden is not None:
             condition = condition.masked_fill(hidden[:, None, None, None], 0.0)
         maps = rearrange(noisy, "b c (h p) (w q) -> b (c p q) h w", p=p, q=p)
-        condition = F.interpolate(condition, maps.shape[-2:], mode="nearest")
         out = self.unet(torch.cat([maps, condition], 1), time).sample
         return rearrange(out, "b (c p q) h w -> b c (h p) (w q)", p=p, q=p)
 

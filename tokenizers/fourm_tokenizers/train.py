@@ -63,10 +63,13 @@ def train_autoencoder(modality: Modality, settings: dict[str, Any], raw: Path, o
 def start_from(tokenizer: Autoencoder, folder: Path, freeze_encoder: bool) -> None:
     """Take the weights of a trained tokenizer where names and shapes agree; positions follow the new resolution by themselves.
 
+    The transformer of a plain decoder becomes the one that reads the latents for a diffusion decoder.
+
     Raises ValueError if the encoder is to be frozen and does not fit.
     """
     trained = load_autoencoder(folder).state_dict()
     mine = tokenizer.state_dict()
+    trained.update({name.replace("decoder.", "decoder.condition.", 1): t for name, t in trained.items()})
     fits = {name: t for name, t in trained.items() if name in mine and mine[name].shape == t.shape}
     coding = ("encoder.", "to_code.", "quantizer.")
     if freeze_encoder:
