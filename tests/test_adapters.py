@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fourm_data_prep import adapters
 from fourm_data_prep.adapters import normals_of_depth
 from fourm_data_prep.labellers import Samples, open_labeller
 
@@ -107,3 +108,117 @@ def test_a_network_that_is_not_there_or_knows_other_classes_is_one_clear_error(n
         open_labeller(f"depth:{tmp_path}")(SAMPLES, RawSpec(type="depth", size=16))
     with pytest.raises(ValueError, match="knows none of the classes"):
         open_labeller(f"semseg:{networks / 'semseg'}")(SAMPLES, RawSpec(type="labels", size=16, classes=("car", "tree")))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_files(tmp_path_factory):
+    """A word tokenizer in the form transformers reads."""
+    t = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "two", "dogs", "in", "the", "sky"]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return t.PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=8, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", bos_token="[CLS]", eos_token="[SEP]"
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_captions_are_strings_and_those_of_one_picture_do_not_depend_on_its_neighbours(tmp_path, tokenizer_files):
+    t = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 11, "encoder_hidden_size": 16,
+            "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}  # fmt: skip
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "image_size": 32,
+        "patch_size": 16,
+    }
+    t.BlipForConditionalGeneration(t.BlipConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(
+        tmp_path / "blip"
+    )
+    tokenizer_files.save_pretrained(tmp_path / "blip")
+    label = open_labeller(f"caption:{tmp_path / 'blip'}")
+    together = label(SAMPLES, RawSpec(type="text"))
+    assert len(together) == 3 and all(isinstance(line, str) for line in together)
+    assert [label(Samples([p]), RawSpec(type="text"))[0] for p in PICTURES] == together
+
+
+@pytest.mark.slow
+def test_text_becomes_a_vector_for_the_sentence_or_one_for_each_token(tmp_path, tokenizer_files):
+    t = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    t.T5EncoderModel(t.T5Config(vocab_size=11, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(
+        tmp_path / "t5"
+    )
+    tokenizer_files.save_pretrained(tmp_path / "t5")
+    spec = RawSpec(type="vectors", channels=16)
+    rows = open_labeller(f"tokens:{tmp_path / 't5'}")(SAMPLES, spec)
+    assert [len(r) for r in rows] == [2, 5, 0] and check_vectors(rows[1], spec).shape == (5, 16)
+    alone = open_labeller(f"tokens:{tmp_path / 't5'}")(Samples(PICTURES[:1], ["a cat"]), spec)[0]
+    assert np.allclose(alone, rows[0], atol=1e-5)  # padding beside longer captions changes nothing
+    mean = open_labeller(f"sentence:{tmp_path / 't5'}")(Samples(PICTURES[:1], ["a cat"]), spec)[0]
+    assert np.allclose(mean, alone.mean(0) / np.linalg.norm(alone.mean(0)), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_sam_gives_boxes_and_edges_of_its_masks(tmp_path, monkeypatch):
+    t = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    vision = t.SamVisionConfig(hidden_size=16, output_channels=8, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16,
+                               mlp_dim=16, num_pos_feats=4, window_size=2, global_attn_indexes=[0])  # fmt: skip
+    prompt = t.SamPromptEncoderConfig(hidden_size=8, image_size=64, patch_size=16, mask_input_channels=4)
+    decoder = t.SamMaskDecoderConfig(
+        hidden_size=8, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=8
+    )
+    t.SamModel(t.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)).save_pretrained(
+        tmp_path / "sam"
+    )
+    monkeypatch.setattr(adapters, "_SAM_SURE", -1.0)  # a random network is sure of nothing
+    label = open_labeller(f"sam:{tmp_path / 'sam'}")
+    one = Samples(PICTURES[:1])
+    for items in label(one, RawSpec(type="boxes")):
+        assert items
+        assert all(item["label"] == "thing" and min(item["box"]) >= 0 and max(item["box"]) <= 1 for item in items)
+    spec = RawSpec(type="array", size=24, channels=1)
+    assert check_raw(label(one, spec)[0], spec).shape == (24, 24, 1)
+
+
+def test_edges_of_masks_run_along_their_borders():
+    from fourm_data_prep.adapters import mask_edges
+
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 8:24] = True
+    drawn = mask_edges([mask], 32)[..., 0]
+    assert drawn[8, 8:24].min() == 1 and drawn[12:20, 12:20].max() == 0 and drawn[:6].max() == 0
+
+
+@pytest.mark.slow
+def test_marigold_gives_unit_normals(tmp_path, tokenizer_files):
+    t = pytest.importorskip("transformers")
+    from diffusers import AutoencoderKL, DDIMScheduler, MarigoldNormalsPipeline, UNet2DConditionModel
+    from tokenizers.processors import TemplateProcessing
+
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer_files.backend_tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    torch.manual_seed(0)
+    encoder = t.CLIPTextModel(
+        t.CLIPTextConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=11)
+    )
+    unet = UNet2DConditionModel(
+        in_channels=8, out_channels=4, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), sample_size=16,
+    )  # fmt: skip
+    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 2,
+                        up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    MarigoldNormalsPipeline(
+        unet=unet, vae=vae, prediction_type="normals", scheduler=DDIMScheduler(prediction_type="v_prediction"), text_encoder=encoder, tokenizer=tokenizer_files,
+        default_denoising_steps=1, default_processing_resolution=0,
+    ).save_pretrained(tmp_path / "marigold")  # fmt: skip
+    spec = RawSpec(type="normal", size=16)
+    (made,) = open_labeller(f"marigold:{tmp_path / 'marigold'}")(Samples(PICTURES[:1]), spec)
+    assert np.allclose(np.linalg.norm(check_raw(made, spec), axis=-1), 1, atol=1e-4)

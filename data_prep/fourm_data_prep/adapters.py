@@ -32,6 +32,7 @@ from fourm_data_prep.labellers import Samples
 _MIN_SCORE = 0.5
 _FIELD_OF_VIEW = math.radians(60.0)
 _BATCH = 8
+_SAM_POINTS, _SAM_AT_ONCE, _SAM_SURE, _SAM_OVERLAP = 32, 64, 0.88, 0.7  # of the grid's side; IoU that SAM foretells; IoU
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -235,26 +236,35 @@ def marigold(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
 
 def sam(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     """Segment Anything, asked at a grid of points -> boxes ``{"box", "label": "thing"}`` by area, or their edges (size, size, 1)."""
-    try:
-        from transformers import pipeline  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ValueError(f"labeller 'sam:{name}' needs transformers: pip install 'fourm[labels]'") from None
-    generate = _sam_pipeline(name, pipeline)
+    model = _network("SamModel", name)
+    side = model.config.vision_config.image_size
+    at = (np.arange(_SAM_POINTS) + 0.5) / _SAM_POINTS * side
+    grid = torch.tensor(np.stack(np.meshgrid(at, at), -1).reshape(-1, 1, 2), dtype=torch.float32, device=model.device)
     result: list[Any] = []
-    for picture in samples.pictures:
-        with torch.inference_mode():
-            masks = [np.asarray(m, bool) for m in generate(Image.fromarray(picture), points_per_batch=64)["masks"]]
-        masks = sorted((m for m in masks if m.any()), key=lambda m: -int(m.sum()))
-        result.append(_mask_boxes(masks) if spec.type == "boxes" else mask_edges(masks, spec.size))
+    with torch.inference_mode():
+        for picture in samples.pictures:
+            seen = model.get_image_embeddings(_pixels([picture], name, side, model.device))
+            found, sure = [], []
+            for points in grid.split(_SAM_AT_ONCE):
+                output = model(image_embeddings=seen, input_points=points[None])
+                scores, which = output.iou_scores[0].max(-1)
+                masks = output.pred_masks[0][torch.arange(len(which)), which] > 0
+                kept = (scores > _SAM_SURE) & masks.any(-1).any(-1)
+                found.append(masks[kept].cpu())
+                sure.append(scores[kept].cpu())
+            masks = _distinct(torch.cat(found), torch.cat(sure))
+            result.append(_mask_boxes(masks) if spec.type == "boxes" else mask_edges(masks, spec.size))
     return result
 
 
-@cache
-def _sam_pipeline(name: str, pipeline: Any) -> Any:
-    try:
-        return pipeline("mask-generation", model=name, device=0 if torch.cuda.is_available() else -1)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+def _distinct(masks: Tensor, scores: Tensor) -> list[np.ndarray]:
+    """Masks (n, H, W) that overlap a surer one left out, the largest first."""
+    kept: list[Tensor] = []
+    for i in scores.argsort(descending=True).tolist():
+        shares = [(masks[i] & k).sum() / (masks[i] | k).sum() for k in kept]
+        if all(float(share) < _SAM_OVERLAP for share in shares):
+            kept.append(masks[i])
+    return [m.numpy() for m in sorted(kept, key=lambda m: -int(m.sum()))]
 
 
 def _mask_boxes(masks: list[np.ndarray]) -> list[dict[str, Any]]:

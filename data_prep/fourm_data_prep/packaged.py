@@ -59,8 +59,7 @@ class HED(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
-            for widths in _VGG
+            nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)) for widths in _VGG
         )
         self.sides = nn.ModuleList(nn.Conv2d(widths[-1], 1, 1) for widths in _VGG)
         self.fuse = nn.Conv2d(len(_VGG), 1, 1)
@@ -272,7 +271,7 @@ def _warp(picture: np.ndarray, center: np.ndarray, side: float, angle: float) ->
     across = center[0] + side * (math.cos(angle) * x - math.sin(angle) * y)
     down = center[1] + side * (math.sin(angle) * x + math.cos(angle) * y)
     grid = torch.from_numpy(np.stack([2 * across - 1, 2 * down - 1], -1)).float()[None]
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float()[None] / 255.0
+    pixels = torch.tensor(picture).permute(2, 0, 1).float()[None] / 255.0
     return F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0).numpy()
 
 
