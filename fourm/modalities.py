@@ -85,6 +85,7 @@ class Modality:
     tokenizer: str | None = None  # name of the codec that makes its ids
     source: str = ""  # name of the raw data it is made from; its own name if empty
     labeller: str = ""  # what makes its raw form out of the picture when data is imported
+    labeller_size: int = 0  # pixels of the picture that the labeller sees; 0 = those of the widest modality
     vocab: str = ""  # sequences that share a vocabulary share its embeddings
     vocab_size: int = 0
     levels: tuple[int, ...] = ()  # FSQ levels; embeddings and heads are factorised over them

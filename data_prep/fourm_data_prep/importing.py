@@ -24,7 +24,7 @@ import numpy as np
 from fourm.data.geometry import fit_value
 from fourm.data.raw import alpha_of, fit_picture, open_picture, to_rgb, write_raw
 from fourm.data.shards import Damage, DamageReport, read_shard, shard_path, write_json_atomic, write_shard
-from fourm.modalities import Modality, ModalitySet
+from fourm.modalities import Modality, ModalitySet, RawSpec
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import Samples, open_labeller
@@ -219,12 +219,12 @@ def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
 
 
 def describe(made: list[Modality]) -> dict[str, Any]:
-    return {m.name: {"raw": asdict(m.raw), "labeller": m.labeller} for m in made}
+    return {m.name: {"raw": asdict(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size} for m in made}
 
 
 def write_pictures(found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job) -> ShardResult:
     """Decode each picture once and write all modalities that are made of it."""
-    size = max(m.raw.size for m in made)
+    size = max(max(m.raw.size, m.labeller_size) for m in made)
     kept: list[Item] = []
     pictures: list[np.ndarray] = []
     alphas: list[np.ndarray | None] = []
@@ -240,13 +240,14 @@ def write_pictures(found: Iterable[tuple[Item, Path | bytes]], made: list[Modali
             kept.append(item)
         except (ValueError, OSError) as error:
             damage.append(Damage(str(item.path), item.key, str(error)))
+    widest = max(m.raw.size for m in made)
     samples = Samples(pictures, [item.caption for item in kept], alphas, [item.key for item in kept])
     outputs = []
     for m in made:
         path = shard_path(out, job.split, m.name, job.number)
         members = (
             (item.key, m.raw.extensions[0], write_raw(value, m.raw))
-            for item, value in zip(kept, _values(m, samples), strict=True)
+            for item, value in zip(kept, _values(m, samples, widest), strict=True)
         )
         write_shard(path, members)
         outputs.append(str(path.relative_to(out)))
@@ -297,9 +298,19 @@ def _finish(progress: Progress, out: Path, counts: dict[str, int], engine: Engin
         write_json_atomic(out / "done.json", counts)
 
 
-def _values(m: Modality, samples: Samples) -> list[Any]:
+def _values(m: Modality, samples: Samples, widest: int) -> list[Any]:
     """Values of one modality, picture-like ones at its own size."""
     if m.raw.type == "text" and not m.labeller:
         return list(samples.captions)
-    values = open_labeller(m.labeller)(samples, m.raw) if m.labeller and samples.keys else list(samples.pictures)
+    if not m.labeller or not samples.keys:
+        return [fit_value(picture, m.raw) for picture in samples.pictures]
+    values = open_labeller(m.labeller)(_resized(samples, m.labeller_size or widest), m.raw)
     return [fit_value(value, m.raw) for value in values] if m.raw.dense else values
+
+
+def _resized(samples: Samples, size: int) -> Samples:
+    if samples.pictures[0].shape[0] == size:
+        return samples
+    spec, mask = RawSpec(type="image", size=size), RawSpec(type="image", size=size, channels=1)
+    alphas = [None if a is None else fit_value(a, mask) for a in samples.alphas]
+    return replace(samples, pictures=[fit_value(p, spec) for p in samples.pictures], alphas=alphas)

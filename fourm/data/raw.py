@@ -125,7 +125,9 @@ def open_picture(data: bytes) -> Image.Image:
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too large")
         picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise ValueError("no readable picture: of no known format") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"no readable picture: {error}") from None
     return picture
 
