@@ -19,6 +19,7 @@ from PIL import Image
 
 from fourm.data.shards import shard_path, write_shard
 
+NUM_PICTURES, NUM_KILLS = 1800, 5
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."])}
 CONFIG = """
@@ -109,7 +110,7 @@ class Fatal(Squares):
 def pictures(tmp_path_factory):
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
-    for i in range(600):
+    for i in range(NUM_PICTURES):
         Image.fromarray(rng.integers(0, 255, (40, 48, 3)).astype(np.uint8)).save(root / f"{i:04d}.png")
         (root / f"{i:04d}.txt").write_text(f"picture number {i}")
     (root / "modalities.yaml").write_text(CONFIG)
@@ -140,13 +141,13 @@ def whole(pictures, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [("--workers", "2"), ("--engine", "ray", "--workers", "2")], ids=lambda o: o[1])
-def test_killed_at_random_moments_and_run_again_gives_the_bytes_of_an_uninterrupted_run(options, pictures, whole, tmp_path):
+def test_killed_at_five_random_moments_and_run_again_gives_the_bytes_of_an_uninterrupted_run(options, pictures, whole, tmp_path):
     if "ray" in options:
         pytest.importorskip("ray")
     rng = random.Random(0)
     command = import_command(pictures, tmp_path / "out", *options)
     killed = 0
-    for _ in range(3):
+    for _ in range(NUM_KILLS):
         process = subprocess.Popen(
             command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -159,12 +160,12 @@ def test_killed_at_random_moments_and_run_again_gives_the_bytes_of_an_uninterrup
         time.sleep(rng.uniform(0, 0.2))
         os.killpg(process.pid, signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
-    assert killed
+    assert killed == NUM_KILLS
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert digest(tmp_path / "out") == whole
     assert (
         json.loads((tmp_path / "out" / "done.json").read_text())["train"]
         + json.loads((tmp_path / "out" / "done.json").read_text())["val"]
-        == 600
+        == NUM_PICTURES
     )
