@@ -158,6 +158,31 @@ def _inspect(parser: argparse.ArgumentParser):
     return run
 
 
+def _latents(parser: argparse.ArgumentParser):
+    """Cache the latents of a frozen encoder over raw shards, to align encoders with."""
+    parser.add_argument("raw", type=Path, help="folder of raw shards")
+    parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities")
+    parser.add_argument("--modality", required=True, help="what is encoded: pictures or text")
+    parser.add_argument("--encoder", required=True, help="efficientnet, minilm, features:NETWORK, sentence:NETWORK, fourm:FOLDER ...")
+    parser.add_argument("--out", required=True, type=Path, help="folder of latents")
+    parser.add_argument("--tokens", action="store_true", help="keep a vector for each token instead of their mean")
+    parser.add_argument("--full", action="store_true", help="store 32 bits a number instead of 16")
+    parser.add_argument("--max-damage", type=float, default=0.05, help="largest share of samples that may fail")
+    _engine_options(parser)
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm_data_prep.engine_options import engine_of
+        from fourm_data_prep.latents import cache_latents
+
+        cache_latents(
+            o.raw, o.config, o.modality, o.encoder, o.out, tokens=o.tokens, half=not o.full, max_damage=o.max_damage,
+            engine=engine_of(o),
+        )  # fmt: skip
+        print(o.out)
+
+    return run
+
+
 def _engine_options(parser: argparse.ArgumentParser) -> None:
     from fourm_data_prep.engine_options import add_engine_options
 
@@ -303,7 +328,7 @@ def _read_input(spec: Any, value: str) -> Any:
 
 
 _COMMANDS = {
-    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "download": _download, "import": _import, "inspect": _inspect,
+    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "download": _download, "import": _import, "inspect": _inspect, "latents": _latents,
     "tokenize": _tokenize, "report": _report, "export": _export, "convert": _convert, "app": _app,
 }  # fmt: skip
 

@@ -1,0 +1,135 @@
+"""Raw shards -> cached latents of a frozen encoder, one shard at a time, packed into one memory-mapped file.
+
+    fourm latents RAW --config MODALITIES.yaml --modality rgb --encoder efficientnet --out runs/x/latents/image
+
+An encoder is any labeller that makes vectors: ``efficientnet``, ``minilm``, ``features:<network>``, ``sentence:<network>``, ``tokens:<network>``,
+``audio:<network>``, ``fourm:<pipeline folder>``, or ``package.module:function``. Shards run on the engines of all steps, so a killed run
+goes on; packing is one pass over their parts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from fourm.data.raw import read_raw
+from fourm.data.shards import DamageReport, read_shard, shard_path, shard_paths, write_json_atomic
+from fourm.fusion.latents import write_latents
+from fourm.modalities import ModalitySet, RawSpec
+from fourm_data_prep.engine import MANIFESTS, Job, Progress, ShardResult, fingerprint, run_step, stamp
+from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.labellers import Samples, open_labeller
+
+_PARTS = "parts"
+_CHANNELS = {"efficientnet": 1280, "minilm": 384}  # of encoders that ask for them
+_AT_ONCE = 64
+
+
+class LatentStep:
+    """One raw shard -> vectors and keys of its samples."""
+
+    def __init__(self, raw: Path, config: Path, modality: str, encoder: str, out: Path, tokens: bool, half: bool) -> None:
+        spec = ModalitySet.load(config)[modality].raw
+        if spec.type not in ("image", "text"):
+            raise ValueError(f"encoders read pictures or text; {modality} is {spec.type}")
+        self.raw, self.modality, self.spec, self.encoder, self.out = raw, modality, spec, encoder, out
+        self.tokens, self.half = tokens, half
+        self.name = f"latents-{modality}"
+
+    def described(self) -> dict[str, Any]:
+        return {"encoder": self.encoder, "weights": encoder_stamp(self.encoder), "tokens": self.tokens, "half": self.half}
+
+    def jobs(self) -> list[Job]:
+        splits = sorted(path.name for path in self.raw.iterdir() if path.is_dir() and path.name != MANIFESTS)
+        return [
+            Job(split, int(path.stem), fingerprint(stamp(path)))
+            for split in splits
+            for path in shard_paths(self.raw, split, self.modality)
+        ]
+
+    def run(self, job: Job) -> ShardResult:
+        report = DamageReport()
+        source = shard_path(self.raw, job.split, self.modality, job.number)
+        found = list(
+            read_shard(source, lambda d, e: read_raw(d, e, self.spec, native=True), self.spec.extensions, report)
+        )
+        encode = open_labeller(self.encoder)
+        wanted = RawSpec(type="vectors", channels=_CHANNELS.get(self.encoder, 1))
+        rows: list[np.ndarray] = []
+        for start in range(0, len(found), _AT_ONCE):
+            values = [value for _, value in found[start : start + _AT_ONCE]]
+            keys = [key for key, _ in found[start : start + _AT_ONCE]]
+            is_text = self.spec.type == "text"
+            made = encode(Samples([] if is_text else values, values if is_text else [], keys=keys), wanted)
+            rows += [np.asarray(r, np.float32).reshape(-1, np.shape(r)[-1]) for r in made]
+        kept = []
+        for (key, _), row in zip(found, rows, strict=True):
+            if not len(row) or not np.isfinite(row).all():
+                report.add(source, key, "its latents are empty or not finite")
+                continue
+            kept.append((key, row if self.tokens else row.mean(0, keepdims=True)))
+        path = self.out / _PARTS / f"{job.name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(
+            temporary, vectors=np.concatenate([r for _, r in kept] or [np.zeros((0, 1))]).astype(np.float16 if self.half else np.float32),
+            lengths=np.array([len(r) for _, r in kept], np.int64), keys=np.array([k for k, _ in kept], dtype=np.str_),
+        )  # fmt: skip
+        temporary.replace(path)
+        return ShardResult((str(path.relative_to(self.out)),), len(kept), tuple(report.entries))
+
+    def pack(self) -> int:
+        """Put the parts of all shards into one file; returns the number of samples."""
+        keys: list[str] = []
+        lengths: list[np.ndarray] = []
+        width = 0
+        paths = [self.out / _PARTS / f"{job.name}.npz" for job in self.jobs()]
+        for path in paths:
+            with np.load(path, allow_pickle=False) as part:
+                keys += part["keys"].tolist()
+                lengths.append(part["lengths"])
+                width = max(width, part["vectors"].shape[1])
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        dtype = np.float16 if self.half else np.float32
+        temporary = self.out / "vectors.tmp.npy"
+        packed = open_memmap(temporary, mode="w+", dtype=dtype, shape=(int(offsets[-1]), width))
+        start = 0
+        for path in paths:
+            with np.load(path, allow_pickle=False) as part:
+                packed[start : start + len(part["vectors"])] = part["vectors"]
+                start += len(part["vectors"])
+        packed.flush()
+        groups = [key.partition("~")[0] for key in keys]
+        write_latents(
+            self.out, packed, keys, encoder=self.encoder, fingerprint=fingerprint(self.described()), modality=self.modality,
+            groups=groups if groups != keys else None, offsets=offsets if self.tokens else None,
+        )  # fmt: skip
+        del packed
+        temporary.unlink()
+        return len(keys)
+
+
+def encoder_stamp(encoder: str) -> list[Any]:
+    """What tells weights of a local encoder from others of the same name."""
+    folder = Path(encoder.partition(":")[2] or ".")
+    return [stamp(path) for path in sorted(folder.glob("*.safetensors"))] if ":" in encoder and folder.is_dir() else []
+
+
+def cache_latents(
+    raw: Path, config: Path, modality: str, encoder: str, out: Path, *, tokens: bool = False, half: bool = True,
+    max_damage: float = 0.05, engine: EngineConfig | None = None,
+) -> Progress:  # fmt: skip
+    """Encode all splits of a modality. Raises ValueError where there are no shards or too many samples fail."""
+    if not raw.is_dir():
+        raise ValueError(f"no folder of raw shards {raw}")
+    step = LatentStep(raw, config, modality, encoder, out, tokens, half)
+    if not step.jobs():
+        raise ValueError(f"no shards of {modality} under {raw}")
+    progress = run_step(step, engine or EngineConfig(), max_damage)
+    if engine is None or engine.shard_range is None:
+        num = step.pack()
+        write_json_atomic(out / "done.json", {"samples": num})
+    return progress
