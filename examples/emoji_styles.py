@@ -28,7 +28,7 @@ def plain(code: str) -> str:
 
 
 def is_variant(code: str) -> bool:
-    return any(part in ("2640", "2642") or part.startswith("1f3f") and part[-1] in "bcdef" for part in code.split("-")[1:])
+    return any(part in ("2640", "2642") or (part.startswith("1f3f") and part[-1] in "bcdef") for part in code.split("-")[1:])
 
 
 def drawn(path: Path) -> Image.Image:

@@ -163,7 +163,9 @@ def _latents(parser: argparse.ArgumentParser):
     parser.add_argument("raw", type=Path, help="folder of raw shards")
     parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities")
     parser.add_argument("--modality", required=True, help="what is encoded: pictures or text")
-    parser.add_argument("--encoder", required=True, help="efficientnet, minilm, features:NETWORK, sentence:NETWORK, fourm:FOLDER ...")
+    parser.add_argument(
+        "--encoder", required=True, help="efficientnet, minilm, features:NETWORK, sentence:NETWORK, fourm:FOLDER ..."
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder of latents")
     parser.add_argument("--tokens", action="store_true", help="keep a vector for each token instead of their mean")
     parser.add_argument("--full", action="store_true", help="store 32 bits a number instead of 16")

@@ -141,7 +141,9 @@ def whole(pictures, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [("--workers", "2"), ("--engine", "ray", "--workers", "2")], ids=lambda o: o[1])
-def test_killed_at_five_random_moments_and_run_again_gives_the_bytes_of_an_uninterrupted_run(options, pictures, whole, tmp_path):
+def test_killed_at_five_random_moments_and_run_again_gives_the_bytes_of_an_uninterrupted_run(
+    options, pictures, whole, tmp_path
+):
     if "ray" in options:
         pytest.importorskip("ray")
     rng = random.Random(0)

@@ -53,9 +53,7 @@ class LatentStep:
     def run(self, job: Job) -> ShardResult:
         report = DamageReport()
         source = shard_path(self.raw, job.split, self.modality, job.number)
-        found = list(
-            read_shard(source, lambda d, e: read_raw(d, e, self.spec, native=True), self.spec.extensions, report)
-        )
+        found = list(read_shard(source, lambda d, e: read_raw(d, e, self.spec, native=True), self.spec.extensions, report))
         encode = open_labeller(self.encoder)
         wanted = RawSpec(type="vectors", channels=_CHANNELS.get(self.encoder, 1))
         rows: list[np.ndarray] = []

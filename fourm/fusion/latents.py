@@ -120,7 +120,9 @@ def paired(named: dict[str, Latents]) -> dict[str, Latents]:
         if other.info.keys == first.info.keys:
             continue
         where = next((i for i, (a, b) in enumerate(zip(first.keys, other.keys, strict=False)) if a != b), None)
-        detail = f"sample {where} is {first.keys[where]!r} and {other.keys[where]!r}" if where is not None else "one ends earlier"
+        detail = (
+            f"sample {where} is {first.keys[where]!r} and {other.keys[where]!r}" if where is not None else "one ends earlier"
+        )
         raise ValueError(
             f"latents {first_name} ({len(first)} samples) and {name} ({len(other)}) are not of the same samples in the same order: {detail}"
         )
