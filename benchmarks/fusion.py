@@ -99,7 +99,7 @@ def fusemix(root: Path, seeds: int, scratch: Path) -> tuple[dict[str, Any], dict
 
 # ---- Alt-MoE -------------------------------------------------------------------------------------------------------------
 
-PASSES = 3600  # batches x directions of every row
+PASSES = 1200  # batches x directions of every row
 
 
 def altmoe_settings(root: Path, seed: int, kind: str, schedule: str, balance: float) -> dict[str, Any]:

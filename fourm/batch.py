@@ -33,6 +33,7 @@ class EncoderStream:
     position: Tensor  # (T,) int64 within the modality
     token: Tensor  # (T,) int64 id within the modality's vocabulary; 0 for continuous rows
     lengths: np.ndarray  # (B,) rows of each sample
+    kinds: np.ndarray  # (T,) ``modality`` on the host
     vectors: dict[str, Vectors] = field(default_factory=dict)
 
     @property
@@ -122,9 +123,10 @@ class StreamRows:
             for name, (part, values) in self.vectors.items():
                 rows = place[starts[part] : starts[part + 1]]
                 vectors[name] = Vectors(torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(values)))
+        modality = _packed(self.modality, order)
         return EncoderStream(
-            _packed(self.modality, order), _packed(self.position, order), _packed(self.token, order),
-            np.bincount(sample, minlength=self.num_samples), vectors,
+            modality, _packed(self.position, order), _packed(self.token, order), np.bincount(sample, minlength=self.num_samples),
+            modality.numpy(), vectors,
         )  # fmt: skip
 
     def decoder(self, causal: np.ndarray) -> DecoderStream:

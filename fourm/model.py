@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fourm.attention import Layout, take_rows
+from fourm.attention import Layout, PreparedLayout, take_rows
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.blocks import Block, layer_norm
 from fourm.config import from_mapping, to_mapping
 from fourm.embedding import TOKEN_STD, PositionTable, TokenTable
 from fourm.loss import linear_cross_entropy
 from fourm.modalities import ModalitySet
+from fourm.token_fusion import BlockShape, FusionConfig, TokenFusion
 from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
 
 CONFIG_FILE = "config.json"
@@ -55,19 +57,22 @@ class ModelConfig:
     share_learned_positions: bool = True  # a set's positions are the same for encoder and decoder rows
     tie_heads: bool = False  # output heads are the decoder's token table
     attention: str = "auto"
+    fusion: FusionConfig | None = None  # JAR: the encoder's later layers run on a few latents
 
     def __post_init__(self) -> None:
         if self.dim % 4 or self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} must be a multiple of 4 and of num_heads {self.num_heads}")
+        if self.fusion is not None and self.num_registers:
+            raise ValueError("fusion and num_registers do not go together: the latents are registers already")
 
 
 @dataclass(frozen=True)
 class Encoded:
     """What the decoder needs of the input: one row for each input token (and register)."""
 
-    features: Tensor  # (T, D) encoder output after its norm
+    features: Tensor  # (T, D) encoder output after its norm; with fusion (B * N, D), N latents of each sample
     context: Tensor  # (T, D) projected, embeddings added again
-    lengths: Any  # (B,) rows of each sample, numpy
+    lengths: Any  # (B,) rows of each sample's context, numpy
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,11 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         self.decoder_norm = layer_norm(c.dim, c.norm_bias)
         for block in (*self.encoder_blocks, *self.decoder_blocks):
             block.reset_parameters()
+        self.fusion = None
+        if c.fusion is not None:
+            shape = BlockShape(c.dim, c.num_heads, c.mlp_ratio, c.gated_mlp, c.activation, c.attention)
+            self.fusion = TokenFusion(c.fusion, shape, c.encoder_depth)
+        self._is_sequence = np.array([m.kind == "sequence" for m in modalities])
 
     def _block(self, cross: bool) -> Block:
         c = self.config
@@ -177,10 +187,29 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
             content, place, lengths = self._add_registers(content, place, lengths)
         rows = content + place
         layout = Layout.per_sample(lengths).on(rows.device, self.config.attention, self._attention_dtype(rows))
+        if self.fusion is not None:
+            return self._encode_fused(rows, place, stream, layout)
         for block in self.encoder:
             rows = block(rows, layout)
         features = self.encoder_norm(rows)
         return Encoded(features, self.context(features) + place, lengths)
+
+    def _encode_fused(self, rows: Tensor, place: Tensor, stream: EncoderStream, layout: PreparedLayout) -> Encoded:
+        """The stem's layers over all rows, the others over a few latents of each sample."""
+        assert self.fusion is not None
+        f, blocks = self.fusion.config, self.encoder_blocks
+        for block in blocks[: f.stem_layers]:
+            rows = block(rows, layout)
+        num, dtype = len(stream.lengths), self._attention_dtype(rows)
+        latents = self.fusion(rows, place, self._is_sequence[stream.kinds], stream.lengths, blocks[f.stem_layers :], dtype)
+        features = self.encoder_norm(latents)
+        context, lengths = self.context(features) + self.fusion.place.repeat(num, 1), np.full(num, f.num_tokens)
+        if f.context == "latents+stem":
+            owner = np.concatenate([np.repeat(np.arange(num), f.num_tokens), np.repeat(np.arange(num), stream.lengths)])
+            order = torch.from_numpy(np.argsort(owner, kind="stable")).to(rows.device)
+            context = torch.cat([context, self.context(self.encoder_norm(rows)) + place])[order]
+            lengths = lengths + stream.lengths
+        return Encoded(features, context, lengths)
 
     def _add_registers(self, content: Tensor, place: Tensor, lengths: Any) -> tuple[Tensor, Tensor, Any]:
         assert self.registers is not None

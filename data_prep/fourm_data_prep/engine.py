@@ -230,6 +230,7 @@ def _run_ray(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator
     """One Ray task for each shard; Ray repeats those whose worker died."""
     try:
         import ray  # pyright: ignore[reportMissingImports]
+        from ray.exceptions import RayTaskError, WorkerCrashedError  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("--engine ray needs Ray: pip install 'fourm[ray]'") from None
     if not jobs:
@@ -253,9 +254,9 @@ def _run_ray(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator
                 job = running.pop(reference)
                 try:
                     yield ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
+                except RayTaskError as error:
                     raise error.as_instanceof_cause() from None
-                except ray.exceptions.WorkerCrashedError:
+                except WorkerCrashedError:
                     raise ValueError(
                         f"{step.name}: the worker of shard {job.name} died {_TRIES} times (out of memory?)"
                     ) from None

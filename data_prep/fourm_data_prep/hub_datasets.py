@@ -91,6 +91,7 @@ def open_dataset(name: str, split: str) -> Any:
     """A dataset from disk, or streamed from the hub. Raises ValueError that says what is missing."""
     try:
         import datasets  # pyright: ignore[reportMissingImports]
+        from datasets.exceptions import DatasetNotFoundError  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"hf:{name} needs datasets: pip install datasets") from None
     try:
@@ -99,7 +100,7 @@ def open_dataset(name: str, split: str) -> Any:
             loaded = datasets.load_from_disk(name)
             return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(name, split=split, streaming=not folder.exists())
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, ValueError, KeyError, DatasetNotFoundError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"dataset hf:{name}:{split} cannot be opened: {reason}") from None
 

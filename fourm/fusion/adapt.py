@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,13 +84,10 @@ class DomainBatch:
     step: int
 
     def to(self, device: torch.device | str) -> DomainBatch:
-        moved = (t.to(device) for t in (self.source, self.labels, self.target))
-        return DomainBatch(*moved, self.target_samples, self.source_samples, self.step)
+        return replace(self, source=self.source.to(device), labels=self.labels.to(device), target=self.target.to(device))
 
     def pin_memory(self) -> DomainBatch:
-        return DomainBatch(
-            self.source.pin_memory(), self.labels.pin_memory(), self.target.pin_memory(), self.target_samples, self.source_samples, self.step
-        )  # fmt: skip
+        return replace(self, source=self.source.pin_memory(), labels=self.labels.pin_memory(), target=self.target.pin_memory())
 
 
 def read_classes(path: str | Path) -> dict[str, str]:

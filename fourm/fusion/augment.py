@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,5 @@ def _lambda(config: AugmentConfig, num: int, generator: torch.Generator) -> Tens
     size = (num if config.per == "sample" else 1, 1)
     if config.alpha == 1.0:
         return torch.rand(size, generator=generator)
-    shape = torch.full(size, config.alpha)
-    a, b = (torch._standard_gamma(shape, generator=generator) for _ in range(2))
-    return a / (a + b)
+    seed = int(torch.randint(2**31, (), generator=generator))
+    return torch.from_numpy(np.random.default_rng(seed).beta(config.alpha, config.alpha, size)).float()

@@ -1,0 +1,128 @@
+"""JAR as an option of the encoder: equal to a slow per-sample reference, sees all its input, trains, generates, costs what the formula says."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, make_tokens
+from test_model import plain_attention
+
+from fourm.config import from_mapping
+from fourm.flops import encoder_flops, flops
+from fourm.model import FourM, ModelConfig
+from fourm.sampling.options import SamplingOptions
+from fourm.sampling.sampler import Sampler
+from fourm.sampling.state import SampleState
+from fourm.token_fusion import FusionConfig
+
+FUSION = {"num_tokens": 4, "iterations": 2, "stem_layers": 1}
+
+
+@pytest.fixture(scope="module", params=["latents", "latents+stem"])
+def fused(request, modalities):
+    return make_model(modalities, encoder_depth=4, fusion=FusionConfig(**FUSION, context=request.param))
+
+
+def layer(block, rows):
+    everything = torch.ones(len(rows), len(rows), dtype=torch.bool)
+    rows = rows + plain_attention(block.self_attention, block.norm_self(rows), block.norm_self(rows), everything)
+    return rows + block.mlp(block.norm_mlp(rows))
+
+
+def resample(part, rows):
+    q, keys = part.queries, torch.cat([part.null, rows])
+    q = q + plain_attention(
+        part.attention, part.norm_query(q), part.norm_rows(keys), torch.ones(len(q), len(keys), dtype=torch.bool)
+    )
+    return q + part.mlp(part.norm_mlp(q))
+
+
+def plain_encode(model, stream, b):
+    """The encoder's latents for one sample, written down step by step."""
+    content, place = model._embed_input(stream)
+    i, n = int(stream.lengths[:b].sum()), int(stream.lengths[b])
+    rows, place = (content + place)[i : i + n], place[i : i + n]
+    kinds = [list(model.modalities)[k].kind for k in stream.kinds[i : i + n]]
+    blocks, f = list(model.encoder), model.fusion
+    rows = layer(blocks[0], rows)
+    sequences = torch.tensor([k == "sequence" for k in kinds])
+    images, start = resample(f.images, (rows + place)[~sequences]), resample(f.sequences, (rows + place)[sequences])
+    state = start
+    for i, fuse in enumerate(f.fuse):
+        ready = fuse.norm_state(state)
+        seen = torch.ones(len(ready), len(images), dtype=torch.bool)
+        state = ready + fuse.gates[0].tanh() * plain_attention(fuse.attention, ready, fuse.norm_images(images), seen)
+        state = state + fuse.gates[1].tanh() * fuse.mlp(fuse.norm_mlp(state))
+        for block in (blocks[1:3], blocks[3:])[i]:
+            state = layer(block, state)
+        if i == 0:
+            state = f.carry[0] * state + start
+    return model.encoder_norm(state)
+
+
+def test_packed_samples_equal_the_reference_of_each_alone(fused, modalities, masker):
+    batch = masker(make_tokens(modalities, 5, lacking="caption"), np.arange(5))
+    with torch.no_grad():
+        features = fused.encode(batch.encoder).features.reshape(5, 4, -1)
+        for b in range(5):
+            assert torch.allclose(features[b], plain_encode(fused, batch.encoder, b), atol=1e-4)
+
+
+def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(fused, modalities, masker):
+    batch = masker(make_tokens(modalities, 4), np.arange(4))
+    fused.zero_grad()
+    losses = fused(batch)
+    losses.sums.sum().backward()
+    assert all(p.grad is not None for p in fused.parameters())
+    assert all(p.grad.abs().max() > 0 for n, p in fused.named_parameters() if n.startswith("fusion.") and "carry" not in n)
+    content, place = fused._embed_input(batch.encoder)
+    content = content.detach().requires_grad_()
+    fused._embed_input, kept = lambda stream: (content, place.detach()), fused._embed_input
+    try:
+        fused.encode(batch.encoder).features.square().sum().backward()
+    finally:
+        fused._embed_input = kept
+    assert (content.grad.abs().sum(1) > 0).all()
+
+
+def test_it_round_trips_and_generates(fused, modalities, tmp_path):
+    fused.save_pretrained(tmp_path)
+    again = FourM.from_pretrained(tmp_path)
+    assert again.config.fusion == fused.config.fusion
+    assert all(torch.equal(a, b) for a, b in zip(fused.state_dict().values(), again.state_dict().values(), strict=True))
+    state = SampleState(2, {}, {"caption": [np.array([50, 51, 3]), np.array([60, 3])]})
+    made = Sampler(again.eval()).generate(state, "rgb", SamplingOptions(steps=2), np.array([0, 1]), ["caption"])
+    assert made.grids["rgb"].known.all()
+    alone = SampleState(1, {}, {"caption": [np.array([60, 3])]})
+    single = Sampler(again.eval()).generate(alone, "rgb", SamplingOptions(steps=2), np.array([1]), ["caption"])
+    assert (single.grids["rgb"].values[0] == made.grids["rgb"].values[1]).all()
+
+
+def test_the_formula_is_what_torch_counts(modalities):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fourm.batch import StreamRows
+
+    for fusion in (None, FusionConfig(**FUSION), FusionConfig(**FUSION, context="latents+stem")):
+        model = make_model(modalities, encoder_depth=4, fusion=fusion, attention="sdpa")
+        rows, names = StreamRows(1), [m.name for m in modalities]
+        rows.add(names.index("rgb"), np.zeros(12, int), np.arange(12), np.zeros(12, int))
+        rows.add(names.index("caption"), np.zeros(5, int), np.arange(5), np.full(5, 50))
+        stream = rows.encoder()
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            model.encode(stream)
+        assert counter.get_total_flops() == pytest.approx(encoder_flops(model.config, 12, 5), rel=1e-6)
+
+
+def test_a_third_of_the_operations_is_saved_where_the_input_is_long():
+    base = {"dim": 768, "encoder_depth": 12, "decoder_depth": 12, "num_heads": 12}
+    plain = flops(ModelConfig(**base), 224, 32, (256,))
+    jar = flops(ModelConfig(**base, fusion=FusionConfig(num_tokens=56, iterations=2, stem_layers=2)), 224, 32, (256,))
+    assert jar.encoder < 0.5 * plain.encoder and jar.total < 0.75 * plain.total
+
+
+def test_wrong_settings_are_named(modalities):
+    with pytest.raises(ValueError, match="stem_layers 5 is more than the encoder's 3 layers"):
+        FourM(ModelConfig(fusion=FusionConfig(num_tokens=4, stem_layers=5)), modalities)
+    with pytest.raises(ValueError, match="do not go together"):
+        from_mapping(ModelConfig, {"num_registers": 2, "fusion": FUSION}, "x")
