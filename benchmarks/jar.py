@@ -170,7 +170,9 @@ def main() -> None:
     torch.set_num_threads(1)
     scratch = Path(tempfile.mkdtemp())
     try:
-        rows = train_all(o.project, [name.strip() for name in o.only.split(",") if name.strip() in MODELS], o.steps, o.seeds, scratch)
+        rows = train_all(
+            o.project, [name.strip() for name in o.only.split(",") if name.strip() in MODELS], o.steps, o.seeds, scratch
+        )
     finally:
         shutil.rmtree(scratch)
     result: dict[str, Any] = {"steps": o.steps, "seeds": o.seeds, "rows": rows}
@@ -187,7 +189,11 @@ def main() -> None:
         row.pop("_loss")
     o.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(result, indent=1, ensure_ascii=False))
-    fewer = [n for n, r in rows.items() if n.startswith("jar-") and "stem" not in n and r["encoder MFLOP"] <= 0.67 * rows.get("plain", r)["encoder MFLOP"]]
+    fewer = [
+        n
+        for n, r in rows.items()
+        if n.startswith("jar-") and "stem" not in n and r["encoder MFLOP"] <= 0.67 * rows.get("plain", r)["encoder MFLOP"]
+    ]
     sys.exit(0 if fewer or "plain" not in rows else 1)
 
 

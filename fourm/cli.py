@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -185,6 +186,47 @@ def _latents(parser: argparse.ArgumentParser):
     return run
 
 
+def _fusion(parser: argparse.ArgumentParser):
+    """Align frozen encoders on cached latents, adapt them to another domain, and judge both."""
+    what = parser.add_subparsers(dest="what", required=True)
+    for name, text in (("align", "train FuseMix or Alt-MoE connectors"), ("adapt", "UniMoS: adapt to an unlabelled domain")):
+        part = what.add_parser(name, help=text)
+        part.add_argument("config", help="YAML file, see configs/fusion")
+        part.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. loop.steps=1000")
+    part = what.add_parser("evaluate", help="recalls of an alignment on its test subjects")
+    part.add_argument("run", type=Path, help="folder of the run")
+    part = what.add_parser("accuracy", help="accuracy of an adaptation on its target")
+    part.add_argument("run", type=Path, help="folder of the run")
+    part.add_argument("--labels", required=True, type=Path, help="CSV with the target's classes")
+    part = what.add_parser("embed", help="map latents into an alignment's space")
+    part.add_argument("run", type=Path, help="folder of the run")
+    part.add_argument("--modality", required=True)
+    part.add_argument("--latents", required=True, type=Path)
+    part.add_argument("--out", required=True, type=Path)
+
+    def run(o: argparse.Namespace) -> None:
+        if o.what in ("align", "adapt"):
+            module = importlib.import_module(f"fourm.fusion.{o.what}")
+            module.main(["--config", o.config, *o.overrides])
+            return
+        if o.what == "accuracy":
+            from fourm.fusion.adapt import accuracy
+
+            figures = accuracy(o.run, o.labels)
+        elif o.what == "evaluate":
+            from fourm.fusion.align import figures_on_test
+
+            figures = figures_on_test(o.run)
+        else:
+            from fourm.fusion.align import embed_latents
+
+            print(f"{embed_latents(o.run, o.modality, o.latents, o.out)} latents in {o.out}")
+            return
+        print(json.dumps(figures, indent=1))
+
+    return run
+
+
 def _engine_options(parser: argparse.ArgumentParser) -> None:
     from fourm_data_prep.engine_options import add_engine_options
 
@@ -330,7 +372,7 @@ def _read_input(spec: Any, value: str) -> Any:
 
 
 _COMMANDS = {
-    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "download": _download, "import": _import, "inspect": _inspect, "latents": _latents,
+    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "download": _download, "import": _import, "inspect": _inspect, "latents": _latents, "fusion": _fusion,
     "tokenize": _tokenize, "report": _report, "export": _export, "convert": _convert, "app": _app,
 }  # fmt: skip
 

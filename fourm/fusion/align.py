@@ -32,7 +32,7 @@ from fourm.data.shards import write_json_atomic
 from fourm.fusion.augment import AugmentConfig, augment
 from fourm.fusion.connectors import ConnectorConfig, ResidualHead, SharedConnector
 from fourm.fusion.contrast import Temperature, info_nce
-from fourm.fusion.latents import Latents, open_latents, paired
+from fourm.fusion.latents import Latents, hash_keys, open_latents, paired, write_latents
 from fourm.fusion.retrieval import recall
 from fourm.training.loop import Loop, LoopConfig
 from fourm.weights import WEIGHTS_FILE
@@ -456,6 +456,23 @@ def figures_on_test(folder: str | Path) -> dict[str, float]:
             )
     split = split_subjects(next(iter(latents.values())), model.config.split)
     return retrieval_figures(model, latents, split.test, "cpu")
+
+
+@torch.no_grad()
+def embed_latents(folder: str | Path, modality: str, latents: str | Path, out: str | Path) -> int:
+    """Latents of a modality -> unit vectors in the alignment's space, as latents again. Returns how many."""
+    model, held = load_aligner(folder), open_latents(latents)
+    if modality not in model.names:
+        raise ValueError(f"{folder} aligns {', '.join(model.names)}, not {modality}")
+    rows = [
+        F.normalize(model.embed(modality, torch.from_numpy(held.rows(part))), dim=-1)
+        for part in np.array_split(np.arange(len(held)), -(-len(held) // 4096))
+    ]
+    write_latents(
+        Path(out), torch.cat(rows).numpy(), held.keys, encoder=f"{held.info.encoder} aligned", modality=held.info.modality,
+        fingerprint=hash_keys([held.info.fingerprint, str(folder)]), groups=None if held.groups == held.keys else held.groups,
+    )  # fmt: skip
+    return len(held)
 
 
 def main(arguments: list[str] | None = None) -> None:

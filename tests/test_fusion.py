@@ -1,0 +1,394 @@
+"""Fusion on cached latents: what is promised of the store, the losses, the connectors, adaptation, and of runs that are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fourm.config import from_mapping
+from fourm.fusion.adapt import AdaptConfig, AdaptTask, accuracy, adapt, choose_labelled, information
+from fourm.fusion.align import AlignConfig, AlignTask, align, batch_of, figures_on_test, load_aligner, split_subjects
+from fourm.fusion.augment import AugmentConfig, augment
+from fourm.fusion.connectors import ConnectorConfig, Experts, dense_reference
+from fourm.fusion.contrast import info_nce
+from fourm.fusion.latents import open_latents, paired, write_latents
+from fourm.fusion.retrieval import ExactIndex, FaissIndex, recall, zero_shot
+from fourm.fusion.subset import greedy_dpp
+from fourm.training.checkpoints import newest_checkpoint
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."]), "OMP_NUM_THREADS": "1"}
+ABOUT = {"encoder": "test", "fingerprint": "f", "modality": "rgb"}
+
+
+def world(folder: Path, num: int = 160, seed: int = 0) -> dict[str, str]:
+    """Three modalities that are linear views of the same 6 causes, with noise: alignment can be learned."""
+    rng = np.random.default_rng(seed)
+    causes = rng.normal(size=(num, 6))
+    paths = {}
+    for name, width in (("image", 24), ("text", 16), ("sound", 12)):
+        values = causes @ np.random.default_rng(len(name)).normal(size=(6, width)) + 0.1 * rng.normal(size=(num, width))
+        write_latents(folder / name, values.astype(np.float32), [f"k{i}" for i in range(num)], **ABOUT)
+        paths[name] = str(folder / name)
+    return paths
+
+
+def settings(tmp_path, latents, **changes):
+    base = {
+        "out": str(tmp_path / "run"), "latents": latents, "split": {"num_val": 20, "num_test": 40},
+        "connect": {"depth": 1, "expand": 2, "dropout": 0.0, "dim_out": 8, "hidden": 16, "num_experts": 4, "top_k": 2},
+        "loop": {"steps": 60, "batch_size": 32, "optimizer": {"lr": 5e-3}, "num_workers": 0, "threads": 1, "checkpoint_every": 20,
+                 "keep_checkpoints": 9, "schedule": {"warmup": 5}},
+    }  # fmt: skip
+    return from_mapping(AlignConfig, {**base, **changes}, "test")
+
+
+# ---- latents -------------------------------------------------------------------------------------------------------------
+
+
+def test_latents_round_trip_as_a_memory_map_with_tokens_and_groups(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float16)
+    write_latents(tmp_path / "t", rows, ["a", "b", "c"], offsets=np.array([0, 2, 3, 7]), groups=["x", "x", "y"], **ABOUT)
+    held = open_latents(tmp_path / "t")
+    assert isinstance(held.vectors, np.memmap) and held.group_ids.tolist() == [0, 0, 1]
+    tokens, mask = held.tokens(np.array([2, 0]))
+    assert mask.sum(1).tolist() == [4, 2] and np.allclose(tokens[1, :2], rows[:2]) and (tokens[1, 2:] == 0).all()
+    assert np.allclose(held.rows(np.array([0])), rows[:2].astype(np.float32).mean(0))
+
+
+@pytest.mark.parametrize("broken, message", [
+    (lambda f: (f / "latents.json").unlink(), "latents.json is missing"),
+    (lambda f: np.save(f / "vectors.npy", np.full((3, 4), np.nan)), "those of 'a' are not finite"),
+    (lambda f: np.save(f / "vectors.npy", np.zeros((3, 5))), "inconsistent"),
+    (lambda f: (f / "keys.txt").write_text("a\nb\n"), "inconsistent"),
+    (lambda f: (f / "keys.txt").write_text("a\nc\nb\n"), "inconsistent"),
+    (lambda f: (f / "vectors.npy").write_bytes(b"\x93NUMPY broken"), "cannot be read"),
+    (lambda f: np.save(f / "vectors.npy", np.array([object()]), allow_pickle=True), "cannot be read"),
+])  # fmt: skip
+def test_broken_latents_are_one_clear_error(tmp_path, broken, message):
+    write_latents(tmp_path / "t", np.zeros((3, 4), np.float32), ["a", "b", "c"], **ABOUT)
+    broken(tmp_path / "t")
+    with pytest.raises(ValueError, match=message):
+        open_latents(tmp_path / "t")
+
+
+def test_latents_of_other_samples_are_not_paired(tmp_path):
+    for name, keys in (("a", ["k0", "k1", "k2"]), ("b", ["k0", "k2", "k1"]), ("c", ["k0", "k1"])):
+        write_latents(tmp_path / name, np.zeros((len(keys), 4), np.float32), keys, **ABOUT)
+    a, b, c = (open_latents(tmp_path / name) for name in "abc")
+    with pytest.raises(ValueError, match="sample 1 is 'k1' and 'k2'"):
+        paired({"a": a, "b": b})
+    with pytest.raises(ValueError, match="one ends earlier"):
+        paired({"a": a, "c": c})
+
+
+def test_no_subject_is_in_two_parts_of_a_split(tmp_path):
+    keys = [f"{i // 3}~{i % 3}" for i in range(90)]
+    write_latents(tmp_path / "t", np.zeros((90, 4), np.float32), keys, groups=[k.split("~")[0] for k in keys], **ABOUT)
+    held = open_latents(tmp_path / "t")
+    split = split_subjects(held, from_mapping(AlignConfig, {
+        "out": "x", "latents": {"a": "a", "b": "b"}, "split": {"num_val": 5, "num_test": 8, "num_train": 10}, "loop": {"steps": 1, "batch_size": 1}
+    }, "x").split)  # fmt: skip
+    parts = [set(held.group_ids[p]) for p in (split.train, split.val, split.test)]
+    assert [len(p) for p in parts] == [10, 5, 8] and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+
+
+# ---- FuseMix -------------------------------------------------------------------------------------------------------------
+
+
+def test_shared_mixup_keeps_pairs_and_independent_breaks_them():
+    z = torch.randn(64, 5)
+    for per in ("batch", "sample"):
+        for alpha in (1.0, 0.3):
+            a, b = augment([z, 2 * z], AugmentConfig(mixup="shared", per=per, alpha=alpha), torch.Generator().manual_seed(0))
+            assert torch.allclose(2 * a, b, atol=1e-5) and not torch.allclose(a, z)
+    a, b = augment([z, 2 * z], AugmentConfig(mixup="independent"), torch.Generator().manual_seed(0))
+    assert not torch.allclose(2 * a, b, atol=0.1)
+    again = augment([z], AugmentConfig(mixup="shared", noise=0.5), torch.Generator().manual_seed(7))
+    assert torch.equal(again[0], augment([z], AugmentConfig(mixup="shared", noise=0.5), torch.Generator().manual_seed(7))[0])
+
+
+def test_info_nce_is_its_definition_and_leaves_a_group_s_own_out():
+    a, b, tau = torch.randn(5, 4), torch.randn(5, 4), torch.tensor(0.2)
+    scores = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / tau
+    slow = (
+        sum(-scores[i, i] + torch.logsumexp(scores[i], 0) - scores[i, i] + torch.logsumexp(scores[:, i], 0) for i in range(5))
+        / 2
+    )
+    assert torch.allclose(info_nce(a, b, tau), slow, atol=1e-5)
+    groups = torch.tensor([0, 0, 1, 2, 3])
+    kept = scores.clone()
+    kept[0, 1] = kept[1, 0] = -torch.inf
+    slow = sum(-2 * scores[i, i] + torch.logsumexp(kept[i], 0) + torch.logsumexp(kept[:, i], 0) for i in range(5)) / 2
+    assert torch.allclose(info_nce(a, b, tau, groups), slow, atol=1e-5)
+
+
+def test_chunks_give_the_exact_gradient_of_the_whole_batch(tmp_path):
+    latents = world(tmp_path)
+    gradients = []
+    for chunk in (0, 7):
+        task = AlignTask(settings(tmp_path, latents, chunk=chunk))
+        model = task.model()
+        model(task.batches(0, 1)[0][0]).sum().backward()
+        gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
+
+
+def test_an_alignment_learns_and_is_read_back_whole(tmp_path):
+    latents = world(tmp_path)
+    figures = align(settings(tmp_path, latents, augment={"mixup": "shared"}))
+    test = figures_on_test(tmp_path / "run")
+    assert figures["R@1"] > 0.5 and test["R@10"] > 0.7  # chance: 0.05 and 0.25
+    model = load_aligner(tmp_path / "run")
+    with pytest.raises(ValueError, match="have 7 numbers, this connector was trained on 24"):
+        model.embed("image", torch.zeros(2, 7))
+    rows = open_latents(latents["image"]).vectors.copy()
+    write_latents(
+        Path(latents["image"]), rows, [f"k{i}" for i in range(len(rows))], encoder="other", fingerprint="g", modality="rgb"
+    )
+    with pytest.raises(ValueError, match="are of encoder other"):
+        figures_on_test(tmp_path / "run")
+
+
+def test_a_diverse_subset_is_the_greedy_maximum_of_the_determinant():
+    x = np.random.default_rng(0).normal(size=(12, 5))
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    kernel = (unit @ unit.T + 1) ** 2
+    chosen: list[int] = []
+    for _ in range(5):
+        best = max(
+            (i for i in range(12) if i not in chosen), key=lambda i: np.linalg.det(kernel[np.ix_([*chosen, i], [*chosen, i])])
+        )
+        chosen.append(best)
+    assert greedy_dpp(x, 5).tolist() == chosen
+    with pytest.raises(ValueError, match="cannot choose 13 of 12"):
+        greedy_dpp(x, 13)
+
+
+# ---- Alt-MoE -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_sparse_experts_equal_all_experts_computed(renormalize):
+    torch.manual_seed(0)
+    experts = Experts(ConnectorConfig(hidden=8, num_experts=5, top_k=2, dropout=0.0, renormalize=renormalize))
+    rows = torch.randn(20, 8)
+    sparse, balance, use = experts(rows)
+    assert torch.allclose(sparse, dense_reference(experts, rows), atol=1e-6)
+    assert use.sum() == 40 and balance > 0
+    even = Experts(ConnectorConfig(hidden=8, num_experts=5, top_k=5, dropout=0.0))
+    torch.nn.init.zeros_(even.gate.weight)
+    assert float(even(rows)[1].detach()) == pytest.approx(1.0)
+
+
+def test_padding_of_token_latents_changes_nothing(tmp_path):
+    config = settings(
+        tmp_path, world(tmp_path), connect={"kind": "experts", "hidden": 16, "num_experts": 4, "top_k": 2, "dim_out": 8}
+    )
+    shared = AlignTask(config).model().eval().shared
+    tokens = torch.randn(3, 5, 24)
+    mask = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
+    together = shared.embed(tokens, ("image", "text"), 0, mask)[0]
+    for i, n in enumerate((5, 2, 3)):
+        alone = shared.embed(tokens[i : i + 1, :n], ("image", "text"), 0)[0]
+        assert torch.allclose(together[i], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "round_robin", "weighted", "adaptive"])
+def test_a_shared_connector_learns_with_every_schedule(tmp_path, schedule):
+    tasks = {"schedule": schedule, "regression": 0.5, "weights": {"image>text": 2.0}}
+    connect = {"kind": "experts", "hidden": 32, "num_experts": 4, "top_k": 2, "dim_out": 16, "dropout": 0.0, "balance": 0.01}
+    config = settings(tmp_path, world(tmp_path), tasks=tasks, connect=connect)
+    steps = 40 if schedule == "joint" else 240
+    figures = align(from_mapping(AlignConfig, {**_mapping(config), "loop": {**_mapping(config)["loop"], "steps": steps}}, "x"))
+    assert figures["R@1"] > 0.3  # chance 0.05
+    model = load_aligner(tmp_path / "run")
+    if schedule == "round_robin":
+        assert [model.active(i)[0] for i in range(6)] == model.config.directions
+    if schedule == "adaptive":
+        assert not torch.allclose(model.recalls, torch.full_like(model.recalls, 0.5))
+        model.recalls.fill_(1.0)
+        model.recalls[2] = 0.0
+        drawn = [model.active(i)[0] for i in range(200)]
+        assert drawn.count(model.config.directions[2]) > 120
+
+
+def _mapping(config):
+    from fourm.config import to_mapping
+
+    return to_mapping(config)
+
+
+# ---- UniMoS --------------------------------------------------------------------------------------------------------------
+
+
+def domains(folder: Path, seed: int = 0) -> dict[str, str]:
+    """Four classes on a sphere; the target is turned and noisier; prompts lie near the classes, not on them."""
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(4, 16))
+    shift = 0.9 * rng.normal(size=16)
+    lines = ["key,class"]
+    for place, num, move in (("source", 80, 0.0), ("target", 120, 1.0)):
+        classes = rng.integers(0, 4, num)
+        rows = centers[classes] + 0.8 * rng.normal(size=(num, 16)) + move * shift
+        keys = [f"{place}{i}" for i in range(num)]
+        write_latents(folder / place, rows.astype(np.float32), keys, **ABOUT)
+        lines += [f"{k},c{c}" for k, c in zip(keys, classes, strict=True)]
+    write_latents(
+        folder / "prompts", (centers + 0.6 * rng.normal(size=(4, 16))).astype(np.float32), [f"c{i}" for i in range(4)], **ABOUT
+    )
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return {name: str(folder / name) for name in ("source", "target", "prompts")} | {"labels": str(folder / "labels.csv")}
+
+
+def adaptation(tmp_path, places, **changes):
+    loop = {"steps": 120, "batch_size": 16, "optimizer": {"lr": 2e-3}, "num_workers": 0, "threads": 1, "checkpoint_every": 30, "keep_checkpoints": 9,
+            "schedule": {"warmup": 5}}  # fmt: skip
+    return from_mapping(
+        AdaptConfig,
+        {"out": str(tmp_path / "run"), **places, "labels_per_class": 5, "temperature": 0.1, "loop": loop, **changes},
+        "test",
+    )
+
+
+def test_adaptation_beats_the_zero_shot_prompts_and_reports_by_labels_it_never_saw(tmp_path):
+    places = domains(tmp_path)
+    figures = adapt(adaptation(tmp_path, places))
+    assert set(figures) == {"information", "agreement with zero-shot"}
+    found = accuracy(tmp_path / "run", places["labels"])
+    assert found["accuracy"] > found["zero_shot"] and found["samples"] == 120
+    task = AdaptTask(adaptation(tmp_path, places))
+    assert (task.target.labels == -1).all() and len(task.source.keys) == 20
+
+
+def test_no_setting_selects_by_the_target_s_labels():
+    with pytest.raises(ValueError, match="'accuracy' is not one of last, information"):
+        from_mapping(AdaptConfig, {"out": "x", "source": "a", "target": "b", "prompts": "c", "labels": "d", "select": "accuracy",
+                                   "loop": {"steps": 1, "batch_size": 1}}, "x")  # fmt: skip
+
+
+def test_the_second_phase_moves_the_separators_alone(tmp_path):
+    task = AdaptTask(adaptation(tmp_path, domains(tmp_path)))
+    model = task.model().train()
+    batch = task.batches(0, 1)[1][0]
+    task.forward(model, batch).sum().backward()
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert moved == {"vision", "language"}
+
+
+def test_information_is_largest_for_sure_and_even_opinions():
+    even = torch.eye(4).repeat(5, 1)
+    assert information(even) > information(torch.full((20, 4), 0.25)) and information(even) > information(
+        torch.eye(4)[[0] * 20]
+    )
+    assert choose_labelled(np.array([0, 0, 0, 1, -1, 1]), 2, 0).size == 4
+
+
+def test_domains_that_share_samples_or_spaces_that_differ_are_refused(tmp_path):
+    places = domains(tmp_path)
+    with pytest.raises(ValueError, match="are in the source and in the target"):
+        AdaptTask(adaptation(tmp_path, {**places, "target": places["source"]}))
+    write_latents(tmp_path / "wide", np.zeros((4, 9), np.float32), [f"c{i}" for i in range(4)], **ABOUT)
+    with pytest.raises(ValueError, match="of different spaces: 16, 16, 9"):
+        AdaptTask(adaptation(tmp_path, {**places, "prompts": str(tmp_path / "wide")}))
+
+
+# ---- figures and runs ----------------------------------------------------------------------------------------------------
+
+
+def test_recall_is_over_the_whole_gallery_and_counts_any_of_the_group():
+    gallery = np.eye(6)
+    queries = gallery[[0, 1, 2]] + 0.5 * gallery[[3, 1, 4]] * np.array([[3], [1], [1]])
+    assert recall(queries, gallery, np.array([0, 1, 2]), np.arange(6), (1, 2)) == {"R@1": pytest.approx(2 / 3), "R@2": 1.0}
+    assert recall(queries, gallery, np.array([0, 1, 2]), np.array([0, 1, 2, 0, 4, 5]), (1,))["R@1"] == 1.0
+    assert zero_shot(np.eye(3), np.eye(3), np.array([0, 1, 1])) == pytest.approx(2 / 3)
+    rng = np.random.default_rng(0)
+    rows, asked = rng.normal(size=(200, 8)).astype(np.float32), rng.normal(size=(9, 8)).astype(np.float32)
+    exact = ExactIndex(rows).search(asked, 5)
+    assert (exact == np.argsort(-(asked @ rows.T), axis=1)[:, :5]).all()
+    pytest.importorskip("faiss")
+    assert (FaissIndex(rows).search(asked, 5) == exact).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["align", "adapt"])
+def test_killed_and_started_again_the_result_is_bit_identical(tmp_path, what):
+    import yaml
+
+    if what == "align":
+        config = settings(tmp_path, world(tmp_path), tasks={"schedule": "adaptive", "regression": 0.5}, augment={"mixup": "shared", "noise": 0.1},
+                          connect={"kind": "experts", "hidden": 32, "num_experts": 4, "top_k": 2, "dim_out": 16, "dropout": 0.2})  # fmt: skip
+    else:
+        config = adaptation(tmp_path, domains(tmp_path))
+    mapping = _mapping(config)
+    mapping["loop"] |= {"steps": 400, "checkpoint_every": 40}
+    files = {}
+    for name in ("whole", "killed"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**mapping, "out": str(tmp_path / name)}))
+        command = [sys.executable, "-m", "fourm.cli", "fusion", what, str(path)]
+        if name == "killed":
+            process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            while newest_checkpoint(tmp_path / name / "checkpoints") is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        newest = newest_checkpoint(tmp_path / name / "checkpoints")
+        files[name] = (newest.name, (newest / "model.safetensors").read_bytes(), [
+            json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines() if "loss" in json.loads(line)
+        ])  # fmt: skip
+    assert files["whole"] == files["killed"]
+
+
+def test_a_batch_is_of_the_same_samples_in_every_modality(tmp_path):
+    task = AlignTask(settings(tmp_path, world(tmp_path)))
+    batch = task.batches(0, 1)[3][0]
+    again = batch_of(list(task.latents.values()), batch.samples, 3)
+    assert all(torch.equal(a, b) for a, b in zip(batch.values, again.values, strict=True)) and set(batch.samples) <= set(
+        task.split.train
+    )
+
+
+def _rank(rank: int, port: int, out: str) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    a, b, groups = torch.randn(8, 4), torch.randn(8, 4), torch.tensor([0, 1, 2, 2, 3, 0, 4, 5])
+    mine = slice(4 * rank, 4 * rank + 4)
+    a, b = a[mine].clone().requires_grad_(), b[mine].clone().requires_grad_()
+    loss = info_nce(a, b, torch.tensor(0.3), groups[mine])
+    loss.backward()
+    np.save(Path(out, f"{rank}.npy"), np.concatenate([a.grad.numpy(), b.grad.numpy(), np.full((1, 4), float(loss.detach()))]))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_contrast_across_two_ranks_is_that_of_the_whole_batch(tmp_path):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = f"import sys; sys.path[:0] = ['tests']; import test_fusion; test_fusion._rank(int(sys.argv[1]), {port}, {str(tmp_path)!r})"
+    running = [subprocess.Popen([sys.executable, "-c", program, str(rank)], cwd=ROOT, env=ENVIRONMENT) for rank in range(2)]
+    assert [process.wait(120) for process in running] == [0, 0]
+    parts = [np.load(tmp_path / f"{rank}.npy") for rank in range(2)]
+    torch.manual_seed(0)
+    a, b = torch.randn(8, 4).requires_grad_(), torch.randn(8, 4).requires_grad_()
+    loss = info_nce(a, b, torch.tensor(0.3), torch.tensor([0, 1, 2, 2, 3, 0, 4, 5]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(parts[0][-1, 0] + parts[1][-1, 0], rel=1e-5)
+    for i, whole in enumerate((a.grad, b.grad)):
+        assert np.allclose(np.concatenate([p[4 * i : 4 * i + 4] for p in parts]), whole.numpy(), atol=1e-5)
