@@ -159,6 +159,25 @@ def _inspect(parser: argparse.ArgumentParser):
     return run
 
 
+def _label(parser: argparse.ArgumentParser):
+    """Add modalities to raw shards that exist, with the labellers of the config."""
+    parser.add_argument("raw", type=Path, help="folder of raw shards")
+    parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities")
+    parser.add_argument(
+        "--only", action="append", default=[], help="this modality (may be given again); else all that are lacking"
+    )
+    parser.add_argument("--max-damage", type=float, default=0.05, help="largest share of pictures that may be unreadable")
+    _engine_options(parser)
+
+    def run(o: argparse.Namespace) -> None:
+        from fourm_data_prep.engine_options import engine_of
+        from fourm_data_prep.label import label
+
+        label(o.raw, o.config, o.only, o.max_damage, engine_of(o))
+
+    return run
+
+
 def _latents(parser: argparse.ArgumentParser):
     """Cache the latents of a frozen encoder over raw shards, to align encoders with."""
     parser.add_argument("raw", type=Path, help="folder of raw shards")
@@ -372,7 +391,7 @@ def _read_input(spec: Any, value: str) -> Any:
 
 
 _COMMANDS = {
-    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "download": _download, "import": _import, "inspect": _inspect, "latents": _latents, "fusion": _fusion,
+    "demo": _demo, "quickstart": _quickstart, "generate": _generate, "modalities": _modalities, "download": _download, "import": _import, "inspect": _inspect, "label": _label, "latents": _latents, "fusion": _fusion,
     "tokenize": _tokenize, "report": _report, "export": _export, "convert": _convert, "app": _app,
 }  # fmt: skip
 

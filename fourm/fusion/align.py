@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
@@ -83,12 +83,15 @@ class AlignConfig:
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(mixup="none"))
     tasks: TaskConfig = field(default_factory=TaskConfig)
     chunk: int = 0  # > 0: rows embedded at a time
+    anchor: str = ""  # heads: this modality's latents are the space itself, so that others can stand in for them
 
     def __post_init__(self) -> None:
         if len(self.latents) < 2:
             raise ValueError("there must be at least two modalities to align")
-        if self.connect.kind == "heads" and self.tasks.regression:
-            raise ValueError("regression needs connect.kind experts or dense: heads have no target to regress")
+        if self.connect.kind == "heads" and self.tasks.regression and not self.anchor:
+            raise ValueError("regression needs connect.kind experts or dense, or an anchor: heads have no target to regress")
+        if self.anchor and (self.anchor not in self.latents or self.connect.kind != "heads" or self.prepare != PrepareConfig()):
+            raise ValueError("anchor must name one of the latents, for connect.kind heads without any prepare")
 
     @property
     def directions(self) -> list[tuple[str, str]]:
@@ -207,7 +210,12 @@ class Aligner(nn.Module):
         self.prepare = nn.ModuleDict({name: Prepare(dim, config.prepare) for name, dim in dims.items()})
         ready = {name: int(self.prepare[name].dim) for name in dims}  # type: ignore[arg-type]
         c = config.connect
-        self.heads = nn.ModuleDict({n: ResidualHead(d, c) for n, d in ready.items()}) if c.kind == "heads" else None
+        if config.anchor:
+            c = replace(c, dim_out=ready[config.anchor])
+        self.heads = (
+            nn.ModuleDict({n: nn.Identity() if n == config.anchor else ResidualHead(d, c) for n, d in ready.items()})
+            if c.kind == "heads" else None
+        )  # fmt: skip
         self.shared = SharedConnector(ready, config.directions, c) if c.kind != "heads" else None
         self.temperature = Temperature(config.tasks.temperature)
         self.temperature.requires_grad_(config.tasks.learn_temperature)
@@ -265,8 +273,14 @@ class Aligner(nn.Module):
         for i in range(num):
             for j in range(i):
                 total = total + info_nce(embedded[i], embedded[j], tau, groups)
-        pairs = num * (num - 1) / 2
-        return torch.stack([total / pairs, total.detach() * 0, total.detach() * 0])
+        contrast, regression, alpha = total / (num * (num - 1) / 2), total.new_zeros(()), self.config.tasks.regression
+        if self.config.anchor:
+            wanted = ready[self.names.index(self.config.anchor)]
+            made = [e for name, e in zip(self.names, embedded, strict=True) if name != self.config.anchor]
+            regression = sum((F.mse_loss(e, wanted, reduction="sum") for e in made), regression) / (
+                len(made) * wanted.var() * wanted.shape[1]
+            )
+        return torch.stack([(1 - alpha) * contrast, alpha * regression, total.new_zeros(())])
 
     def _chunked(self, head: nn.Module, rows: Tensor) -> Tensor:
         """Exact embeddings and gradients of a batch whose activations would not fit."""
