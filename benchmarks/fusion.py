@@ -28,8 +28,10 @@ from fourm_data_prep.labellers import Samples, open_labeller
 
 from fourm.config import from_mapping
 from fourm.fusion.adapt import AdaptConfig, accuracy, adapt, read_classes
-from fourm.fusion.align import AlignConfig, AlignTask, align, batch_of, figures_on_test, gradient_cosines, load_aligner
+from fourm.fusion.align import AlignTask, align, figures_on_test, load_aligner
+from fourm.fusion.aligner import AlignConfig, gradient_cosines
 from fourm.fusion.latents import open_latents, write_latents
+from fourm.fusion.pairs import batch_of
 from fourm.modalities import RawSpec
 
 OPTIMIZER = {"lr": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.999], "clip": 1.0}

@@ -30,7 +30,8 @@ from PIL import Image
 from fourm.config import from_mapping
 from fourm.demo.judge import PixelJudge
 from fourm.demo.tasks import held_out_scenes
-from fourm.fusion.align import AlignConfig, align, load_aligner
+from fourm.fusion.align import align, load_aligner
+from fourm.fusion.aligner import AlignConfig
 from fourm.modalities import RawSpec
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.training.checkpoints import newest_checkpoint

@@ -15,11 +15,13 @@ import torch.nn.functional as F
 
 from fourm.config import from_mapping
 from fourm.fusion.adapt import AdaptConfig, AdaptTask, accuracy, adapt, choose_labelled, information
-from fourm.fusion.align import AlignConfig, AlignTask, align, batch_of, figures_on_test, load_aligner, split_subjects
+from fourm.fusion.align import AlignTask, align, figures_on_test, load_aligner
+from fourm.fusion.aligner import AlignConfig
 from fourm.fusion.augment import AugmentConfig, augment
 from fourm.fusion.connectors import ConnectorConfig, Experts, dense_reference
 from fourm.fusion.contrast import info_nce
 from fourm.fusion.latents import open_latents, paired, write_latents
+from fourm.fusion.pairs import batch_of, split_subjects
 from fourm.fusion.retrieval import ExactIndex, FaissIndex, recall, zero_shot
 from fourm.fusion.subset import greedy_dpp
 from fourm.training.checkpoints import newest_checkpoint
@@ -392,3 +394,10 @@ def test_contrast_across_two_ranks_is_that_of_the_whole_batch(tmp_path):
     assert float(loss.detach()) == pytest.approx(parts[0][-1, 0] + parts[1][-1, 0], rel=1e-5)
     for i, whole in enumerate((a.grad, b.grad)):
         assert np.allclose(np.concatenate([p[4 * i : 4 * i + 4] for p in parts]), whole.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "fusion").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_loads(path):
+    from fourm.config import load
+
+    load(AdaptConfig if path.stem.startswith("unimos") else AlignConfig, path)

@@ -1,0 +1,91 @@
+"""Paired latents as training data: splits by subject, and batches that are a pure function of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm.data.order import SampleOrder
+from fourm.fusion.latents import Latents
+from fourm.training.loop import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Subjects for training, for choosing settings, and for the final test; never one subject in two of them."""
+
+    num_val: int
+    num_test: int
+    num_train: int = 0  # 0 = all others
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Numbers of samples."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def split_subjects(latents: Latents, config: SplitConfig) -> Split:
+    """Samples by subject. Raises ValueError if there are too few."""
+    subjects = latents.group_ids
+    num = int(subjects.max()) + 1
+    away = config.num_val + config.num_test
+    if away + max(config.num_train, 1) > num:
+        raise ValueError(f"{num} subjects are too few for {config.num_train or 1} + {config.num_val} + {config.num_test}")
+    order = np.random.default_rng(config.seed).permutation(num)
+    parts = (
+        order[away : away + config.num_train] if config.num_train else order[away:],
+        order[: config.num_val],
+        order[config.num_val : away],
+    )
+    return Split(*(np.nonzero(np.isin(subjects, part))[0] for part in parts))
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """Latents of the same samples from every modality."""
+
+    values: tuple[Tensor, ...]  # (B, d) each
+    groups: Tensor  # (B,)
+    samples: np.ndarray
+    step: int
+
+    def to(self, device: torch.device | str) -> LatentBatch:
+        return LatentBatch(tuple(v.to(device) for v in self.values), self.groups.to(device), self.samples, self.step)
+
+    def pin_memory(self) -> LatentBatch:
+        return LatentBatch(tuple(v.pin_memory() for v in self.values), self.groups.pin_memory(), self.samples, self.step)
+
+
+class LatentBatches(torch.utils.data.Dataset):
+    """Step number -> this rank's micro-batches; every epoch shows each sample once."""
+
+    def __init__(
+        self, latents: dict[str, Latents], samples: np.ndarray, config: LoopConfig, rank: int, world_size: int
+    ) -> None:
+        each, odd = divmod(config.batch_size, world_size * config.micro_batches)
+        if odd:
+            raise ValueError(f"batch size {config.batch_size} is not a multiple of {world_size} ranks x {config.micro_batches}")
+        self._latents, self._samples, self._config = list(latents.values()), samples, config
+        self._order = SampleOrder([len(samples)], [1.0], config.seed)
+        self._rank, self._world, self._each = rank, world_size, each
+
+    def __getitem__(self, step: int) -> list[LatentBatch]:
+        result = []
+        for micro in range(self._config.micro_batches):
+            first = step * self._config.batch_size + (micro * self._world + self._rank) * self._each
+            chosen = self._samples[self._order(np.arange(first, first + self._each)).sample]
+            result.append(batch_of(self._latents, chosen, step))
+        return result
+
+
+def batch_of(latents: list[Latents], samples: np.ndarray, step: int = 0) -> LatentBatch:
+    values = tuple(torch.from_numpy(held.rows(samples)) for held in latents)
+    return LatentBatch(values, torch.from_numpy(latents[0].group_ids[samples]), samples, step)
