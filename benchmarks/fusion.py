@@ -13,11 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,17 @@ def run_align(scratch: Path, **values: Any) -> Path:
     out = Path(tempfile.mkdtemp(dir=scratch))
     align(from_mapping(AlignConfig, {"out": str(out), **values}, "benchmark"))
     return out
+
+
+def _alone() -> None:
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+
+
+def run_all(scratch: Path, plans: list[dict[str, Any]]) -> list[Path]:
+    """Alignments, each on one core, as many at a time as there are."""
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), _alone) as pool:
+        return [future.result() for future in [pool.submit(run_align, scratch, **values) for values in plans]]
 
 
 def table(rows: Rows) -> dict[str, dict[str, str]]:
@@ -84,12 +98,11 @@ def fusemix_settings(root: Path, pairs: int, seed: int, augment: dict[str, Any])
 
 def fusemix(root: Path, seeds: int, scratch: Path) -> tuple[dict[str, Any], dict[str, bool]]:
     rows: Rows = {}
-    for pairs in (300, 1200):
-        for name, augment in AUGMENTATIONS.items():
-            for seed in range(seeds):
-                out = run_align(scratch, **fusemix_settings(root, pairs, seed, augment))
-                figures = figures_on_test(out)
-                rows.setdefault(f"{pairs}, {name}", []).append({k: figures[k] for k in ("R@1", "R@10")})
+    plans = [(pairs, name, seed) for pairs in (300, 1200) for name in AUGMENTATIONS for seed in range(seeds)]
+    runs = run_all(scratch, [fusemix_settings(root, pairs, seed, AUGMENTATIONS[name]) for pairs, name, seed in plans])
+    for (pairs, name, _), out in zip(plans, runs, strict=True):
+        figures = figures_on_test(out)
+        rows.setdefault(f"{pairs}, {name}", []).append({k: figures[k] for k in ("R@1", "R@10")})
     shared, best = (mean(rows, f"1200, {n}", "R@10") for n in ("shared", "shared and noise"))
     others = {n: mean(rows, f"1200, {n}", "R@10") for n in ("none", "independent", "noise")}
     claims = {
@@ -123,9 +136,10 @@ def altmoe(root: Path, seeds: int, scratch: Path) -> tuple[dict[str, Any], dict[
         ("experts, adaptive", "experts", "adaptive", 0.0), ("experts, joint, balanced", "experts", "joint", 0.01),
         ("dense, joint", "dense", "joint", 0.0), ("dense, round robin", "dense", "round_robin", 0.0),
     ]  # fmt: skip
-    for name, kind, schedule, balance in plans:
-        for seed in range(seeds):
-            out = run_align(scratch, **altmoe_settings(root, seed, kind, schedule, balance))
+    runs = iter(run_all(scratch, [altmoe_settings(root, seed, *plan[1:]) for plan in plans for seed in range(seeds)]))
+    for name, kind, _, _ in plans:
+        for _ in range(seeds):
+            out = next(runs)
             figures = figures_on_test(out)
             rows.setdefault(name, []).append({k: figures[k] for k in ("R@1", "R@10")})
             logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

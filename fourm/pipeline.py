@@ -25,6 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fourm.batch import map_tensors
 from fourm.codecs import CodecSet
 from fourm.config import from_mapping, read_yaml, to_mapping
 from fourm.data.raw import check_raw, check_vectors, fit_picture, to_rgb
@@ -34,7 +35,7 @@ from fourm.model import FourM, load_model
 from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
-from fourm.sampling.state import GridState, SampleState
+from fourm.sampling.state import GridState, SampleState, encoder_stream
 from fourm.show import picture_of
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
@@ -211,6 +212,20 @@ class AnyToAnyPipeline:
             except ValueError as error:
                 raise ValueError(f"input {name}: {error}") from None
         return state
+
+    @torch.inference_mode()
+    def features(self, inputs: dict[str, Any]) -> list[torch.Tensor]:
+        """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean over rows is a good vector.
+
+        A row for each input token, in the order of the modality set; with ``model.fusion`` N latents instead.
+        """
+        state = self.encode(inputs)
+        stream = map_tensors(encoder_stream(state, self.modalities, [frozenset()]), lambda t: t.to(self.model.device))
+        encoded = self.model.encode(stream)
+        counts = stream.lengths + self.model.config.num_registers
+        if self.model.config.fusion is not None:
+            counts = np.full(state.num_samples, self.model.config.fusion.num_tokens)
+        return list(encoded.features.float().cpu().split(counts.tolist()))
 
     def _raw_type(self, name: str) -> str:
         return self.modalities[name].raw.type

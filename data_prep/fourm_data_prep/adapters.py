@@ -8,6 +8,7 @@
 * ``features`` (CLIP, DINOv2, SigLIP ...) -> raw type array (dense: one vector a patch) or vectors (global)
 * ``marigold`` (through ``diffusers``) -> raw type normal
 * ``sam`` -> raw type boxes (one for each thing) or array (edges of all things)
+* ``fourm`` -> raw type vectors: FourM's own encoder, a pipeline's folder
 * ``sentence`` (MiniLM ...) -> raw type vectors: the caption as one unit vector; ``tokens`` (T5 ...) -> one vector for each of its tokens
 
 Each network is opened once in a worker, only safetensors weights are read, on the GPU where there is one.
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fourm.data.geometry import fit_value
 from fourm.modalities import RawSpec
 from fourm_data_prep.labellers import Samples
 
@@ -326,7 +328,31 @@ def tokens(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     return [rows.astype(np.float32) for rows in _text_rows(name, samples.captions)]
 
 
+@cache
+def _pipeline(name: str) -> Any:
+    from fourm.pipeline import AnyToAnyPipeline
+
+    return AnyToAnyPipeline.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fourm(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+    """FourM's own encoder: of pictures, or of captions where there are no pictures. One vector for each of its rows (n, C)."""
+    pipe = _pipeline(name)
+    wanted, values = ("image", samples.pictures) if len(samples.pictures) else ("text", samples.captions)
+    reads = [m for m in pipe.modalities if m.input and m.raw.type == wanted]
+    if not reads:
+        raise ValueError(f"the model {name} reads no {wanted}")
+    m = next((m for m in reads if m.kind == "continuous"), reads[0])
+    given = [fit_value(np.asarray(v), m.raw) if wanted == "image" else v for v in values]
+    found = [
+        rows.numpy()
+        for start in range(0, len(given), _BATCH)
+        for rows in pipe.features({m.name: given[start : start + _BATCH]})
+    ]
+    return found if spec.type == "vectors" and spec.channels == 1 else [rows.mean(0, keepdims=True) for rows in found]
+
+
 ADAPTERS: dict[str, Callable[[str, Samples, RawSpec], list[Any]]] = {
     "depth": depth, "normals": normals, "marigold": marigold, "semseg": semseg, "boxes": boxes, "caption": caption,
-    "features": features, "sam": sam, "sentence": sentence, "tokens": tokens,
+    "features": features, "sam": sam, "sentence": sentence, "tokens": tokens, "fourm": fourm,
 }  # fmt: skip
