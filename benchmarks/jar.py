@@ -43,8 +43,8 @@ def jar(num_tokens: int, iterations: int = 2, stem: int = 1, context: str = "lat
 
 MODELS: dict[str, dict[str, Any]] = {
     "plain": BASE, "shrunk": {**BASE, "encoder_depth": 3}, "jar-64": jar(64), "jar-32": jar(32), "jar-16": jar(16),
-    "jar-32, 1 iteration": jar(32, 1), "jar-32, 4 iterations": jar(32, 4), "jar-32, stem in context": jar(32, 2, 1, "latents+stem"),
-    "jar-32, 2 stem layers": jar(32, 2, 2),
+    "jar-32 1 iteration": jar(32, 1), "jar-32 4 iterations": jar(32, 4), "jar-32 stem in context": jar(32, 2, 1, "latents+stem"),
+    "jar-32 2 stem layers": jar(32, 2, 2),
 }  # fmt: skip
 
 
