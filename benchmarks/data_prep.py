@@ -42,6 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--copies", type=int, default=3, help="of the folder, so that a run lasts")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="of which the fastest counts: other tenants of the machine do not"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     o = parser.parse_args()
     torch.set_num_threads(1)
@@ -69,9 +72,13 @@ def main() -> None:
                 ),
             }  # fmt: skip
             for name, run in steps.items():
-                started = time.perf_counter()
-                run()
-                seconds[workers][name] = time.perf_counter() - started
+                best = float("inf")
+                for _ in range(o.repeats):
+                    forget(raw, tokens, name)
+                    started = time.perf_counter()
+                    run()
+                    best = min(best, time.perf_counter() - started)
+                seconds[workers][name] = best
             bytes_made[workers] = {
                 f"{d.name}/{p.relative_to(d)}": p.read_bytes() for d in (raw, tokens) for p in d.rglob("*.tar")
             }
@@ -94,6 +101,17 @@ def main() -> None:
     o.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     sys.exit(0 if same and all(f["ratio"] >= 1.7 for f in figures.values()) else 1)
+
+
+def forget(raw: Path, tokens: Path, step: str) -> None:
+    """Remove what a step wrote, so that it runs again."""
+    if step == "import":
+        shutil.rmtree(raw, ignore_errors=True)
+    elif step == "label":
+        for path in [*raw.glob("*/canny"), *raw.glob("*/palette"), *raw.glob("*/statistics"), *raw.glob("manifests/label-*")]:
+            shutil.rmtree(path)
+    else:
+        shutil.rmtree(tokens, ignore_errors=True)
 
 
 def plain_tokens(scratch: Path, settings: dict[str, object]) -> Path:

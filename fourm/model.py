@@ -124,11 +124,6 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         if c.fusion is not None:
             shape = BlockShape(c.dim, c.num_heads, c.mlp_ratio, c.gated_mlp, c.activation, c.attention)
             self.fusion = TokenFusion(c.fusion, shape, c.encoder_depth)
-            grids = [i for i, m in enumerate(modalities) if m.grid is not None and m.input]
-            if grids and not self.fusion.place.is_meta:  # on "meta" weights are read, not made
-                widest = max(grids, key=lambda i: modalities.modalities[i].num_tokens)
-                at = torch.arange(modalities.modalities[widest].num_tokens)
-                self.fusion.anchor(self.positions(torch.full_like(at, widest), at))
         self._is_sequence = np.array([m.kind == "sequence" for m in modalities])
 
     def _block(self, cross: bool) -> Block:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fourm.attention import Layout, PreparedLayout
 from fourm.blocks import MLP, Attention, Block, layer_norm
 
-_QUERY_STD = 0.1  # of the queries and null tokens: small ones look like nothing at all
+_QUERY_STD = 0.3  # of the queries and null tokens: small ones look like nothing at all
 _GATE = 0.5  # gates start half open; from zero they start slowly
 
 
@@ -114,14 +114,6 @@ class TokenFusion(nn.Module):
         self.place = nn.Parameter(torch.randn(config.num_tokens, shape.dim) * 0.02)  # of the latents in the decoder's context
         bounds = np.linspace(0, depth - config.stem_layers, config.iterations + 1).round().astype(int)
         self.spans = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))  # layers of each iteration
-
-    @torch.no_grad()
-    def anchor(self, places: Tensor) -> None:
-        """Start each latent at a place of the picture (n, D): queries and keys are alike at first, so it reads what lies there, and the
-        decoder finds it by that place. Latents without a place have to find one, which takes many times the steps."""
-        spread = torch.linspace(0, len(places) - 1, self.config.num_tokens).round().long()
-        for start in (self.images.queries, self.sequences.queries, self.place):
-            start.add_(places[spread])
 
     def forward(
         self, rows: Tensor, place: Tensor, is_sequence: np.ndarray, lengths: np.ndarray, layers: list[Block], dtype: torch.dtype

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -61,11 +62,16 @@ def find_items(source: Path) -> list[Item]:
     if source.is_file() and source.suffix.lower() in TABLE_SUFFIXES:
         folder, table = source.parent, _read_table(source)
         pictures = [folder / name for name in table]
+        notes = {note for path in pictures if (note := path.with_suffix(".txt")).is_file()}
     elif source.is_dir():
         folder, table = source, {}
         for path in sorted(p for p in source.glob("*") if p.suffix.lower() in TABLE_SUFFIXES):
             table |= _read_table(path)
-        pictures = sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        found = [
+            Path(where, name) for where, _, names in os.walk(source) for name in names
+        ]  # one listing, no stat of each file
+        pictures = sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
+        notes = {path for path in found if path.suffix == ".txt"}
     else:
         raise ValueError(
             f"no folder {source}"
@@ -83,7 +89,7 @@ def find_items(source: Path) -> list[Item]:
         seen.add(key)
         note = path.with_suffix(".txt")
         row = table.get(str(relative), table.get(path.name, table.get(path.stem, Row())))
-        caption = _first_line(note) if note.is_file() else row.caption
+        caption = _first_line(note) if note in notes else row.caption
         items.append(Item(key, path, " ".join(caption.split()), row.group))
     return items
 
@@ -182,7 +188,8 @@ class ImportStep:
         for split, items in self.splits.items():
             for number, start in enumerate(range(0, len(items), SHARD_PICTURES)):
                 part = items[start : start + SHARD_PICTURES]
-                inputs = [[i.key, i.caption, i.path.stat().st_size, i.path.stat().st_mtime_ns] for i in part]
+                stats = [i.path.stat() for i in part]
+                inputs = [[i.key, i.caption, s.st_size, s.st_mtime_ns] for i, s in zip(part, stats, strict=True)]
                 jobs.append(Job(split, number, fingerprint(inputs)))
         return jobs
 
