@@ -213,12 +213,12 @@ def _fusion(parser: argparse.ArgumentParser):
         part.add_argument("config", help="YAML file, see configs/fusion")
         part.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. loop.steps=1000")
     part = what.add_parser("evaluate", help="recalls of an alignment on its test subjects")
-    part.add_argument("run", type=Path, help="folder of the run")
+    part.add_argument("folder", type=Path, help="folder of the run")
     part = what.add_parser("accuracy", help="accuracy of an adaptation on its target")
-    part.add_argument("run", type=Path, help="folder of the run")
+    part.add_argument("folder", type=Path, help="folder of the run")
     part.add_argument("--labels", required=True, type=Path, help="CSV with the target's classes")
     part = what.add_parser("embed", help="map latents into an alignment's space")
-    part.add_argument("run", type=Path, help="folder of the run")
+    part.add_argument("folder", type=Path, help="folder of the run")
     part.add_argument("--modality", required=True)
     part.add_argument("--latents", required=True, type=Path)
     part.add_argument("--out", required=True, type=Path)
@@ -231,15 +231,15 @@ def _fusion(parser: argparse.ArgumentParser):
         if o.what == "accuracy":
             from fourm.fusion.adapt import accuracy
 
-            figures = accuracy(o.run, o.labels)
+            figures = accuracy(o.folder, o.labels)
         elif o.what == "evaluate":
             from fourm.fusion.align import figures_on_test
 
-            figures = figures_on_test(o.run)
+            figures = figures_on_test(o.folder)
         else:
             from fourm.fusion.align import embed_latents
 
-            print(f"{embed_latents(o.run, o.modality, o.latents, o.out)} latents in {o.out}")
+            print(f"{embed_latents(o.folder, o.modality, o.latents, o.out)} latents in {o.out}")
             return
         print(json.dumps(figures, indent=1))
 

@@ -160,6 +160,42 @@ def test_an_alignment_learns_and_is_read_back_whole(tmp_path):
         figures_on_test(tmp_path / "run")
 
 
+def test_the_command_line_trains_judges_and_maps(tmp_path, capsys):
+    import yaml
+
+    from fourm.cli import main
+
+    latents = world(tmp_path)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(_mapping(settings(tmp_path, latents))))
+    main(["fusion", "align", str(tmp_path / "c.yaml"), "loop.steps=20"])
+    capsys.readouterr()
+    main(["fusion", "evaluate", str(tmp_path / "run")])
+    assert "R@10" in json.loads(capsys.readouterr().out)
+    main(
+        [
+            "fusion",
+            "embed",
+            str(tmp_path / "run"),
+            "--modality",
+            "image",
+            "--latents",
+            latents["image"],
+            "--out",
+            str(tmp_path / "mapped"),
+        ]
+    )
+    assert np.allclose(np.linalg.norm(open_latents(tmp_path / "mapped").vectors, axis=1), 1, atol=1e-5)
+    places = domains(tmp_path / "d")
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(_mapping(adaptation(tmp_path / "d", places))))
+    main(["fusion", "adapt", str(tmp_path / "a.yaml"), "loop.steps=20"])
+    capsys.readouterr()
+    main(["fusion", "accuracy", str(tmp_path / "d" / "run"), "--labels", places["labels"]])
+    assert json.loads(capsys.readouterr().out)["samples"] == 120
+    with pytest.raises(SystemExit) as stopped:
+        main(["fusion", "evaluate", str(tmp_path / "nothing")])
+    assert stopped.value.code == 2 and "no aligner in" in capsys.readouterr().err
+
+
 def test_a_diverse_subset_is_the_greedy_maximum_of_the_determinant():
     x = np.random.default_rng(0).normal(size=(12, 5))
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -247,6 +283,7 @@ def domains(folder: Path, seed: int = 0) -> dict[str, str]:
     write_latents(
         folder / "prompts", (centers + 0.6 * rng.normal(size=(4, 16))).astype(np.float32), [f"c{i}" for i in range(4)], **ABOUT
     )
+    (folder / "labels.csv").parent.mkdir(parents=True, exist_ok=True)
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return {name: str(folder / name) for name in ("source", "target", "prompts")} | {"labels": str(folder / "labels.csv")}
 

@@ -35,6 +35,7 @@ class LatentStep:
         spec = ModalitySet.load(config)[modality].raw
         if spec.type not in ("image", "text"):
             raise ValueError(f"encoders read pictures or text; {modality} is {spec.type}")
+        open_labeller(encoder)  # a wrong name is told before anything runs
         self.raw, self.modality, self.spec, self.encoder, self.out = raw, modality, spec, encoder, out
         self.tokens, self.half = tokens, half
         self.name = f"latents-{modality}"
