@@ -103,6 +103,11 @@ def fusemix(root: Path, seeds: int, scratch: Path) -> tuple[dict[str, Any], dict
     for (pairs, name, _), out in zip(plans, runs, strict=True):
         figures = figures_on_test(out)
         rows.setdefault(f"{pairs}, {name}", []).append({k: figures[k] for k in ("R@1", "R@10")})
+    for choose in ("random", "diverse"):  # which 300 of the others are labelled
+        settings = [fusemix_settings(root, 300, seed, AUGMENTATIONS["shared and noise"]) for seed in range(seeds)]
+        for out in run_all(scratch, [{**s, "split": {**s["split"], "choose": choose}} for s in settings]):
+            figures = figures_on_test(out)
+            rows.setdefault(f"300 {choose} pairs, shared and noise", []).append({k: figures[k] for k in ("R@1", "R@10")})
     shared, best = (mean(rows, f"1200, {n}", "R@10") for n in ("shared", "shared and noise"))
     others = {n: mean(rows, f"1200, {n}", "R@10") for n in ("none", "independent", "noise")}
     claims = {

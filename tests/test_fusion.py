@@ -1,5 +1,6 @@
 """Fusion on cached latents: what is promised of the store, the losses, the connectors, adaptation, and of runs that are killed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from fourm.fusion.augment import AugmentConfig, augment
 from fourm.fusion.connectors import ConnectorConfig, Experts, dense_reference
 from fourm.fusion.contrast import info_nce
 from fourm.fusion.latents import open_latents, paired, write_latents
-from fourm.fusion.pairs import batch_of, split_subjects
+from fourm.fusion.pairs import SplitConfig, batch_of, split_subjects
 from fourm.fusion.retrieval import ExactIndex, FaissIndex, recall, zero_shot
 from fourm.fusion.subset import greedy_dpp
 from fourm.training.checkpoints import newest_checkpoint
@@ -96,10 +97,11 @@ def test_no_subject_is_in_two_parts_of_a_split(tmp_path):
     keys = [f"{i // 3}~{i % 3}" for i in range(90)]
     write_latents(tmp_path / "t", np.zeros((90, 4), np.float32), keys, groups=[k.split("~")[0] for k in keys], **ABOUT)
     held = open_latents(tmp_path / "t")
-    split = split_subjects(held, from_mapping(AlignConfig, {
-        "out": "x", "latents": {"a": "a", "b": "b"}, "split": {"num_val": 5, "num_test": 8, "num_train": 10}, "loop": {"steps": 1, "batch_size": 1}
-    }, "x").split)  # fmt: skip
+    config = SplitConfig(num_val=5, num_test=8, num_train=10)
+    split = split_subjects(held, config)
     parts = [set(held.group_ids[p]) for p in (split.train, split.val, split.test)]
+    diverse = split_subjects(held, dataclasses.replace(config, choose="diverse"))
+    assert len(set(held.group_ids[diverse.train])) == 10 and (diverse.test == split.test).all()
     assert [len(p) for p in parts] == [10, 5, 8] and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
 
 

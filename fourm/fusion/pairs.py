@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fourm.data.order import SampleOrder
 from fourm.fusion.latents import Latents
+from fourm.fusion.subset import greedy_dpp
 from fourm.training.loop import LoopConfig
 
 
@@ -20,6 +22,9 @@ class SplitConfig:
     num_val: int
     num_test: int
     num_train: int = 0  # 0 = all others
+    choose: Literal["random", "diverse"] = (
+        "random"  # which of the others: diverse ones by a greedy k-DPP of the first modality's latents
+    )
     seed: int = 0
 
 
@@ -40,11 +45,11 @@ def split_subjects(latents: Latents, config: SplitConfig) -> Split:
     if away + max(config.num_train, 1) > num:
         raise ValueError(f"{num} subjects are too few for {config.num_train or 1} + {config.num_val} + {config.num_test}")
     order = np.random.default_rng(config.seed).permutation(num)
-    parts = (
-        order[away : away + config.num_train] if config.num_train else order[away:],
-        order[: config.num_val],
-        order[config.num_val : away],
-    )
+    chosen = order[away : away + config.num_train] if config.num_train else order[away:]
+    if config.num_train and config.choose == "diverse":
+        first = np.unique(subjects, return_index=True)[1]  # a sample of each subject
+        chosen = order[away:][greedy_dpp(latents.rows(first[order[away:]]), config.num_train)]
+    parts = (chosen, order[: config.num_val], order[config.num_val : away])
     return Split(*(np.nonzero(np.isin(subjects, part))[0] for part in parts))
 
 
