@@ -31,6 +31,7 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState
 from fourm.training.checkpoints import newest_checkpoint
+from fourm.training.optimizers import OptimizerConfig, build_optimizers
 from fourm.training.pretrain import PretrainConfig, pretrain
 
 BASE = {"dim": 128, "encoder_depth": 6, "decoder_depth": 2, "num_heads": 4}
@@ -111,10 +112,13 @@ def train_all(project: Path, names: list[str], steps: int, seeds: int, scratch: 
 # ---- lookup --------------------------------------------------------------------------------------------------------------
 
 CELLS, VALUES = 64, 16
-LOOKUP = {
-    "cells": {"kind": "set", "raw": {"type": "words"}, "vocab_size": VALUES, "max_tokens": CELLS},
-    "answer": {"kind": "set", "raw": {"type": "words"}, "vocab_size": VALUES, "max_tokens": CELLS},
-}  # fmt: skip
+_CELL = {
+    "kind": "grid",
+    "raw": {"type": "image", "size": 64},
+    "vocab_size": VALUES,
+    "grid": [8, 8],
+}  # the same places on both sides
+LOOKUP = {"cells": _CELL, "answer": _CELL}
 
 
 def lookup(steps: int) -> dict[str, float]:
@@ -139,16 +143,19 @@ def lookup(steps: int) -> dict[str, float]:
         torch.manual_seed(0)
         config = {**(MODELS["plain"] if name == "plain" else jar(int(name[4:]))), "dim": 64, "encoder_depth": 3}
         model = FourM(from_mapping(ModelConfig, config, "lookup"), modalities)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        optimizers = build_optimizers(model, OptimizerConfig(name="muon", lr=3e-3, muon_lr=0.01, weight_decay=0.01))
+        peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         rng = np.random.default_rng(0)
         for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = 2e-3 * min(1.0, (step + 1) / 50, 2 * (1 - step / steps))
+            for optimizer, rates in zip(optimizers, peaks, strict=True):
+                for group, peak in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = peak * min(1.0, (step + 1) / 50, 2 * (1 - step / steps))
             losses = model(batch(rng, 32))
             (losses.sums.sum() / losses.counts.sum()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
         held = batch(np.random.default_rng(1), 128)
         with torch.inference_mode():
             rows = model.decode(model.encode(held.encoder), held.decoder)
@@ -162,7 +169,7 @@ def main() -> None:
     parser.add_argument("--project", type=Path, default=Path("runs/demo"))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", default=",".join(MODELS))
+    parser.add_argument("--only", default=",".join(MODELS), help="these models alone; none = the lookup test alone")
     parser.add_argument("--lookup-steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     o = parser.parse_args()
