@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from fourm.data.shards import Damage, DamageReport, write_json_atomic
+from fourm.data.shards import Damage, DamageReport, shard_paths, write_json_atomic
 from fourm_data_prep.engine_options import EngineConfig
 
 MANIFESTS = "manifests"  # folder of the completion manifests beside the outputs
@@ -76,6 +76,17 @@ class ShardStep(Protocol):
     def run(self, job: Job) -> ShardResult:
         """Make one shard: under temporary names, then renamed."""
         ...
+
+
+def splits_of(folder: Path) -> list[str]:
+    """Splits that lie under a folder of shards."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != MANIFESTS)
+
+
+def jobs_of(folder: Path, modality: str) -> list[Job]:
+    """A job for each shard of one modality, in order."""
+    paths = [(split, path) for split in splits_of(folder) for path in shard_paths(folder, split, modality)]
+    return [Job(split, int(path.stem), fingerprint(stamp(path))) for split, path in paths]
 
 
 @dataclass

@@ -15,7 +15,7 @@ from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.modalities import ModalitySet, RawSpec
 from fourm.report import Gallery, Report
-from fourm_data_prep.engine import MANIFESTS
+from fourm_data_prep.engine import MANIFESTS, splits_of
 
 _SHOWN = 24
 
@@ -38,7 +38,7 @@ def count_shards(raw: Path, modalities: ModalitySet) -> tuple[list[Count], Damag
         raise ValueError(f"no folder of raw shards {raw}")
     counts: list[Count] = []
     total = DamageReport()
-    for split in sorted(p.name for p in raw.iterdir() if p.is_dir() and p.name != MANIFESTS):
+    for split in splits_of(raw):
         for m in modalities:
             shards = shard_paths(raw, split, m.name)
             if m.source or not shards:

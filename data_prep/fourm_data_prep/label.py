@@ -12,9 +12,9 @@ from typing import Any
 
 from fourm.data.geometry import fit_value
 from fourm.data.raw import read_raw, write_raw
-from fourm.data.shards import DamageReport, read_shard, shard_path, shard_paths, write_shard
+from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.modalities import Modality, ModalitySet, RawSpec
-from fourm_data_prep.engine import MANIFESTS, Job, Progress, ShardResult, fingerprint, run_step, stamp
+from fourm_data_prep.engine import Job, Progress, ShardResult, jobs_of, run_step, splits_of
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import describe
 from fourm_data_prep.labellers import Samples, open_labeller
@@ -31,12 +31,7 @@ class LabelStep:
         return describe(self.made)
 
     def jobs(self) -> list[Job]:
-        splits = sorted(path.name for path in self.out.iterdir() if path.is_dir() and path.name != MANIFESTS)
-        return [
-            Job(split, int(path.stem), fingerprint(stamp(path)))
-            for split in splits
-            for path in shard_paths(self.out, split, self.pictures.name)
-        ]
+        return jobs_of(self.out, self.pictures.name)
 
     def run(self, job: Job) -> ShardResult:
         report = DamageReport()
@@ -75,8 +70,7 @@ def label(raw: Path, config: Path, only: list[str], max_damage: float = 0.05, en
             raise ValueError(f"{name!r} is no modality of {config} with a labeller")
     made = [m for m in modalities if m.labeller and not m.source and (m.name in only or not only)]
     if not only:
-        splits = [path for path in raw.iterdir() if path.is_dir() and path.name != MANIFESTS]
-        made = [m for m in made if not all((split / m.name).is_dir() for split in splits)]
+        made = [m for m in made if not all((raw / split / m.name).is_dir() for split in splits_of(raw))]
     pictures = next((m for m in modalities if m.raw.type == "image" and not m.labeller and not m.source), None)
     captions = next((m for m in modalities if m.raw.type == "text" and not m.labeller and not m.source), None)
     if not made or pictures is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ class Samples:
     pictures: Sequence[np.ndarray]  # uint8 (H, W, 3), squares of one size
     captions: Sequence[str] = ()
     alphas: Sequence[np.ndarray | None] = ()  # uint8 (H, W) of cut-outs, None where the picture has no transparency
-    keys: Sequence[str] = field(default=())
+    keys: Sequence[str] = ()
 
 
 Labeller = Callable[[Samples, RawSpec], list[Any]]

@@ -3,7 +3,7 @@
     fourm latents RAW --config MODALITIES.yaml --modality rgb --encoder efficientnet --out runs/x/latents/image
 
 An encoder is any labeller that makes vectors: ``efficientnet``, ``minilm``, ``features:<network>``, ``sentence:<network>``, ``tokens:<network>``,
-``audio:<network>``, ``fourm:<pipeline folder>``, or ``package.module:function``. Shards run on the engines of all steps, so a killed run
+``fourm:<pipeline folder>``, or ``package.module:function``. Shards run on the engines of all steps, so a killed run
 goes on; packing is one pass over their parts.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from fourm.data.raw import read_raw
-from fourm.data.shards import DamageReport, read_shard, shard_path, shard_paths, write_json_atomic
-from fourm.fusion.latents import write_latents
+from fourm.data.shards import DamageReport, read_shard, shard_path, write_json_atomic
+from fourm.fusion.latents import ABOUT, VECTORS, describe_latents
 from fourm.modalities import ModalitySet, RawSpec
-from fourm_data_prep.engine import MANIFESTS, Job, Progress, ShardResult, fingerprint, run_step, stamp
+from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, jobs_of, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import Samples, open_labeller
 
@@ -44,12 +44,7 @@ class LatentStep:
         return {"encoder": self.encoder, "weights": encoder_stamp(self.encoder), "tokens": self.tokens, "half": self.half}
 
     def jobs(self) -> list[Job]:
-        splits = sorted(path.name for path in self.raw.iterdir() if path.is_dir() and path.name != MANIFESTS)
-        return [
-            Job(split, int(path.stem), fingerprint(stamp(path)))
-            for split in splits
-            for path in shard_paths(self.raw, split, self.modality)
-        ]
+        return jobs_of(self.raw, self.modality)
 
     def run(self, job: Job) -> ShardResult:
         report = DamageReport()
@@ -93,8 +88,8 @@ class LatentStep:
                 width = max(width, part["vectors"].shape[1])
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         dtype = np.float16 if self.half else np.float32
-        temporary = self.out / "vectors.tmp.npy"
-        packed = open_memmap(temporary, mode="w+", dtype=dtype, shape=(int(offsets[-1]), width))
+        (self.out / ABOUT).unlink(missing_ok=True)  # not finished until it is there again
+        packed = open_memmap(self.out / VECTORS, mode="w+", dtype=dtype, shape=(int(offsets[-1]), width))
         start = 0
         for path in paths:
             with np.load(path, allow_pickle=False) as part:
@@ -102,12 +97,10 @@ class LatentStep:
                 start += len(part["vectors"])
         packed.flush()
         groups = [key.partition("~")[0] for key in keys]
-        write_latents(
+        describe_latents(
             self.out, packed, keys, encoder=self.encoder, fingerprint=fingerprint(self.described()), modality=self.modality,
             groups=groups if groups != keys else None, offsets=offsets if self.tokens else None,
         )  # fmt: skip
-        del packed
-        temporary.unlink()
         return len(keys)
 
 

@@ -27,7 +27,7 @@ from fourm.data.raw import read_raw, write_npy
 from fourm.data.shards import DamageReport, read_shard, shard_path, shard_paths, write_json_atomic, write_shard
 from fourm.data.store import TOKENIZER_FILE, token_dtype
 from fourm.modalities import Modality, ModalitySet
-from fourm_data_prep.engine import MANIFESTS, Job, ShardResult, fingerprint, run_step, stamp
+from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, splits_of, stamp
 from fourm_data_prep.engine_options import EngineConfig, add_engine_options, engine_of
 
 _ENCODE_SAMPLES = 64
@@ -77,12 +77,9 @@ class TokenizeStep:
         }
         return described if self.crops == 1 else {**described, "crops": [self.crops, self.flip]}
 
-    def _splits(self) -> list[str]:
-        return sorted(path.name for path in self.raw.iterdir() if path.is_dir() and path.name != MANIFESTS)
-
     def jobs(self) -> list[Job]:
         jobs = []
-        for split in self._splits():
+        for split in splits_of(self.raw):
             numbers: dict[int, list[Any]] = {}
             for name in self.names:
                 for path in shard_paths(self.raw, split, self.modalities[name].raw_name):
@@ -93,7 +90,7 @@ class TokenizeStep:
 
     def prepare(self) -> None:
         """Note beside the shards of each modality who makes them."""
-        for split in self._splits():
+        for split in splits_of(self.raw):
             for name in self.names:
                 if shard_paths(self.raw, split, self.modalities[name].raw_name):
                     _prepare_folder(self.out / split / name, self.describe(name))

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -162,5 +161,5 @@ def dense_reference(experts: Experts, rows: Tensor) -> Tensor:
     """The same mixture with every expert computed for every row: slow and obvious, for tests."""
     values, chosen, _ = experts.route(rows)
     outputs = torch.stack([experts.expert(i, rows) for i in range(experts.config.num_experts)])
-    picked = outputs[rearrange(chosen, "n k -> n k"), torch.arange(len(rows))[:, None]]
+    picked = outputs[chosen, torch.arange(len(rows))[:, None]]
     return (values[..., None] * picked).sum(1)

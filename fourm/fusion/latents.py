@@ -70,13 +70,30 @@ def write_latents(
     folder: Path, vectors: np.ndarray, keys: list[str], *, encoder: str, fingerprint: str, modality: str,
     groups: list[str] | None = None, offsets: np.ndarray | None = None,
 ) -> None:  # fmt: skip
-    """Write a folder of latents. Raises ValueError for numbers that are not finite or counts that do not agree."""
-    num = len(vectors) if offsets is None else len(offsets) - 1
-    if vectors.ndim != 2 or num != len(keys) or (groups is not None and len(groups) != num):
-        raise ValueError(f"{num} latents of shape {vectors.shape} do not go with {len(keys)} keys")
+    """Write a folder of latents. Raises ValueError for counts that do not agree."""
+    _count(vectors, keys, groups, offsets)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ABOUT).unlink(missing_ok=True)  # written last: a folder without it is not finished
     np.save(folder / VECTORS, vectors, allow_pickle=False)
+    describe_latents(
+        folder, vectors, keys, encoder=encoder, fingerprint=fingerprint, modality=modality, groups=groups, offsets=offsets
+    )
+
+
+def _count(vectors: np.ndarray, keys: list[str], groups: list[str] | None, offsets: np.ndarray | None) -> int:
+    """Number of samples, the same by all accounts."""
+    num = len(vectors) if offsets is None else len(offsets) - 1
+    if vectors.ndim != 2 or num != len(keys) or (groups is not None and len(groups) != num):
+        raise ValueError(f"{num} latents of shape {vectors.shape} do not go with {len(keys)} keys")
+    return num
+
+
+def describe_latents(
+    folder: Path, vectors: np.ndarray, keys: list[str], *, encoder: str, fingerprint: str, modality: str,
+    groups: list[str] | None = None, offsets: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """Finish a folder whose vectors are written already. Raises ValueError for counts that do not agree."""
+    num = _count(vectors, keys, groups, offsets)
     if offsets is not None:
         np.save(folder / OFFSETS, offsets.astype(np.int64), allow_pickle=False)
     (folder / KEYS).write_text("".join(f"{key}\n" for key in keys))
