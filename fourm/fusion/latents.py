@@ -94,6 +94,8 @@ def describe_latents(
 ) -> None:  # fmt: skip
     """Finish a folder whose vectors are written already. Raises ValueError for counts that do not agree."""
     num = _count(vectors, keys, groups, offsets)
+    for name in (OFFSETS, GROUPS):  # of an earlier packing
+        (folder / name).unlink(missing_ok=True)
     if offsets is not None:
         np.save(folder / OFFSETS, offsets.astype(np.int64), allow_pickle=False)
     (folder / KEYS).write_text("".join(f"{key}\n" for key in keys))
