@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -171,3 +172,39 @@ def test_killed_at_five_random_moments_and_run_again_gives_the_bytes_of_an_unint
         + json.loads((tmp_path / "out" / "done.json").read_text())["val"]
         == NUM_PICTURES
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up_is_one_line_and_a_rerun_finishes(pictures, whole, tmp_path, workers):
+    """The limit on a file's size stands in for a full disk: it needs no right to mount one, and writing fails at the same place."""
+    part = tmp_path / "part"
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
+
+    command = import_command(pictures, part, "--workers", str(workers))
+    ended = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert "error: File too large; what is finished is kept" in ended.stderr.splitlines()[-1]
+    assert not list(part.rglob("*.tmp*"))  # nothing half written keeps the disk full
+    subprocess.run(command, check=True, env=ENVIRONMENT, cwd=ROOT, capture_output=True)
+    assert digest(part) == whole
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_run_that_started_them(pictures, tmp_path):
+    command = import_command(pictures, tmp_path / "out", "--workers", "2")
+    run = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not list(tmp_path.rglob("manifests/import/*.json")):
+        time.sleep(0.05)
+        assert run.poll() is None
+    os.kill(run.pid, signal.SIGKILL)  # the run alone, not its group
+    run.wait()
+    for _ in range(100):
+        try:
+            os.killpg(run.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers go on")

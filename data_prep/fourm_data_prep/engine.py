@@ -13,7 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -28,6 +31,7 @@ from fourm.data.shards import Damage, DamageReport, shard_paths, write_json_atom
 from fourm_data_prep.engine_options import EngineConfig
 
 MANIFESTS = "manifests"  # folder of the completion manifests beside the outputs
+_PACKAGES = ("fourm", "fourm_data_prep", "fourm_tokenizers")
 _TRIES = 3  # of a shard whose worker died
 _STAMP_BYTES = 1 << 16
 
@@ -185,13 +189,33 @@ def _num_workers(config: EngineConfig, jobs: list[Job]) -> int:
 _step: ShardStep
 
 
+def _pool_context() -> multiprocessing.context.BaseContext:
+    """Workers fork from a server that imports what this process has imported of ours, once: a worker of its own imports takes seconds.
+
+    Forking this process itself would be quicker still and is not safe: it may hold threads and a GPU.
+    """
+    context = multiprocessing.get_context("forkserver")
+    ours = sorted(name for name in sys.modules if name.partition(".")[0] in _PACKAGES)
+    context.set_forkserver_preload(["__main__", *ours])
+    return context
+
+
 def _open_worker(step: ShardStep) -> None:
     global _step
     _step = step
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for shards for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _run_in_worker(job: Job) -> dict[str, Any]:
@@ -210,8 +234,7 @@ def _run_local(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterat
     tries = dict.fromkeys(jobs, 0)
     waiting = list(jobs)
     while waiting:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_open_worker, initargs=(step,)) as pool:
+        with ProcessPoolExecutor(workers, mp_context=_pool_context(), initializer=_open_worker, initargs=(step,)) as pool:
             running: dict[Any, Job] = {}
             try:
                 while waiting or running:
@@ -235,6 +258,9 @@ def _run_local(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterat
                     if manifest is not None:
                         yield manifest
                 waiting = lost + waiting
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 def _run_ray(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator[dict[str, Any]]:

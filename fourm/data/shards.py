@@ -7,6 +7,7 @@ and skips damaged members one by one: each is listed in a ``DamageReport``, none
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tarfile
@@ -72,16 +73,24 @@ def shard_path(root: str | Path, split: str, modality: str, number: int) -> Path
 
 def write_shard(path: str | Path, members: Iterable[tuple[str, str, bytes]]) -> int:
     """Write (key, extension, bytes) members; the file appears whole or not at all. Returns their number."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    count = 0
-    with TarWriter(str(temporary), encoder=False, mtime=0.0, user="fourm", group="fourm") as writer:
+    path, count = Path(path), 0
+    with _replacing(path) as temporary, TarWriter(str(temporary), encoder=False, mtime=0.0, user="fourm", group="fourm") as writer:
         for key, extension, data in members:
             writer.write({"__key__": key, extension: data})
             count += 1
-    os.replace(temporary, path)
     return count
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes ``path`` at the end. What is cut short is removed: on a full disk it would keep the disk full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_shard(
@@ -127,8 +136,5 @@ def read_shard(
 
 def write_json_atomic(path: str | Path, data: Any) -> None:
     """JSON under a temporary name, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(temporary, path)
+    with _replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
