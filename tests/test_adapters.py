@@ -71,6 +71,24 @@ def networks(tmp_path_factory):
         text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 50},
         vision_config={**vision, "intermediate_size": 32}, projection_dim=8,
     )).save_pretrained(root / "clip")  # fmt: skip
+    t.SiglipModel(t.SiglipConfig(
+        text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 50},
+        vision_config=small,
+    )).save_pretrained(root / "siglip")  # fmt: skip
+    swin = t.SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=4,
+                        out_features=["stage1", "stage2", "stage3", "stage4"])  # fmt: skip
+    t.Mask2FormerForUniversalSegmentation(t.Mask2FormerConfig(
+        backbone_config=swin, hidden_dim=32, feature_size=32, mask_feature_size=32, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
+        encoder_feedforward_dim=16, dim_feedforward=16, num_queries=5, id2label={0: "cat", 1: "dog", 2: "sky"},
+        label2id={"cat": 0, "dog": 1, "sky": 2},
+    )).save_pretrained(root / "mask2former")  # fmt: skip
+    t.RTDetrForObjectDetection(t.RTDetrConfig(
+        encoder_hidden_dim=16, d_model=16, num_queries=6, encoder_layers=1, decoder_layers=1, encoder_in_channels=[8] * 3,
+        decoder_in_channels=[16] * 3, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2,
+        backbone_config=t.RTDetrResNetConfig(
+            embedding_size=8, hidden_sizes=[8] * 4, depths=[1] * 4, layer_type="basic", out_features=["stage2", "stage3", "stage4"]
+        ), id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, num_denoising=0,
+    )).save_pretrained(root / "rtdetr")  # fmt: skip
     t.YolosForObjectDetection(t.YolosConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32], patch_size=8,
         num_detection_tokens=5, id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1},
@@ -88,18 +106,21 @@ def test_every_adapter_gives_what_its_modality_promises(networks):
     for value in open_labeller(f"normals:{networks / 'depth'}")(SAMPLES, normal):
         assert np.allclose(np.linalg.norm(check_raw(value, normal), axis=-1), 1, atol=1e-5)
     labels = RawSpec(type="labels", size=16, classes=("none", "Sky", "cat"))
-    for value in open_labeller(f"semseg:{networks / 'semseg'}")(SAMPLES, labels):
-        assert set(np.unique(check_raw(value, labels))) <= {0, 1, 2}
-    dense, whole = RawSpec(type="array", size=3, channels=16), RawSpec(type="vectors", channels=16)
-    for name in ("dinov2", "clip"):
+    for name in ("semseg", "mask2former"):
+        for value in open_labeller(f"semseg:{networks / name}")(SAMPLES, labels):
+            assert set(np.unique(check_raw(value, labels))) <= {0, 1, 2}
+    dense = RawSpec(type="array", size=3, channels=16)
+    for name, channels in (("dinov2", 16), ("clip", 8), ("siglip", 16)):
         for value in open_labeller(f"features:{networks / name}")(SAMPLES, dense):
             check_raw(value, dense)
+        whole = RawSpec(type="vectors", channels=channels)
         for value in open_labeller(f"features:{networks / name}")(SAMPLES, whole):
-            assert check_vectors(value, whole).shape == (1, 16)
-    found = open_labeller(f"boxes:{networks / 'boxes'}")(SAMPLES, RawSpec(type="boxes"))
-    assert len(found) == 3
-    for item in [item for items in found for item in items]:
-        assert item["label"] in ("cat", "dog") and all(0 <= c <= 1 for c in item["box"])
+            assert check_vectors(value, whole).shape == (1, channels)
+    for name in ("boxes", "rtdetr"):
+        found = open_labeller(f"boxes:{networks / name}")(SAMPLES, RawSpec(type="boxes"))
+        assert len(found) == 3
+        for item in [item for items in found for item in items]:
+            assert item["label"] in ("cat", "dog") and all(0 <= c <= 1 for c in item["box"])
 
 
 @pytest.mark.slow
@@ -284,3 +305,20 @@ def test_latents_of_any_encoder_are_cached_shard_by_shard_and_a_rerun_does_nothi
         label(tmp_path / "raw", config, [], engine=one)
     with pytest.raises(ValueError, match="no modality of .* with a labeller"):
         label(tmp_path / "raw", config, ["rgb"], engine=one)
+
+
+@pytest.mark.slow
+def test_the_global_vector_of_clip_and_siglip_is_the_one_that_is_compared_with_texts(networks):
+    import transformers as t
+
+    picture = Samples([np.random.default_rng(0).integers(0, 255, (28, 28, 3)).astype(np.uint8)], [""], keys=["a"])
+    for name, channels in (("clip", 8), ("siglip", 16)):
+        made = open_labeller(f"features:{networks / name}")(picture, RawSpec(type="vectors", channels=channels))[0]
+        model = t.AutoModel.from_pretrained(networks / name)
+        ids = torch.ones(1, 4, dtype=torch.long)
+        pixels = (
+            torch.from_numpy(picture.pictures[0]).permute(2, 0, 1)[None] / 255.0 - torch.tensor(adapters._MEAN)[:, None, None]
+        ) / torch.tensor(adapters._STD)[:, None, None]
+        with torch.inference_mode():
+            wanted = model(input_ids=ids, pixel_values=pixels).image_embeds[0]
+        assert np.allclose(made[0] / np.linalg.norm(made[0]), wanted.numpy(), atol=1e-5)

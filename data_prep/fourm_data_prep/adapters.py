@@ -5,7 +5,7 @@
 * ``semseg`` (Mask2Former, SegFormer ...) -> raw type labels, matched to the modality's class names
 * ``boxes`` (DETR, RT-DETR ...) -> raw type boxes, score 0.5 and more, nearest to the upper left first
 * ``caption`` (BLIP ...) -> raw type text
-* ``features`` (CLIP, DINOv2, SigLIP ...) -> raw type array (dense: one vector a patch) or vectors (global)
+* ``features`` (CLIP, SigLIP, DINOv2 ...) -> raw type array (dense: one vector a patch) or vectors (global)
 * ``marigold`` (through ``diffusers``) -> raw type normal
 * ``sam`` -> raw type boxes (one for each thing) or array (edges of all things)
 * ``fourm`` -> raw type vectors: FourM's own encoder, a pipeline's folder
@@ -34,6 +34,7 @@ from fourm_data_prep.labellers import Samples
 _MIN_SCORE = 0.5
 _FIELD_OF_VIEW = math.radians(60.0)
 _BATCH = 8
+_STRIDE = 32  # of the coarsest maps of networks for pictures of any size
 _SAM_POINTS, _SAM_AT_ONCE, _SAM_SURE, _SAM_OVERLAP = 32, 64, 0.88, 0.7  # of the grid's side; IoU that SAM foretells; IoU
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -73,12 +74,12 @@ def _pixels(pictures: Sequence[np.ndarray], name: str, side: int, device: Any) -
 
 
 def _side(model: Any, pictures: Sequence[np.ndarray]) -> int:
-    """The side that a network was made for, or that of the pictures."""
+    """The side that a network was made for, or that of the pictures, rounded up to what every stride divides."""
     config = getattr(model.config, "vision_config", model.config)
     backbone = getattr(config, "backbone_config", None)
     size = getattr(config, "image_size", None) or getattr(backbone, "image_size", None)
     size = size[0] if isinstance(size, (list, tuple)) else size
-    return int(size or max(pictures[0].shape[:2]))
+    return int(size or -(-max(pictures[0].shape[:2]) // _STRIDE) * _STRIDE)
 
 
 def _batched(pictures: Sequence[np.ndarray], run: Callable[[Sequence[np.ndarray]], list[Any]]) -> list[Any]:
@@ -196,11 +197,14 @@ def caption(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
 
 
 def features(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
-    """-> float32 (size, size, C) for raw type array, (1, C) for vectors."""
-    model = _network("AutoModel", name)
-    model = getattr(model, "vision_model", model)
+    """-> float32 (size, size, C) for raw type array, (1, C) for vectors: of CLIP and SigLIP the vector that is compared with texts."""
+    both = _network("AutoModel", name)
+    model = getattr(both, "vision_model", both)
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
+        if spec.type == "vectors" and hasattr(both, "get_image_features"):
+            pixels = _pixels(part, name, _side(both, part), both.device)
+            return list(both.get_image_features(pixel_values=pixels).pooler_output[:, None].float().cpu().numpy())
         config = model.config
         side = spec.size * config.patch_size if spec.type == "array" else _side(model, part)
         extra = {"interpolate_pos_encoding": True} if side != _side(model, part) else {}
