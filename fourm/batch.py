@@ -34,6 +34,7 @@ class EncoderStream:
     token: Tensor  # (T,) int64 id within the modality's vocabulary; 0 for continuous rows
     lengths: np.ndarray  # (B,) rows of each sample
     kinds: np.ndarray  # (T,) ``modality`` on the host
+    places: np.ndarray  # (T,) ``position`` on the host
     vectors: dict[str, Vectors] = field(default_factory=dict)
 
     @property
@@ -123,10 +124,10 @@ class StreamRows:
             for name, (part, values) in self.vectors.items():
                 rows = place[starts[part] : starts[part + 1]]
                 vectors[name] = Vectors(torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(values)))
-        modality = _packed(self.modality, order)
+        modality, position = _packed(self.modality, order), _packed(self.position, order)
         return EncoderStream(
-            modality, _packed(self.position, order), _packed(self.token, order), np.bincount(sample, minlength=self.num_samples),
-            modality.numpy(), vectors,
+            modality, position, _packed(self.token, order), np.bincount(sample, minlength=self.num_samples),
+            modality.numpy(), position.numpy(), vectors,
         )  # fmt: skip
 
     def decoder(self, causal: np.ndarray) -> DecoderStream:

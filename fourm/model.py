@@ -123,8 +123,7 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         self.fusion = None
         if c.fusion is not None:
             shape = BlockShape(c.dim, c.num_heads, c.mlp_ratio, c.gated_mlp, c.activation, c.attention)
-            self.fusion = TokenFusion(c.fusion, shape, c.encoder_depth)
-        self._is_sequence = np.array([m.kind == "sequence" for m in modalities])
+            self.fusion = TokenFusion(c.fusion, shape, c.encoder_depth, modalities)
 
     def _block(self, cross: bool) -> Block:
         c = self.config
@@ -201,9 +200,9 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         for block in blocks[: f.stem_layers]:
             rows = block(rows, layout)
         num, dtype = len(stream.lengths), self._attention_dtype(rows)
-        latents = self.fusion(rows, place, self._is_sequence[stream.kinds], stream.lengths, blocks[f.stem_layers :], dtype)
+        latents, at = self.fusion(rows, place, stream, blocks[f.stem_layers :], dtype)
         features = self.encoder_norm(latents)
-        context, lengths = self.context(features) + self.fusion.place.repeat(num, 1), np.full(num, f.num_tokens)
+        context, lengths = self.context(features) + at, np.full(num, f.num_tokens)
         if f.context == "latents+stem":
             owner = np.concatenate([np.repeat(np.arange(num), f.num_tokens), np.repeat(np.arange(num), stream.lengths)])
             order = torch.from_numpy(np.argsort(owner, kind="stable")).to(rows.device)

@@ -18,8 +18,8 @@ from worlds import curve, write_project
 from fourm.config import load
 from fourm.model import load_model
 from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
-from fourm.training.loop import hold_folder
 from fourm.training.pretrain import PretrainConfig, pretrain
+from fourm.training.run_folder import hold_folder
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."]), "ACCELERATE_USE_CPU": "1"}
 ROOT = Path(__file__).parent.parent

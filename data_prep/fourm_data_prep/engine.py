@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -189,7 +190,7 @@ def _num_workers(config: EngineConfig, jobs: list[Job]) -> int:
 _step: ShardStep
 
 
-def _pool_context() -> multiprocessing.context.BaseContext:
+def _pool_context() -> BaseContext:
     """Workers fork from a server that imports what this process has imported of ours, once: a worker of its own imports takes seconds.
 
     Forking this process itself would be quicker still and is not safe: it may hold threads and a GPU.

@@ -54,11 +54,17 @@ class Draw:
 
 
 class SampleOrder:
-    """Which sample draw number d is, for a mixture of sources with given sizes and weights."""
+    """Which sample draw number d is, for a mixture of sources with given sizes and weights.
 
-    def __init__(self, sizes: list[int], weights: list[float], seed: int) -> None:
+    Weights that hold from draw ``first`` on, before which ``drawn`` samples of each source were taken, continue each source's own order.
+    """
+
+    def __init__(
+        self, sizes: list[int], weights: list[float], seed: int, first: int = 0, drawn: list[int] | None = None
+    ) -> None:
         if any(w <= 0 for w in weights):
             raise ValueError("weights of a mixture must be positive")
+        self._first, self._drawn = first, np.array(drawn or [0] * len(sizes), dtype=np.int64)
         self._permutations = [Permutation(size, seed + i) for i, size in enumerate(sizes)]
         share = np.array(weights) / sum(weights)
         counts = np.maximum(1, np.floor(share * _PERIOD)).astype(np.int64) if len(sizes) > 1 else np.array([1])
@@ -76,10 +82,10 @@ class SampleOrder:
 
     def __call__(self, draws: np.ndarray) -> Draw:
         """Sources and samples of draws number ``draws`` (n,)."""
-        draws = np.asarray(draws, dtype=np.int64)
+        draws = np.asarray(draws, dtype=np.int64) - self._first
         round_, place = np.divmod(draws, len(self._pattern))
         source = self._pattern[place]
-        nth = round_ * self._counts[source] + self._occurrence[place]
+        nth = self._drawn[source] + round_ * self._counts[source] + self._occurrence[place]
         sample = np.empty(len(draws), dtype=np.int64)
         for i, permutation in enumerate(self._permutations):
             at = source == i
@@ -87,3 +93,9 @@ class SampleOrder:
                 epoch, index = np.divmod(nth[at], permutation.num)
                 sample[at] = permutation(epoch, index)
         return Draw(source, sample)
+
+    def drawn_before(self, draw: int) -> np.ndarray:
+        """Samples of each source taken before draw number ``draw`` (sources,)."""
+        round_, place = divmod(draw - self._first, len(self._pattern))
+        within = np.bincount(self._pattern[:place], minlength=len(self._counts))
+        return self._drawn + round_ * self._counts + within

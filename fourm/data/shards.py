@@ -74,7 +74,10 @@ def shard_path(root: str | Path, split: str, modality: str, number: int) -> Path
 def write_shard(path: str | Path, members: Iterable[tuple[str, str, bytes]]) -> int:
     """Write (key, extension, bytes) members; the file appears whole or not at all. Returns their number."""
     path, count = Path(path), 0
-    with _replacing(path) as temporary, TarWriter(str(temporary), encoder=False, mtime=0.0, user="fourm", group="fourm") as writer:
+    with (
+        _replacing(path) as temporary,
+        TarWriter(str(temporary), encoder=False, mtime=0.0, user="fourm", group="fourm") as writer,
+    ):
         for key, extension, data in members:
             writer.write({"__key__": key, extension: data})
             count += 1

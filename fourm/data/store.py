@@ -208,15 +208,14 @@ class MaskedBatches(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, sources: list[Source], weights: list[float], masker: Masker, seed: int, batch_size: int, num_micro_batches: int,
-        rank: int, world_size: int,
+        self, sources: list[Source], order: SampleOrder, masker: Masker, batch_size: int, num_micro_batches: int, rank: int,
+        world_size: int,
     ) -> None:  # fmt: skip
         if batch_size % (world_size * num_micro_batches):
             raise ValueError(
                 f"batch size {batch_size} is not a multiple of {world_size} ranks x {num_micro_batches} micro-batches"
             )
-        self._sources, self._masker = sources, masker
-        self._order = SampleOrder([s.num_samples for s in sources], weights, seed)
+        self._sources, self._order, self._masker = sources, order, masker
         self._batch_size, self._num_micro = batch_size, num_micro_batches
         self._rank, self._world = rank, world_size
 

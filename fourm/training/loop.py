@@ -10,11 +10,9 @@ pass, so the loss is a true mean over the global batch, however unevenly its tar
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -22,7 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -42,10 +40,11 @@ from fourm.training.checkpoints import (
     whole,
 )  # fmt: skip
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
+from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.schedules import ScheduleConfig, learning_rate
+from fourm.training.task import Adaptive, Task
 
 _log = logging.getLogger(__name__)
-LOG_FILE = "log.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,52 +75,6 @@ class LoopConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
-class Task(Protocol):
-    """What the loop trains."""
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """Names of the K loss terms."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """What counts count: "tokens", "pictures"."""
-        ...
-
-    def batches(self, rank: int, world_size: int) -> Any:
-        """Data set that maps a step to this rank's list of micro-batches."""
-        ...
-
-    def counts(self, batch: Any) -> np.ndarray:
-        """Targets of each term in a batch, (K,), from the host alone."""
-        ...
-
-    def forward(self, model: nn.Module, batch: Any) -> Tensor:
-        """Sums of each term (K,); calls ``model(...)`` exactly once."""
-        ...
-
-    def weights(self, counts: np.ndarray) -> np.ndarray:
-        """Factor of each term's sum (K,) given the global counts."""
-        ...
-
-    def watch(self, model: nn.Module) -> dict[str, float]:
-        """Figures of training itself for the log, now and then."""
-        ...
-
-    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Figures on held-out data."""
-        ...
-
-    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
-        """Write a usable model into a checkpoint folder."""
-        ...
-
-    def describe(self, batch: Any) -> dict[str, Any]:
-        """Which samples a batch holds, for the report of a broken step."""
-        ...
-
-
 class Interrupted(Exception):
     """SIGTERM or Ctrl-C: the state has been saved."""
 
@@ -131,6 +84,7 @@ class Loop:
 
     def __init__(self, model: nn.Module, task: Task, config: LoopConfig, out: Path) -> None:
         self.config, self.task, self.out = config, task, out
+        self.adaptive = task if isinstance(task, Adaptive) and task.adapt_every else None
         if config.threads:
             torch.set_num_threads(config.threads)
         tracker = config.tracker or None
@@ -183,7 +137,7 @@ class Loop:
         figures: dict[str, float] = {}
         pending: list[tuple[int, Tensor, np.ndarray, Tensor]] = []
         started, counted = time.perf_counter(), 0.0
-        for batches in self._loader():
+        for batches in self._batches():
             sums, counts, norm, stop = self._train_step(batches)
             pending.append((self.step, sums, counts, norm))
             counted += counts.sum()
@@ -201,6 +155,10 @@ class Loop:
                 if config.tracker:
                     self.accelerator.log({**records[-1], f"{self.task.unit}_per_second": rate}, step=self.step)
             bar.update()
+            if self.adaptive is not None and self.step % self.adaptive.adapt_every == 0:
+                shares = self._adapt()
+                if log is not None:
+                    log.write(json.dumps({"step": self.step, "mixture": shares}) + "\n")
             if self.step % config.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
@@ -219,15 +177,31 @@ class Loop:
             self.accelerator.end_training()
         return figures
 
-    def _loader(self) -> Iterator[list[Any]]:
+    def _batches(self) -> Iterator[list[Any]]:
+        """This rank's batches of all steps to come; a fresh loader wherever the task's batches change."""
+        step, every = self.step, self.adaptive.adapt_every if self.adaptive else self.config.steps
+        while step < self.config.steps:
+            end = min(self.config.steps, (step // every + 1) * every)
+            yield from self._loader(range(step, end))
+            step = end
+
+    def _loader(self, steps: range) -> Iterator[list[Any]]:
         data = self.task.batches(self.accelerator.process_index, self.accelerator.num_processes)
         workers = self.config.num_workers
         return iter(
             torch.utils.data.DataLoader(
-                data, batch_size=None, sampler=range(self.step, self.config.steps), num_workers=workers,
-                pin_memory=self.device.type == "cuda", prefetch_factor=4 if workers else None,
+                data, batch_size=None, sampler=steps, num_workers=workers, pin_memory=self.device.type == "cuda",
+                prefetch_factor=4 if workers else None,
             )
         )  # fmt: skip
+
+    def _adapt(self) -> dict[str, Any]:
+        assert self.adaptive is not None
+        self.inner.eval()
+        with torch.no_grad():
+            figures = self.adaptive.adapt(self.inner, self.device, self.step, lambda t: self.accelerator.reduce(t, "mean"))  # type: ignore[arg-type,return-value]
+        self.inner.train()
+        return figures
 
     def _train_step(self, batches: list[Any]) -> tuple[Tensor, np.ndarray, Tensor, bool]:
         config, accelerator = self.config, self.accelerator
@@ -332,7 +306,10 @@ class Loop:
         if self.lead:
             save_checkpoint(
                 self.out / "checkpoints", self.step, lambda folder: self.task.save(self.inner, weights, folder), tensors,
-                {"seed": self.config.seed, "batch_size": self.config.batch_size}, self.config.keep_checkpoints,
+                {
+                    "seed": self.config.seed, "batch_size": self.config.batch_size,
+                    **({"task": self.adaptive.state()} if self.adaptive else {}),
+                }, self.config.keep_checkpoints,
             )  # fmt: skip
         self.accelerator.wait_for_everyone()
 
@@ -361,43 +338,13 @@ class Loop:
                 self._load({n: like(tensors[f"weights.{n}"], p) for n, p in parameters.items()})
             load_optimizer_tensors(self.optimizers, tensors)
             self.step = state["step"]
+            if self.adaptive is not None and "task" in state:
+                self.adaptive.restore(state["task"])
             if self.lead and self.step:
                 _log.info("resuming %s from step %d", self.out, self.step)
         if self.lead:
-            _cut_log(self.out / LOG_FILE, self.step)
+            cut_log(self.out / LOG_FILE, self.step)
         self.accelerator.wait_for_everyone()
-
-
-def hold_folder(folder: Path) -> IO[str]:
-    """Lock an output folder as long as the returned file is open; waits, and says so, while another process holds it."""
-    lock = open(folder / ".lock", "a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # most often a run whose parent was killed: when it ends, this one goes on from its last checkpoint
-        lock.seek(0)
-        _log.warning("another process (%s) is training in %s: waiting for it to end", lock.read().strip(), folder)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    lock.truncate(0)
-    lock.write(f"pid {os.getpid()}")
-    lock.flush()
-    return lock
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop log lines after ``step`` (they will be written again) and a line that a crash cut short."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["step"] <= step and not ("eval" in record and record["step"] == step):
-            kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    temporary.replace(path)
 
 
 def _checkpoint_activations(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +25,12 @@ from fourm.codecs import CodecSet
 from fourm.commands import run_command
 from fourm.config import dump, load
 from fourm.data.shards import write_json_atomic
-from fourm.data.store import DataConfig, MaskedBatches, fixed_batch, open_sources
+from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, open_sources
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig, load_model
 from fourm.training.loop import Loop, LoopConfig
+from fourm.training.mixture import AdaptiveConfig, Mixture
 from fourm.weights import WEIGHTS_FILE
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class PretrainConfig:
     tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
     init: str = ""  # model folder to start from
     eval_samples: int = 256
+    adaptive: AdaptiveConfig | None = None  # shares of sources and mask components follow what is being learned
 
 
 class PretrainTask:
@@ -63,14 +66,19 @@ class PretrainTask:
             codecs = CodecSet(modalities, config.tokenizers)
             self.fingerprints = {m.name: codecs[m.name].fingerprint for m in modalities if m.tokenizer is not None}
         self.sources = open_sources(config.data, config.data.split, modalities, self.fingerprints)
+        self.held_out = open_sources(config.data, config.data.validation_split, modalities, self.fingerprints)
+        self.mixture = Mixture(
+            [s.num_samples for s in self.sources], [s.weight for s in config.data.sources], config.masking, config.loop.seed,
+            config.loop.batch_size, config.adaptive,
+        )  # fmt: skip
         self._factor = np.array([m.loss_weight for m in modalities])
 
     def batches(self, rank: int, world_size: int) -> MaskedBatches:
         c = self.config
+        masker = Masker(self.modalities, self.mixture.masks(), c.loop.seed)
         return MaskedBatches(
-            self.sources, [s.weight for s in c.data.sources], Masker(self.modalities, c.masking, c.loop.seed), c.loop.seed,
-            c.loop.batch_size, c.loop.micro_batches, rank, world_size,
-        )  # fmt: skip
+            self.sources, self.mixture.order(), masker, c.loop.batch_size, c.loop.micro_batches, rank, world_size
+        )
 
     def counts(self, batch: MaskedBatch) -> np.ndarray:
         return np.array(batch.decoder.counts, dtype=np.float64)
@@ -90,15 +98,49 @@ class PretrainTask:
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Cross-entropy (nats a token) of each modality under fixed masks on the validation split."""
         c = self.config
-        source = open_sources(c.data, c.data.validation_split, self.modalities, self.fingerprints)[0]
-        num = min(c.eval_samples, source.num_samples)
+        sums, counts = self._held_out_losses(model, device, self.held_out[0], c.masking, c.eval_samples)
+        figures = {f"loss/{n}": float(s / k) for n, s, k in zip(self.terms, sums, counts, strict=True) if k}
+        for source in self.held_out[1:]:
+            losses = self._held_out_losses(model, device, source, c.masking, c.eval_samples)
+            figures[f"loss of {source.name}"] = _mean(*losses)
+        return {"loss": _mean(sums, counts), **figures}
+
+    def _held_out_losses(
+        self, model: nn.Module, device: torch.device, source: Source, masking: MaskingConfig, num: int
+    ) -> tuple[Tensor, Tensor]:
+        """Sums of cross-entropies and numbers of targets of each modality (modalities,) under masks that are always the same."""
+        num = min(num, source.num_samples)
         sums, counts = torch.zeros(len(self.modalities)), torch.zeros(len(self.modalities))
         for start in range(0, num, 64):
             samples = np.arange(start, min(start + 64, num))
-            losses = model(fixed_batch(source, self.modalities, c.masking, 0, samples).to(device))
+            losses = model(fixed_batch(source, self.modalities, masking, 0, samples).to(device))
             sums, counts = sums + losses.sums.cpu(), counts + losses.counts.cpu()
-        figures = {f"loss/{n}": float(s / k) for n, s, k in zip(self.terms, sums, counts, strict=True) if k}
-        return {"loss": float(sums.sum() / counts.sum().clamp_min(1)), **figures}
+        return sums, counts
+
+    # ---- adaptive mixture (the loop's Adaptive protocol) -------------------------------------------------------------------
+
+    @property
+    def adapt_every(self) -> int:
+        return self.config.adaptive.every if self.config.adaptive is not None else 0
+
+    def adapt(self, model: nn.Module, device: torch.device, step: int, agreed: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Probe the mixture's members and move its shares."""
+        a, mixture = self.config.adaptive, self.mixture
+        assert a is not None
+        probes = [(s, self.config.masking) for s in self.held_out] if mixture.moves_sources else []
+        num_sources = len(probes)
+        if mixture.moves_components:
+            probes += [(self.held_out[0], mixture.only(i)) for i in range(len(mixture.masking.components))]
+        losses = [_mean(*self._held_out_losses(model, device, source, masking, a.probe_samples)) for source, masking in probes]
+        found = agreed(torch.tensor(losses, dtype=torch.float64, device=device)).tolist()
+        mixture.update(step, found[:num_sources], found[num_sources:])
+        return {"sources": mixture.source_shares, "components": mixture.component_shares, "probe": found}
+
+    def state(self) -> dict[str, Any]:
+        return self.mixture.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.mixture.restore(state)
 
     def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
         assert isinstance(model, FourM)
@@ -111,6 +153,10 @@ class PretrainTask:
             "samples": batch.samples.tolist(),
             "keys": self.sources[0].keys(batch.samples) if len(self.sources) == 1 else [],
         }
+
+
+def _mean(sums: Tensor, counts: Tensor) -> float:
+    return float(sums.sum() / counts.sum().clamp_min(1))
 
 
 def build_model(config: PretrainConfig, modalities: ModalitySet) -> FourM:

@@ -1,0 +1,126 @@
+"""Adaptive mixtures against what they must beat: fixed shares, temperature, shares in proportion to the losses.
+
+    make demo                                          (once; its tokens are used)
+    python benchmarks/adaptive.py [--project runs/demo] [--steps 400] [--seeds 3]
+
+Four sources of the demo world's tokens, as found data has them: ``wrong`` (half of all samples: the modalities of different scenes put together, so that nothing can be
+learned but how often each token occurs), ``few`` (64 scenes, soon known by heart), ``easy`` (depth from the normals' tokens and back: soon known) and
+``clean`` (the scarcest). All rules train the same steps on as many samples; what counts is the held-out loss of ``clean``. Writes ``adaptive.json``; exit status 0
+if the adaptive mixture is better than every baseline on the mean of the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from fourm.config import from_mapping, read_yaml
+from fourm.data.raw import write_npy
+from fourm.data.shards import shard_path, write_shard
+from fourm.data.store import Source, SourceConfig
+from fourm.modalities import ModalitySet
+from fourm.training.pretrain import PretrainConfig, pretrain
+
+NAMES = ("rgb", "depth", "normal", "semseg")
+WEIGHTS = {"clean": 0.15, "easy": 0.2, "few": 0.15, "wrong": 0.5}
+NUM_FEW = 64
+RULES: dict[str, dict[str, Any] | None] = {
+    "fixed": None, "temperature 2": None, "in proportion to the loss": {"rule": "loss"}, "adaptive": {"rule": "progress"},
+}  # fmt: skip
+
+
+def write_sources(project: Path, out: Path) -> Path:
+    """Token shards of the four sources; returns the modality set's path."""
+    described = read_yaml(project / "modalities.yaml")
+    described["modalities"] = {n: described["modalities"][n] for n in NAMES}
+    (out / "modalities.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    modalities = ModalitySet.load(out / "modalities.yaml")
+    for split in ("train", "val"):
+        source = Source(SourceConfig(tokens=str(project / "tokens")), split, modalities, out / "cache", 0.05)
+        rng = np.random.default_rng(0)
+        everything = source.gather(rng.permutation(source.num_samples)).ids
+        num = source.num_samples
+        few = np.arange(NUM_FEW if split == "train" else num) % num
+        shuffled = {n: everything[n][rng.permutation(num)] for n in NAMES}
+        sources = {
+            "clean": everything, "wrong": shuffled, "few": {n: v[few] for n, v in everything.items()},
+            "easy": {n: everything[n] for n in ("depth", "semseg")},
+        }  # fmt: skip
+        for name, ids in sources.items():
+            for modality, values in ids.items():
+                members = ((f"{i:06d}", "npy", write_npy(v.astype(np.uint16))) for i, v in enumerate(values))
+                write_shard(shard_path(out / name, split, modality, 0), members)
+    return out / "modalities.yaml"
+
+
+def train(rule: str, seed: int, steps: int, scratch: Path, modalities: Path) -> dict[str, float]:
+    shares = np.array(list(WEIGHTS.values()))
+    if rule == "temperature 2":
+        shares = shares**0.5 / (shares**0.5).sum()
+    out = scratch / f"{rule.replace(' ', '-')}-{seed}"
+    config = {
+        "out": str(out), "modalities": str(modalities), "model": {"dim": 96, "encoder_depth": 2, "decoder_depth": 2, "num_heads": 3},
+        "data": {
+            "sources": [{"tokens": str(scratch / n), "weight": float(w)} for n, w in zip(WEIGHTS, shares, strict=True)],
+            "cache": str(scratch / "cache"),
+        },
+        "masking": {
+            "num_inputs": [48, 48], "num_targets": [24, 24], "components": [{"input_default": 1.0, "target_default": 1.0}],
+        },
+        "loop": {
+            "steps": steps, "batch_size": 32, "seed": seed, "optimizer": {"name": "muon"}, "schedule": {"name": "wsd", "warmup": 30, "decay": 0.4},
+            "num_workers": 0, "threads": 1, "checkpoint_every": steps, "log_every": 50,
+        },
+        "adaptive": None if RULES[rule] is None else {**RULES[rule], "every": max(1, steps // 16), "probe_samples": 64},
+        "eval_samples": 256,
+    }  # fmt: skip
+    figures = pretrain(from_mapping(PretrainConfig, config, "benchmark"))
+    logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    mixtures = [r["mixture"]["sources"] for r in logged if "mixture" in r]
+    last = dict(zip(WEIGHTS, mixtures[-1] if mixtures else shares.tolist(), strict=True))
+    mean = dict(zip(WEIGHTS, np.mean([shares, *mixtures], 0) if mixtures else shares, strict=True))
+    shutil.rmtree(out)
+    return {
+        "clean": figures["loss"], **{n: figures[f"loss of {scratch / n}"] for n in WEIGHTS if n != "clean"},
+        **{f"mean share of {n}": float(v) for n, v in mean.items()}, **{f"last share of {n}": v for n, v in last.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--project", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    o = parser.parse_args()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    scratch = Path(tempfile.mkdtemp())
+    rows: dict[str, dict[str, str]] = {}
+    clean = {}
+    try:
+        modalities = write_sources(o.project, scratch)
+        for rule in RULES:
+            found = [train(rule, seed, o.steps, scratch, modalities) for seed in range(o.seeds)]
+            rows[rule] = {k: f"{np.mean([f[k] for f in found]):.3f} ± {np.std([f[k] for f in found]):.3f}" for k in found[0]}
+            clean[rule] = float(np.mean([f["clean"] for f in found]))
+            print(rule, rows[rule], flush=True)
+    finally:
+        shutil.rmtree(scratch)
+    result = {"steps": o.steps, "seeds": o.seeds, "rows": rows}
+    o.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    sys.exit(0 if min(clean, key=lambda rule: clean[rule]) == "adaptive" else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What the loop trains: a task gives batches, losses and figures; everything else about training is the loop's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Task(Protocol):
+    """What the loop trains."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the K loss terms."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What counts count: "tokens", "pictures"."""
+        ...
+
+    def batches(self, rank: int, world_size: int) -> Any:
+        """Data set that maps a step to this rank's list of micro-batches."""
+        ...
+
+    def counts(self, batch: Any) -> np.ndarray:
+        """Targets of each term in a batch, (K,), from the host alone."""
+        ...
+
+    def forward(self, model: nn.Module, batch: Any) -> Tensor:
+        """Sums of each term (K,); calls ``model(...)`` exactly once."""
+        ...
+
+    def weights(self, counts: np.ndarray) -> np.ndarray:
+        """Factor of each term's sum (K,) given the global counts."""
+        ...
+
+    def watch(self, model: nn.Module) -> dict[str, float]:
+        """Figures of training itself for the log, now and then."""
+        ...
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Figures on held-out data."""
+        ...
+
+    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+        """Write a usable model into a checkpoint folder."""
+        ...
+
+    def describe(self, batch: Any) -> dict[str, Any]:
+        """Which samples a batch holds, for the report of a broken step."""
+        ...
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """A task whose batches depend on what was learned so far: they hold until the next multiple of ``adapt_every`` steps (0: for ever)."""
+
+    @property
+    def adapt_every(self) -> int: ...
+
+    def adapt(self, model: nn.Module, device: torch.device, step: int, agreed: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Change what ``batches`` gives from ``step`` on; ``agreed`` is the mean of a tensor over all ranks. Returns figures for the log."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep for that, as JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
