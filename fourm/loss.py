@@ -7,11 +7,13 @@ Liger's and Apple's fused losses (2411.09009), in plain torch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_LOGITS = 1 << 24  # logits made at once
 
@@ -57,3 +59,33 @@ def linear_cross_entropy(rows: Tensor, weight: Tensor, targets: Tensor, chunk_lo
     if rows.shape[0] * weight.shape[0] <= chunk_logits:
         return F.cross_entropy((rows @ weight.T).float(), targets, reduction="sum")
     return _ChunkedCrossEntropy.apply(rows, weight, targets, max(1, chunk_logits // weight.shape[0]))
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """What a teacher predicts for the targets of a batch, as its decoder rows and heads: its probabilities are made chunk by chunk."""
+
+    rows: Tensor  # (T, D') sorted by modality, as ``DecoderStream.by_modality`` sorts
+    heads: dict[str, Tensor]  # vocabulary -> (V, D')
+    share: float  # of the soft loss in the whole
+
+
+def soft_cross_entropy(
+    rows: Tensor, weight: Tensor, teacher_rows: Tensor, teacher_weight: Tensor, chunk_logits: int = CHUNK_LOGITS
+) -> Tensor:
+    """Sum of -sum_v p(v) log softmax(rows @ weight.T)[v] over rows, p the teacher's probabilities; in nats. Logits are made again for the gradient.
+
+    Args:
+        rows: (n, D); weight: (V, D); teacher_rows: (n, D'); teacher_weight: (V, D').
+    """
+
+    def of(part: Tensor, taught: Tensor) -> Tensor:
+        wanted = (taught @ teacher_weight.to(taught.dtype).T).float().softmax(-1)
+        return -(wanted * (part @ weight.to(part.dtype).T).float().log_softmax(-1)).sum()
+
+    chunk, total = max(1, chunk_logits // weight.shape[0]), rows.new_zeros((), dtype=torch.float32)
+    for part, taught in zip(rows.split(chunk), teacher_rows.split(chunk), strict=True):
+        piece = checkpoint(of, part, taught, use_reentrant=False)
+        assert isinstance(piece, Tensor)
+        total = total + piece
+    return total

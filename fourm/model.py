@@ -25,7 +25,7 @@ from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.blocks import Block, layer_norm
 from fourm.config import from_mapping, to_mapping
 from fourm.embedding import TOKEN_STD, PositionTable, TokenTable
-from fourm.loss import linear_cross_entropy
+from fourm.loss import SoftTargets, linear_cross_entropy, soft_cross_entropy
 from fourm.modalities import ModalitySet
 from fourm.token_fusion import BlockShape, FusionConfig, TokenFusion
 from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
@@ -247,18 +247,26 @@ class FourM(nn.Module, ModelHubMixin, library_name="fourm", tags=["multimodal", 
         """Decoder output (n, D) of one modality's rows -> logits (n, V)."""
         return rows @ self.head(name).to(rows.dtype).T
 
-    def forward(self, batch: MaskedBatch) -> TokenLosses:
-        """Loss of a masked batch, by modality."""
-        rows = self.decode(self.encode(batch.encoder), batch.decoder)
-        rows = take_rows(rows, batch.decoder.by_modality)
-        targets = batch.decoder.target[batch.decoder.by_modality]
+    def target_rows(self, batch: MaskedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decoder output of a batch's targets sorted by modality (T, D), and the heads (V, D) of the vocabularies among them."""
+        rows = take_rows(self.decode(self.encode(batch.encoder), batch.decoder), batch.decoder.by_modality)
         present = {m.vocab or m.name for m, count in zip(self.modalities, batch.decoder.counts, strict=True) if count}
-        heads = self._head_table.all_weights(present)
+        return rows, self._head_table.all_weights(present)
+
+    def forward(self, batch: MaskedBatch, soft: SoftTargets | None = None) -> TokenLosses:
+        """Loss of a masked batch, by modality; with ``soft`` a share of it is against a teacher's probabilities."""
+        rows, heads = self.target_rows(batch)
+        targets = batch.decoder.target[batch.decoder.by_modality]
         sums, start = [], 0
         for m, count in zip(self.modalities, batch.decoder.counts, strict=True):
             if count:
                 part = slice(start, start + count)
-                sums.append(linear_cross_entropy(rows[part], heads[m.vocab or m.name], targets[part]))
+                vocab = m.vocab or m.name
+                loss = linear_cross_entropy(rows[part], heads[vocab], targets[part])
+                if soft is not None:
+                    taught = soft_cross_entropy(rows[part], heads[vocab], soft.rows[part], soft.heads[vocab])
+                    loss = (1 - soft.share) * loss + soft.share * taught
+                sums.append(loss)
             else:
                 sums.append(rows.new_zeros((), dtype=torch.float32))
             start += count

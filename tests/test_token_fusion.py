@@ -12,14 +12,19 @@ from fourm.model import FourM, ModelConfig
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
-from fourm.token_fusion import FusionConfig
+from fourm.token_fusion import FusionConfig, Spans
 
 FUSION = {"num_tokens": 4, "iterations": 2, "stem_layers": 1}
 
 
-@pytest.fixture(scope="module", params=["latents", "latents+stem"])
+@pytest.fixture(
+    scope="module",
+    params=[("latents", "pooled"), ("latents+stem", "pooled"), ("latents", "learned")],
+    ids=lambda p: "-".join(p),
+)
 def fused(request, modalities):
-    return make_model(modalities, encoder_depth=4, fusion=FusionConfig(**FUSION, context=request.param))
+    context, start = request.param
+    return make_model(modalities, encoder_depth=4, fusion=FusionConfig(**FUSION, context=context, start=start))
 
 
 def layer(block, rows):
@@ -28,12 +33,29 @@ def layer(block, rows):
     return rows + block.mlp(block.norm_mlp(rows))
 
 
-def resample(part, rows):
-    q, keys = part.queries, torch.cat([part.null, rows])
+def resample(part, rows, start):
+    q, keys = part.queries + start, torch.cat([part.null, rows])
     q = q + plain_attention(
         part.attention, part.norm_query(q), part.norm_rows(keys), torch.ones(len(q), len(keys), dtype=torch.bool)
     )
     return q + part.mlp(part.norm_mlp(q))
+
+
+def in_space(m, position):
+    """Where a token lies on the Z-curve over the picture, bit by bit; what is in no picture comes after."""
+    if m.grid is None:
+        return (1 << 30) + position
+    y, x = (int((i + 0.5) / side * 4096) for i, side in zip(divmod(position, m.grid[1]), m.grid, strict=True))
+    return int("".join(a + b for a, b in zip(f"{y:013b}", f"{x:013b}", strict=True)), 2)
+
+
+def span_means(rows, num):
+    """Rows (n, D) cut into ``num`` spans, the mean of each."""
+    n = len(rows)
+    if not n:
+        return rows.new_zeros(num, rows.shape[1])
+    bounds = [(i * n // num, max((i + 1) * n // num, i * n // num + 1)) for i in range(num)]
+    return torch.stack([rows[a:b].mean(0) for a, b in bounds])
 
 
 def plain_encode(model, stream, b):
@@ -41,11 +63,21 @@ def plain_encode(model, stream, b):
     content, place = model._embed_input(stream)
     i, n = int(stream.lengths[:b].sum()), int(stream.lengths[b])
     rows, place = (content + place)[i : i + n], place[i : i + n]
-    kinds = [list(model.modalities)[k].kind for k in stream.kinds[i : i + n]]
+    of = [list(model.modalities)[k] for k in stream.kinds[i : i + n]]
+    along = [in_space(m, int(p)) for m, p in zip(of, stream.position[i : i + n], strict=True)]
     blocks, f = list(model.encoder), model.fusion
-    rows = layer(blocks[0], rows)
-    sequences = torch.tensor([k == "sequence" for k in kinds])
-    images, start = resample(f.images, (rows + place)[~sequences]), resample(f.sequences, (rows + place)[sequences])
+    rows, found, at = layer(blocks[0], rows), [], f.place
+    for part, wanted in ((f.images, False), (f.sequences, True)):
+        mine = [j for j in range(n) if (of[j].kind == "sequence") == wanted]
+        mine = sorted(mine, key=lambda j: along[j])  # tokens of one place keep the modalities' order
+        pooled = model.config.fusion.start == "pooled"
+        start = span_means(rows[mine], 4) if pooled else 0.0
+        if pooled and not wanted:
+            at = at + span_means(place[mine], 4)
+        found.append(resample(part, (rows + place)[mine], start))
+    images, start = found
+    if model.config.fusion.start == "pooled":
+        start = start + images
     state = start
     for i, fuse in enumerate(f.fuse):
         ready = fuse.norm_state(state)
@@ -56,15 +88,19 @@ def plain_encode(model, stream, b):
             state = layer(block, state)
         if i == 0:
             state = f.carry[0] * state + start
-    return model.encoder_norm(state)
+    return model.encoder_norm(state), at
 
 
 def test_packed_samples_equal_the_reference_of_each_alone(fused, modalities, masker):
     batch = masker(make_tokens(modalities, 5, lacking="caption"), np.arange(5))
     with torch.no_grad():
-        features = fused.encode(batch.encoder).features.reshape(5, 4, -1)
+        encoded = fused.encode(batch.encoder)
+        features = encoded.features.reshape(5, 4, -1)
+        starts = np.cumsum(encoded.lengths) - encoded.lengths
         for b in range(5):
-            assert torch.allclose(features[b], plain_encode(fused, batch.encoder, b), atol=1e-4)
+            wanted, at = plain_encode(fused, batch.encoder, b)
+            assert torch.allclose(features[b], wanted, atol=1e-4)
+            assert torch.allclose(encoded.context[starts[b] : starts[b] + 4], fused.context(wanted) + at, atol=1e-4)
 
 
 def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(fused, modalities, masker):
@@ -82,6 +118,15 @@ def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(fus
     finally:
         fused._embed_input = kept
     assert (content.grad.abs().sum(1) > 0).all()
+
+
+def test_spans_take_every_row_once_and_repeat_rows_only_where_there_are_too_few():
+    spans = Spans.of(np.array([10, 0, 2, 4]), 4, torch.device("cpu"))
+    rows = torch.eye(16)
+    mean = spans.mean(rows).reshape(4, 4, 16)
+    assert torch.allclose(mean[0].sum(0)[:10] * torch.tensor([2.0, 2, 3, 3, 3, 2, 2, 3, 3, 3]), torch.ones(10))
+    assert (mean[1] == 0).all() and torch.equal(mean[3], rows[12:])
+    assert torch.equal(mean[2], rows[[10, 10, 11, 11]])
 
 
 def test_it_round_trips_and_generates(fused, modalities, tmp_path):

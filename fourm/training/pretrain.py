@@ -29,6 +29,7 @@ from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, ope
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig, load_model
+from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.loop import Loop, LoopConfig
 from fourm.training.mixture import AdaptiveConfig, Mixture
 from fourm.weights import WEIGHTS_FILE
@@ -50,6 +51,7 @@ class PretrainConfig:
     tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
     init: str = ""  # model folder to start from
     eval_samples: int = 256
+    distill: DistillConfig | None = None  # learn from a trained model too
     adaptive: AdaptiveConfig | None = None  # shares of sources and mask components follow what is being learned
 
 
@@ -71,6 +73,7 @@ class PretrainTask:
             [s.num_samples for s in self.sources], [s.weight for s in config.data.sources], config.masking, config.loop.seed,
             config.loop.batch_size, config.adaptive,
         )  # fmt: skip
+        self.teacher = Teacher(config.distill, modalities) if config.distill is not None else None
         self._factor = np.array([m.loss_weight for m in modalities])
 
     def batches(self, rank: int, world_size: int) -> MaskedBatches:
@@ -84,7 +87,7 @@ class PretrainTask:
         return np.array(batch.decoder.counts, dtype=np.float64)
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
-        return model(batch).sums
+        return (model(batch) if self.teacher is None else model(batch, self.teacher.soft(batch))).sums
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
         if self.config.loss == "token":
@@ -159,8 +162,8 @@ def _mean(sums: Tensor, counts: Tensor) -> float:
     return float(sums.sum() / counts.sum().clamp_min(1))
 
 
-def build_model(config: PretrainConfig, modalities: ModalitySet) -> FourM:
-    """Fresh weights from the config's seed, or those of ``init``. Raises ValueError where they do not fit."""
+def build_model(config: PretrainConfig, modalities: ModalitySet, teacher: Teacher | None = None) -> FourM:
+    """Fresh weights from the config's seed, or those of ``init``, or what fits of the teacher's. Raises ValueError where ``init`` does not fit."""
     if config.init:
         model = load_model(config.init)
         if model.modalities.to_mapping()["modalities"] != modalities.to_mapping()["modalities"]:
@@ -168,7 +171,11 @@ def build_model(config: PretrainConfig, modalities: ModalitySet) -> FourM:
         return model.train()
     with torch.random.fork_rng():  # weights are a function of the seed; the global generator stays as it was
         torch.manual_seed(config.loop.seed)
-        return FourM(config.model, modalities)
+        model = FourM(config.model, modalities)
+    if teacher is not None and config.distill is not None and config.distill.start:
+        fresh = teacher.start(model)
+        _log.info("starting from %s; fresh: %s", config.distill.teacher, ", ".join(fresh) or "nothing")
+    return model
 
 
 def pretrain(config: PretrainConfig) -> dict[str, float]:
@@ -177,7 +184,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     task = PretrainTask(config, modalities)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    loop = Loop(build_model(config, modalities), task, config.loop, out)
+    loop = Loop(build_model(config, modalities, task.teacher), task, config.loop, out)
     if loop.lead:
         dump(config, out / "config.yaml")
     figures = loop.run()
