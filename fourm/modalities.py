@@ -21,7 +21,7 @@ from fourm.config import from_mapping, read_yaml, to_mapping
 Kind = Literal["grid", "set", "sequence", "continuous"]
 RawType = Literal[
     "image", "depth", "normal", "labels", "array", "vectors", "text", "boxes", "palette", "numbers", "words", "metadata", "poses",
-    "instances",
+    "instances", "audio",
 ]  # fmt: skip
 
 # ids every sequence tokenizer begins with (the layout of the released 4M text tokenizer)
@@ -31,7 +31,7 @@ FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
     "image": ("png", "jpg", "jpeg", "webp"), "depth": ("npy", "png"), "normal": ("png", "npy"), "labels": ("png", "npy"),
     "array": ("npy",), "vectors": ("npy", "npz"), "text": ("txt",), "boxes": ("json",), "palette": ("json",), "numbers": ("json",),
-    "words": ("json",), "metadata": ("json",), "poses": ("json",), "instances": ("json",),
+    "words": ("json",), "metadata": ("json",), "poses": ("json",), "instances": ("json",), "audio": ("wav",),
 }  # fmt: skip
 _DENSE = ("image", "depth", "normal", "labels", "array")
 
@@ -44,6 +44,7 @@ class RawSpec:
     size: int = 0  # pixels of both sides, for picture-like types
     channels: int = 0  # numbers at each pixel; 0 = the type's own (image and normal 3, depth 1)
     range: tuple[float, float] = (0.0, 1.0)  # depth, array, numbers: values that the tokenizer resolves
+    rate: int = 0  # audio: samples a second
     classes: tuple[str, ...] = ()  # labels: name of each class id
     mean: tuple[float, ...] = ()  # image: a model that reads its pixels wants (value / 255 - mean) / std instead of [-1, 1]
     std: tuple[float, ...] = ()
@@ -53,6 +54,8 @@ class RawSpec:
             raise ValueError(f"raw type {self.type} needs a size (pixels)")
         if self.type == "labels" and not self.classes:
             raise ValueError("raw type labels needs the list of its classes")
+        if self.type == "audio" and self.rate < 1000:
+            raise ValueError("raw type audio needs a rate (samples a second), e.g. 16000")
         if self.type == "vectors" and not self.channels:
             raise ValueError("raw type vectors needs channels (numbers in a vector)")
         if len(self.mean) != len(self.std):

@@ -1,7 +1,7 @@
 """Pseudo-labellers: a batch of samples in, another modality out.
 
-A modality names its labeller in YAML: an exact algorithm (``exact.py``), a pretrained network that a package ships (``packaged.py``), a
-kind and a network of ``transformers`` or ``diffusers`` (``adapters.py``, e.g. ``depth:depth-anything/Depth-Anything-V2-Small-hf``), or
+A modality names its labeller in YAML: an exact algorithm (``exact.py``), a pretrained network that a package ships (``packaged.py``), sound
+(``audio.py``), a kind and a network of ``transformers`` or ``diffusers`` (``adapters.py``, e.g. ``depth:depth-anything/Depth-Anything-V2-Small-hf``), or
 ``package.module:function`` for your own. A labeller is a function of (samples, the modality's raw spec) that returns one value a sample.
 """
 
@@ -26,6 +26,7 @@ class Samples:
     captions: Sequence[str] = ()
     alphas: Sequence[np.ndarray | None] = ()  # uint8 (H, W) of cut-outs, None where the picture has no transparency
     keys: Sequence[str] = ()
+    sounds: Callable[[int], Sequence[np.ndarray]] | None = None  # rate -> waveforms float32 (n,), where there are any
 
 
 Labeller = Callable[[Samples, RawSpec], list[Any]]
@@ -34,20 +35,21 @@ Labeller = Callable[[Samples, RawSpec], list[Any]]
 def open_labeller(name: str) -> Labeller:
     """The labeller of a name. Raises ValueError that lists the known ones."""
     from fourm_data_prep.adapters import ADAPTERS
+    from fourm_data_prep.audio import AUDIO, audio
     from fourm_data_prep.exact import EXACT
     from fourm_data_prep.packaged import PACKAGED
 
-    known = {**EXACT, **PACKAGED}
+    known, networks = {**EXACT, **PACKAGED, **AUDIO}, {**ADAPTERS, "audio": audio}
     if name in known:
         return known[name]
     module, _, attribute = name.partition(":")
     if not attribute:
         raise ValueError(
-            f"labeller {name!r} is not one of {', '.join(known)}, not <kind>:<network> with a kind of {', '.join(ADAPTERS)},"
+            f"labeller {name!r} is not one of {', '.join(known)}, not <kind>:<network> with a kind of {', '.join(networks)},"
             " and not package.module:function"
         )
-    if module in ADAPTERS:
-        return partial(ADAPTERS[module], attribute)
+    if module in networks:
+        return partial(networks[module], attribute)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -2,7 +2,7 @@
 
     fourm latents RAW --config MODALITIES.yaml --modality rgb --encoder efficientnet --out runs/x/latents/image
 
-An encoder is any labeller that makes vectors: ``efficientnet``, ``minilm``, ``features:<network>``, ``sentence:<network>``, ``tokens:<network>``,
+An encoder is any labeller that makes vectors: ``efficientnet``, ``minilm``, ``features:<network>``, ``sentence:<network>``, ``tokens:<network>``, ``logmel``, ``audio:<network>``,
 ``fourm:<pipeline folder>``, or ``package.module:function``. Shards run on the engines of all steps, so a killed run
 goes on; packing is one pass over their parts.
 """
@@ -17,6 +17,7 @@ from numpy.lib.format import open_memmap
 
 from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_json_atomic
+from fourm.data.sound import resample
 from fourm.fusion.latents import ABOUT, VECTORS, describe_latents
 from fourm.modalities import ModalitySet, RawSpec
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, jobs_of, run_step, stamp
@@ -24,7 +25,7 @@ from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import Samples, open_labeller
 
 _PARTS = "parts"
-_CHANNELS = {"efficientnet": 1280, "minilm": 384}  # of encoders that ask for them
+_CHANNELS = {"efficientnet": 1280, "minilm": 384, "logmel": 40}  # of encoders that ask for them
 _AT_ONCE = 64
 
 
@@ -33,8 +34,8 @@ class LatentStep:
 
     def __init__(self, raw: Path, config: Path, modality: str, encoder: str, out: Path, tokens: bool, half: bool) -> None:
         spec = ModalitySet.load(config)[modality].raw
-        if spec.type not in ("image", "text"):
-            raise ValueError(f"encoders read pictures or text; {modality} is {spec.type}")
+        if spec.type not in ("image", "text", "audio"):
+            raise ValueError(f"encoders read pictures, text or audio; {modality} is {spec.type}")
         open_labeller(encoder)  # a wrong name is told before anything runs
         self.raw, self.modality, self.spec, self.encoder, self.out = raw, modality, spec, encoder, out
         self.tokens, self.half = tokens, half
@@ -56,8 +57,7 @@ class LatentStep:
         for start in range(0, len(found), _AT_ONCE):
             values = [value for _, value in found[start : start + _AT_ONCE]]
             keys = [key for key, _ in found[start : start + _AT_ONCE]]
-            is_text = self.spec.type == "text"
-            made = encode(Samples([] if is_text else values, values if is_text else [], keys=keys), wanted)
+            made = encode(self._samples(values, keys), wanted)
             rows += [np.asarray(r, np.float32).reshape(-1, np.shape(r)[-1]) for r in made]
         kept = []
         for (key, _), row in zip(found, rows, strict=True):
@@ -74,6 +74,12 @@ class LatentStep:
         )  # fmt: skip
         temporary.replace(path)
         return ShardResult((str(path.relative_to(self.out)),), len(kept), tuple(report.entries))
+
+    def _samples(self, values: list[Any], keys: list[str]) -> Samples:
+        if self.spec.type == "audio":
+            return Samples([], keys=keys, sounds=lambda rate: [resample(v, self.spec.rate, rate) for v in values])
+        is_text = self.spec.type == "text"
+        return Samples([] if is_text else values, values if is_text else [], keys=keys)
 
     def pack(self) -> int:
         """Put the parts of all shards into one file; returns the number of samples."""

@@ -1,7 +1,7 @@
 """Raw forms of modalities: bytes in a shard <-> the arrays, strings and lists that users and tokenizers handle.
 
 Dense values are numpy arrays: image uint8 (H, W, 3), depth float32 (H, W), normal float32 (H, W, 3) in [-1, 1], labels uint8
-(H, W), array float32 (H, W, C). Text is a string; boxes, palette, numbers and words are lists as in JSON. Pictures are decoded with
+(H, W), array float32 (H, W, C). Audio is a waveform float32 (n,). Text is a string; boxes, palette, numbers and words are lists as in JSON. Pictures are decoded with
 guards: a bomb, a truncated file or a wrong shape is a ``ValueError`` that says so. Numpy files are read with pickle off.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fourm.data.geometry import fit_value
+from fourm.data.sound import check_sound, read_wav, write_wav
 from fourm.modalities import RawSpec
 
 MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
@@ -34,6 +35,8 @@ def read_raw(data: bytes, extension: str, spec: RawSpec, native: bool = False) -
             raise ValueError("text is not UTF-8") from None
     if spec.type == "vectors":
         return check_vectors(_read_embedding(data) if extension == "npz" else read_npy(data), spec)
+    if spec.type == "audio":
+        return read_wav(data, spec.rate)
     if not spec.dense:
         try:
             value = json.loads(data)
@@ -72,6 +75,8 @@ def write_raw(value: Any, spec: RawSpec) -> bytes:
         return str(value).encode()
     if spec.type == "vectors":
         return write_npy(check_vectors(value, spec))
+    if spec.type == "audio":
+        return write_wav(check_sound(value), spec.rate)
     if not spec.dense:
         return json.dumps(value).encode()
     value = check_raw(value, spec)
