@@ -77,7 +77,7 @@ def train(rule: str, seed: int, steps: int, scratch: Path, modalities: Path) -> 
             "steps": steps, "batch_size": 32, "seed": seed, "optimizer": {"name": "muon"}, "schedule": {"name": "wsd", "warmup": 30, "decay": 0.4},
             "num_workers": 0, "threads": 1, "checkpoint_every": steps, "log_every": 50,
         },
-        "adaptive": None if RULES[rule] is None else {**RULES[rule], "every": max(1, steps // 16), "probe_samples": 64},
+        "adaptive": None if (rule_settings := RULES[rule]) is None else {**rule_settings, "every": max(1, steps // 16), "probe_samples": 64},
         "eval_samples": 256,
     }  # fmt: skip
     figures = pretrain(from_mapping(PretrainConfig, config, "benchmark"))

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from latent_worlds import ABOUT, adaptation, domains, settings, world
 
 from fourm.config import from_mapping
-from fourm.fusion.adapt import AdaptConfig, AdaptTask, accuracy, adapt, choose_labelled, information
+from fourm.fusion.adapt import AdaptConfig
 from fourm.fusion.align import AlignTask, align, figures_on_test, load_aligner
 from fourm.fusion.aligner import AlignConfig
 from fourm.fusion.augment import AugmentConfig, augment
@@ -29,29 +30,6 @@ from fourm.training.checkpoints import newest_checkpoint
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."]), "OMP_NUM_THREADS": "1"}
-ABOUT = {"encoder": "test", "fingerprint": "f", "modality": "rgb"}
-
-
-def world(folder: Path, num: int = 160, seed: int = 0) -> dict[str, str]:
-    """Three modalities that are linear views of the same 6 causes, with noise: alignment can be learned."""
-    rng = np.random.default_rng(seed)
-    causes = rng.normal(size=(num, 6))
-    paths = {}
-    for name, width in (("image", 24), ("text", 16), ("sound", 12)):
-        values = causes @ np.random.default_rng(len(name)).normal(size=(6, width)) + 0.1 * rng.normal(size=(num, width))
-        write_latents(folder / name, values.astype(np.float32), [f"k{i}" for i in range(num)], **ABOUT)
-        paths[name] = str(folder / name)
-    return paths
-
-
-def settings(tmp_path, latents, **changes):
-    base = {
-        "out": str(tmp_path / "run"), "latents": latents, "split": {"num_val": 20, "num_test": 40},
-        "connect": {"depth": 1, "expand": 2, "dropout": 0.0, "dim_out": 8, "hidden": 16, "num_experts": 4, "top_k": 2},
-        "loop": {"steps": 60, "batch_size": 32, "optimizer": {"lr": 5e-3}, "num_workers": 0, "threads": 1, "checkpoint_every": 20,
-                 "keep_checkpoints": 9, "schedule": {"warmup": 5}},
-    }  # fmt: skip
-    return from_mapping(AlignConfig, {**base, **changes}, "test")
 
 
 # ---- latents -------------------------------------------------------------------------------------------------------------
@@ -265,81 +243,6 @@ def _mapping(config):
     from fourm.config import to_mapping
 
     return to_mapping(config)
-
-
-# ---- UniMoS --------------------------------------------------------------------------------------------------------------
-
-
-def domains(folder: Path, seed: int = 0) -> dict[str, str]:
-    """Four classes on a sphere; the target is turned and noisier; prompts lie near the classes, not on them."""
-    rng = np.random.default_rng(seed)
-    centers = rng.normal(size=(4, 16))
-    shift = 0.9 * rng.normal(size=16)
-    lines = ["key,class"]
-    for place, num, move in (("source", 80, 0.0), ("target", 120, 1.0)):
-        classes = rng.integers(0, 4, num)
-        rows = centers[classes] + 0.8 * rng.normal(size=(num, 16)) + move * shift
-        keys = [f"{place}{i}" for i in range(num)]
-        write_latents(folder / place, rows.astype(np.float32), keys, **ABOUT)
-        lines += [f"{k},c{c}" for k, c in zip(keys, classes, strict=True)]
-    write_latents(
-        folder / "prompts", (centers + 0.6 * rng.normal(size=(4, 16))).astype(np.float32), [f"c{i}" for i in range(4)], **ABOUT
-    )
-    (folder / "labels.csv").parent.mkdir(parents=True, exist_ok=True)
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return {name: str(folder / name) for name in ("source", "target", "prompts")} | {"labels": str(folder / "labels.csv")}
-
-
-def adaptation(tmp_path, places, **changes):
-    loop = {"steps": 120, "batch_size": 16, "optimizer": {"lr": 2e-3}, "num_workers": 0, "threads": 1, "checkpoint_every": 30, "keep_checkpoints": 9,
-            "schedule": {"warmup": 5}}  # fmt: skip
-    return from_mapping(
-        AdaptConfig,
-        {"out": str(tmp_path / "run"), **places, "labels_per_class": 5, "temperature": 0.1, "loop": loop, **changes},
-        "test",
-    )
-
-
-def test_adaptation_beats_the_zero_shot_prompts_and_reports_by_labels_it_never_saw(tmp_path):
-    places = domains(tmp_path)
-    figures = adapt(adaptation(tmp_path, places))
-    assert set(figures) == {"information", "agreement with zero-shot"}
-    found = accuracy(tmp_path / "run", places["labels"])
-    assert found["accuracy"] > found["zero_shot"] and found["samples"] == 120
-    task = AdaptTask(adaptation(tmp_path, places))
-    assert (task.target.labels == -1).all() and len(task.source.keys) == 20
-
-
-def test_no_setting_selects_by_the_target_s_labels():
-    with pytest.raises(ValueError, match="'accuracy' is not one of last, information"):
-        from_mapping(AdaptConfig, {"out": "x", "source": "a", "target": "b", "prompts": "c", "labels": "d", "select": "accuracy",
-                                   "loop": {"steps": 1, "batch_size": 1}}, "x")  # fmt: skip
-
-
-def test_the_second_phase_moves_the_separators_alone(tmp_path):
-    task = AdaptTask(adaptation(tmp_path, domains(tmp_path)))
-    model = task.model().train()
-    batch = task.batches(0, 1)[1][0]
-    task.forward(model, batch).sum().backward()
-    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    assert moved == {"vision", "language"}
-
-
-def test_information_is_largest_for_sure_and_even_opinions():
-    even = torch.eye(4).repeat(5, 1)
-    assert information(even) > information(torch.full((20, 4), 0.25)) and information(even) > information(
-        torch.eye(4)[[0] * 20]
-    )
-    assert choose_labelled(np.array([0, 0, 0, 1, -1, 1]), 2, 0).size == 4
-
-
-def test_domains_that_share_samples_or_spaces_that_differ_are_refused(tmp_path):
-    places = domains(tmp_path)
-    with pytest.raises(ValueError, match="are in the source and in the target"):
-        AdaptTask(adaptation(tmp_path, {**places, "target": places["source"]}))
-    write_latents(tmp_path / "wide", np.zeros((4, 9), np.float32), [f"c{i}" for i in range(4)], **ABOUT)
-    with pytest.raises(ValueError, match="of different spaces: 16, 16, 9"):
-        AdaptTask(adaptation(tmp_path, {**places, "prompts": str(tmp_path / "wide")}))
 
 
 # ---- figures and runs ----------------------------------------------------------------------------------------------------
