@@ -31,5 +31,7 @@ def run_command(action: Callable[[], Any]) -> None:
         print(f"error: {error.strerror}{where}{kept}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, Interrupted) as error:
-        print(f"\n{error or 'interrupted'}", file=sys.stderr)
+        print(
+            f"\n{str(error) or 'interrupted; what is finished is kept, the same command goes on from there'}", file=sys.stderr
+        )
         sys.exit(130)

@@ -191,6 +191,28 @@ def test_a_diverse_subset_is_the_greedy_maximum_of_the_determinant():
         greedy_dpp(x, 13)
 
 
+def test_pairs_are_chosen_by_the_quality_that_a_table_gives_them(tmp_path):
+    world(tmp_path, num=40)
+    held = open_latents(tmp_path / "image")
+    table = tmp_path / "quality.csv"
+    table.write_text("key,quality\n" + "".join(f"k{i},{i + 1}\n" for i in range(40)))
+    chosen = split_subjects(held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="best", quality=str(table)))
+    others = sorted({int(k[1:]) for k in held.keys} - {int(held.keys[i][1:]) for i in (*chosen.val, *chosen.test)})
+    assert sorted(int(held.keys[i][1:]) for i in chosen.train) == others[-10:]
+    diverse = split_subjects(held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="diverse", quality=str(table)))
+    assert len(diverse.train) == 10 and np.mean(diverse.train) > np.mean(others)  # weighted towards the good ones
+    for text, message in (
+        ("a,b\n", "columns key and quality"),
+        ("key,quality\nk0,1\n", "no quality of 39 samples"),
+        ("key,quality\nk0,x\n", "not a number"),
+    ):
+        table.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            split_subjects(held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="best", quality=str(table)))
+    with pytest.raises(ValueError, match="needs quality"):
+        split_subjects(held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="best"))
+
+
 # ---- Alt-MoE -------------------------------------------------------------------------------------------------------------
 
 

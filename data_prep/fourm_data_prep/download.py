@@ -28,8 +28,9 @@ from fourm.data.raw import open_picture
 from fourm.data.shards import Damage, write_json_atomic, write_shard
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step
 from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.importing import CAPTION_COLUMNS
 
-_URL_COLUMNS, _CAPTION_COLUMNS = ("url", "image_url", "link", "image"), ("caption", "text", "title", "alt", "description")
+_URL_COLUMNS = ("url", "image_url", "link", "image")
 _FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 
 
@@ -86,7 +87,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         if path.suffix == ".jsonl":
             for line in stream:
                 row = {k.lower(): v for k, v in json.loads(line).items()}
-                yield str(_column(row, _URL_COLUMNS, path)), str(_column(row, _CAPTION_COLUMNS, path))
+                yield str(_column(row, _URL_COLUMNS, path)), str(_column(row, CAPTION_COLUMNS, path))
             return
         first = stream.readline()
         stream.seek(0)
@@ -99,7 +100,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
             return
         for row in csv.DictReader(stream, delimiter=separator):
             lowered = {(k or "").strip().lower(): v or "" for k, v in row.items()}
-            yield _column(lowered, _URL_COLUMNS, path), _column(lowered, _CAPTION_COLUMNS, path)
+            yield _column(lowered, _URL_COLUMNS, path), _column(lowered, CAPTION_COLUMNS, path)
 
 
 def _column(row: dict[str, Any], names: tuple[str, ...], path: Path) -> Any:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import sys
 import threading
@@ -32,7 +33,12 @@ from fourm.data.shards import Damage, DamageReport, shard_paths, write_json_atom
 from fourm_data_prep.engine_options import EngineConfig
 
 MANIFESTS = "manifests"  # folder of the completion manifests beside the outputs
-_PACKAGES = ("fourm", "fourm_data_prep", "fourm_tokenizers")
+_PRELOADED = (
+    "fourm",
+    "fourm_data_prep",
+    "fourm_tokenizers",
+    "vector_quantize_pytorch",
+)  # slow to import; what else is used is imported by workers
 _TRIES = 3  # of a shard whose worker died
 _STAMP_BYTES = 1 << 16
 
@@ -190,14 +196,21 @@ def _num_workers(config: EngineConfig, jobs: list[Job]) -> int:
 _step: ShardStep
 
 
-def _pool_context() -> BaseContext:
-    """Workers fork from a server that imports what this process has imported of ours, once: a worker of its own imports takes seconds.
+def start_workers(config: EngineConfig, *modules: str) -> None:
+    """Begin to import ``modules`` for the workers of a step to come, while this process goes on preparing it."""
+    if config.engine == "local" and (config.workers or os.cpu_count() or 1) > 1:
+        _pool_context(*modules)
+        multiprocessing.forkserver.ensure_running()
+
+
+def _pool_context(*modules: str) -> BaseContext:
+    """Workers fork from a server that imports what this process has imported of these packages, once: a worker's own imports take seconds.
 
     Forking this process itself would be quicker still and is not safe: it may hold threads and a GPU.
     """
     context = multiprocessing.get_context("forkserver")
-    ours = sorted(name for name in sys.modules if name.partition(".")[0] in _PACKAGES)
-    context.set_forkserver_preload(["__main__", *ours])
+    ours = sorted(name for name in sys.modules if name.partition(".")[0] in _PRELOADED)
+    context.set_forkserver_preload(["__main__", *ours, *modules])
     return context
 
 

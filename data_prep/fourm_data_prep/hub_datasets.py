@@ -14,10 +14,9 @@ from typing import Any
 from fourm.data.shards import Damage
 from fourm.modalities import Modality
 from fourm_data_prep.engine import Job, ShardResult, fingerprint
-from fourm_data_prep.importing import SHARD_PICTURES, Item, describe, is_validation, write_pictures
+from fourm_data_prep.importing import CAPTION_COLUMNS, SHARD_PICTURES, Item, describe, is_validation, write_pictures
 
 _PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "picture", "img")
-_CAPTION_COLUMNS = ("caption", "text", "txt", "title", "description", "captions")
 _KEY_COLUMNS = ("__key__", "key", "image_id", "id")
 
 
@@ -69,7 +68,7 @@ class ImportDatasetStep:
         names = list(self.dataset.features or {})
         for i, row in enumerate(rows):
             names = names or list(row)
-            picture, caption, key = (_first(names, wanted) for wanted in (_PICTURE_COLUMNS, _CAPTION_COLUMNS, _KEY_COLUMNS))
+            picture, caption, key = (_first(names, wanted) for wanted in (_PICTURE_COLUMNS, CAPTION_COLUMNS, _KEY_COLUMNS))
             if picture is None:
                 raise ValueError(
                     f"dataset {self.source} has no column {', '.join(_PICTURE_COLUMNS)}; it has {', '.join(names)}"

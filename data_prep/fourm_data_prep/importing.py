@@ -35,7 +35,16 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 SHARD_PICTURES = 256
 _VALIDATION_SHARE = 0.1
 _FILE_COLUMNS = ("file", "file_name", "filename", "image", "path", "name")
-_CAPTION_COLUMNS = ("caption", "text", "title", "description", "annotation")
+CAPTION_COLUMNS = (
+    "caption",
+    "text",
+    "txt",
+    "title",
+    "description",
+    "alt",
+    "annotation",
+    "captions",
+)  # the first that a table has
 _GROUP_COLUMNS = ("group", "subject")
 
 
@@ -99,12 +108,12 @@ def _read_table(path: Path) -> dict[str, Row]:
     columns, lines = _lines(path)
     named = {name.strip().lower(): name for name in columns}
     file_column = next((named[c] for c in _FILE_COLUMNS if c in named), None)
-    caption_column = next((named[c] for c in _CAPTION_COLUMNS if c in named), None)
+    caption_column = next((named[c] for c in CAPTION_COLUMNS if c in named), None)
     group_column = next((named[c] for c in _GROUP_COLUMNS if c in named), None)
     if file_column is None or caption_column is None:
         raise ValueError(
             f"{path} needs a column of file names ({', '.join(_FILE_COLUMNS)}) and one of captions"
-            f" ({', '.join(_CAPTION_COLUMNS)}); it has {', '.join(columns) or 'none'}"
+            f" ({', '.join(CAPTION_COLUMNS)}); it has {', '.join(columns) or 'none'}"
         )
     rows = {}
     for line in lines:

@@ -27,7 +27,7 @@ from fourm.data.raw import read_raw, write_npy
 from fourm.data.shards import DamageReport, read_shard, shard_path, shard_paths, write_json_atomic, write_shard
 from fourm.data.store import TOKENIZER_FILE, token_dtype
 from fourm.modalities import Modality, ModalitySet
-from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, splits_of, stamp
+from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, splits_of, stamp, start_workers
 from fourm_data_prep.engine_options import EngineConfig, add_engine_options, engine_of
 
 _ENCODE_SAMPLES = 64
@@ -178,6 +178,7 @@ def tokenize(
     """Tokenize every split and shard that lies under ``raw``. Raises ValueError above ``max_damage`` damaged samples."""
     if not raw.is_dir():
         raise ValueError(f"no folder of raw shards {raw}")
+    start_workers(engine or EngineConfig(), "fourm_tokenizers.picture", "vector_quantize_pytorch")
     step = TokenizeStep(ModalitySet.load(modalities_path), raw, tokenizers, out, crops, flip)
     if not step.jobs():
         raise ValueError(f"no shards under {raw}; expected {raw}/<split>/<modality>/00000.tar")

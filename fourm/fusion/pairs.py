@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from fourm.data.order import SampleOrder
 from fourm.fusion.latents import Latents
-from fourm.fusion.subset import greedy_dpp
+from fourm.fusion.subset import best_quality, greedy_dpp
 from fourm.training.loop import LoopConfig
 
 
@@ -22,9 +24,10 @@ class SplitConfig:
     num_val: int
     num_test: int
     num_train: int = 0  # 0 = all others
-    choose: Literal["random", "diverse"] = (
-        "random"  # which of the others: diverse ones by a greedy k-DPP of the first modality's latents
+    choose: Literal["random", "diverse", "best"] = (
+        "random"  # which of the others; diverse: by a greedy k-DPP of the first modality's latents
     )
+    quality: str = ""  # CSV with columns key and quality (> 0; of a caption's agreement, say): what best goes by, and diverse is weighted by
     seed: int = 0
 
 
@@ -46,11 +49,41 @@ def split_subjects(latents: Latents, config: SplitConfig) -> Split:
         raise ValueError(f"{num} subjects are too few for {config.num_train or 1} + {config.num_val} + {config.num_test}")
     order = np.random.default_rng(config.seed).permutation(num)
     chosen = order[away : away + config.num_train] if config.num_train else order[away:]
-    if config.num_train and config.choose == "diverse":
-        first = np.unique(subjects, return_index=True)[1]  # a sample of each subject
-        chosen = order[away:][greedy_dpp(latents.rows(first[order[away:]]), config.num_train)]
+    if config.num_train and config.choose != "random":
+        others = order[away:]
+        quality = read_quality(config.quality, latents)[others] if config.quality else None
+        if config.choose == "best":
+            if quality is None:
+                raise ValueError("split: choose best needs quality, a CSV with columns key and quality")
+            picked = best_quality(quality, config.num_train)
+        else:
+            first = np.unique(subjects, return_index=True)[1]  # a sample of each subject
+            picked = greedy_dpp(latents.rows(first[others]), config.num_train, quality)
+        chosen = others[picked]
     parts = (chosen, order[: config.num_val], order[config.num_val : away])
     return Split(*(np.nonzero(np.isin(subjects, part))[0] for part in parts))
+
+
+def read_quality(path: str, latents: Latents) -> np.ndarray:
+    """Mean quality of each subject's samples (subjects,) from a CSV. Raises ValueError where a sample has none or one that is not positive."""
+    if not Path(path).is_file():
+        raise ValueError(f"no file {path} of qualities")
+    with open(path, newline="") as stream:
+        table = csv.DictReader(stream)
+        if not {"key", "quality"} <= set(table.fieldnames or ()):
+            raise ValueError(f"{path} needs the columns key and quality")
+        try:
+            given = {row["key"]: float(row["quality"]) for row in table}
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}: a quality is not a number") from None
+    lacking = [key for key in latents.keys if key not in given]
+    if lacking:
+        raise ValueError(f"{path} has no quality of {len(lacking)} samples, the first is {lacking[0]}")
+    values = np.array([given[key] for key in latents.keys])
+    if not (values > 0).all():
+        raise ValueError(f"{path}: qualities must be positive")
+    subjects = latents.group_ids
+    return np.bincount(subjects, values) / np.bincount(subjects)
 
 
 @dataclass(frozen=True)
