@@ -4,10 +4,11 @@
     python benchmarks/jar.py [--task dense] [--only plain,shrunk,jar-32] [--steps 600] [--seeds 3]
     python benchmarks/jar.py --task caption --steps 300                (text from pictures, what the paper does)
     python benchmarks/jar.py --task lookup --steps 300                 (one of many input tokens, asked for by its place)
+    python benchmarks/jar.py --task distil --steps 300                 (taught by a plain model, at half its steps)
 
 ``dense``: pictures, depth, normals and classes of the demo world from one another, 128 visible tokens. ``shrunk`` is the real rival: a plain encoder of as few
 operations. In the lookup test latents, which do not know the question, must lose as they get fewer. Rows are added to ``jar.json``; exit status 0 if a JAR encoder with a
-third fewer operations is within 1 % of the plain loss (lookup: if it behaves so).
+third fewer operations is within 1 % of the plain loss (lookup: if it behaves so; distil: if teaching helps).
 """
 
 from __future__ import annotations
@@ -143,6 +144,23 @@ def row_of(project: Path, task: str, name: str, curves: list[list[float]], steps
     return row
 
 
+def distil(project: Path, steps: int, scratch: Path) -> dict[str, float]:
+    """Held-out losses of JAR encoders after half of ``steps``: afresh, and taught by a plain model of ``steps`` steps."""
+    train_one(project, "dense", "plain", steps, 0, scratch)
+    teacher = newest_checkpoint(scratch / "plain-0" / "checkpoints")
+    found = {}
+    for name in ("jar-32", "jar-32 latents alone"):
+        for taught in (False, True):
+            folder = scratch / f"{name}-{taught}"
+            described = settings(project, "dense", MODELS[name], folder, steps // 2, 0)
+            if taught:
+                described["distill"] = {"teacher": str(teacher)}
+            found[f"{name}, {'taught' if taught else 'afresh'}"] = pretrain(
+                from_mapping(PretrainConfig, described, "benchmark")
+            )["loss"]
+    return {name: round(value, 4) for name, value in found.items()}
+
+
 # ---- lookup --------------------------------------------------------------------------------------------------------------
 
 CELLS, VALUES = 64, 16
@@ -201,7 +219,7 @@ def lookup(steps: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--project", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--task", choices=("dense", "caption", "lookup"), default="dense")
+    parser.add_argument("--task", choices=("dense", "caption", "lookup", "distil"), default="dense")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=",".join(MODELS), help="these models alone, separated by commas")
@@ -213,6 +231,10 @@ def main() -> None:
     if o.task == "lookup":
         held["lookup"] = found = lookup(o.steps)
         met = found["plain"] > 0.99 and found["jar-64"] > 0.95 and found["jar-64"] > found["jar-32"] > found["jar-8"]
+    elif o.task == "distil":
+        with tempfile.TemporaryDirectory() as folder:
+            held["distil"] = found = distil(o.project, o.steps, Path(folder))
+        met = all(found[f"{n}, taught"] < found[f"{n}, afresh"] for n in ("jar-32", "jar-32 latents alone"))
     else:
         names = [name.strip() for name in o.only.split(",") if name.strip()]
         scratch = Path(tempfile.mkdtemp())

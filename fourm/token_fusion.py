@@ -1,11 +1,15 @@
 """JAR (2305.19924) as an option of FourM's encoder: all input tokens are resampled once to a few latents, on which the other layers run.
 
-A few stem layers see all tokens. Then learned queries read the image-like tokens, and others the sequences, N latents each; the sequences'
-latents take in the images' through tanh gates, transformer layers follow, and that is iterated with learned weights. Encoder layers after
-the stem are divided among the iterations, so depth stays the same while their cost no longer grows with the input.
+A few stem layers see all tokens. Then N latents read the image-like tokens and N others the sequences; the sequences' latents take in the images'
+through tanh gates, transformer layers follow, and that is iterated with learned weights. Encoder layers after the stem are divided among the iterations, so depth stays
+the same while their cost no longer grows with the input.
 
-Not in the paper and needed (``docs/fusion.md``): the queries' residual, norms, and a visible position signal, without which nothing of the
-input comes through; a null token for each group, so that a sample may lack one; ``context: latents+stem``, where the decoder also reads the stem.
+Not in the paper and needed here (``docs/fusion.md`` has the measurements):
+
+* ``start: pooled``: a latent begins as the mean of tokens that lie near each other in the picture, of whatever modality, instead of a learned vector that knows no place
+  (``learned``, the paper's). Attention and MLPs begin at zero on top, so that with as many latents as tokens the encoder begins as a plain one.
+* norms, residuals and a visible position signal; a null token for each group, so that a sample may lack one.
+* ``context: latents+stem``, where the decoder also reads the stem's tokens: dense targets need what lies at their own place.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ Start = Literal["pooled", "learned"]
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """JAR's sizes. ``num_tokens`` latents of images and as many of sequences."""
+    """JAR's sizes. ``num_tokens`` latents of images and as many of sequences; the module says what the choices mean."""
 
     num_tokens: int
     iterations: int = 2
