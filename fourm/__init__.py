@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fourm.pipeline import AnyToAnyPipeline, Partial, Tokens
     from fourm.sampling.options import SamplingOptions
 
-__version__ = "0.2.0"
+__version__ = "0.4.0"
 __all__ = ["AnyToAnyPipeline", "FourM", "Modality", "ModalitySet", "ModelConfig", "Partial", "SamplingOptions", "Tokens"]
 
 _WHERE = {

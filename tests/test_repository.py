@@ -24,6 +24,15 @@ def test_nothing_is_unpickled():
         )  # weights_only: tensors alone
 
 
+def test_the_package_and_the_changelog_name_one_version():
+    import fourm
+
+    declared = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert declared is not None and newest is not None
+    assert declared.group(1) == newest.group(1) == fourm.__version__
+
+
 def test_source_roots_do_not_shadow_other_packages():
     import tokenizers
 
