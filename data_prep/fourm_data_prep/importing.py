@@ -26,7 +26,7 @@ from fourm.data.geometry import fit_value
 from fourm.data.raw import alpha_of, fit_picture, open_picture, to_rgb, write_raw
 from fourm.data.shards import Damage, DamageReport, read_shard, shard_path, write_json_atomic, write_shard
 from fourm.modalities import Modality, ModalitySet, RawSpec
-from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step, stamp
+from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step, stamp, start_workers
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import Samples, open_labeller
 
@@ -277,7 +277,9 @@ def import_pictures(
 
     Raises ValueError where there are no pictures, or too many that cannot be read.
     """
-    made, engine = what_to_make(ModalitySet.load(config), size), engine or EngineConfig()
+    engine = engine or EngineConfig()
+    start_workers(engine)
+    made = what_to_make(ModalitySet.load(config), size)
     if str(source).startswith("hf:"):
         from fourm_data_prep.hub_datasets import ImportDatasetStep
 

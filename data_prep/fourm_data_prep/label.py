@@ -14,7 +14,7 @@ from fourm.data.geometry import fit_value
 from fourm.data.raw import read_raw, write_raw
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.modalities import Modality, ModalitySet, RawSpec
-from fourm_data_prep.engine import Job, Progress, ShardResult, jobs_of, run_step, splits_of
+from fourm_data_prep.engine import Job, Progress, ShardResult, jobs_of, run_step, splits_of, start_workers
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import describe
 from fourm_data_prep.labellers import Samples, open_labeller
@@ -64,6 +64,7 @@ def label(raw: Path, config: Path, only: list[str], max_damage: float = 0.05, en
     """Label existing shards. Raises ValueError where nothing is to be made or nothing to make it from."""
     if not raw.is_dir():
         raise ValueError(f"no folder of raw shards {raw}")
+    start_workers(engine or EngineConfig())
     modalities = ModalitySet.load(config)
     for name in only:
         if name not in modalities or not modalities[name].labeller:
