@@ -1,0 +1,108 @@
+"""What is computed does not change: loss curves, the demo model's ids, and files of earlier releases."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import curves
+import numpy as np
+import pytest
+import yaml
+from release_fixture import STOPPED_AT, modality_set, pretrain_config
+from worlds import curve
+
+from fourm import AnyToAnyPipeline, ModalitySet
+from fourm.codecs import CodecSet
+from fourm.config import from_mapping
+from fourm.data.shards import DamageReport, read_shard, shard_paths
+from fourm.resources import demo_model_folder
+from fourm.training.pretrain import PretrainConfig, pretrain
+
+DATA = Path(__file__).parent / "data"
+RECORDED = json.loads((DATA / "curves" / "curves.json").read_text())
+RELEASES = sorted((DATA / "releases").iterdir())
+
+
+@pytest.fixture(scope="module")
+def recorded_again(tmp_path_factory) -> dict[str, list[float]]:
+    return curves.record(tmp_path_factory.mktemp("curves"))
+
+
+@pytest.mark.parametrize("name", RECORDED["curves"])
+def test_a_small_training_has_the_recorded_curve(recorded_again, name):
+    same_machine = curves.machine() == RECORDED["machine"]
+    found, wanted = recorded_again[name], RECORDED["curves"][name]
+    if same_machine:
+        assert found == wanted
+    else:
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def demo_ids() -> dict[str, list[list[int]]]:
+    """Ids that the shipped model gives for fixed inputs and seeds, on every kind of path."""
+    pipe = AnyToAnyPipeline.from_pretrained(demo_model_folder())
+    caption = "a large red cube left of a small blue sphere"
+    first = pipe({"caption": caption}, targets=["depth", "rgb"], seed=5, num_samples=2)
+    again = pipe({"rgb": first["rgb"].values}, targets=["caption", "boxes", "semseg"], seed=7)
+    found = {**first, **{f"rgb->{name}": result for name, result in again.items()}}
+    for scheme in ("halton", "roar", "raster", "entropy"):
+        result = pipe({"caption": caption}, targets=["rgb"], seed=3, scheme=scheme, steps=6)
+        found[scheme] = result["rgb"]
+    remasked = pipe({"caption": caption}, targets=["rgb"], seed=3, remask=0.3, steps=6, top_k=20)
+    found["remask"] = remasked["rgb"]
+    return {name: [ids.tolist() for ids in result.ids] for name, result in found.items()}
+
+
+def test_the_shipped_model_gives_the_recorded_ids():
+    assert demo_ids() == json.loads((DATA / "curves" / "demo_ids.json").read_text())
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
+def test_a_checkpoint_of_an_earlier_release_is_resumed(release, tmp_path):
+    curves.write_shards(tmp_path)
+    text = yaml.safe_dump(modality_set(), sort_keys=False)
+    (tmp_path / "modalities.yaml").write_text(text)
+    shutil.copytree(release / "run", tmp_path / "run")
+    pretrain(from_mapping(PretrainConfig, pretrain_config(tmp_path, tmp_path / "run"), "test"))
+    found = [loss for _, loss in curve(tmp_path / "run")]
+    wanted = json.loads((release / "curve.json").read_text())
+    assert len(found) == len(wanted) - STOPPED_AT
+    np.testing.assert_allclose(found, wanted[STOPPED_AT:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
+def test_a_tokenizer_of_an_earlier_release_makes_its_ids_or_is_refused(release, tmp_path):
+    curves.write_shards(tmp_path)
+    codecs = CodecSet(ModalitySet.from_mapping(modality_set()), release / "tokenizers")
+    if release.name == "0.1.0":  # said in the changelog of 0.2.0
+        with pytest.raises(ValueError, match="train it again"):
+            codecs["rgb"].fingerprint  # noqa: B018
+        return
+    report = DamageReport()
+    for split in ("train", "val"):
+        for name in shard_paths(release / "tokens", split, "rgb"):
+            wanted = dict(read_shard(name, _npy, ("npy",), report))
+            pictures = dict(read_shard(tmp_path / "raw" / split / "rgb" / name.name, _png, ("png",), report))  # fmt: skip
+            assert list(wanted) == list(pictures)
+            found = codecs["rgb"].encode(list(pictures.values()))
+            for ids, stored in zip(found, wanted.values(), strict=True):
+                assert (np.asarray(ids) == stored.reshape(-1)).all()
+
+
+def _npy(data: bytes, _: str) -> np.ndarray:
+    from fourm.data.raw import read_npy
+
+    return read_npy(data)
+
+
+def _png(data: bytes, _: str) -> np.ndarray:
+    from fourm.data.raw import open_picture
+
+    return np.asarray(open_picture(data))
+
+
+if __name__ == "__main__":  # python tests/test_same_curves.py: record anew, after a change on purpose
+    curves.main(str(DATA / "curves" / "curves.json"))
+    (DATA / "curves" / "demo_ids.json").write_text(json.dumps(demo_ids()) + "\n")
+    sys.exit()
