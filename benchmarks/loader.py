@@ -1,9 +1,10 @@
-"""Samples a second of one core: the columnar cache against reading the same token tars through webdataset.
+"""Samples a second of one core: the columnar cache against reading the same token tars through
+webdataset.
 
     python benchmarks/loader.py [--samples 20000] [--out FILE]
 
-Both give the same ids of four image modalities (196 tokens) and a caption; the tar side decodes and stacks batches of 256 as a user of
-webdataset would. JSON on standard output.
+Both give the same ids of four image modalities (196 tokens) and a caption; the tar side decodes and
+stacks batches of 256 as a user of webdataset would. JSON on standard output.
 """
 
 from __future__ import annotations
@@ -30,14 +31,24 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    table = {n: {"kind": "grid", "raw": {"type": "image", "size": 224}, "vocab_size": 8192, "grid": [14, 14]} for n in GRIDS}
+    table = {
+        n: {
+            "kind": "grid",
+            "raw": {"type": "image", "size": 224},
+            "vocab_size": 8192,
+            "grid": [14, 14],
+        }
+        for n in GRIDS
+    }
     text = {"kind": "sequence", "raw": {"type": "text"}, "vocab_size": 30000, "max_tokens": 64}
     modalities = ModalitySet.from_mapping({"modalities": {**table, "caption": text}})
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for shard in range(-(-options.samples // SHARD)):
-            keys = [f"{i:08d}" for i in range(shard * SHARD, min((shard + 1) * SHARD, options.samples))]
+            keys = [
+                f"{i:08d}" for i in range(shard * SHARD, min((shard + 1) * SHARD, options.samples))
+            ]
             for m in modalities:
                 sizes = [TOKENS if m.kind == "grid" else int(rng.integers(5, 40)) for _ in keys]
                 members = [
@@ -46,7 +57,9 @@ def main() -> None:
                 ]
                 write_shard(shard_path(root / "tokens", "train", m.name, shard), members)
         started = time.perf_counter()
-        source = Source(SourceConfig(tokens=str(root / "tokens")), "train", modalities, root / "cache", 0.0)
+        source = Source(
+            SourceConfig(tokens=str(root / "tokens")), "train", modalities, root / "cache", 0.0
+        )
         build = time.perf_counter() - started
         order = rng.permutation(options.samples)
         started = time.perf_counter()
@@ -72,9 +85,12 @@ def main() -> None:
                     column.clear()
         tars = done / (time.perf_counter() - started)
     result = {
-        "samples": options.samples, "columnar_samples_per_s": round(columnar), "tar_samples_per_s": round(tars),
-        "ratio": round(columnar / tars, 1), "cache_build_s": round(build, 2),
-    }  # fmt: skip
+        "samples": options.samples,
+        "columnar_samples_per_s": round(columnar),
+        "tar_samples_per_s": round(tars),
+        "ratio": round(columnar / tars, 1),
+        "cache_build_s": round(build, 2),
+    }
     print(json.dumps(result))
     if options.out:
         options.out.write_text(json.dumps(result) + "\n")

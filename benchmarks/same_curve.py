@@ -2,8 +2,8 @@
 
     python benchmarks/same_curve.py A B [--tolerance 0]
 
-Exit status 1 where a curve of B differs from A's by more than the tolerance (relative; 0 = bit for bit).
-The recorder is ``tests/curves.py`` of this checkout, whichever commits are compared.
+Exit status 1 where a curve of B differs from A's by more than the tolerance (relative; 0 = bit for
+bit). The recorder is ``tests/curves.py`` of this checkout, whichever commits are compared.
 """
 
 from __future__ import annotations
@@ -23,13 +23,22 @@ SOURCE_ROOTS = ("", "tokenizers", "data_prep")
 def record(commit: str, folder: Path) -> dict[str, list[float]]:
     """Curves of one commit, in a work tree of its own."""
     tree, out = folder / "tree", folder / "curves.json"
-    subprocess.run(["git", "worktree", "add", "--detach", str(tree), commit],
-                   cwd=ROOT, check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        ["git", "worktree", "add", "--detach", str(tree), commit],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     try:
         paths = os.pathsep.join(str(tree / root) for root in SOURCE_ROOTS)
         command = [sys.executable, str(ROOT / "tests" / "curves.py"), str(out)]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths},
-                       cwd=folder, capture_output=True)  # fmt: skip
+        subprocess.run(
+            command,
+            check=True,
+            env={**os.environ, "PYTHONPATH": paths},
+            cwd=folder,
+            capture_output=True,
+        )
     finally:
         subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
     return json.loads(out.read_text())["curves"]

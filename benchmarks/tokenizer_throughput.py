@@ -1,10 +1,12 @@
-"""Pictures a second of a ViT tokenizer, encoding and training, against the same network written plainly.
+"""Pictures a second of a ViT tokenizer, encoding and training, against the same network written
+plainly.
 
     python benchmarks/tokenizer_throughput.py [--threads 1] [--out benchmarks/tokenizer_throughput.json]
 
-The plain one has the same weights and gives the same numbers, but explicit softmax attention over (B, H, N, N) scores, separate projections
-of queries, keys and values, and separate gate and value projections of the MLP: how such tokenizers are usually written down.
-Both are timed in turns in one process, the median of several rounds.
+The plain one has the same weights and gives the same numbers, but explicit softmax attention over
+(B, H, N, N) scores, separate projections of queries, keys and values, and separate gate and value
+projections of the MLP: how such tokenizers are usually written down. Both are timed in turns in one
+process, the median of several rounds.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ SIZE, PATCH, DIM, HEADS, DEPTH, BATCH = 448, 16, 384, 6, 4, 2
 
 
 def plain_attention(a: Attention, rows: Tensor) -> Tensor:
-    q, k, v = (rearrange(F.linear(rows, w), "b n (h k) -> b h n k", h=a.num_heads) for w in a.qkv.weight.chunk(3))
+    q, k, v = (
+        rearrange(F.linear(rows, w), "b n (h k) -> b h n k", h=a.num_heads)
+        for w in a.qkv.weight.chunk(3)
+    )
     scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
     return a.proj(rearrange(scores.softmax(-1) @ v, "b h n k -> b n (h k)"))
 
@@ -52,9 +57,13 @@ def plain_encode(model: Autoencoder, pictures: Tensor) -> Tensor:
 
 
 def plain_loss(model: Autoencoder, pictures: Tensor) -> Tensor:
-    quantized = model.quantizer(model.to_code(plain_blocks(model.encoder.trunk, model.encoder.patches(pictures))))
+    quantized = model.quantizer(
+        model.to_code(plain_blocks(model.encoder.trunk, model.encoder.patches(pictures)))
+    )
     decoder = model.decoder
-    rows = decoder.out(plain_blocks(decoder.trunk, model.from_code(quantized.codes) + decoder.position))
+    rows = decoder.out(
+        plain_blocks(decoder.trunk, model.from_code(quantized.codes) + decoder.position)
+    )
     side = SIZE // PATCH
     made = rearrange(rows, "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=PATCH, q=PATCH)
     return quantized.loss + model.loss(made, pictures)
@@ -80,9 +89,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     config = AutoencoderConfig(
-        image_size=SIZE, patch_size=PATCH, channels=3, quantizer=QuantizerConfig(levels=(8, 8, 8, 5)), dim=DIM, num_heads=HEADS,
-        encoder_depth=DEPTH, decoder_depth=DEPTH,
-    )  # fmt: skip
+        image_size=SIZE,
+        patch_size=PATCH,
+        channels=3,
+        quantizer=QuantizerConfig(levels=(8, 8, 8, 5)),
+        dim=DIM,
+        num_heads=HEADS,
+        encoder_depth=DEPTH,
+        decoder_depth=DEPTH,
+    )
     model = Autoencoder(config)
     for module in model.modules():
         if isinstance(module, Block):
@@ -99,17 +114,28 @@ def main() -> None:
 
     with torch.no_grad():
         encoding = rate(
-            {"ours": lambda: model.encode(pictures), "plain": lambda: plain_encode(model, pictures)}, options.rounds
+            {
+                "ours": lambda: model.encode(pictures),
+                "plain": lambda: plain_encode(model, pictures),
+            },
+            options.rounds,
         )
     training = rate(
-        {"ours": lambda: step(lambda: model(pictures).loss), "plain": lambda: step(lambda: plain_loss(model, pictures))},
+        {
+            "ours": lambda: step(lambda: model(pictures).loss),
+            "plain": lambda: step(lambda: plain_loss(model, pictures)),
+        },
         options.rounds,
     )
     figures = {
-        "tokens": (SIZE // PATCH) ** 2, "dim": DIM, "depth": [DEPTH, DEPTH], "threads": options.threads, "torch": torch.__version__,
+        "tokens": (SIZE // PATCH) ** 2,
+        "dim": DIM,
+        "depth": [DEPTH, DEPTH],
+        "threads": options.threads,
+        "torch": torch.__version__,
         "encoding": {**encoding, "ratio": encoding["ours"] / encoding["plain"]},
         "training": {**training, "ratio": training["ours"] / training["plain"]},
-    }  # fmt: skip
+    }
     options.out.write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
     sys.exit(0 if min(figures["encoding"]["ratio"], figures["training"]["ratio"]) > 1 else 1)

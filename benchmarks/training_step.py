@@ -1,10 +1,12 @@
-"""Seconds of a training step: packed streams with 7 and with 21 modalities, and 4M's way of doing the same step.
+"""Seconds of a training step: packed streams with 7 and with 21 modalities, and 4M's way of doing
+the same step.
 
     python benchmarks/training_step.py [--dim 192] [--out FILE]
 
-The plain way, written with the same weights: embed every token of every modality, gather the chosen ones into padded tensors, attend
-with an explicit softmax over full masks, and give every decoder slot logits of its modality. Same samples, same masks, same loss (the
-difference is printed). JSON on standard output.
+The plain way, written with the same weights: embed every token of every modality, gather the chosen
+ones into padded tensors, attend with an explicit softmax over full masks, and give every decoder
+slot logits of its modality. Same samples, same masks, same loss (the difference is printed). JSON
+on standard output.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ GRID, VOCAB, BATCH, BUDGET = 14, 1024, 16, 128
 
 
 def modality_set(num: int) -> ModalitySet:
-    entry = {"kind": "grid", "raw": {"type": "image", "size": 224}, "vocab_size": VOCAB, "grid": [GRID, GRID]}
+    entry = {
+        "kind": "grid",
+        "raw": {"type": "image", "size": 224},
+        "vocab_size": VOCAB,
+        "grid": [GRID, GRID],
+    }
     return ModalitySet.from_mapping({"modalities": {f"m{i}": dict(entry) for i in range(num)}})
 
 
@@ -36,11 +43,15 @@ def make_batch(modalities: ModalitySet) -> tuple[MaskedBatch, SampleTokens]:
     rng = np.random.default_rng(0)
     n = GRID * GRID
     tokens = SampleTokens(
-        np.arange(BATCH), {m.name: rng.integers(0, VOCAB, (BATCH, n)) for m in modalities},
-        {m.name: np.full(BATCH, n) for m in modalities}, {},
-    )  # fmt: skip
+        np.arange(BATCH),
+        {m.name: rng.integers(0, VOCAB, (BATCH, n)) for m in modalities},
+        {m.name: np.full(BATCH, n) for m in modalities},
+        {},
+    )
     component = MaskingComponent(input_default=0.5, target_default=0.5)
-    config = MaskingConfig(num_inputs=(BUDGET, BUDGET), num_targets=(BUDGET, BUDGET), components=(component,))
+    config = MaskingConfig(
+        num_inputs=(BUDGET, BUDGET), num_targets=(BUDGET, BUDGET), components=(component,)
+    )
     return Masker(modalities, config, 0)(tokens, np.arange(BATCH)), tokens
 
 
@@ -49,7 +60,11 @@ def explicit(module, rows: Tensor, context: Tensor, mask: Tensor) -> Tensor:  # 
     q, k, v = module.qkv.weight.chunk(3)
     split = lambda x: x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)  # noqa: E731
     q, k, v = split(F.linear(rows, q)), split(F.linear(context, k)), split(F.linear(context, v))
-    scores = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+    scores = (
+        (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5)
+        .masked_fill(~mask[:, None], -torch.inf)
+        .softmax(-1)
+    )
     return module.proj((scores @ v).transpose(1, 2).flatten(2))
 
 
@@ -65,7 +80,9 @@ def plain_loss(model: FourM, batch: MaskedBatch, tokens: SampleTokens) -> Tensor
         0, ids.shape
     )  # every token of every modality
     place = (model.positions(kind, position) + model.modality[kind]).expand_as(content)
-    target_place = (model.positions(kind, position) + model.decoder_modality[kind] + model.mask_token).expand_as(content)
+    target_place = (
+        model.positions(kind, position) + model.decoder_modality[kind] + model.mask_token
+    ).expand_as(content)
     e, d = batch.encoder, batch.decoder
     pick_in = (e.modality * n + e.position).reshape(BATCH, BUDGET)
     pick_out = (d.modality * n + d.position).reshape(BATCH, BUDGET)
@@ -83,13 +100,17 @@ def plain_loss(model: FourM, batch: MaskedBatch, tokens: SampleTokens) -> Tensor
     for block in model.decoder:
         normed = block.norm_self(rows)
         rows = rows + explicit(block.self_attention, normed, normed, same)
-        rows = rows + explicit(block.cross_attention, block.norm_query(rows), block.norm_context(context), everything)
+        rows = rows + explicit(
+            block.cross_attention, block.norm_query(rows), block.norm_context(context), everything
+        )
         rows = rows + block.mlp(block.norm_mlp(rows))
     rows, wanted = model.decoder_norm(rows).flatten(0, 1), d.target
     total = rows.new_zeros(())
     for i, m in enumerate(modalities):
         chosen = own.flatten() == i
-        total = total + F.cross_entropy(model.logits(rows[chosen], m.name), wanted[chosen], reduction="sum")
+        total = total + F.cross_entropy(
+            model.logits(rows[chosen], m.name), wanted[chosen], reduction="sum"
+        )
     return total
 
 
@@ -109,11 +130,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    result: dict[str, float] = {"dim": options.dim, "batch": BATCH, "tokens_in": BUDGET, "tokens_out": BUDGET}
+    result: dict[str, float] = {
+        "dim": options.dim,
+        "batch": BATCH,
+        "tokens_in": BUDGET,
+        "tokens_out": BUDGET,
+    }
     for num in (7, 21):
         modalities = modality_set(num)
         torch.manual_seed(0)
-        model = FourM(ModelConfig(dim=options.dim, encoder_depth=4, decoder_depth=4, num_heads=6), modalities)
+        model = FourM(
+            ModelConfig(dim=options.dim, encoder_depth=4, decoder_depth=4, num_heads=6), modalities
+        )
         for p in model.parameters():
             if p.ndim == 2 and not p.any():
                 torch.nn.init.normal_(p, std=0.02)
@@ -124,7 +152,9 @@ def main() -> None:
             model.zero_grad(set_to_none=True)
             (model(batch).sums.sum() / batch.decoder.lengths.sum()).backward()
 
-        def plain(model: FourM = model, batch: MaskedBatch = batch, tokens: SampleTokens = tokens) -> None:
+        def plain(
+            model: FourM = model, batch: MaskedBatch = batch, tokens: SampleTokens = tokens
+        ) -> None:
             model.zero_grad(set_to_none=True)
             (plain_loss(model, batch, tokens) / batch.decoder.lengths.sum()).backward()
 

@@ -1,4 +1,5 @@
-"""Captions -> pictures -> depth, normals, classes with the demo's model, as one image: the picture at the top of the README.
+"""Captions -> pictures -> depth, normals, classes with the demo's model, as one image: the picture
+at the top of the README.
 
 python examples/captions_to_pictures.py docs/images/demo.png [--model FOLDER]
 """
@@ -30,8 +31,18 @@ def main() -> None:
     options = parser.parse_args()
     pipe = AnyToAnyPipeline.from_pretrained(options.model or demo_model_folder())
     made = pipe({"caption": CAPTIONS}, ["rgb"], seed=0)
-    rest = pipe({"rgb": made["rgb"].images}, ["depth", "normal", "semseg"], guidance_scale=1.0, temperature=0.3)
-    shown = {"caption -> rgb": made["rgb"], "-> depth": rest["depth"], "-> normal": rest["normal"], "-> semseg": rest["semseg"]}
+    rest = pipe(
+        {"rgb": made["rgb"].images},
+        ["depth", "normal", "semseg"],
+        guidance_scale=1.0,
+        temperature=0.3,
+    )
+    shown = {
+        "caption -> rgb": made["rgb"],
+        "-> depth": rest["depth"],
+        "-> normal": rest["normal"],
+        "-> semseg": rest["semseg"],
+    }
     width = MARGIN + len(CAPTIONS) * (TILE + MARGIN)
     sheet = Image.new("RGB", (width, 46 + len(shown) * (TILE + MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -46,7 +57,9 @@ def main() -> None:
             y = 42 + row * (TILE + MARGIN)
             sheet.paste(tile, (x, y))
             if column == 0:
-                draw.text((x + 5, y + 4), label, fill=(30, 41, 59), stroke_width=2, stroke_fill="white")
+                draw.text(
+                    (x + 5, y + 4), label, fill=(30, 41, 59), stroke_width=2, stroke_fill="white"
+                )
     sheet.save(options.out)
 
 

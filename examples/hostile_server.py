@@ -1,4 +1,7 @@
-"""A web server on this machine that serves pictures and fails in every way a web server can. For tests and for `crawl.py`."""
+"""A web server on this machine that serves pictures and fails in every way a web server can.
+
+For tests and for `crawl.py`.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,27 @@ from PIL import Image
 
 # what an address is called -> part of the reason that a download must give for it
 FAILURES = {
-    "404": "HTTP 404", "500": "HTTP 500", "hang": "no answer within", "slow": "no answer within", "truncated": "Protocol",
-    "html": "text/html instead of a picture", "loop": "redirects", "huge": "more than the", "hugechunks": "more than the",
-    "bomb": "exceeds limit", "noise": "no readable picture", "reset": "Protocol", "svg": "no readable picture",
-}  # fmt: skip
+    "404": "HTTP 404",
+    "500": "HTTP 500",
+    "hang": "no answer within",
+    "slow": "no answer within",
+    "truncated": "Protocol",
+    "html": "text/html instead of a picture",
+    "loop": "redirects",
+    "huge": "more than the",
+    "hugechunks": "more than the",
+    "bomb": "exceeds limit",
+    "noise": "no readable picture",
+    "reset": "Protocol",
+    "svg": "no readable picture",
+}
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 30, 3)).astype(np.uint8)).save(buffer, kind)
+    Image.fromarray(
+        np.random.default_rng(seed).integers(0, 255, (24, 30, 3)).astype(np.uint8)
+    ).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -32,14 +47,23 @@ def bomb() -> bytes:
     """A small file that claims to be 30,000 pixels wide and high."""
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``/<what>/<number>``: ``good`` pictures by number, ``flaky`` ones at the second attempt, ``moved`` ones elsewhere, or a failure."""
+    """``/<what>/<number>``: ``good`` pictures by number, ``flaky`` ones at the second attempt,
+    ``moved`` ones elsewhere, or a failure.
+    """
 
     pictures: ClassVar[list[bytes]] = []  # served by number; random ones if empty
     requests: ClassVar[Counter] = Counter()

@@ -1,12 +1,15 @@
-"""A modality that FourM was never trained on drives its generation: captions -> MiniLM -> (FuseMix) -> ImageNet features -> tokens -> pictures.
+"""A modality that FourM was never trained on drives its generation: captions -> MiniLM -> (FuseMix)
+-> ImageNet features -> tokens -> pictures.
 
     make demo                                       (once: its scenes and its picture tokenizer are used)
     pip install -e '.[demo,labels]'
     python examples/unseen_modality.py runs/demo --out runs/unseen
 
-A small FourM learns pictures and the features of a frozen EfficientNet. It never sees a word. FuseMix heads then put MiniLM's caption
-vectors into the space of those features, whose tokenizer FourM knows. The judge of the demo looks at what is generated for fresh captions.
-Exit status 0 if the right colours and shapes are seen at least three times as often as for the captions of other scenes.
+A small FourM learns pictures and the features of a frozen EfficientNet. It never sees a word.
+FuseMix heads then put MiniLM's caption vectors into the space of those features, whose tokenizer
+FourM knows. The judge of the demo looks at what is generated for fresh captions. Exit status 0 if
+the right colours and shapes are seen at least three times as often as for the captions of other
+scenes.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ from fourm_data_prep.tokenize import tokenize
 from fourm_tokenizers import train
 from PIL import Image
 
+from fourm.alignment.align import align, load_aligner
+from fourm.alignment.aligner import AlignConfig
 from fourm.config import from_mapping
 from fourm.demo.judge import PixelJudge
 from fourm.demo.tasks import held_out_scenes
-from fourm.fusion.align import align, load_aligner
-from fourm.fusion.aligner import AlignConfig
 from fourm.modalities import RawSpec
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.training.checkpoints import newest_checkpoint
@@ -54,28 +57,48 @@ def link(project: Path, out: Path, num_shards: int) -> None:
                         os.symlink(path.resolve(), folder / path.name)
     (out / "tokenizers").mkdir(exist_ok=True)
     if not (out / "tokenizers" / "rgb").exists():
-        shutil.copytree(project / "tokenizers" / "rgb", out / "tokenizers" / "rgb", ignore=shutil.ignore_patterns("training"))
+        shutil.copytree(
+            project / "tokenizers" / "rgb",
+            out / "tokenizers" / "rgb",
+            ignore=shutil.ignore_patterns("training"),
+        )
 
 
 def pretrained(out: Path, steps: int) -> Path:
     """FourM on pictures and features."""
     config = {
-        "out": str(out / "pretrain"), "modalities": str(CONFIG), "tokenizers": str(out / "tokenizers"),
-        "data": {"sources": [{"tokens": str(out / "tokens"), "raw": str(out / "raw")}], "cache": str(out / "cache")},
+        "out": str(out / "pretrain"),
+        "modalities": str(CONFIG),
+        "tokenizers": str(out / "tokenizers"),
+        "data": {
+            "sources": [{"tokens": str(out / "tokens"), "raw": str(out / "raw")}],
+            "cache": str(out / "cache"),
+        },
         "model": {"dim": 128, "encoder_depth": 3, "decoder_depth": 3, "num_heads": 4},
         "masking": {
-            "num_inputs": [24, 48], "num_targets": [36, 36],
+            "num_inputs": [24, 48],
+            "num_targets": [36, 36],
             "components": [
                 {"weight": 0.7, "input": {"features": 50, "rgb": 0.4}, "target": {"rgb": 1}},
                 {"weight": 0.1, "input": {"rgb": 1}, "target": {"rgb": 1}, "num_inputs": [1, 24]},
-                {"weight": 0.2, "input": {"rgb": 50}, "target": {"features": 1}, "num_inputs": [24, 36], "num_targets": [24, 24]},
+                {
+                    "weight": 0.2,
+                    "input": {"rgb": 50},
+                    "target": {"features": 1},
+                    "num_inputs": [24, 36],
+                    "num_targets": [24, 24],
+                },
             ],
         },
         "loop": {
-            "steps": steps, "batch_size": 32, "optimizer": {"name": "muon", "lr": 3e-3, "muon_lr": 0.01, "weight_decay": 0.01},
-            "schedule": {"name": "wsd", "warmup": 60, "decay": 0.5}, "num_workers": 0, "checkpoint_every": 250,
+            "steps": steps,
+            "batch_size": 32,
+            "optimizer": {"name": "muon", "lr": 3e-3, "muon_lr": 0.01, "weight_decay": 0.01},
+            "schedule": {"name": "wsd", "warmup": 60, "decay": 0.5},
+            "num_workers": 0,
+            "checkpoint_every": 250,
         },
-    }  # fmt: skip
+    }
     pretrain(from_mapping(PretrainConfig, config, "unseen"))
     newest = newest_checkpoint(out / "pretrain" / "checkpoints")
     assert newest is not None
@@ -93,38 +116,88 @@ def main() -> None:
     out = o.out
     link(o.project, out, o.shards)
     label(out / "raw", CONFIG, ["features"])
-    train.main(["--config", str(CONFIG), "--raw", str(out / "raw"), "--out", str(out / "tokenizers"), "--only", "features"])
+    train.main(
+        [
+            "--config",
+            str(CONFIG),
+            "--raw",
+            str(out / "raw"),
+            "--out",
+            str(out / "tokenizers"),
+            "--only",
+            "features",
+        ]
+    )
     tokenize(CONFIG, out / "raw", out / "tokenizers", out / "made")
     for split in ("train", "val"):
-        shutil.copytree(out / "made" / split / "features", out / "tokens" / split / "features", dirs_exist_ok=True)
+        shutil.copytree(
+            out / "made" / split / "features",
+            out / "tokens" / split / "features",
+            dirs_exist_ok=True,
+        )
     model = pretrained(out, o.steps)
 
     with_captions = out / "with_captions.yaml"
     with_captions.write_text(
-        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 48}, vocab_size: 8, grid: [2, 2]}\n"
+        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 48}, vocab_size: 8, grid: [2,"
+        " 2]}\n"
         "  caption: {kind: sequence, raw: {type: text}, vocab_size: 300, max_tokens: 24}\n"
     )
     latents = {}
-    for name, modality, encoder in (("features", "rgb", "efficientnet"), ("text", "caption", "minilm")):
-        cache_latents(out / "raw", with_captions, modality, encoder, out / "latents" / name, half=False)
+    for name, modality, encoder in (
+        ("features", "rgb", "efficientnet"),
+        ("text", "caption", "minilm"),
+    ):
+        cache_latents(
+            out / "raw", with_captions, modality, encoder, out / "latents" / name, half=False
+        )
         latents[name] = str(out / "latents" / name)
-    align(from_mapping(AlignConfig, {
-        "out": str(out / "align"), "latents": latents, "split": {"num_val": 200, "num_test": 200}, "anchor": "features",
-        "connect": {"kind": "heads", "depth": 2, "expand": 4, "dropout": 0.1}, "tasks": {"regression": 0.8},
-        "augment": {"mixup": "shared", "per": "sample"},
-        "loop": {"steps": 1500, "batch_size": 256, "optimizer": {"lr": 1e-3, "weight_decay": 0.05}, "num_workers": 0, "checkpoint_every": 500},
-    }, "unseen"))  # fmt: skip
+    align(
+        from_mapping(
+            AlignConfig,
+            {
+                "out": str(out / "align"),
+                "latents": latents,
+                "split": {"num_val": 200, "num_test": 200},
+                "anchor": "features",
+                "connect": {"kind": "heads", "depth": 2, "expand": 4, "dropout": 0.1},
+                "tasks": {"regression": 0.8},
+                "augment": {"mixup": "shared", "per": "sample"},
+                "loop": {
+                    "steps": 1500,
+                    "batch_size": 256,
+                    "optimizer": {"lr": 1e-3, "weight_decay": 0.05},
+                    "num_workers": 0,
+                    "checkpoint_every": 500,
+                },
+            },
+            "unseen",
+        )
+    )
     head = load_aligner(out / "align")
 
     pipe = AnyToAnyPipeline.from_pretrained(model, tokenizers=out / "tokenizers")
     scenes, judge = held_out_scenes(4, o.num, 48), PixelJudge(48)
-    words = np.concatenate(open_labeller("minilm")(Samples([], scenes.raw["caption"]), RawSpec(type="vectors", channels=384)))
+    words = np.concatenate(
+        open_labeller("minilm")(
+            Samples([], scenes.raw["caption"]), RawSpec(type="vectors", channels=384)
+        )
+    )
     with torch.no_grad():
         mapped = head.embed("text", torch.from_numpy(words)).numpy()
-    own = np.concatenate(open_labeller("efficientnet")(Samples(scenes.raw["rgb"]), RawSpec(type="vectors", channels=1280)))
+    own = np.concatenate(
+        open_labeller("efficientnet")(
+            Samples(scenes.raw["rgb"]), RawSpec(type="vectors", channels=1280)
+        )
+    )
     figures, sheets = {}, [scenes.raw["rgb"][:12]]
-    for name, vectors in (("features of the true picture", own), ("caption, through FuseMix", mapped)):
-        made = pipe({"features": [v[None] for v in vectors]}, ["rgb"], seed=0, **SETTINGS)["rgb"].values
+    for name, vectors in (
+        ("features of the true picture", own),
+        ("caption, through FuseMix", mapped),
+    ):
+        made = pipe({"features": [v[None] for v in vectors]}, ["rgb"], seed=0, **SETTINGS)[
+            "rgb"
+        ].values
         figures[name] = round(judge.attribute_accuracy(np.stack(made), scenes.solids), 3)
         figures[f"{name}, judged by other captions"] = round(
             judge.attribute_accuracy(np.stack(made), scenes.solids[1:] + scenes.solids[:1]), 3

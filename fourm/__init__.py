@@ -1,4 +1,6 @@
-"""fourm: one encoder-decoder transformer, trained by masked modelling on any set of modalities, generates any of them from any others."""
+"""fourm: one encoder-decoder transformer, trained by masked modelling on any set of modalities,
+generates any of them from any others.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,27 @@ if TYPE_CHECKING:
     from fourm.sampling.options import SamplingOptions
 
 __version__ = "0.4.0"
-__all__ = ["AnyToAnyPipeline", "FourM", "Modality", "ModalitySet", "ModelConfig", "Partial", "SamplingOptions", "Tokens"]
+__all__ = [
+    "AnyToAnyPipeline",
+    "FourM",
+    "Modality",
+    "ModalitySet",
+    "ModelConfig",
+    "Partial",
+    "SamplingOptions",
+    "Tokens",
+]
 
 _WHERE = {
-    "AnyToAnyPipeline": "fourm.pipeline", "FourM": "fourm.model", "Modality": "fourm.modalities", "ModalitySet": "fourm.modalities",
-    "ModelConfig": "fourm.model", "Partial": "fourm.pipeline", "SamplingOptions": "fourm.sampling.options", "Tokens": "fourm.pipeline",
-}  # fmt: skip
+    "AnyToAnyPipeline": "fourm.pipeline",
+    "FourM": "fourm.model",
+    "Modality": "fourm.modalities",
+    "ModalitySet": "fourm.modalities",
+    "ModelConfig": "fourm.model",
+    "Partial": "fourm.pipeline",
+    "SamplingOptions": "fourm.sampling.options",
+    "Tokens": "fourm.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

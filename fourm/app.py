@@ -2,7 +2,8 @@
 
     fourm app [--model FOLDER] [--port 7860]
 
-Needs ``pip install 'fourm[app]'``. It serves on this machine alone unless told otherwise and sends nothing anywhere.
+Needs ``pip install 'fourm[app]'``. It serves on this machine alone unless told otherwise and sends
+nothing anywhere.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import importlib.util
 import os
 from typing import Any
 
+from fourm.errors import UserError
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.show import has_picture, picture_of, text_of
 
 
 def build_app(pipe: AnyToAnyPipeline) -> Any:
-    """A ``gradio.Blocks`` page for one pipeline. Raises ValueError that says what to install."""
+    """A ``gradio.Blocks`` page for one pipeline. Raises UserError that says what to install."""
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("the page needs gradio: pip install 'fourm[app]'")
+        raise UserError("the page needs gradio: pip install 'fourm[app]'")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
@@ -29,7 +31,9 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
     def generate(*values: Any) -> list[Any]:
         *given, targets, seed, guidance = values
         inputs = {
-            m.name: v for m, v in zip([*texts, *pictures], given, strict=True) if v not in (None, "") or hasattr(v, "size")
+            m.name: v
+            for m, v in zip([*texts, *pictures], given, strict=True)
+            if v not in (None, "") or hasattr(v, "size")
         }
         if not targets:
             raise gr.Error("Choose at least one target.")
@@ -50,18 +54,28 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
 
     with gr.Blocks(title="fourm") as page:
         gr.Markdown(
-            "# Any to any\nGive any of these, choose what to generate; targets are generated in the order in which they are chosen."
+            "# Any to any\nGive any of these, choose what to generate; targets are generated in"
+            " the order in which they are chosen."
         )
         with gr.Row():
             with gr.Column():
-                fields = [gr.Textbox(label=m.name) for m in texts] + [gr.Image(label=m.name, type="pil") for m in pictures]
-                chosen = gr.Dropdown([m.name for m in outputs], value=[outputs[0].name], multiselect=True, label="targets")
+                fields = [gr.Textbox(label=m.name) for m in texts] + [
+                    gr.Image(label=m.name, type="pil") for m in pictures
+                ]
+                chosen = gr.Dropdown(
+                    [m.name for m in outputs],
+                    value=[outputs[0].name],
+                    multiselect=True,
+                    label="targets",
+                )
                 seed = gr.Number(0, label="seed", precision=0)
                 guidance = gr.Number(None, label="guidance scale (empty: the model's own)")
                 button = gr.Button("Generate", variant="primary")
             with gr.Column():
                 results = [
-                    gr.Image(label=m.name, format="png") if has_picture(m.raw) else gr.Textbox(label=m.name, interactive=False)
+                    gr.Image(label=m.name, format="png")
+                    if has_picture(m.raw)
+                    else gr.Textbox(label=m.name, interactive=False)
                     for m in outputs
                 ]
         button.click(generate, [*fields, chosen, seed, guidance], results, api_name="generate")

@@ -1,15 +1,17 @@
 """Attention over packed rows: one function, a block-diagonal layout, three back ends.
 
-A batch is a flat list of rows (see ``batch.py``). Encoder self-attention is block-diagonal over samples, decoder self-attention
-over a sample's target modalities (causal in sequences), cross-attention pairs a sample's target rows with its input rows. All
-three are a ``Layout``: S blocks, each with a number of query rows, a number of key rows and a causal flag.
+A batch is a flat list of rows (see ``batch.py``). Encoder self-attention is block-diagonal over
+samples, decoder self-attention over a sample's target modalities (causal in sequences),
+cross-attention pairs a sample's target rows with its input rows. All three are a ``Layout``: S
+blocks, each with a number of query rows, a number of key rows and a causal flag.
 
-* ``sdpa`` is the reference: rows are padded per sample and masked; any device, any dtype. Where all samples have the same length
-  nothing is padded or masked.
+* ``sdpa`` is the reference: rows are padded per sample and masked; any device, any dtype. Where all
+  samples have the same length nothing is padded or masked.
 * ``varlen`` is ``torch.nn.attention.varlen`` (CUDA, half precision): no padding at all.
 * ``xformers`` is ``memory_efficient_attention`` with ``BlockDiagonalMask`` (CUDA).
 
-``auto`` takes ``varlen`` where it runs, else ``sdpa``. A back end asked for by name that cannot run is announced once.
+``auto`` takes ``varlen`` where it runs, else ``sdpa``. A back end asked for by name that cannot run
+is announced once.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+
+from fourm.errors import UserError
 
 BACKENDS = ("auto", "sdpa", "varlen", "xformers")
 _BUCKETS = 4  # CPU: groups of samples that are padded together
@@ -44,23 +48,36 @@ class Layout:
     k_lengths: np.ndarray  # (S,) key rows of each block
     group: np.ndarray  # (S,) sample of each block, ascending: the reference path pads by sample
     num_groups: int  # B, samples (some may have no block)
-    causal: np.ndarray  # (S,) True: row i of the block sees rows 0..i (query and key rows are the same rows)
+    # (S,) True: row i of the block sees rows 0..i (query and key rows are the same rows)
+    causal: np.ndarray
 
     @staticmethod
     def per_sample(q_lengths: np.ndarray, k_lengths: np.ndarray | None = None) -> Layout:
-        """One bidirectional block for each sample; ``q_lengths`` (B,), ``k_lengths`` (B,) or the same."""
+        """One bidirectional block for each sample; ``q_lengths`` (B,), ``k_lengths`` (B,) or the
+        same.
+        """
         q_lengths = np.asarray(q_lengths)
         num = len(q_lengths)
         k_lengths = q_lengths if k_lengths is None else np.asarray(k_lengths)
         return Layout(q_lengths, k_lengths, np.arange(num), num, np.zeros(num, dtype=bool))
 
     @staticmethod
-    def segments(lengths: np.ndarray, group: np.ndarray, num_groups: int, causal: np.ndarray) -> Layout:
+    def segments(
+        lengths: np.ndarray, group: np.ndarray, num_groups: int, causal: np.ndarray
+    ) -> Layout:
         """Self-attention inside each segment; ``group`` (S,) is the sample a segment belongs to."""
-        return Layout(np.asarray(lengths), np.asarray(lengths), np.asarray(group), num_groups, np.asarray(causal, dtype=bool))
+        return Layout(
+            np.asarray(lengths),
+            np.asarray(lengths),
+            np.asarray(group),
+            num_groups,
+            np.asarray(causal, dtype=bool),
+        )
 
     def on(self, device: torch.device, backend: str, dtype: torch.dtype) -> PreparedLayout:
-        """The tensors that the chosen back end needs, made once a batch and shared by all layers."""
+        """The tensors that the chosen back end needs, made once a batch and shared by all
+        layers.
+        """
         name = resolve_backend(backend, device.type, dtype)
         if name == "sdpa":
             return _prepare_sdpa(self, device)
@@ -69,9 +86,11 @@ class Layout:
 
 @cache
 def resolve_backend(backend: str, device_type: str, dtype: torch.dtype) -> str:
-    """The back end that will run; says once why it is not the one asked for. Raises ValueError for an unknown name."""
+    """The back end that will run; says once why it is not the one asked for. Raises UserError for
+    an unknown name.
+    """
     if backend not in BACKENDS:
-        raise ValueError(f"attention back end {backend!r} is not one of {', '.join(BACKENDS)}")
+        raise UserError(f"attention back end {backend!r} is not one of {', '.join(BACKENDS)}")
     half = dtype in (torch.float16, torch.bfloat16)
     if backend == "sdpa":
         return "sdpa"
@@ -92,7 +111,9 @@ def resolve_backend(backend: str, device_type: str, dtype: torch.dtype) -> str:
         else:
             return "varlen"
     if backend != "auto":
-        _log.warning("attention back end %s unavailable: %s; using sdpa with masks", backend, reason)
+        _log.warning(
+            "attention back end %s unavailable: %s; using sdpa with masks", backend, reason
+        )
     return "sdpa"
 
 
@@ -116,7 +137,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: PreparedLayout) -> Tensor
 
 
 class _TakeRows(torch.autograd.Function):
-    """Distinct rows out, and back into zeros: indexing would add up gradients one by one, which is slow and needless."""
+    """Distinct rows out, and back into zeros: indexing would add up gradients one by one, which is
+    slow and needless.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
@@ -150,12 +173,14 @@ def place_rows(rows: Tensor, index: Tensor, num: int) -> Tensor:
     return _PlaceRows.apply(rows, index, num)
 
 
-# ---- reference: padded, masked -------------------------------------------------------------------------------------------
+# ---- reference: padded, masked -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Padding:
-    """How T packed rows become (B, L) slots and back; no index where all samples are L rows long."""
+    """How T packed rows become (B, L) slots and back; no index where all samples are L rows
+    long.
+    """
 
     num: int
     length: int
@@ -179,7 +204,9 @@ class _PaddedLayout(PreparedLayout):
     sees_any: Tensor | None  # (B, 1, L_q, 1) False where a query sees nothing
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = F.scaled_dot_product_attention(self.queries.pad(q), self.keys.pad(k), self.keys.pad(v), attn_mask=self.mask)
+        out = F.scaled_dot_product_attention(
+            self.queries.pad(q), self.keys.pad(k), self.keys.pad(v), attn_mask=self.mask
+        )
         if self.sees_any is not None:
             out = out.masked_fill(~self.sees_any, 0.0)
         return self.queries.unpad(out)
@@ -197,7 +224,9 @@ def _sample_lengths(lengths: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _padding(lengths: np.ndarray, device: torch.device) -> tuple[_Padding, np.ndarray, np.ndarray]:
-    """Padding for samples of ``lengths`` (B,), with the packed row of each slot (B, L) and which slots hold one (B, L)."""
+    """Padding for samples of ``lengths`` (B,), with the packed row of each slot (B, L) and which
+    slots hold one (B, L).
+    """
     num, longest = len(lengths), int(lengths.max(initial=0))
     slot = np.arange(longest)
     valid = slot < lengths[:, None]
@@ -209,7 +238,9 @@ def _padding(lengths: np.ndarray, device: torch.device) -> tuple[_Padding, np.nd
 
 @dataclass(frozen=True)
 class _BucketedLayout(PreparedLayout):
-    """Samples of like lengths padded together: on a CPU the padding of a ragged batch costs more than sorting its rows."""
+    """Samples of like lengths padded together: on a CPU the padding of a ragged batch costs more
+    than sorting its rows.
+    """
 
     q_order: Tensor  # (T_q,) packed rows, bucket by bucket
     k_order: Tensor
@@ -221,7 +252,10 @@ class _BucketedLayout(PreparedLayout):
         q_parts = take_rows(q, self.q_order).split([n for n, _ in self.sizes])
         k_parts = take_rows(k, self.k_order).split([n for _, n in self.sizes])
         v_parts = take_rows(v, self.k_order).split([n for _, n in self.sizes])
-        out = [b.attend(*rows) for b, *rows in zip(self.buckets, q_parts, k_parts, v_parts, strict=True)]
+        out = [
+            b.attend(*rows)
+            for b, *rows in zip(self.buckets, q_parts, k_parts, v_parts, strict=True)
+        ]
         return take_rows(torch.cat(out), self.q_place)
 
 
@@ -240,11 +274,20 @@ def _bucketed(layout: Layout) -> list[np.ndarray] | None:
     q, k = _sample_lengths(layout.q_lengths, layout), _sample_lengths(layout.k_lengths, layout)
     buckets = np.array_split(np.argsort(q * k, kind="stable"), _BUCKETS)
     cost = sum(len(b) * q[b].max() * k[b].max() for b in buckets)
-    return [np.sort(b) for b in buckets] if cost < _WORTH_SORTING * layout.num_groups * q.max() * k.max() else None
+    return (
+        [np.sort(b) for b in buckets]
+        if cost < _WORTH_SORTING * layout.num_groups * q.max() * k.max()
+        else None
+    )
 
 
-def _prepare_buckets(layout: Layout, buckets: list[np.ndarray], device: torch.device) -> PreparedLayout:
-    q_start, k_start = np.cumsum(layout.q_lengths) - layout.q_lengths, np.cumsum(layout.k_lengths) - layout.k_lengths
+def _prepare_buckets(
+    layout: Layout, buckets: list[np.ndarray], device: torch.device
+) -> PreparedLayout:
+    q_start, k_start = (
+        np.cumsum(layout.q_lengths) - layout.q_lengths,
+        np.cumsum(layout.k_lengths) - layout.k_lengths,
+    )
     q_rows, k_rows, prepared = [], [], []
     for samples in buckets:
         pick = np.isin(layout.group, samples)
@@ -262,7 +305,9 @@ def _prepare_buckets(layout: Layout, buckets: list[np.ndarray], device: torch.de
     order = np.concatenate(q_rows)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    q_order, k_order, q_place = (torch.from_numpy(a).to(device) for a in (order, np.concatenate(k_rows), place))
+    q_order, k_order, q_place = (
+        torch.from_numpy(a).to(device) for a in (order, np.concatenate(k_rows), place)
+    )
     sizes = tuple((len(a), len(b)) for a, b in zip(q_rows, k_rows, strict=True))
     return _BucketedLayout(q_order, k_order, q_place, sizes, tuple(prepared))
 
@@ -276,18 +321,26 @@ def _prepare_padded(layout: Layout, device: torch.device) -> PreparedLayout:
     q_block = np.repeat(np.arange(len(layout.group)), layout.q_lengths)
     k_block = np.repeat(np.arange(len(layout.group)), layout.k_lengths)
     q_at, k_at = torch.from_numpy(q_row).to(device), torch.from_numpy(k_row).to(device)
-    mask = (torch.from_numpy(q_valid).to(device)[:, :, None]) & (torch.from_numpy(k_valid).to(device)[:, None, :])
+    mask = (
+        (torch.from_numpy(q_valid).to(device)[:, :, None])
+        & (torch.from_numpy(k_valid).to(device)[:, None, :])
+    )
     if not one_block_each:
-        mask &= torch.from_numpy(q_block).to(device)[q_at][:, :, None] == torch.from_numpy(k_block).to(device)[k_at][:, None]
+        mask &= (
+            torch.from_numpy(q_block).to(device)[q_at][:, :, None]
+            == torch.from_numpy(k_block).to(device)[k_at][:, None]
+        )
     if layout.causal.any():
         free = torch.from_numpy(~layout.causal[q_block]).to(device)[q_at]
         mask &= free[:, :, None] | (k_at[:, None, :] <= q_at[:, :, None])
     sees_any = mask.any(-1, keepdim=True)
-    mask |= ~sees_any  # a row with nothing to see attends everywhere and is zeroed afterwards: softmax of nothing is NaN
+    # a row with nothing to see attends everywhere and is zeroed afterwards: softmax of nothing is
+    # NaN
+    mask |= ~sees_any
     return _PaddedLayout(queries, keys, mask[:, None], sees_any[:, None])
 
 
-# ---- CUDA: variable length -----------------------------------------------------------------------------------------------
+# ---- CUDA: variable length -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -316,7 +369,11 @@ class _VarlenLayout(PreparedLayout):
         out = torch.zeros_like(q)
         for part in self.parts:
             assert part.q_rows is not None and part.k_rows is not None
-            out = out.index_copy(0, part.q_rows, _run_varlen(self.name, q[part.q_rows], k[part.k_rows], v[part.k_rows], part))
+            out = out.index_copy(
+                0,
+                part.q_rows,
+                _run_varlen(self.name, q[part.q_rows], k[part.k_rows], v[part.k_rows], part),
+            )
         return out
 
 
@@ -336,7 +393,9 @@ def _run_varlen(name: str, q: Tensor, k: Tensor, v: Tensor, part: _Part) -> Tens
 
 
 def xformers_bias(q_lengths: np.ndarray, k_lengths: np.ndarray, causal: bool) -> Any:
-    """xformers' mask object for blocks of these lengths (``materialize`` shows it on any device)."""
+    """xformers' mask object for blocks of these lengths (``materialize`` shows it on any
+    device).
+    """
     from xformers.ops import fmha
 
     kind = fmha.attn_bias.BlockDiagonalMask
@@ -348,7 +407,10 @@ def _prepare_varlen(layout: Layout, device: torch.device, name: str) -> Prepared
     if not layout.q_lengths.sum() or not layout.k_lengths.sum():
         return _EmptyLayout()
     parts = []
-    q_start, k_start = np.cumsum(layout.q_lengths) - layout.q_lengths, np.cumsum(layout.k_lengths) - layout.k_lengths
+    q_start, k_start = (
+        np.cumsum(layout.q_lengths) - layout.q_lengths,
+        np.cumsum(layout.k_lengths) - layout.k_lengths,
+    )
     kinds = [flag for flag in (False, True) if (layout.causal == flag).any()]
     for causal in kinds:
         # a block without keys has no softmax: its queries keep the zeros they start with
@@ -356,7 +418,9 @@ def _prepare_varlen(layout: Layout, device: torch.device, name: str) -> Prepared
         q_lengths, k_lengths = layout.q_lengths[pick], layout.k_lengths[pick]
         if not len(q_lengths):
             continue
-        whole = len(kinds) == 1 and (pick | ((layout.q_lengths == 0) & (layout.k_lengths == 0))).all()
+        whole = (
+            len(kinds) == 1 and (pick | ((layout.q_lengths == 0) & (layout.k_lengths == 0))).all()
+        )
         bias = xformers_bias(q_lengths, k_lengths, causal) if name == "xformers" else None
         parts.append(
             _Part(

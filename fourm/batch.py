@@ -1,7 +1,8 @@
 """A batch is two packed token streams: what the encoder sees and what the decoder predicts.
 
-Rows of all samples lie one after another, by sample and then by modality. Nothing is padded and nothing that masking left out is
-there. Shape letters: B samples, N encoder rows of a sample, M decoder rows of a sample, T rows of all samples, D width.
+Rows of all samples lie one after another, by sample and then by modality. Nothing is padded and
+nothing that masking left out is there. Shape letters: B samples, N encoder rows of a sample, M
+decoder rows of a sample, T rows of all samples, D width.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class DecoderStream:
 
     @property
     def layout(self) -> Layout:
-        return Layout.segments(self.segment_lengths, self.segment_sample, len(self.lengths), self.segment_causal)
+        return Layout.segments(
+            self.segment_lengths, self.segment_sample, len(self.lengths), self.segment_causal
+        )
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,20 @@ def map_tensors(value: Any, change: Any) -> Any:
     if isinstance(value, dict):
         return {key: map_tensors(item, change) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{f.name: map_tensors(getattr(value, f.name), change) for f in dataclasses.fields(value)})
+        return type(value)(
+            **{
+                f.name: map_tensors(getattr(value, f.name), change)
+                for f in dataclasses.fields(value)
+            }
+        )
     return value
 
 
 @dataclass
 class StreamRows:
-    """Rows gathered modality by modality, in any order of samples; ``encoder`` and ``decoder`` pack them."""
+    """Rows gathered modality by modality, in any order of samples; ``encoder`` and ``decoder`` pack
+    them.
+    """
 
     num_samples: int
     sample: list[np.ndarray] = field(default_factory=list)
@@ -93,19 +103,29 @@ class StreamRows:
     position: list[np.ndarray] = field(default_factory=list)
     token: list[np.ndarray] = field(default_factory=list)
     target: list[np.ndarray] = field(default_factory=list)
-    vectors: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)  # name -> number of its part, (n, C)
+    # name -> number of its part, (n, C)
+    vectors: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)
 
     def add(
-        self, modality: int, sample: np.ndarray, position: np.ndarray, token: np.ndarray, target: np.ndarray | None = None
+        self,
+        modality: int,
+        sample: np.ndarray,
+        position: np.ndarray,
+        token: np.ndarray,
+        target: np.ndarray | None = None,
     ) -> None:
-        """Rows of one modality: sample, position, id (or decoder input) and target, each (n,), ascending by sample."""
+        """Rows of one modality: sample, position, id (or decoder input) and target, each (n,),
+        ascending by sample.
+        """
         self.sample.append(np.asarray(sample, dtype=np.int64))
         self.modality.append(np.full(len(sample), modality, dtype=np.int64))
         self.position.append(np.asarray(position, dtype=np.int64))
         self.token.append(np.asarray(token, dtype=np.int64))
         self.target.append(np.asarray(token if target is None else target, dtype=np.int64))
 
-    def add_vectors(self, name: str, modality: int, sample: np.ndarray, position: np.ndarray, values: np.ndarray) -> None:
+    def add_vectors(
+        self, name: str, modality: int, sample: np.ndarray, position: np.ndarray, values: np.ndarray
+    ) -> None:
         """Rows of a continuous modality with their vectors (n, C)."""
         self.vectors[name] = (len(self.sample), values)
         self.add(modality, sample, position, np.zeros(len(sample), dtype=np.int64))
@@ -123,12 +143,19 @@ class StreamRows:
             starts = np.cumsum([0, *(len(part) for part in self.sample)])
             for name, (part, values) in self.vectors.items():
                 rows = place[starts[part] : starts[part + 1]]
-                vectors[name] = Vectors(torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(values)))
+                vectors[name] = Vectors(
+                    torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(values))
+                )
         modality, position = _packed(self.modality, order), _packed(self.position, order)
         return EncoderStream(
-            modality, position, _packed(self.token, order), np.bincount(sample, minlength=self.num_samples),
-            modality.numpy(), position.numpy(), vectors,
-        )  # fmt: skip
+            modality,
+            position,
+            _packed(self.token, order),
+            np.bincount(sample, minlength=self.num_samples),
+            modality.numpy(),
+            position.numpy(),
+            vectors,
+        )
 
     def decoder(self, causal: np.ndarray) -> DecoderStream:
         """``causal`` (modalities of the set,) says which ones are sequences."""
@@ -138,12 +165,20 @@ class StreamRows:
         segment = sample * len(causal) + kinds
         first = np.flatnonzero(np.diff(segment, prepend=-1))
         return DecoderStream(
-            modality, _packed(self.position, order), _packed(self.token, order), _packed(self.target, order),
-            np.bincount(sample, minlength=self.num_samples), np.diff(first, append=len(sample)), sample[first],
-            causal[kinds[first]], torch.from_numpy(np.argsort(kinds, kind="stable")),
+            modality,
+            _packed(self.position, order),
+            _packed(self.token, order),
+            _packed(self.target, order),
+            np.bincount(sample, minlength=self.num_samples),
+            np.diff(first, append=len(sample)),
+            sample[first],
+            causal[kinds[first]],
+            torch.from_numpy(np.argsort(kinds, kind="stable")),
             tuple(np.bincount(kinds, minlength=len(causal)).tolist()),
-        )  # fmt: skip
+        )
 
 
 def _packed(parts: list[np.ndarray], order: np.ndarray) -> Tensor:
-    return torch.from_numpy((np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))[order])
+    return torch.from_numpy(
+        (np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))[order]
+    )

@@ -1,6 +1,8 @@
-"""Codecs: what turns a modality's raw form into ids and back. The core knows them by this protocol and loads them by name.
+"""Codecs: what turns a modality's raw form into ids and back. The core knows them by this protocol
+and loads them by name.
 
-A codec is named by the ``type`` of its settings in the config: one of the built-in names, or ``package.module:Class`` for your own.
+A codec is named by the ``type`` of its settings in the config: one of the built-in names, or
+``package.module:Class`` for your own.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 
 BUILT_IN = {
@@ -25,13 +28,19 @@ BUILT_IN = {
 
 @runtime_checkable
 class Codec(Protocol):
-    """Raw values of one modality <-> ids. Normalisation is inside: callers pass ordinary pictures, strings, lists."""
+    """Raw values of one modality <-> ids.
+
+    Normalisation is inside: callers pass ordinary pictures, strings, lists.
+    """
 
     codebook_size: int
     fingerprint: str  # of settings and weights; stored beside token shards
 
     def encode(self, raw: Sequence[Any]) -> list[np.ndarray]:
-        """Raw values -> ids of each, (n,) int64. Raises ValueError for a value that is not what the modality holds."""
+        """Raw values -> ids of each, (n,) int64.
+
+        Raises UserError for a value that is not what the modality holds.
+        """
         ...
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
@@ -42,7 +51,7 @@ class Codec(Protocol):
 def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) -> Codec:
     """The trained codec of a modality; ``folder`` holds one sub-folder for each tokenizer."""
     if modality.tokenizer is None:
-        raise ValueError(f"modality {modality.name} has no tokenizer")
+        raise UserError(f"modality {modality.name} has no tokenizer")
     settings = modalities.tokenizers[modality.tokenizer]
     path = Path(folder, modality.tokenizer)
     if not path.is_dir() and settings.get("hub"):
@@ -51,7 +60,7 @@ def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) 
         hint = "train it first"
         if settings.get("type") == "text":
             hint = f"put its tokenizer.json into {path} (or train one: python -m fourm_tokenizers.train_text)"
-        raise ValueError(f"tokenizer {modality.tokenizer!r} is not in {folder}; {hint}")
+        raise UserError(f"tokenizer {modality.tokenizer!r} is not in {folder}; {hint}")
     return load_object(settings.get("type", ""))(path, modality)
 
 
@@ -59,8 +68,9 @@ def _from_hub(repository: str, name: str, folder: str | Path) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ValueError(
-            f"tokenizer {name!r} is neither in {folder} nor to be had from the hub as {repository}: {type(error).__name__}"
+        raise UserError(
+            f"tokenizer {name!r} is neither in {folder} nor to be had from the hub as"
+            f" {repository}: {type(error).__name__}"
         ) from None
 
 
@@ -69,13 +79,14 @@ def load_object(name: str) -> Any:
     target = BUILT_IN.get(name, name)
     module, _, attribute = target.partition(":")
     if not attribute:
-        raise ValueError(
-            f"tokenizer type {name!r} is not one of {', '.join(BUILT_IN)} and not of the form package.module:Class"
+        raise UserError(
+            f"tokenizer type {name!r} is not one of {', '.join(BUILT_IN)} and not of the form"
+            " package.module:Class"
         )
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"tokenizer type {name!r} cannot be loaded: {error}") from None
+        raise UserError(f"tokenizer type {name!r} cannot be loaded: {error}") from None
 
 
 class CodecSet:

@@ -1,7 +1,8 @@
 """Typed configs from YAML: dataclasses in, errors that name the key out.
 
-A config is a tree of dataclasses. ``load`` reads YAML into it, applies ``a.b=value`` overrides, and refuses unknown keys with the
-nearest known one; ``dump`` writes the resolved tree so that it can be passed back unchanged.
+A config is a tree of dataclasses. ``load`` reads YAML into it, applies ``a.b=value`` overrides, and
+refuses unknown keys with the nearest known one; ``dump`` writes the resolved tree so that it can be
+passed back unchanged.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from typing import Any, TypeVar
 
 import yaml
 
+from fourm.errors import UserError
+
 ConfigT = TypeVar("ConfigT")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file with a mapping at its top. Raises ValueError where it is missing or no mapping."""
+    """A YAML file with a mapping at its top. Raises UserError where it is missing or no mapping."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no config file {path}")
+        raise UserError(f"no config file {path}")
     try:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold a mapping of keys to values")
+        raise UserError(f"{path} must hold a mapping of keys to values")
     return data
 
 
@@ -44,12 +47,12 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """Set one ``a.b.c=value`` in nested mappings; the value is read as YAML."""
     key, sign, text = override.partition("=")
     if not sign or not key:
-        raise ValueError(f"override {override!r} is not of the form key=value")
+        raise UserError(f"override {override!r} is not of the form key=value")
     *parents, last = key.split(".")
     for parent in parents:
         child = data.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ValueError(f"override {override!r}: {parent} is not a mapping")
+            raise UserError(f"override {override!r}: {parent} is not a mapping")
         data = child
     value = yaml.safe_load(text)
     data[last] = _number(value) if isinstance(value, str) else value
@@ -58,24 +61,27 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 def from_mapping(cls: type[ConfigT], data: Any, where: str) -> ConfigT:
     """A dataclass from a mapping; ``where`` (file and key) begins every error message."""
     if not isinstance(data, dict):
-        raise ValueError(f"{where}: expected a mapping, found {data!r}")
+        raise UserError(f"{where}: expected a mapping, found {data!r}")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
-            raise ValueError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}?")
+            raise UserError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}?")
     hints = typing.get_type_hints(cls)
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     missing = [
-        name for name, f in fields.items()
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]  # fmt: skip
+        name
+        for name, f in fields.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
     if missing:
-        raise ValueError(f"{where}: missing key {missing[0]!r}")
+        raise UserError(f"{where}: missing key {missing[0]!r}")
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -95,30 +101,30 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise errors[0]
     if origin is typing.Literal:
         if value not in arguments:
-            raise ValueError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
         return value
     if dataclasses.is_dataclass(hint):
         return from_mapping(hint, value, where)  # type: ignore[arg-type]
     if origin is dict:
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected a mapping, found {value!r}")
+            raise UserError(f"{where}: expected a mapping, found {value!r}")
         return {str(k): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if origin in (tuple, list):
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, found {value!r}")
+            raise UserError(f"{where}: expected a list, found {value!r}")
         if origin is tuple and arguments and arguments[-1] is not Ellipsis:
             if len(value) != len(arguments):
-                raise ValueError(f"{where}: expected {len(arguments)} values, found {value!r}")
+                raise UserError(f"{where}: expected {len(arguments)} values, found {value!r}")
             return tuple(_convert(a, v, where) for a, v in zip(arguments, value, strict=True))
         return origin(_convert(arguments[0], v, where) for v in value)
     if hint is float:
         value = _number(value) if isinstance(value, str) else value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"{where}: expected a number, found {value!r}")
+            raise UserError(f"{where}: expected a number, found {value!r}")
         return float(value)
     if hint in (int, str, bool):
         if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-            raise ValueError(f"{where}: expected {hint.__name__}, found {value!r}")
+            raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
         return value
     raise TypeError(f"no rule to read a config value of type {hint}")
 
@@ -134,7 +140,11 @@ def _number(text: str) -> Any:
 def to_mapping(config: Any) -> Any:
     """A dataclass tree as plain mappings and lists."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_mapping(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+        return {
+            f.name: to_mapping(getattr(config, f.name))
+            for f in dataclasses.fields(config)
+            if f.init
+        }
     if isinstance(config, dict):
         return {key: to_mapping(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):

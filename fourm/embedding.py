@@ -1,8 +1,10 @@
-"""From token rows to vectors: one look-up into the concatenated vocabulary, plus position, plus modality.
+"""From token rows to vectors: one look-up into the concatenated vocabulary, plus position, plus
+modality.
 
-Cost follows the number of rows, not of modalities. Ids that are FSQ codes are also described by their levels: the vector of a code
-is its own plus one for each of its levels, and so are the rows of the output head. Codes that agree in a level share what is
-learned about it, which lets a vocabulary of thousands be learned from few samples; the codes' own vectors begin at zero.
+Cost follows the number of rows, not of modalities. Ids that are FSQ codes are also described by
+their levels: the vector of a code is its own plus one for each of its levels, and so are the rows
+of the output head. Codes that agree in a level share what is learned about it, which lets a
+vocabulary of thousands be learned from few samples; the codes' own vectors begin at zero.
 """
 
 from __future__ import annotations
@@ -19,17 +21,21 @@ TOKEN_STD = 0.3  # sin-cos positions have 0.7: place counts for more than conten
 
 
 class TokenTable(nn.Module):
-    """Vectors (V, D) of the ids of some modalities' vocabularies, factorised over FSQ levels where a modality has them.
+    """Vectors (V, D) of the ids of some modalities' vocabularies, factorised over FSQ levels where
+    a modality has them.
 
     Args:
         modalities: the whole set; rows are addressed by a modality's index in it.
-        members: the modalities whose ids this table holds. Those that share a vocabulary share its rows.
+        members: the modalities whose ids this table holds. Those that share a vocabulary share its
+            rows.
     """
 
     level_index: Tensor
     start: Tensor
 
-    def __init__(self, modalities: ModalitySet, members: list[Modality], dim: int, std: float) -> None:
+    def __init__(
+        self, modalities: ModalitySet, members: list[Modality], dim: int, std: float
+    ) -> None:
         super().__init__()
         self.std = std
         sizes: dict[str, int] = {}
@@ -38,13 +44,18 @@ class TokenTable(nn.Module):
             sizes.setdefault(m.vocab or m.name, m.vocab_size)
             levels.setdefault(m.vocab or m.name, m.levels)
         starts = np.cumsum([0, *sizes.values()]).tolist()
-        self.vocabularies = dict(zip(sizes, zip(starts[:-1], sizes.values(), strict=True), strict=True))  # name -> start, size
+        # name -> start, size
+        self.vocabularies = dict(
+            zip(sizes, zip(starts[:-1], sizes.values(), strict=True), strict=True)
+        )
         own = [self.vocabularies.get(m.vocab or m.name, (0, 0))[0] for m in modalities]
         self.register_buffer("start", torch.tensor(own), persistent=False)
         self.table = nn.Parameter(torch.empty(starts[-1], dim))
         index, self.num_level_rows = _level_index(sizes, levels)
         self.register_buffer("level_index", index, persistent=False)
-        self.levels = nn.Parameter(torch.empty(self.num_level_rows, dim)) if self.num_level_rows > 1 else None
+        self.levels = (
+            nn.Parameter(torch.empty(self.num_level_rows, dim)) if self.num_level_rows > 1 else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -56,11 +67,16 @@ class TokenTable(nn.Module):
                 self.table[self.level_index[:, 0] > 0] = 0.0
 
     def forward(self, modality: Tensor, ids: Tensor) -> Tensor:
-        """Modality and id within its vocabulary, both (T,) -> vectors (T, D). Rows of modalities that are no members mean nothing."""
+        """Modality and id within its vocabulary, both (T,) -> vectors (T, D).
+
+        Rows of modalities that are no members mean nothing.
+        """
         rows = self.start[modality] + ids
         vectors = F.embedding(rows, self.table)
         if self.levels is not None:
-            vectors = vectors + F.embedding(self.level_index[rows], self.levels, padding_idx=0).sum(1)
+            vectors = vectors + F.embedding(self.level_index[rows], self.levels, padding_idx=0).sum(
+                1
+            )
         return vectors
 
     def weights(self, m: Modality) -> Tensor:
@@ -69,7 +85,10 @@ class TokenTable(nn.Module):
         return self._with_levels(self.table[start : start + size], start, size)
 
     def all_weights(self, wanted: set[str]) -> dict[str, Tensor]:
-        """``weights`` of several vocabularies by name. One split: a slice for each would cost a whole table's gradient each."""
+        """``weights`` of several vocabularies by name.
+
+        One split: a slice for each would cost a whole table's gradient each.
+        """
         tables = self.table.split([size for _, size in self.vocabularies.values()])
         return {
             name: self._with_levels(table, start, size)
@@ -103,7 +122,9 @@ def _level_index(sizes: dict[str, int], levels: dict[str, tuple[int, ...]]) -> t
 
 
 class PositionTable(nn.Module):
-    """Positions of all modalities end to end: 2-D sin-cos for grids, 1-D for sequences, learned for sets."""
+    """Positions of all modalities end to end: 2-D sin-cos for grids, 1-D for sequences, learned for
+    sets.
+    """
 
     fixed: Tensor
     learned_row: Tensor
@@ -123,7 +144,9 @@ class PositionTable(nn.Module):
                 fixed.append(sincos_1d(m.num_positions, dim))
             learns = m.kind == "set" and m.grid is None and m in members
             learned_row.append(
-                torch.arange(num_learned, num_learned + m.num_positions) if learns else torch.zeros(m.num_positions).long()
+                torch.arange(num_learned, num_learned + m.num_positions)
+                if learns
+                else torch.zeros(m.num_positions).long()
             )
             if learns:
                 self.learned_start[m.name] = num_learned
@@ -131,7 +154,9 @@ class PositionTable(nn.Module):
         self.register_buffer("fixed", torch.cat(fixed), persistent=False)
         self.register_buffer("learned_row", torch.cat(learned_row), persistent=False)
         self.register_buffer("start", torch.tensor(modalities.position_offsets), persistent=False)
-        self.learned = nn.Parameter(torch.randn(num_learned, dim) * TOKEN_STD) if num_learned > 1 else None
+        self.learned = (
+            nn.Parameter(torch.randn(num_learned, dim) * TOKEN_STD) if num_learned > 1 else None
+        )
         if self.learned is not None:
             self.learned.data[0] = 0.0
 

@@ -1,7 +1,8 @@
-"""Floating-point operations of FourM, by formula: two for each multiply-add, matrix products only, a forward pass of one sample.
+"""Floating-point operations of FourM, by formula: two for each multiply-add, matrix products only,
+a forward pass of one sample.
 
-``torch``'s own counter leaves fused attention on CPUs out, so that a comparison of encoders would miss just what differs between them; a test
-holds these formulas to it where it counts everything.
+``torch``'s own counter leaves fused attention on CPUs out, so that a comparison of encoders would
+miss just what differs between them; a test holds these formulas to it where it counts everything.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def _mlp(c: ModelConfig, rows: int) -> int:
 
 
 def _attention(c: ModelConfig, queries: int, keys: int) -> int:
-    """Projections of queries and output, of keys and values, and the two products of attention itself."""
+    """Projections of queries and output, of keys and values, and the two products of attention
+    itself.
+    """
     return 4 * queries * c.dim**2 + 4 * keys * c.dim**2 + 4 * queries * keys * c.dim
 
 
@@ -38,10 +41,14 @@ def _layer(c: ModelConfig, rows: int) -> int:
 
 
 def encoder_flops(c: ModelConfig, num_images: int, num_sequences: int) -> int:
-    """``num_images`` and ``num_sequences`` visible tokens of either kind; embeddings of pixel patches are left out."""
+    """``num_images`` and ``num_sequences`` visible tokens of either kind; embeddings of pixel
+    patches are left out.
+    """
     n = num_images + num_sequences
     if c.fusion is None:
-        return c.encoder_depth * _layer(c, n + c.num_registers) + 2 * (n + c.num_registers) * c.dim**2
+        return (
+            c.encoder_depth * _layer(c, n + c.num_registers) + 2 * (n + c.num_registers) * c.dim**2
+        )
     f = c.fusion
     latents = f.num_tokens
     total = f.stem_layers * _layer(c, n) + (c.encoder_depth - f.stem_layers) * _layer(c, latents)
@@ -52,16 +59,28 @@ def encoder_flops(c: ModelConfig, num_images: int, num_sequences: int) -> int:
 
 
 def flops(
-    c: ModelConfig, num_images: int, num_sequences: int, targets: tuple[int, ...], vocab_sizes: tuple[int, ...] = ()
+    c: ModelConfig,
+    num_images: int,
+    num_sequences: int,
+    targets: tuple[int, ...],
+    vocab_sizes: tuple[int, ...] = (),
 ) -> Flops:
-    """With ``targets`` tokens of each target modality (they see their own only) and the sizes of their heads."""
+    """With ``targets`` tokens of each target modality (they see their own only) and the sizes of
+    their heads.
+    """
     n = num_images + num_sequences
     context = (
-        n + c.num_registers if c.fusion is None else c.fusion.num_tokens + (n if c.fusion.context == "latents+stem" else 0)
+        n + c.num_registers
+        if c.fusion is None
+        else c.fusion.num_tokens + (n if c.fusion.context == "latents+stem" else 0)
     )
     decoder = 0
     for rows in targets:
-        decoder += c.decoder_depth * (_layer(c, rows) + 4 * rows * c.dim**2 + 4 * rows * context * c.dim)
+        decoder += c.decoder_depth * (
+            _layer(c, rows) + 4 * rows * c.dim**2 + 4 * rows * context * c.dim
+        )
     decoder += c.decoder_depth * 4 * context * c.dim**2
-    decoder += sum(2 * rows * c.dim * size for rows, size in zip(targets, vocab_sizes, strict=False))
+    decoder += sum(
+        2 * rows * c.dim * size for rows, size in zip(targets, vocab_sizes, strict=False)
+    )
     return Flops(encoder_flops(c, num_images, num_sequences), decoder)

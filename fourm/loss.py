@@ -1,8 +1,9 @@
 """Cross-entropy of a linear head without keeping its logits.
 
-Logits of all targets over a vocabulary are by far the largest tensor of a step (tokens x vocabulary). Here rows are taken in chunks;
-the gradient of a chunk is made while its logits are at hand, and only the gradients of rows and weights are kept. Same idea as
-Liger's and Apple's fused losses (2411.09009), in plain torch.
+Logits of all targets over a vocabulary are by far the largest tensor of a step (tokens x
+vocabulary). Here rows are taken in chunks; the gradient of a chunk is made while its logits are at
+hand, and only the gradients of rows and weights are kept. Same idea as Liger's and Apple's fused
+losses (2411.09009), in plain torch.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return rows_grad * grads[0], weight_grad * grads[0], None, None
 
 
-def linear_cross_entropy(rows: Tensor, weight: Tensor, targets: Tensor, chunk_logits: int = CHUNK_LOGITS) -> Tensor:
+def linear_cross_entropy(
+    rows: Tensor, weight: Tensor, targets: Tensor, chunk_logits: int = CHUNK_LOGITS
+) -> Tensor:
     """Sum of -log softmax(rows @ weight.T)[target], in nats.
 
     Args:
@@ -58,12 +61,16 @@ def linear_cross_entropy(rows: Tensor, weight: Tensor, targets: Tensor, chunk_lo
         rows, weight = rows.to(dtype), weight.to(dtype)
     if rows.shape[0] * weight.shape[0] <= chunk_logits:
         return F.cross_entropy((rows @ weight.T).float(), targets, reduction="sum")
-    return _ChunkedCrossEntropy.apply(rows, weight, targets, max(1, chunk_logits // weight.shape[0]))
+    return _ChunkedCrossEntropy.apply(
+        rows, weight, targets, max(1, chunk_logits // weight.shape[0])
+    )
 
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """What a teacher predicts for the targets of a batch, as its decoder rows and heads: its probabilities are made chunk by chunk."""
+    """What a teacher predicts for the targets of a batch, as its decoder rows and heads: its
+    probabilities are made chunk by chunk.
+    """
 
     rows: Tensor  # (T, D') sorted by modality, as ``DecoderStream.by_modality`` sorts
     heads: dict[str, Tensor]  # vocabulary -> (V, D')
@@ -71,9 +78,14 @@ class SoftTargets:
 
 
 def soft_cross_entropy(
-    rows: Tensor, weight: Tensor, teacher_rows: Tensor, teacher_weight: Tensor, chunk_logits: int = CHUNK_LOGITS
+    rows: Tensor,
+    weight: Tensor,
+    teacher_rows: Tensor,
+    teacher_weight: Tensor,
+    chunk_logits: int = CHUNK_LOGITS,
 ) -> Tensor:
-    """Sum of -sum_v p(v) log softmax(rows @ weight.T)[v] over rows, p the teacher's probabilities; in nats. Logits are made again for the gradient.
+    """Sum of -sum_v p(v) log softmax(rows @ weight.T)[v] over rows, p the teacher's probabilities;
+    in nats. Logits are made again for the gradient.
 
     Args:
         rows: (n, D); weight: (V, D); teacher_rows: (n, D'); teacher_weight: (V, D').

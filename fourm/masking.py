@@ -1,9 +1,11 @@
 """Which tokens of a sample are inputs and which are targets, for a whole batch at once.
 
-Semantics of 4M (2312.06647): a mixture component is drawn, Dirichlet draws share out the number of input and of target tokens
-among modalities, grids take random positions, sequences hide spans behind sentinels. Two differences, both options: what a
-modality cannot use of its share goes to those that still have tokens (``redistribute``; the reference pads instead), and input and
-target of one image never overlap. Everything is a pure function of (seed, draw number): no generator, no order of calls.
+Semantics of 4M (2312.06647): a mixture component is drawn, Dirichlet draws share out the number of
+input and of target tokens among modalities, grids take random positions, sequences hide spans
+behind sentinels. Two differences, both options: what a modality cannot use of its share goes to
+those that still have tokens (``redistribute``; the reference pads instead), and input and target of
+one image never overlap. Everything is a pure function of (seed, draw number): no generator, no
+order of calls.
 """
 
 from __future__ import annotations
@@ -14,25 +16,31 @@ from typing import Literal
 import numpy as np
 
 from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
+from fourm.errors import UserError
 from fourm.modalities import FIRST_SENTINEL, ModalitySet
 from fourm.rng import CounterRNG
 
 Keep = Literal["random", "all", "binary", "none"]
 NEVER = 1e-6  # a smaller alpha never gets a token
-_SHRINK = 0.9  # a sequence too long for its budget is redrawn with this share of its keep probability
+# a sequence too long for its budget is redrawn with this share of its keep probability
+_SHRINK = 0.9
 _MAX_REDRAWS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingComponent:
-    """One way to share out tokens. A modality that is not named has alpha ``input_default`` or ``target_default``."""
+    """One way to share out tokens.
+
+    A modality that is not named has alpha ``input_default`` or ``target_default``.
+    """
 
     weight: float = 1.0
     input: dict[str, float] = field(default_factory=dict)  # Dirichlet alpha of each input modality
     target: dict[str, float] = field(default_factory=dict)
     input_default: float = 0.0
     target_default: float = 0.0
-    keep: dict[str, Keep] = field(default_factory=dict)  # sequences: which share of an input is kept ("none": one sentinel)
+    # sequences: which share of an input is kept ("none": one sentinel)
+    keep: dict[str, Keep] = field(default_factory=dict)
     num_inputs: tuple[int, int] | None = None  # instead of the mixture's
     num_targets: tuple[int, int] | None = None
 
@@ -44,26 +52,31 @@ class MaskingConfig:
     num_inputs: tuple[int, int]
     num_targets: tuple[int, int]
     components: tuple[MaskingComponent, ...]
-    redistribute: bool = True  # False: exactly as 4M, where what a modality cannot use of its share is lost
+    # False: exactly as 4M, where what a modality cannot use of its share is lost
+    redistribute: bool = True
 
     def __post_init__(self) -> None:
         if not self.components:
-            raise ValueError("masking needs at least one component")
+            raise UserError("masking needs at least one component")
         for low, high in (self.num_inputs, self.num_targets):
             if not 0 <= low <= high:
-                raise ValueError(f"a number of tokens must be a range [low, high], not [{low}, {high}]")
+                raise UserError(
+                    f"a number of tokens must be a range [low, high], not [{low}, {high}]"
+                )
 
     def check(self, modalities: ModalitySet) -> None:
-        """Raise ValueError where a component names an unknown modality or one that cannot have that role."""
+        """Raise ValueError where a component names an unknown modality or one that cannot have that
+        role.
+        """
         for component in self.components:
             for name in (*component.input, *component.target, *component.keep):
                 modalities.index(name)
             for name, alpha in component.input.items():
                 if alpha > NEVER and not modalities[name].input:
-                    raise ValueError(f"masking: {name} is no input modality")
+                    raise UserError(f"masking: {name} is no input modality")
             for name, alpha in component.target.items():
                 if alpha > NEVER and not modalities[name].output:
-                    raise ValueError(f"masking: {name} is no output modality")
+                    raise UserError(f"masking: {name} is no output modality")
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,8 @@ class Spans:
     input_mask: np.ndarray  # (B, L) True = part of the input
     target_ids: np.ndarray  # (B, 2 L + 2)
     target_lengths: np.ndarray  # (B,)
-    target_starts: np.ndarray  # (B, 2 L + 2) True where a sentinel opens a span or closes the target
+    # (B, 2 L + 2) True where a sentinel opens a span or closes the target
+    target_starts: np.ndarray
 
 
 class Masker:
@@ -98,10 +112,16 @@ class Masker:
         self.modalities, self.config = modalities, config
         self._rng = CounterRNG(seed, "masking")
         self._input_alpha = np.array(
-            [[_alpha(c.input, c.input_default, m.name, m.input) for m in modalities] for c in config.components]
+            [
+                [_alpha(c.input, c.input_default, m.name, m.input) for m in modalities]
+                for c in config.components
+            ]
         )
         self._target_alpha = np.array(
-            [[_alpha(c.target, c.target_default, m.name, m.output) for m in modalities] for c in config.components]
+            [
+                [_alpha(c.target, c.target_default, m.name, m.output) for m in modalities]
+                for c in config.components
+            ]
         )
         weights = np.array([c.weight for c in config.components])
         self._thresholds = np.cumsum(weights / weights.sum())[:-1]
@@ -112,7 +132,10 @@ class Masker:
         config, b = self.config, len(tokens)
         component = np.searchsorted(self._thresholds, self._rng.uniform(draws, 0), side="right")
         num_inputs, num_targets = self._totals(component, draws)
-        held = np.stack([tokens.lengths.get(m.name, np.zeros(b, np.int64)) for m in self.modalities], 1)  # (B, modalities)
+        # (B, modalities)
+        held = np.stack(
+            [tokens.lengths.get(m.name, np.zeros(b, np.int64)) for m in self.modalities], 1
+        )
 
         alpha = self._input_alpha[component]
         share, log_p = self._budgets(alpha, num_inputs, draws, purpose=1)
@@ -131,7 +154,8 @@ class Masker:
 
         free = held - given
         for i, m in enumerate(self.modalities):
-            if m.kind == "sequence":  # the first sentinel is given, so a target of T ids is T - 1 predictions
+            # the first sentinel is given, so a target of T ids is T - 1 predictions
+            if m.kind == "sequence":
                 free[:, i] = np.where(held[:, i] > 0, spans[m.name].target_lengths - 1, 0)
         alpha = self._target_alpha[component]
         share, log_p = self._budgets(alpha, num_targets, draws, purpose=2)
@@ -151,10 +175,13 @@ class Masker:
             self._rng.integers(targets[:, 0], targets[:, 1], draws, 4),
         )
 
-    def _budgets(self, alpha: np.ndarray, total: np.ndarray, draws: np.ndarray, purpose: int) -> tuple[np.ndarray, np.ndarray]:
+    def _budgets(
+        self, alpha: np.ndarray, total: np.ndarray, draws: np.ndarray, purpose: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of each modality (B, M) and the Dirichlet draw behind them (logarithms).
 
-        Floors of share x total; each token that the floors leave over goes to the largest share of a fresh Dirichlet draw.
+        Floors of share x total; each token that the floors leave over goes to the largest share of
+        a fresh Dirichlet draw.
         """
         b, num = alpha.shape
         which = np.arange(num)
@@ -163,23 +190,42 @@ class Masker:
         base = np.floor(np.exp(log_p) * total[:, None]).astype(np.int64)
         left = total - base.sum(1)
         fresh = self._rng.log_gamma_variate(
-            alpha[:, None], draws[:, None, None], which[None, None], purpose, 1 + which[None, :, None]
+            alpha[:, None],
+            draws[:, None, None],
+            which[None, None],
+            purpose,
+            1 + which[None, :, None],
         )
         winner = fresh.argmax(-1)  # (B, M): owner of the i-th token left over
         counted = which[None] < left[:, None]
-        np.add.at(base, (np.broadcast_to(np.arange(b)[:, None], winner.shape)[counted], winner[counted]), 1)
+        np.add.at(
+            base,
+            (np.broadcast_to(np.arange(b)[:, None], winner.shape)[counted], winner[counted]),
+            1,
+        )
         return np.where(alpha > NEVER, base, 0), log_p
 
-    def _spans(self, index: int, tokens: SampleTokens, budget: np.ndarray, component: np.ndarray, draws: np.ndarray) -> Spans:
+    def _spans(
+        self,
+        index: int,
+        tokens: SampleTokens,
+        budget: np.ndarray,
+        component: np.ndarray,
+        draws: np.ndarray,
+    ) -> Spans:
         """Draw spans of the sequences of one modality within ``budget`` (B,) input ids."""
         m = list(self.modalities)[index]
         ids, lengths = tokens.ids.get(m.name), tokens.lengths.get(m.name)
         if ids is None or lengths is None:
             ids, lengths = np.zeros((len(tokens), 0), np.int64), np.zeros(len(tokens), np.int64)
-        keep_rule = np.array([c.keep.get(m.name, "random") for c in self.config.components])[component]
+        keep_rule = np.array([c.keep.get(m.name, "random") for c in self.config.components])[
+            component
+        ]
         u = self._rng.uniform(draws, index, 5)
         q = np.select(
-            [keep_rule == "all", keep_rule == "binary", keep_rule == "none"], [1.0, np.where(u < 0.5, 0.0, 1.0), 0.0], u
+            [keep_rule == "all", keep_rule == "binary", keep_rule == "none"],
+            [1.0, np.where(u < 0.5, 0.0, 1.0), 0.0],
+            u,
         )
         chunk = np.arange(ids.shape[1]) // m.chunk_size
         keep = np.zeros(ids.shape, dtype=bool)
@@ -188,7 +234,10 @@ class Masker:
             rows = np.flatnonzero(open_)
             if not len(rows):
                 break
-            drawn = self._rng.uniform(draws[rows, None], index, 6 + attempt, chunk[None]) <= q[rows, None]
+            drawn = (
+                self._rng.uniform(draws[rows, None], index, 6 + attempt, chunk[None])
+                <= q[rows, None]
+            )
             keep[rows] = drawn
             size = _input_lengths(drawn, lengths[rows])
             open_[rows] = size > budget[rows]
@@ -197,7 +246,12 @@ class Masker:
         return split_spans(ids, lengths, keep, budget > 0)
 
     def _streams(
-        self, tokens: SampleTokens, spans: dict[str, Spans], given: np.ndarray, wanted: np.ndarray, draws: np.ndarray
+        self,
+        tokens: SampleTokens,
+        spans: dict[str, Spans],
+        given: np.ndarray,
+        wanted: np.ndarray,
+        draws: np.ndarray,
     ) -> MaskedBatch:
         encoder, decoder = StreamRows(len(tokens)), StreamRows(len(tokens))
         for i, m in enumerate(self.modalities):
@@ -210,7 +264,13 @@ class Masker:
                 place = np.arange(span.target_ids.shape[1] - 1)
                 inside = (place >= start[:, None]) & (place < (start + wanted[:, i])[:, None])
                 rows, columns = np.nonzero(inside)
-                decoder.add(i, rows, columns - start[rows], span.target_ids[rows, columns], span.target_ids[rows, columns + 1])
+                decoder.add(
+                    i,
+                    rows,
+                    columns - start[rows],
+                    span.target_ids[rows, columns],
+                    span.target_ids[rows, columns + 1],
+                )
                 continue
             active = np.flatnonzero((given[:, i] > 0) | (wanted[:, i] > 0))
             if not len(active):
@@ -218,7 +278,9 @@ class Masker:
             rank = self._ranks(i, m.num_tokens, tokens.lengths[m.name][active], draws[active])
             rows, columns = np.nonzero(rank < given[active, i, None])
             if m.kind == "continuous":
-                encoder.add_vectors(m.name, i, active[rows], columns, tokens.vectors[m.name][active[rows], columns])
+                encoder.add_vectors(
+                    m.name, i, active[rows], columns, tokens.vectors[m.name][active[rows], columns]
+                )
                 continue
             ids = tokens.ids[m.name]
             encoder.add(i, active[rows], columns, ids[active[rows], columns])
@@ -229,22 +291,30 @@ class Masker:
         return MaskedBatch(encoder.encoder(), decoder.decoder(self.causal), tokens.samples)
 
     def _ranks(self, index: int, num: int, lengths: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """A random order of each sample's positions (B, num): rank of every position; absent positions come last."""
+        """A random order of each sample's positions (B, num): rank of every position; absent
+        positions come last.
+        """
         key = self._rng.uniform(draws[:, None], index, 7 + _MAX_REDRAWS, np.arange(num)[None])
         key = np.where(np.arange(num)[None] < lengths[:, None], key, 2.0)
         rank = np.empty(key.shape, dtype=np.int64)
         np.put_along_axis(rank, np.argsort(key, axis=1), np.arange(num)[None], axis=1)
         return rank
 
-    def _target_window(self, index: int, span: Spans, wanted: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Where each target begins (B,): 0 if it fits, else a random span start after which ``wanted`` predictions remain.
+    def _target_window(
+        self, index: int, span: Spans, wanted: np.ndarray, draws: np.ndarray
+    ) -> np.ndarray:
+        """Where each target begins (B,): 0 if it fits, else a random span start after which
+        ``wanted`` predictions remain.
 
-        If too little remains after the start drawn, the earliest start from which the tail fits is taken.
+        If too little remains after the start drawn, the earliest start from which the tail fits is
+        taken.
         """
         last = span.target_lengths - 1  # predictions in the whole target
         starts = span.target_starts & (np.arange(span.target_starts.shape[1])[None] < last[:, None])
         count = starts.sum(1)
-        pick = np.minimum((self._rng.uniform(draws, index, 8 + _MAX_REDRAWS) * count).astype(np.int64), count - 1)
+        pick = np.minimum(
+            (self._rng.uniform(draws, index, 8 + _MAX_REDRAWS) * count).astype(np.int64), count - 1
+        )
         order = np.cumsum(starts, axis=1) - 1
         drawn = (starts & (order == pick[:, None])).argmax(1)
         tail_fits = starts & ((last[:, None] - np.arange(starts.shape[1])[None]) <= wanted[:, None])
@@ -257,8 +327,12 @@ def _alpha(table: dict[str, float], default: float, name: str, allowed: bool) ->
     return max(table.get(name, default), 1e-9) if allowed else 1e-9
 
 
-def _hand_out(taken: np.ndarray, most: np.ndarray, total: np.ndarray, log_p: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Share what is left of ``total`` (B,) among modalities below ``most`` (B, M), in proportion to their Dirichlet shares."""
+def _hand_out(
+    taken: np.ndarray, most: np.ndarray, total: np.ndarray, log_p: np.ndarray, allowed: np.ndarray
+) -> np.ndarray:
+    """Share what is left of ``total`` (B,) among modalities below ``most`` (B, M), in proportion to
+    their Dirichlet shares.
+    """
     taken = taken.copy()
     for _ in range(taken.shape[1] + 1):
         left = np.maximum(total - taken.sum(1), 0)
@@ -286,8 +360,9 @@ def _input_lengths(keep: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def split_spans(ids: np.ndarray, lengths: np.ndarray, keep: np.ndarray, given: np.ndarray) -> Spans:
     """Hide what ``keep`` (B, L) leaves out behind sentinels.
 
-    Every run of hidden ids becomes one sentinel, numbered from [S_1]; the target is each sentinel followed by what it hides and
-    one closing sentinel. Where ``given`` (B,) is False the input is empty and the target is [S_1], the whole sequence, [S_2].
+    Every run of hidden ids becomes one sentinel, numbered from [S_1]; the target is each sentinel
+    followed by what it hides and one closing sentinel. Where ``given`` (B,) is False the input is
+    empty and the target is [S_1], the whole sequence, [S_2].
     """
     b, most = ids.shape
     ids = ids.astype(np.int64)

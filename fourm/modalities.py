@@ -1,9 +1,11 @@
 """Modalities: declared once in YAML, everything else derived.
 
-A modality is a name and a kind. ``grid`` (image-like tokens), ``set`` (a fixed number of ids without an order in space) and
-``sequence`` (text, boxes, anything spelled in a text tokenizer's ids) can be inputs and targets; ``continuous`` (pixel patches,
-feature vectors) is input only. A ``ModalitySet`` lays all vocabularies end to end and all position tables end to end, so that
-embedding a token is one look-up whatever its modality. Kinds and the built-in sets follow 4M (2312.06647) and 4M-21 (2406.09406).
+A modality is a name and a kind. ``grid`` (image-like tokens), ``set`` (a fixed number of ids
+without an order in space) and ``sequence`` (text, boxes, anything spelled in a text tokenizer's
+ids) can be inputs and targets; ``continuous`` (pixel patches, feature vectors) is input only. A
+``ModalitySet`` lays all vocabularies end to end and all position tables end to end, so that
+embedding a token is one look-up whatever its modality. Kinds and the built-in sets follow 4M
+(2312.06647) and 4M-21 (2406.09406).
 """
 
 from __future__ import annotations
@@ -17,22 +19,48 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fourm.config import from_mapping, read_yaml, to_mapping
+from fourm.errors import UserError
 
 Kind = Literal["grid", "set", "sequence", "continuous"]
 RawType = Literal[
-    "image", "depth", "normal", "labels", "array", "vectors", "text", "boxes", "palette", "numbers", "words", "metadata", "poses",
-    "instances", "audio",
-]  # fmt: skip
+    "image",
+    "depth",
+    "normal",
+    "labels",
+    "array",
+    "vectors",
+    "text",
+    "boxes",
+    "palette",
+    "numbers",
+    "words",
+    "metadata",
+    "poses",
+    "instances",
+    "audio",
+]
 
 # ids every sequence tokenizer begins with (the layout of the released 4M text tokenizer)
 PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
 FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
-    "image": ("png", "jpg", "jpeg", "webp"), "depth": ("npy", "png"), "normal": ("png", "npy"), "labels": ("png", "npy"),
-    "array": ("npy",), "vectors": ("npy", "npz"), "text": ("txt",), "boxes": ("json",), "palette": ("json",), "numbers": ("json",),
-    "words": ("json",), "metadata": ("json",), "poses": ("json",), "instances": ("json",), "audio": ("wav",),
-}  # fmt: skip
+    "image": ("png", "jpg", "jpeg", "webp"),
+    "depth": ("npy", "png"),
+    "normal": ("png", "npy"),
+    "labels": ("png", "npy"),
+    "array": ("npy",),
+    "vectors": ("npy", "npz"),
+    "text": ("txt",),
+    "boxes": ("json",),
+    "palette": ("json",),
+    "numbers": ("json",),
+    "words": ("json",),
+    "metadata": ("json",),
+    "poses": ("json",),
+    "instances": ("json",),
+    "audio": ("wav",),
+}
 _DENSE = ("image", "depth", "normal", "labels", "array")
 
 
@@ -43,25 +71,27 @@ class RawSpec:
     type: RawType
     size: int = 0  # pixels of both sides, for picture-like types
     channels: int = 0  # numbers at each pixel; 0 = the type's own (image and normal 3, depth 1)
-    range: tuple[float, float] = (0.0, 1.0)  # depth, array, numbers: values that the tokenizer resolves
+    # depth, array, numbers: values that the tokenizer resolves
+    range: tuple[float, float] = (0.0, 1.0)
     rate: int = 0  # audio: samples a second
     classes: tuple[str, ...] = ()  # labels: name of each class id
-    mean: tuple[float, ...] = ()  # image: a model that reads its pixels wants (value / 255 - mean) / std instead of [-1, 1]
+    # image: a model that reads its pixels wants (value / 255 - mean) / std instead of [-1, 1]
+    mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.type in _DENSE and self.size <= 0:
-            raise ValueError(f"raw type {self.type} needs a size (pixels)")
+            raise UserError(f"raw type {self.type} needs a size (pixels)")
         if self.type == "labels" and not self.classes:
-            raise ValueError("raw type labels needs the list of its classes")
+            raise UserError("raw type labels needs the list of its classes")
         if self.type == "audio" and self.rate < 1000:
-            raise ValueError("raw type audio needs a rate (samples a second), e.g. 16000")
+            raise UserError("raw type audio needs a rate (samples a second), e.g. 16000")
         if self.type == "vectors" and not self.channels:
-            raise ValueError("raw type vectors needs channels (numbers in a vector)")
+            raise UserError("raw type vectors needs channels (numbers in a vector)")
         if len(self.mean) != len(self.std):
-            raise ValueError("mean and std go together: one number for each channel")
+            raise UserError("mean and std go together: one number for each channel")
         if self.range[0] >= self.range[1]:
-            raise ValueError(f"range {list(self.range)} is empty")
+            raise UserError(f"range {list(self.range)} is empty")
 
     @property
     def num_channels(self) -> int:
@@ -88,7 +118,8 @@ class Modality:
     tokenizer: str | None = None  # name of the codec that makes its ids
     source: str = ""  # name of the raw data it is made from; its own name if empty
     labeller: str = ""  # what makes its raw form out of the picture when data is imported
-    labeller_size: int = 0  # pixels of the picture that the labeller sees; 0 = those of the widest modality
+    # pixels of the picture that the labeller sees; 0 = those of the widest modality
+    labeller_size: int = 0
     vocab: str = ""  # sequences that share a vocabulary share its embeddings
     vocab_size: int = 0
     levels: tuple[int, ...] = ()  # FSQ levels; embeddings and heads are factorised over them
@@ -109,15 +140,18 @@ class Modality:
                 object.__setattr__(self, "grid", (side, side))
                 object.__setattr__(self, "width", self.patch_size**2 * self.raw.num_channels)
             if not self.width:
-                raise ValueError(f"continuous modality {self.name} needs patch_size or width")
+                raise UserError(f"continuous modality {self.name} needs patch_size or width")
         elif self.vocab_size <= 0:
-            raise ValueError(f"modality {self.name} needs vocab_size or a tokenizer that tells it")
+            raise UserError(f"modality {self.name} needs vocab_size or a tokenizer that tells it")
         if self.kind == "grid" and self.grid is None:
-            raise ValueError(f"grid modality {self.name} needs grid: [rows, columns]")
+            raise UserError(f"grid modality {self.name} needs grid: [rows, columns]")
         if self.grid is None and self.max_tokens <= 0:
-            raise ValueError(f"modality {self.name} needs max_tokens")
+            raise UserError(f"modality {self.name} needs max_tokens")
         if self.levels and math.prod(self.levels) != self.vocab_size:
-            raise ValueError(f"modality {self.name}: levels {list(self.levels)} do not multiply to {self.vocab_size} ids")
+            raise UserError(
+                f"modality {self.name}: levels {list(self.levels)} do not multiply to"
+                f" {self.vocab_size} ids"
+            )
 
     @property
     def num_tokens(self) -> int:
@@ -139,17 +173,18 @@ class ModalitySet:
     """An ordered set of modalities and the layout that follows from it."""
 
     modalities: tuple[Modality, ...]
-    tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings of each codec, opaque to the core
+    # settings of each codec, opaque to the core
+    tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [m.name for m in self.modalities]
         if len(set(names)) != len(names):
-            raise ValueError("two modalities have the same name")
+            raise UserError("two modalities have the same name")
         if not any(m.output for m in self.modalities):
-            raise ValueError("no modality is an output: nothing to predict")
+            raise UserError("no modality is an output: nothing to predict")
         for m in self.modalities:
             if m.vocab and self.vocab_sizes[m.vocab] != m.vocab_size:
-                raise ValueError(f"modality {m.name} shares vocabulary {m.vocab!r} but not its size")
+                raise UserError(f"modality {m.name} shares vocabulary {m.vocab!r} but not its size")
 
     def __iter__(self) -> Iterator[Modality]:
         return iter(self.modalities)
@@ -164,11 +199,13 @@ class ModalitySet:
         return any(m.name == name for m in self.modalities)
 
     def index(self, name: str) -> int:
-        """Position of a modality in the set. Raises ValueError that lists the known ones."""
+        """Position of a modality in the set. Raises UserError that lists the known ones."""
         for i, m in enumerate(self.modalities):
             if m.name == name:
                 return i
-        raise ValueError(f"unknown modality {name!r}; this set has {', '.join(m.name for m in self.modalities)}")
+        raise UserError(
+            f"unknown modality {name!r}; this set has {', '.join(m.name for m in self.modalities)}"
+        )
 
     @property
     def inputs(self) -> list[Modality]:
@@ -203,7 +240,11 @@ class ModalitySet:
             values = to_mapping(m)
             defaults = {f.name: f.default for f in dataclasses.fields(Modality)}
             kept = {k: v for k, v in values.items() if k != "name" and v != to_mapping(defaults[k])}
-            kept["raw"] = {k: v for k, v in values["raw"].items() if k == "type" or v not in (0, [], [0.0, 1.0])}
+            kept["raw"] = {
+                k: v
+                for k, v in values["raw"].items()
+                if k == "type" or v not in (0, [], [0.0, 1.0])
+            }
             modalities[m.name] = kept
         return {"tokenizers": self.tokenizers, "modalities": modalities}
 
@@ -212,21 +253,26 @@ class ModalitySet:
         """Read the ``modalities`` and ``tokenizers`` tables of a config."""
         for key in data:
             if key not in ("modalities", "tokenizers"):
-                raise ValueError(f"{where}: unknown key {key!r}; did you mean 'modalities'?")
+                raise UserError(f"{where}: unknown key {key!r}; did you mean 'modalities'?")
         tokenizers = {name: dict(spec) for name, spec in (data.get("tokenizers") or {}).items()}
         table = data.get("modalities")
         if not isinstance(table, dict) or not table:
-            raise ValueError(f"{where}: the table 'modalities' is missing or empty")
+            raise UserError(f"{where}: the table 'modalities' is missing or empty")
         modalities = []
         for name, entry in table.items():
             if not isinstance(entry, dict):
-                raise ValueError(f"{where}: modality {name} must be a mapping")
-            modalities.append(_read_modality(name, dict(entry), table, tokenizers, f"{where}: modality {name}"))
+                raise UserError(f"{where}: modality {name} must be a mapping")
+            modalities.append(
+                _read_modality(name, dict(entry), table, tokenizers, f"{where}: modality {name}")
+            )
         return ModalitySet(tuple(modalities), tokenizers)
 
     @staticmethod
     def load(path: str | Path) -> ModalitySet:
-        """Read a YAML file of modalities. Configs of tokenizers also say where data lies (``raw``, ``out``); that is left out."""
+        """Read a YAML file of modalities.
+
+        Configs of tokenizers also say where data lies (``raw``, ``out``); that is left out.
+        """
         data = {key: value for key, value in read_yaml(path).items() if key not in ("raw", "out")}
         return ModalitySet.from_mapping(data, str(path))
 
@@ -234,17 +280,38 @@ class ModalitySet:
         """The set as aligned text, one modality a line."""
         rows = [("name", "kind", "raw", "tokenizer", "ids", "tokens", "in", "out")]
         for m in self.modalities:
-            shape = "x".join(map(str, m.grid)) if m.grid else f"<={m.max_tokens}" if m.kind == "sequence" else str(m.max_tokens)
-            rows.append((
-                m.name, m.kind, m.raw.type + (f" {m.raw.size}px" if m.raw.size else ""), m.tokenizer or "-",
-                str(m.vocab_size or "-"), shape, "yes" if m.input else "-", "yes" if m.output else "-",
-            ))  # fmt: skip
+            shape = (
+                "x".join(map(str, m.grid))
+                if m.grid
+                else f"<={m.max_tokens}"
+                if m.kind == "sequence"
+                else str(m.max_tokens)
+            )
+            rows.append(
+                (
+                    m.name,
+                    m.kind,
+                    m.raw.type + (f" {m.raw.size}px" if m.raw.size else ""),
+                    m.tokenizer or "-",
+                    str(m.vocab_size or "-"),
+                    shape,
+                    "yes" if m.input else "-",
+                    "yes" if m.output else "-",
+                )
+            )
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
 
 
 def _read_modality(
-    name: str, entry: dict[str, Any], table: dict[str, Any], tokenizers: dict[str, dict[str, Any]], where: str
+    name: str,
+    entry: dict[str, Any],
+    table: dict[str, Any],
+    tokenizers: dict[str, dict[str, Any]],
+    where: str,
 ) -> Modality:
     """One entry of the table; fills in what follows from its tokenizer or its source."""
     entry.pop("name", None)
@@ -253,12 +320,14 @@ def _read_modality(
         tokenizers[name] = dict(spec)
         entry["tokenizer"] = name
     elif isinstance(spec, str) and spec not in tokenizers:
-        raise ValueError(f"{where}: tokenizer {spec!r} is not in the table 'tokenizers'")
+        raise UserError(f"{where}: tokenizer {spec!r} is not in the table 'tokenizers'")
     settings = tokenizers.get(entry.get("tokenizer") or "", {})
     if "raw" not in entry and "source" in entry:
         source = table.get(entry["source"])
         if not isinstance(source, dict) or "raw" not in source:
-            raise ValueError(f"{where}: source {entry['source']!r} is not a modality with a raw form")
+            raise UserError(
+                f"{where}: source {entry['source']!r} is not a modality with a raw form"
+            )
         entry["raw"] = source["raw"]
     given = entry.get("raw")
     raw: dict[str, Any] = given if isinstance(given, dict) else {}
@@ -269,7 +338,9 @@ def _read_modality(
         codebook = settings["quantizer"]
         if "levels" in codebook:
             entry.setdefault("levels", list(codebook["levels"]))
-        entry.setdefault("vocab_size", codebook.get("codebook_size", math.prod(codebook.get("levels", [0]))))
+        entry.setdefault(
+            "vocab_size", codebook.get("codebook_size", math.prod(codebook.get("levels", [0])))
+        )
     elif "vocab_size" in settings:
         entry.setdefault("vocab_size", settings["vocab_size"])
     if entry.get("kind") == "set" and settings.get("num_tokens"):

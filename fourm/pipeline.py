@@ -4,9 +4,10 @@
     out = pipe({"caption": "a red cube left of a blue sphere"}, targets=["depth", "rgb"], guidance_scale=3.0, seed=0)
     out["rgb"].images[0].save("scene.png")
 
-Inputs and outputs are raw forms: PIL pictures or arrays, strings, lists of boxes. Targets are generated in their order, each one given
-all that came before it. A pipeline folder is a model folder with ``tokenizers/`` beside the weights and, if the model has preferred
-settings, ``generation.yaml``.
+Inputs and outputs are raw forms: PIL pictures or arrays, strings, lists of boxes. Targets are
+generated in their order, each one given all that came before it. A pipeline folder is a model
+folder with ``tokenizers/`` beside the weights and, if the model has preferred settings,
+``generation.yaml``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fourm.codecs import CodecSet
 from fourm.config import from_mapping, read_yaml, to_mapping
 from fourm.data.raw import check_raw, check_vectors, fit_picture, to_rgb
 from fourm.data.store import to_vectors
+from fourm.errors import UserError
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, load_model
 from fourm.resources import configs_folder
@@ -43,9 +45,11 @@ GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
 
 @dataclass(frozen=True)
 class Partial:
-    """A raw value of which only some tokens are given: in-painting, out-painting. ``keep`` True = given.
+    """A raw value of which only some tokens are given: in-painting, out-painting. ``keep`` True =
+    given.
 
-    ``keep`` is a mask over the token grid (rows, columns) or over pixels (H, W); a token is given if all its pixels are.
+    ``keep`` is a mask over the token grid (rows, columns) or over pixels (H, W); a token is given
+    if all its pixels are.
     """
 
     raw: Any
@@ -81,14 +85,21 @@ class Generated:
 class AnyToAnyPipeline:
     """A model, its codecs and its preferred sampling settings."""
 
-    def __init__(self, model: FourM, tokenizers: str | Path, options: dict[str, SamplingOptions] | None = None) -> None:
+    def __init__(
+        self,
+        model: FourM,
+        tokenizers: str | Path,
+        options: dict[str, SamplingOptions] | None = None,
+    ) -> None:
         self.model = model.eval()
         self.modalities = model.modalities
         self.codecs = CodecSet(model.modalities, tokenizers)
         self.options = options or {}
         self.tokenizers_folder = Path(tokenizers)
         self.num_sentinels = {
-            m.name: int(self.modalities.tokenizers.get(m.tokenizer or "", {}).get("num_sentinels", 200))
+            m.name: int(
+                self.modalities.tokenizers.get(m.tokenizer or "", {}).get("num_sentinels", 200)
+            )
             for m in self.modalities
         }
         self.sampler = Sampler(model, self.num_sentinels)
@@ -101,35 +112,46 @@ class AnyToAnyPipeline:
         device: str = "cpu",
         dtype: torch.dtype | None = torch.float32,
     ) -> AnyToAnyPipeline:
-        """Open a pipeline folder or hub repository, ours or a released one (``EPFL-VILAB/4M-21_B``).
+        """Open a pipeline folder or hub repository, ours or a released one
+        (``EPFL-VILAB/4M-21_B``).
 
         Args:
-            tokenizers: folder with one sub-folder for each tokenizer. Those that are not there and have a hub repository in the
+            tokenizers: folder with one sub-folder for each tokenizer. Those that are not there and
+                have a hub repository in the
                 modality set are fetched when their modality is first used.
             dtype: of the weights in memory; None = as stored.
 
         Raises:
-            ValueError: says which file is missing or damaged.
+            UserError: says which file is missing or damaged.
         """
         folder = Path(name)
         if not folder.is_dir():
             if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-                raise ValueError(f"no model folder {name}")
+                raise UserError(f"no model folder {name}")
             try:
-                folder = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.yaml"]))
+                folder = Path(
+                    snapshot_download(
+                        str(name), allow_patterns=["*.json", "*.safetensors", "*.yaml"]
+                    )
+                )
             except (OSError, ValueError, HfHubHTTPError) as error:
-                raise ValueError(f"{name} is no folder and cannot be had from the hub: {type(error).__name__}") from None
+                raise UserError(
+                    f"{name} is no folder and cannot be had from the hub: {type(error).__name__}"
+                ) from None
         model = load_model(folder, dtype).to(device)
         options_path = folder / GENERATION_FILE
         if not options_path.is_file():
-            options_path = configs_folder() / "generate" / "4m.yaml" if is_released(model.modalities) else None
+            options_path = (
+                configs_folder() / "generate" / "4m.yaml" if is_released(model.modalities) else None
+            )
         options = read_options(options_path) if options_path is not None else {}
         return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options)
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
         """Write model, tokenizers and settings as one folder that ``from_pretrained`` opens.
 
-        ``half`` stores weights in 16 bits (they are read back into 32): half the size, results equal to rounding.
+        ``half`` stores weights in 16 bits (they are read back into 32): half the size, results
+        equal to rounding.
         """
         folder = Path(folder)
         self.model.save_pretrained(folder)
@@ -139,9 +161,14 @@ class AnyToAnyPipeline:
             for path in (self.tokenizers_folder / name).glob("*"):
                 if path.is_file():
                     shutil.copy(path, target / path.name)
-        (folder / GENERATION_FILE).write_text(yaml.safe_dump({k: to_mapping(v) for k, v in self.options.items()}))
+        (folder / GENERATION_FILE).write_text(
+            yaml.safe_dump({k: to_mapping(v) for k, v in self.options.items()})
+        )
         for path in folder.rglob("*.safetensors") if half else ():
-            save_file({k: t.half() if t.is_floating_point() else t for k, t in load_file(path).items()}, path)
+            save_file(
+                {k: t.half() if t.is_floating_point() else t for k, t in load_file(path).items()},
+                path,
+            )
 
     def __call__(
         self,
@@ -161,35 +188,45 @@ class AnyToAnyPipeline:
             targets: names, in the order of generation; each is given all before it.
             seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
             num_samples: pictures from one and the same input.
-            options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``) change those of all targets.
+            options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
+                change those of all targets.
             progress: called with (target, steps done, steps).
 
         Raises:
-            ValueError: for an unknown name, a raw value that is not what its modality holds, or lists of different lengths.
+            UserError: for an unknown name, a raw value that is not what its modality holds, or
+                lists of different lengths.
         """
         if not targets:
-            raise ValueError("no targets: name at least one modality to generate")
+            raise UserError("no targets: name at least one modality to generate")
         for name in targets:
             if not self.modalities[name].output:
-                raise ValueError(
-                    f"{name} cannot be generated; outputs are {', '.join(m.name for m in self.modalities.outputs)}"
+                raise UserError(
+                    f"{name} cannot be generated; outputs are"
+                    f" {', '.join(m.name for m in self.modalities.outputs)}"
                 )
         state = self.encode(inputs, num_samples)
-        seeds = np.array([seed + i for i in range(state.num_samples)] if isinstance(seed, int) else list(seed), dtype=np.int64)
+        seeds = np.array(
+            [seed + i for i in range(state.num_samples)] if isinstance(seed, int) else list(seed),
+            dtype=np.int64,
+        )
         if len(seeds) != state.num_samples:
-            raise ValueError(f"{len(seeds)} seeds for {state.num_samples} samples")
+            raise UserError(f"{len(seeds)} seeds for {state.num_samples} samples")
         conditions = state.present
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
             if settings:
                 chosen = _changed(chosen, settings)
-            report = None if progress is None else (lambda done, of, name=name: progress(name, done, of))
+            report = (
+                None if progress is None else (lambda done, of, name=name: progress(name, done, of))
+            )
             state = self.sampler.generate(state, name, chosen, seeds, conditions, report)
             conditions = [*conditions, name]
         return {name: self.decode(state, name) for name in targets}
 
     def _preferred(self, conditions: list[str], target: str) -> SamplingOptions:
-        """The model's settings of a target given one of the inputs (``caption->rgb``), else of the target alone (``rgb``)."""
+        """The model's settings of a target given one of the inputs (``caption->rgb``), else of the
+        target alone (``rgb``).
+        """
         for condition in conditions:
             raw_name = self.modalities[condition].raw_name
             for name in (condition, raw_name):
@@ -200,27 +237,35 @@ class AnyToAnyPipeline:
     def encode(self, inputs: dict[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
         lists = {
-            name: value if _is_batch(value, self._raw_type(name)) else [value] * num_samples for name, value in inputs.items()
+            name: value if _is_batch(value, self._raw_type(name)) else [value] * num_samples
+            for name, value in inputs.items()
         }
         sizes = {name: len(value) for name, value in lists.items()}
         if len(set(sizes.values())) > 1:
-            raise ValueError("inputs have different numbers of samples: " + ", ".join(f"{n} {s}" for n, s in sizes.items()))
+            raise UserError(
+                "inputs have different numbers of samples: "
+                + ", ".join(f"{n} {s}" for n, s in sizes.items())
+            )
         state = SampleState(next(iter(sizes.values()), num_samples))
         for name, values in lists.items():
             try:
                 self._add(state, name, values)
             except ValueError as error:
-                raise ValueError(f"input {name}: {error}") from None
+                raise UserError(f"input {name}: {error}") from None
         return state
 
     @torch.inference_mode()
     def features(self, inputs: dict[str, Any]) -> list[torch.Tensor]:
-        """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean over rows is a good vector.
+        """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean
+        over rows is a good vector.
 
-        A row for each input token, in the order of the modality set; with ``model.fusion`` N latents instead.
+        A row for each input token, in the order of the modality set; with ``model.fusion`` N
+        latents instead.
         """
         state = self.encode(inputs)
-        stream = map_tensors(encoder_stream(state, self.modalities, [frozenset()]), lambda t: t.to(self.model.device))
+        stream = map_tensors(
+            encoder_stream(state, self.modalities, [frozenset()]), lambda t: t.to(self.model.device)
+        )
         encoded = self.model.encode(stream)
         counts = stream.lengths + self.model.config.num_registers
         if self.model.config.fusion is not None:
@@ -232,17 +277,25 @@ class AnyToAnyPipeline:
 
     def _add(self, state: SampleState, name: str, values: list[Any]) -> None:
         m = self.modalities[name]
-        direct = next((c for c in self.modalities if c.kind == "continuous" and c.raw_name == m.raw_name), None)
+        direct = next(
+            (c for c in self.modalities if c.kind == "continuous" and c.raw_name == m.raw_name),
+            None,
+        )
         plain = not any(isinstance(value, (Partial, Tokens)) for value in values)
-        if direct is not None and (plain or m.kind == "continuous"):  # the model reads this raw form itself, without loss
+        # the model reads this raw form itself, without loss
+        if direct is not None and (plain or m.kind == "continuous"):
             if direct.raw.type == "vectors":
-                state.grids[direct.name] = _padded([check_vectors(value, direct.raw) for value in values], direct.num_tokens)
+                state.grids[direct.name] = _padded(
+                    [check_vectors(value, direct.raw) for value in values], direct.num_tokens
+                )
                 return
             raw = np.stack([_prepare(value, direct) for value in values])
             vectors = to_vectors(raw, direct)
             state.grids[direct.name] = GridState(vectors, np.ones(vectors.shape[:2], bool))
             return
-        codec = self.codecs[name] if not all(isinstance(value, Tokens) for value in values) else None
+        codec = (
+            self.codecs[name] if not all(isinstance(value, Tokens) for value in values) else None
+        )
         ids, keep = [], []
         for value in values:
             if isinstance(value, Tokens):
@@ -253,12 +306,15 @@ class AnyToAnyPipeline:
                 ids.append(codec.encode([_prepare(raw, m)])[0])
             keep.append(_token_mask(value, m, len(ids[-1])))
             if len(ids[-1]) and (ids[-1].min() < 0 or ids[-1].max() >= m.vocab_size):
-                raise ValueError(f"id {ids[-1].max()} is outside the vocabulary of {m.vocab_size}")
+                raise UserError(f"id {ids[-1].max()} is outside the vocabulary of {m.vocab_size}")
         if m.kind == "sequence":
             state.sequences[name] = [_open_gap(i, self.num_sentinels[name]) for i in ids]
         else:
             if any(len(i) != m.num_tokens for i in ids):
-                raise ValueError(f"{name} has {m.num_tokens} tokens, given are {', '.join(str(len(i)) for i in ids)}")
+                raise UserError(
+                    f"{name} has {m.num_tokens} tokens, given are"
+                    f" {', '.join(str(len(i)) for i in ids)}"
+                )
             state.grids[name] = GridState(np.stack(ids), np.stack(keep))
 
     def decode(self, state: SampleState, name: str) -> Generated:
@@ -270,7 +326,10 @@ class AnyToAnyPipeline:
 
 def read_options(path: Path) -> dict[str, SamplingOptions]:
     """Sampling settings by target, or by ``condition->target``."""
-    return {name: from_mapping(SamplingOptions, entry, f"{path}: {name}") for name, entry in read_yaml(path).items()}
+    return {
+        name: from_mapping(SamplingOptions, entry, f"{path}: {name}")
+        for name, entry in read_yaml(path).items()
+    }
 
 
 def is_released(modalities: ModalitySet) -> bool:
@@ -283,21 +342,33 @@ def _changed(options: SamplingOptions, settings: dict[str, Any]) -> SamplingOpti
         return replace(options, **settings)
     except TypeError:
         known = ", ".join(options.__dataclass_fields__)
-        raise ValueError(f"unknown sampling option among {', '.join(settings)}; known are {known}") from None
+        raise UserError(
+            f"unknown sampling option among {', '.join(settings)}; known are {known}"
+        ) from None
 
 
 def _is_batch(value: Any, raw_type: str) -> bool:
-    """A list of samples, as opposed to one sample that is itself a list (boxes, palettes, numbers, words)."""
+    """A list of samples, as opposed to one sample that is itself a list (boxes, palettes, numbers,
+    words).
+    """
     if not isinstance(value, (list, tuple)):
         return False
     if raw_type in ("boxes", "palette", "numbers", "words", "poses"):
-        inner = {"boxes": dict, "poses": dict, "palette": (list, tuple), "numbers": (int, float), "words": str}[raw_type]
+        inner = {
+            "boxes": dict,
+            "poses": dict,
+            "palette": (list, tuple),
+            "numbers": (int, float),
+            "words": str,
+        }[raw_type]
         if not value:
             return False
         first = value[0]
         if raw_type == "palette":  # a palette is a list of triples; a batch is a list of palettes
             return isinstance(first, (Partial, Tokens)) or (
-                isinstance(first, (list, tuple)) and bool(first) and isinstance(first[0], (list, tuple))
+                isinstance(first, (list, tuple))
+                and bool(first)
+                and isinstance(first[0], (list, tuple))
             )
         return not isinstance(first, inner)
     return True
@@ -310,18 +381,25 @@ def _prepare(value: Any, m: Modality) -> Any:
             value = np.asarray(fit_picture(to_rgb(value), m.raw.size))
         else:
             value = np.asarray(value)
-    elif m.raw.type == "image" and isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype == np.uint8:
+    elif (
+        m.raw.type == "image"
+        and isinstance(value, np.ndarray)
+        and value.ndim == 3
+        and value.dtype == np.uint8
+    ):
         if value.shape[2] != 3:
-            raise ValueError(f"a picture needs 3 colour channels, this has {value.shape[2]}")
+            raise UserError(f"a picture needs 3 colour channels, this has {value.shape[2]}")
         value = np.asarray(fit_picture(Image.fromarray(value), m.raw.size))
     return check_raw(value, m.raw) if m.raw.dense else value
 
 
 def _padded(values: list[np.ndarray], most: int) -> GridState:
-    """Lists of vectors (L, C) of different lengths as one state; raises ValueError for one of more than ``most``."""
+    """Lists of vectors (L, C) of different lengths as one state; raises ValueError for one of more
+    than ``most``.
+    """
     longest = max(len(value) for value in values)
     if longest > most:
-        raise ValueError(f"{longest} vectors are more than the {most} that this modality holds")
+        raise UserError(f"{longest} vectors are more than the {most} that this modality holds")
     table = np.zeros((len(values), longest, values[0].shape[1]), np.float32)
     known = np.zeros(table.shape[:2], bool)
     for row, value in enumerate(values):
@@ -338,12 +416,25 @@ def _token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
         return keep.reshape(-1)
     if m.grid is not None and keep.shape == (m.raw.size, m.raw.size):
         rows, columns = m.grid
-        return keep.reshape(rows, m.raw.size // rows, columns, m.raw.size // columns).all((1, 3)).reshape(-1)
-    raise ValueError(f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.size} x {m.raw.size} pixels")
+        return (
+            keep.reshape(rows, m.raw.size // rows, columns, m.raw.size // columns)
+            .all((1, 3))
+            .reshape(-1)
+        )
+    raise UserError(
+        f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.size} x"
+        f" {m.raw.size} pixels"
+    )
 
 
 def _open_gap(ids: np.ndarray, num_sentinels: int) -> np.ndarray:
-    """A prompt that ends in a sentinel is open-ended: what follows it is to be generated, so it has no end yet."""
-    if len(ids) >= 2 and ids[-1] == END_ID and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + num_sentinels:
+    """A prompt that ends in a sentinel is open-ended: what follows it is to be generated, so it has
+    no end yet.
+    """
+    if (
+        len(ids) >= 2
+        and ids[-1] == END_ID
+        and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + num_sentinels
+    ):
         return ids[:-1]
     return ids

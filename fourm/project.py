@@ -1,7 +1,9 @@
-"""A project: one folder with configs, shards, tokenizers, checkpoints, a report, and the stages that make them.
+"""A project: one folder with configs, shards, tokenizers, checkpoints, a report, and the stages
+that make them.
 
-``make demo`` and ``fourm quickstart`` are projects. Each stage is an ordinary command that a user could type; it is skipped if its
-result is there, and every stage resumes by itself, so an interrupted project is simply started again.
+``make demo`` and ``fourm quickstart`` are projects. Each stage is an ordinary command that a user
+could type; it is skipped if its result is there, and every stage resumes by itself, so an
+interrupted project is simply started again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourm.data.shards import write_json_atomic
+from fourm.errors import UserError
 from fourm.modalities import ModalitySet
 from fourm.training.checkpoints import newest_checkpoint
 
@@ -69,7 +72,9 @@ class Project:
         return self.root / "metrics.json"
 
     def write_configs(self, source: Path, name: str) -> None:
-        """Copy the modality, pretraining and generation configs called ``name`` with this project's paths, unless they are there."""
+        """Copy the modality, pretraining and generation configs called ``name`` with this project's
+        paths, unless they are there.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         for kind, target in (
             ("modalities", self.modalities),
@@ -77,7 +82,11 @@ class Project:
             ("generate", self.root / "generation.yaml"),
         ):
             if not target.is_file():
-                target.write_text((source / kind / f"{name}.yaml").read_text().replace("runs/demo", str(self.root)))
+                target.write_text(
+                    (source / kind / f"{name}.yaml")
+                    .read_text()
+                    .replace("runs/demo", str(self.root))
+                )
 
     def seconds(self) -> dict[str, float]:
         path = self.root / "stages.json"
@@ -98,10 +107,10 @@ class Project:
             write_json_atomic(self.root / "stages.json", seconds)
 
     def newest(self) -> Path:
-        """The newest checkpoint of the pretraining. Raises ValueError if there is none."""
+        """The newest checkpoint of the pretraining. Raises UserError if there is none."""
         path = newest_checkpoint(self.pretrain / "checkpoints")
         if path is None:
-            raise ValueError(f"no checkpoint in {self.pretrain}: pretrain first")
+            raise UserError(f"no checkpoint in {self.pretrain}: pretrain first")
         return path
 
 
@@ -110,8 +119,18 @@ class StageFailed(ValueError):
 
 
 def accelerate(module: str, *arguments: str, processes: int = 1, threads: int = 0) -> list[str]:
-    """The ``accelerate launch`` command line of a module; on CPUs, ``processes`` ranks over gloo."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
+    """The ``accelerate launch`` command line of a module; on CPUs, ``processes`` ranks over
+    gloo.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+    ]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     if threads:
         command += ["--num_cpu_threads_per_process", str(threads)]
@@ -121,13 +140,16 @@ def accelerate(module: str, *arguments: str, processes: int = 1, threads: int = 
 def shown(command: list[str]) -> str:
     """A command line as one would type it."""
     text = shlex.join(command)
-    return text.replace(shlex.quote(sys.executable) + " -m accelerate.commands.launch", "accelerate launch").replace(
-        shlex.quote(sys.executable), "python"
-    )
+    return text.replace(
+        shlex.quote(sys.executable) + " -m accelerate.commands.launch", "accelerate launch"
+    ).replace(shlex.quote(sys.executable), "python")
 
 
 def run_all(commands: list[list[str]], at_once: int = 1) -> None:
-    """Run commands, ``at_once`` at a time in their order. Raises StageFailed at the first failure, after ending the others."""
+    """Run commands, ``at_once`` at a time in their order.
+
+    Raises StageFailed at the first failure, after ending the others.
+    """
     waiting, running = list(commands), []
     slots = list(range(at_once))
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "false"}
@@ -136,7 +158,13 @@ def run_all(commands: list[list[str]], at_once: int = 1) -> None:
             while waiting and slots:
                 command, slot = waiting.pop(0), slots.pop(0)
                 print("   " + shown(command), flush=True)
-                running.append((subprocess.Popen(command, env={**environment, "TQDM_POSITION": str(slot)}), slot, command))
+                running.append(
+                    (
+                        subprocess.Popen(command, env={**environment, "TQDM_POSITION": str(slot)}),
+                        slot,
+                        command,
+                    )
+                )
             for entry in list(running):
                 process, slot, command = entry
                 code = process.poll()
@@ -156,16 +184,33 @@ def run_all(commands: list[list[str]], at_once: int = 1) -> None:
 
 def tokenize_command(project: Project) -> list[str]:
     return [
-        sys.executable, "-m", "fourm_data_prep.tokenize", "--config", str(project.modalities), "--raw", str(project.raw),
-        "--tokenizers", str(project.tokenizers), "--out", str(project.tokens),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fourm_data_prep.tokenize",
+        "--config",
+        str(project.modalities),
+        "--raw",
+        str(project.raw),
+        "--tokenizers",
+        str(project.tokenizers),
+        "--out",
+        str(project.tokens),
+    ]
 
 
 def pretrain_command(project: Project, cores: int, overrides: tuple[str, ...] = ()) -> list[str]:
-    return accelerate("fourm.training.pretrain", "--config", str(project.pretrain_config), *overrides, threads=cores)
+    return accelerate(
+        "fourm.training.pretrain",
+        "--config",
+        str(project.pretrain_config),
+        *overrides,
+        threads=cores,
+    )
 
 
-def tokenizer_commands(project: Project, modalities: ModalitySet, overrides: tuple[str, ...] = ()) -> list[list[str]]:
+def tokenizer_commands(
+    project: Project, modalities: ModalitySet, overrides: tuple[str, ...] = ()
+) -> list[list[str]]:
     """One command for each tokenizer, the slowest first."""
     common = (
         "--config",
@@ -184,11 +229,22 @@ def tokenizer_commands(project: Project, modalities: ModalitySet, overrides: tup
 
     names = sorted(modalities.tokenizers, key=cost, reverse=True)
     return [
-        accelerate("fourm_tokenizers.train", *common, "--only", n, *(overrides if cost(n) else ()), threads=1) for n in names
+        accelerate(
+            "fourm_tokenizers.train",
+            *common,
+            "--only",
+            n,
+            *(overrides if cost(n) else ()),
+            threads=1,
+        )
+        for n in names
     ]
 
 
 def have_tokenizers(project: Project, modalities: ModalitySet) -> bool:
     """True if every tokenizer of the set has been trained to its end."""
     ends = ("figures.json", "tokenizer.json")
-    return all(any((project.tokenizers / name / end).is_file() for end in ends) for name in modalities.tokenizers)
+    return all(
+        any((project.tokenizers / name / end).is_file() for end in ends)
+        for name in modalities.tokenizers
+    )

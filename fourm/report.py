@@ -1,4 +1,5 @@
-"""One self-contained HTML page about a trained project: galleries, curves, figures, the any-to-any matrix, timings.
+"""One self-contained HTML page about a trained project: galleries, curves, figures, the any-to-any
+matrix, timings.
 
 Pictures are embedded, curves are SVG, nothing is loaded from elsewhere.
 """
@@ -19,7 +20,18 @@ from fourm.modalities import ModalitySet, RawSpec
 from fourm.show import has_picture, picture_of, text_of
 
 _THUMB = 96
-_COLORS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#475569", "#b45309")
+_COLORS = (
+    "#2563eb",
+    "#dc2626",
+    "#059669",
+    "#d97706",
+    "#7c3aed",
+    "#0891b2",
+    "#be185d",
+    "#4d7c0f",
+    "#475569",
+    "#b45309",
+)
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#1e293b;background:#fff}
 h1{font-size:1.6rem;margin-bottom:.2rem} h2{margin-top:2.2rem;font-size:1.2rem;border-bottom:1px solid #e2e8f0;padding-bottom:.3rem}
@@ -49,7 +61,10 @@ class Report:
     parts: list[str] = field(default_factory=list)
 
     def heading(self, text: str, note: str = "") -> None:
-        self.parts.append(f"<h2>{html.escape(text)}</h2>" + (f'<p class="note">{html.escape(note)}</p>' if note else ""))
+        self.parts.append(
+            f"<h2>{html.escape(text)}</h2>"
+            + (f'<p class="note">{html.escape(note)}</p>' if note else "")
+        )
 
     def modalities(self, modalities: ModalitySet) -> None:
         self.heading("Modalities")
@@ -57,16 +72,25 @@ class Report:
 
     def gallery(self, gallery: Gallery) -> None:
         head = "".join(f"<th>{html.escape(c)}</th>" for c in gallery.columns)
-        rows = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in gallery.rows)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>"
+            for row in gallery.rows
+        )
         self.heading(gallery.title)
         self.parts.append(f'<table class="gallery"><tr>{head}</tr>{rows}</table>')
 
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows
+        )
         self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
 
-    def figures(self, metrics: dict[str, Any], targets: dict[tuple[str, str], tuple[str, float]] | None = None) -> None:
+    def figures(
+        self,
+        metrics: dict[str, Any],
+        targets: dict[tuple[str, str], tuple[str, float]] | None = None,
+    ) -> None:
         """``metrics.json``'s figures; ``targets[(task, metric)] = (">=" or "<=", value)``."""
         rows = []
         for task, figures in metrics.items():
@@ -76,11 +100,26 @@ class Report:
                 goal = (targets or {}).get((task, metric))
                 mark = ""
                 if goal is not None:
-                    met = figure["value"] >= goal[1] if goal[0] == ">=" else figure["value"] <= goal[1]
+                    met = (
+                        figure["value"] >= goal[1]
+                        if goal[0] == ">="
+                        else figure["value"] <= goal[1]
+                    )
                     mark = f'<span class="{"good" if met else "bad"}">{html.escape(goal[0])} {goal[1]:g}</span>'
-                shown = [f"{figure[k]:.3f}" if figure.get(k) is not None else "-" for k in ("value", "baseline", "bound")]
+                shown = [
+                    f"{figure[k]:.3f}" if figure.get(k) is not None else "-"
+                    for k in ("value", "baseline", "bound")
+                ]
                 rows.append(
-                    [html.escape(task), html.escape(metric), f"<b>{shown[0]}</b>", mark, shown[1], shown[2], str(figure["n"])]
+                    [
+                        html.escape(task),
+                        html.escape(metric),
+                        f"<b>{shown[0]}</b>",
+                        mark,
+                        shown[1],
+                        shown[2],
+                        str(figure["n"]),
+                    ]
                 )
         self.table(["task", "metric", "value", "goal", "baseline", "bound", "samples"], rows)
 
@@ -107,8 +146,10 @@ class Report:
 
     def write(self, path: str | Path) -> None:
         page = (
-            f"<!doctype html><meta charset=utf-8><title>{html.escape(self.title)}</title><style>{_STYLE}</style>"
-            f'<h1>{html.escape(self.title)}</h1><p class="note">{html.escape(self.subtitle)}</p>' + "\n".join(self.parts)
+            "<!doctype html><meta"
+            f" charset=utf-8><title>{html.escape(self.title)}</title><style>{_STYLE}</style>"
+            f'<h1>{html.escape(self.title)}</h1><p class="note">{html.escape(self.subtitle)}</p>'
+            + "\n".join(self.parts)
         )
         temporary = Path(path).with_suffix(".tmp")
         temporary.write_text(page)
@@ -137,7 +178,9 @@ def embed(picture: Image.Image, size: int = _THUMB) -> str:
     """A picture as an ``img`` element with its data inside."""
     if max(picture.size) < 2 * size:
         scale = -(-2 * size // max(picture.size))
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+        picture = picture.resize(
+            (picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC
+        )
     else:
         picture.thumbnail((2 * size, 2 * size))
     buffer = io.BytesIO()
@@ -150,7 +193,11 @@ def _cell(cell: tuple[Any, RawSpec] | str) -> str:
         return html.escape(cell)
     value, spec = cell
     text = html.escape(text_of(value, spec))
-    return embed(picture_of(value, spec)) + (f"<br>{text}" if text else "") if has_picture(spec) else text
+    return (
+        embed(picture_of(value, spec)) + (f"<br>{text}" if text else "")
+        if has_picture(spec)
+        else text
+    )
 
 
 def _svg(series: dict[str, list[tuple[float, float]]], width: int = 720, height: int = 260) -> str:
@@ -167,7 +214,9 @@ def _svg(series: dict[str, list[tuple[float, float]]], width: int = 720, height:
         parts.append(
             f'<line x1="50" x2="{width - 140}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e2e8f0"/><text x="4" y="{y + 4:.0f}" font-size="11">{tick:.2f}</text>'
         )
-        parts.append(f'<text x="{place((x1 * i / 2, y0))[0] - 8:.0f}" y="{height - 8}" font-size="11">{x1 * i / 2:.0f}</text>')
+        parts.append(
+            f'<text x="{place((x1 * i / 2, y0))[0] - 8:.0f}" y="{height - 8}" font-size="11">{x1 * i / 2:.0f}</text>'
+        )
     for i, (name, line) in enumerate(series.items()):
         color = _COLORS[i % len(_COLORS)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, line))

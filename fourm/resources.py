@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fourm.errors import UserError
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -12,14 +14,15 @@ def configs_folder() -> Path:
     for folder in (_PACKAGE.parent / "configs", _PACKAGE / "configs"):
         if (folder / "modalities").is_dir():
             return folder
-    raise ValueError("the folder 'configs' is not where it should be: install the package again")
+    raise UserError("the folder 'configs' is not where it should be: install the package again")
 
 
 def demo_model_folder() -> Path:
-    """The demo's trained model that ships with the package. Raises ValueError if it is not there."""
+    """The demo's trained model that ships with the package. Raises UserError if it is not there."""
     folder = _PACKAGE / "demo" / "model"
     if not (folder / "model.safetensors").is_file():
-        raise ValueError(
-            "no trained demo model ships with this copy: run `make demo` and name its folder with --model runs/demo/model"
+        raise UserError(
+            "no trained demo model ships with this copy: run `make demo` and name its folder with"
+            " --model runs/demo/model"
         )
     return folder

@@ -1,9 +1,10 @@
 """Counter-based randomness: every draw is a pure function of (seed, stream name, counters).
 
-Masks, sample order, scenes and sampled tokens are all keyed by *what* they belong to (sample number, position, step), never by
-how many draws came before. So batch size, worker count, rank count and resume points cannot change a result, and no global
-generator is read or written. Mixing is SplitMix64's finaliser, chained over the counters (Steele et al., OOPSLA 2014); it is
-vectorised in numpy and needs a few nanoseconds a draw.
+Masks, sample order, scenes and sampled tokens are all keyed by *what* they belong to (sample
+number, position, step), never by how many draws came before. So batch size, worker count, rank
+count and resume points cannot change a result, and no global generator is read or written. Mixing
+is SplitMix64's finaliser, chained over the counters (Steele et al., OOPSLA 2014); it is vectorised
+in numpy and needs a few nanoseconds a draw.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-_GAMMA_ATTEMPTS = 12  # Marsaglia-Tsang accepts at least 95 % a try: 12 tries miss with odds under 1e-15
+# Marsaglia-Tsang accepts at least 95 % a try: 12 tries miss with odds under 1e-15
+_GAMMA_ATTEMPTS = 12
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:
@@ -49,7 +51,9 @@ class CounterRNG:
         """Floats in the open interval (0, 1), float64, shape of the broadcast counters."""
         return ((self.bits(*counters) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
-    def integers(self, low: int | np.ndarray, high: int | np.ndarray, *counters: np.ndarray | int) -> np.ndarray:
+    def integers(
+        self, low: int | np.ndarray, high: int | np.ndarray, *counters: np.ndarray | int
+    ) -> np.ndarray:
         """Integers in [low, high], both ends included."""
         span = np.asarray(high) - np.asarray(low) + 1
         return (np.asarray(low) + np.floor(self.uniform(*counters) * span)).astype(np.int64)
@@ -62,8 +66,9 @@ class CounterRNG:
     def log_gamma_variate(self, alpha: np.ndarray, *counters: np.ndarray | int) -> np.ndarray:
         """Logarithm of Gamma(alpha, 1) draws; the counters broadcast against ``alpha``.
 
-        Logarithms, because a Dirichlet with alpha 0.01 underflows otherwise. Marsaglia and Tsang (2000) on alpha + 1, then the
-        boost ``log U / alpha``. Every draw computes a fixed number of attempts and takes the first accepted one.
+        Logarithms, because a Dirichlet with alpha 0.01 underflows otherwise. Marsaglia and Tsang
+        (2000) on alpha + 1, then the boost ``log U / alpha``. Every draw computes a fixed number of
+        attempts and takes the first accepted one.
         """
         alpha = np.asarray(alpha, dtype=np.float64)
         d = alpha + 1.0 - 1.0 / 3.0

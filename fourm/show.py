@@ -8,20 +8,28 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fourm.errors import UserError
 from fourm.modalities import RawSpec
 
-_MAP = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float32)  # viridis, five stops
+# viridis, five stops
+_MAP = np.array(
+    [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float32
+)
 _BOX_CANVAS = 192
 
 
 def class_colors(num: int) -> np.ndarray:
-    """Distinct colours (num, 3) uint8; the first two muted, as they are backgrounds more often than not."""
+    """Distinct colours (num, 3) uint8; the first two muted, as they are backgrounds more often than
+    not.
+    """
     colors = [colorsys.hsv_to_rgb((0.61 * i) % 1.0, 0.65, 0.95) for i in range(num)]
-    return (np.array([(0.82, 0.88, 0.95), (0.62, 0.60, 0.58), *colors])[:num] * 255).astype(np.uint8)
+    return (np.array([(0.82, 0.88, 0.95), (0.62, 0.60, 0.58), *colors])[:num] * 255).astype(
+        np.uint8
+    )
 
 
 def picture_of(value: Any, spec: RawSpec) -> Image.Image:
-    """One raw value as a picture. Raises ValueError for text: it is its own picture."""
+    """One raw value as a picture. Raises UserError for text: it is its own picture."""
     if spec.type == "image":
         return Image.fromarray(value)
     if spec.type == "depth":
@@ -40,7 +48,7 @@ def picture_of(value: Any, spec: RawSpec) -> Image.Image:
         return _boxes_picture(value)
     if spec.type == "palette":
         return _palette_picture(value)
-    raise ValueError(f"{spec.type} has no picture")
+    raise UserError(f"{spec.type} has no picture")
 
 
 def text_of(value: Any, spec: RawSpec) -> str:

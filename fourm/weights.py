@@ -1,7 +1,9 @@
-"""Reading safetensors files a tensor at a time, so that a model never needs more memory than it holds.
+"""Reading safetensors files a tensor at a time, so that a model never needs more memory than it
+holds.
 
-A folder has one ``model.safetensors`` or shards with an index. A file is mapped anew for each tensor and let go at once: pages of a
-mapped file count as memory in use until then. Pickled files (``.bin``, ``.pt``, ``.pth``) are never opened.
+A folder has one ``model.safetensors`` or shards with an index. A file is mapped anew for each
+tensor and let go at once: pages of a mapped file count as memory in use until then. Pickled files
+(``.bin``, ``.pt``, ``.pth``) are never opened.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from fourm.errors import UserError
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -32,7 +36,10 @@ class WeightFiles:
 
     @staticmethod
     def open(path: str | Path) -> WeightFiles:
-        """Open a folder or a file. Raises ValueError that names what is missing, damaged or pickled."""
+        """Open a folder or a file.
+
+        Raises UserError that names what is missing, damaged or pickled.
+        """
         path = Path(path)
         if path.is_file():
             return WeightFiles._of(path, [path])
@@ -41,16 +48,19 @@ class WeightFiles:
             try:
                 names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise ValueError(f"{index} is not an index of weight files") from None
+                raise UserError(f"{index} is not an index of weight files") from None
             if any(Path(name).name != name for name in names):
-                raise ValueError(f"{index} names files outside its folder")
+                raise UserError(f"{index} names files outside its folder")
             return WeightFiles._of(path, [path / name for name in names])
         if (path / WEIGHTS_FILE).is_file():
             return WeightFiles._of(path / WEIGHTS_FILE, [path / WEIGHTS_FILE])
         pickled = next((f for f in sorted(path.glob("*")) if f.suffix in _PICKLED), None)
         if pickled is not None:
-            raise ValueError(f"{pickled} is a pickled file, which can run code and is never opened; use {WEIGHTS_FILE}")
-        raise ValueError(f"no model in {path}: {WEIGHTS_FILE} is missing")
+            raise UserError(
+                f"{pickled} is a pickled file, which can run code and is never opened; use"
+                f" {WEIGHTS_FILE}"
+            )
+        raise UserError(f"no model in {path}: {WEIGHTS_FILE} is missing")
 
     @staticmethod
     def _of(where: Path, paths: list[Path]) -> WeightFiles:
@@ -59,9 +69,12 @@ class WeightFiles:
         metadata: dict[str, str] = {}
         for path in paths:
             if path.suffix in _PICKLED:
-                raise ValueError(f"{path} is a pickled file, which can run code and is never opened; use a safetensors file")
+                raise UserError(
+                    f"{path} is a pickled file, which can run code and is never opened; use a"
+                    " safetensors file"
+                )
             if not path.is_file():
-                raise ValueError(f"{where}: the file {path.name} is missing")
+                raise UserError(f"{where}: the file {path.name} is missing")
             with _opened(path) as handle:
                 metadata = metadata or dict(handle.metadata() or {})
                 for name in handle.keys():  # noqa: SIM118  (not a mapping)
@@ -83,10 +96,14 @@ class WeightFiles:
     def need(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless a tensor is there with this shape."""
         if name not in self.files:
-            raise ValueError(f"{self.where} lacks the weight {name!r}: it belongs to another model or modality set")
+            raise UserError(
+                f"{self.where} lacks the weight {name!r}: it belongs to another model or modality"
+                " set"
+            )
         if self.shapes[name] != shape:
-            raise ValueError(
-                f"{self.where}: {name!r} has shape {list(self.shapes[name])}, this model needs {list(shape)}:"
+            raise UserError(
+                f"{self.where}: {name!r} has shape {list(self.shapes[name])}, this model needs"
+                f" {list(shape)}:"
                 " it belongs to another model or modality set"
             )
 
@@ -94,7 +111,10 @@ class WeightFiles:
         """Raise ValueError for the first tensor that no one asked for."""
         extra = sorted(set(self.files) - known)
         if extra:
-            raise ValueError(f"{self.where} holds the unknown weight {extra[0]!r}: it belongs to another model or modality set")
+            raise UserError(
+                f"{self.where} holds the unknown weight {extra[0]!r}: it belongs to another model"
+                " or modality set"
+            )
 
 
 @contextmanager
@@ -103,11 +123,13 @@ def _opened(path: Path):
         with safe_open(path, framework="pt") as handle:
             yield handle
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a checkpoint into a module of the same structure, naming the first tensor that does not fit."""
+    """Load a checkpoint into a module of the same structure, naming the first tensor that does not
+    fit.
+    """
     files = WeightFiles.open(path)
     expected = model.state_dict()
     for name, tensor in expected.items():
@@ -117,13 +139,19 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, value: Callable[[str], Tensor], dtype: torch.dtype | None = None) -> None:
+def fill(
+    model: nn.Module, value: Callable[[str], Tensor], dtype: torch.dtype | None = None
+) -> None:
     """Set every stored tensor of a module to ``value(name)``, one by one.
 
-    Parameters on the ``meta`` device become the value itself, as ``dtype`` (or the value's own); others are written into.
+    Parameters on the ``meta`` device become the value itself, as ``dtype`` (or the value's own);
+    others are written into.
     """
     for prefix, module in model.named_modules():
-        for local, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        for local, old in [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ]:
             if local in module._non_persistent_buffers_set:
                 continue
             new = value(f"{prefix}.{local}" if prefix else local)
@@ -131,4 +159,8 @@ def fill(model: nn.Module, value: Callable[[str], Tensor], dtype: torch.dtype | 
                 old.copy_(new)
                 continue
             new = new.to(dtype or new.dtype)
-            setattr(module, local, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+            setattr(
+                module,
+                local,
+                nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new,
+            )

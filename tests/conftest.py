@@ -1,4 +1,6 @@
-"""Shared fixtures: a tiny modality set, tokens for it, and a tiny model; everything is small enough for one CPU core."""
+"""Shared fixtures: a tiny modality set, tokens for it, and a tiny model; everything is small enough
+for one CPU core.
+"""
 
 import numpy as np
 import pytest
@@ -13,27 +15,61 @@ torch.set_num_threads(1)
 TINY = {
     "tokenizers": {"text": {"type": "text", "vocab_size": 120, "num_sentinels": 16}},
     "modalities": {
-        "rgb": {"kind": "grid", "raw": {"type": "image", "size": 16}, "tokenizer": {"type": "autoencoder", "levels": [4, 3, 5], "patch_size": 4}},
+        "rgb": {
+            "kind": "grid",
+            "raw": {"type": "image", "size": 16},
+            "tokenizer": {"type": "autoencoder", "levels": [4, 3, 5], "patch_size": 4},
+        },
         "pixels": {"kind": "continuous", "source": "rgb", "patch_size": 4},
-        "depth": {"kind": "grid", "raw": {"type": "depth", "size": 16}, "vocab_size": 24, "grid": [4, 4]},
-        "code": {"kind": "set", "raw": {"type": "array", "size": 4, "channels": 2}, "vocab_size": 32, "max_tokens": 6},
-        "caption": {"kind": "sequence", "raw": {"type": "text"}, "tokenizer": "text", "max_tokens": 12},
-        "boxes": {"kind": "sequence", "raw": {"type": "boxes"}, "tokenizer": "text", "max_tokens": 18, "chunk_size": 3},
+        "depth": {
+            "kind": "grid",
+            "raw": {"type": "depth", "size": 16},
+            "vocab_size": 24,
+            "grid": [4, 4],
+        },
+        "code": {
+            "kind": "set",
+            "raw": {"type": "array", "size": 4, "channels": 2},
+            "vocab_size": 32,
+            "max_tokens": 6,
+        },
+        "caption": {
+            "kind": "sequence",
+            "raw": {"type": "text"},
+            "tokenizer": "text",
+            "max_tokens": 12,
+        },
+        "boxes": {
+            "kind": "sequence",
+            "raw": {"type": "boxes"},
+            "tokenizer": "text",
+            "max_tokens": 18,
+            "chunk_size": 3,
+        },
     },
-}  # fmt: skip
+}
 
 ALL_TO_ALL = MaskingConfig(
-    num_inputs=(4, 24), num_targets=(10, 24),
+    num_inputs=(4, 24),
+    num_targets=(10, 24),
     components=(
         MaskingComponent(input_default=0.5, target_default=0.5),
         MaskingComponent(input={"pixels": 100.0}, target_default=0.5),
-        MaskingComponent(input={"caption": 5.0, "depth": 0.5}, target={"rgb": 1.0, "boxes": 1.0}, keep={"caption": "all"}),
+        MaskingComponent(
+            input={"caption": 5.0, "depth": 0.5},
+            target={"rgb": 1.0, "boxes": 1.0},
+            keep={"caption": "all"},
+        ),
     ),
-)  # fmt: skip
+)
 
 
-def make_tokens(modalities: ModalitySet, num: int, seed: int = 0, lacking: str = "") -> SampleTokens:
-    """Random tokens of ``num`` samples; sequences have lengths of their own; ``lacking`` is absent from every second sample."""
+def make_tokens(
+    modalities: ModalitySet, num: int, seed: int = 0, lacking: str = ""
+) -> SampleTokens:
+    """Random tokens of ``num`` samples; sequences have lengths of their own; ``lacking`` is absent
+    from every second sample.
+    """
     rng = np.random.default_rng(seed)
     ids, lengths, vectors = {}, {}, {}
     for m in modalities:
@@ -63,7 +99,12 @@ def masker(modalities) -> Masker:
 def make_model(modalities: ModalitySet, **options) -> FourM:
     """A tiny model whose output projections are not zero, so that every path matters."""
     torch.manual_seed(0)
-    model = FourM(ModelConfig(**{"dim": 32, "encoder_depth": 2, "decoder_depth": 2, "num_heads": 4, **options}), modalities)
+    model = FourM(
+        ModelConfig(
+            **{"dim": 32, "encoder_depth": 2, "decoder_depth": 2, "num_heads": 4, **options}
+        ),
+        modalities,
+    )
     for name, p in model.named_parameters():
         if name.endswith(("proj.weight", "fc_out.weight")) or name == "heads.table":
             torch.nn.init.normal_(p, std=0.3)

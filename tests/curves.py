@@ -1,10 +1,12 @@
-"""Records loss curves of small trainings, to tell whether a change of structure changed what is computed.
+"""Records loss curves of small trainings, to tell whether a change of structure changed what is
+computed.
 
     python tests/curves.py OUT.json
 
-Four pretrainings (AdamW and Muon, plain and with JAR's encoder), two tokenizers, two alignments: float32, one thread.
-The data are random numbers written as files, and every training is started through the door that configs
-and scripts of the first releases use, so that one recorder runs on any commit (``benchmarks/same_curve.py``).
+Four pretrainings (AdamW and Muon, plain and with JAR's encoder), two tokenizers, two alignments:
+float32, one thread. The data are random numbers written as files, and every training is started
+through the door that configs and scripts of the first releases use, so that one recorder runs on
+any commit (``benchmarks/same_curve.py``).
 """
 
 import importlib
@@ -109,7 +111,7 @@ def machine() -> dict[str, str]:
     }
 
 
-# ---- data, as files ----------------------------------------------------------------------------
+# ---- data, as files ------------------------------------------------------------------------------
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -178,7 +180,7 @@ def write_latents(root: Path) -> dict[str, str]:
     return paths
 
 
-# ---- trainings ---------------------------------------------------------------------------------
+# ---- trainings -----------------------------------------------------------------------------------
 
 
 def _start(module: str, config: dict[str, Any], folder: Path, *arguments: str) -> None:

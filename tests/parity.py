@@ -2,9 +2,10 @@
 
     python tests/parity.py FOLDER...
 
-Each folder (or a folder of such folders) holds ``config.json``, ``model.safetensors``, ``inputs.safetensors`` and
-``outputs.safetensors``, packed with xz or not: what the reference's own classes saved, were given and computed. One line is printed for
-each tensor: name, largest absolute difference, tolerance (1e-4 of the output's scale, 3e-4 for pictures of several denoising steps; ids
+Each folder (or a folder of such folders) holds ``config.json``, ``model.safetensors``,
+``inputs.safetensors`` and ``outputs.safetensors``, packed with xz or not: what the reference's own
+classes saved, were given and computed. One line is printed for each tensor: name, largest absolute
+difference, tolerance (1e-4 of the output's scale, 3e-4 for pictures of several denoising steps; ids
 exactly). Exit status 1 if any misses.
 """
 
@@ -35,8 +36,10 @@ from fourm.sampling.autoregressive import CachedDecoder
 from fourm.sampling.state import GridState, SampleState, encoder_stream
 
 RELATIVE_TOLERANCE = 1e-4
-# Several denoising steps amplify rounding: evaluated in float64, the network is 1.4e-5 away from a recorded single run and 1.0e-4 away
-# from recorded pictures after five steps, so the recordings' own rounding is already as large as the tolerance of single runs.
+# Several denoising steps amplify rounding: evaluated in float64, the network is 1.4e-5 away from a
+# recorded single run and 1.0e-4 away
+# from recorded pictures after five steps, so the recordings' own rounding is already as large as
+# the tolerance of single runs.
 SAMPLED_TOLERANCE = 3e-4
 
 
@@ -53,35 +56,47 @@ class Comparison:
         return self.difference <= self.tolerance
 
 
-def compare(name: str, ours: Tensor | float, theirs: Tensor | float, tolerance: float = RELATIVE_TOLERANCE) -> Comparison:
+def compare(
+    name: str, ours: Tensor | float, theirs: Tensor | float, tolerance: float = RELATIVE_TOLERANCE
+) -> Comparison:
     """Floats within ``tolerance`` of the largest number; integers exactly; other shapes never."""
     a, b = torch.as_tensor(ours).detach(), torch.as_tensor(theirs)
     if a.shape != b.shape:
-        return Comparison(f"{name} (shape {list(a.shape)} instead of {list(b.shape)})", float("inf"), 0.0)
+        return Comparison(
+            f"{name} (shape {list(a.shape)} instead of {list(b.shape)})", float("inf"), 0.0
+        )
     if not b.numel():
         return Comparison(name, 0.0, 0.0)
     a, b = a.double(), b.double() if b.is_floating_point() else b
     if not b.is_floating_point():
         return Comparison(name, (a - b.double()).abs().max().item(), 0.0)
-    return Comparison(name, (a - b).abs().max().item(), tolerance * b.abs().max().clamp_min(1e-6).item())
+    return Comparison(
+        name, (a - b).abs().max().item(), tolerance * b.abs().max().clamp_min(1e-6).item()
+    )
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """``name.safetensors`` of a folder, packed or not."""
     packed, plain = folder / f"{name}.safetensors.xz", folder / f"{name}.safetensors"
-    return safetensors.torch.load(lzma.decompress(packed.read_bytes()) if packed.is_file() else plain.read_bytes())
+    return safetensors.torch.load(
+        lzma.decompress(packed.read_bytes()) if packed.is_file() else plain.read_bytes()
+    )
 
 
 def unpacked(folder: Path, into: Path) -> Path:
-    """A copy of a model folder as the reference writes it: ``config.json`` and ``model.safetensors``."""
+    """A copy of a model folder as the reference writes it: ``config.json`` and
+    ``model.safetensors``.
+    """
     packed, plain = folder / "model.safetensors.xz", folder / "model.safetensors"
-    (into / "model.safetensors").write_bytes(lzma.decompress(packed.read_bytes()) if packed.is_file() else plain.read_bytes())
+    (into / "model.safetensors").write_bytes(
+        lzma.decompress(packed.read_bytes()) if packed.is_file() else plain.read_bytes()
+    )
     if (folder / "config.json").is_file():
         (into / "config.json").write_bytes((folder / "config.json").read_bytes())
     return into
 
 
-# ---- FourM ---------------------------------------------------------------------------------------------------------------
+# ---- FourM ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -93,9 +108,15 @@ class Selected:
 
 
 def to_batch(
-    model: FourM, given: dict[str, dict[str, np.ndarray]], order: list[str], num_in: int, num_out: int
+    model: FourM,
+    given: dict[str, dict[str, np.ndarray]],
+    order: list[str],
+    num_in: int,
+    num_out: int,
 ) -> tuple[MaskedBatch, Selected, Selected]:
-    """The reference's padded batch as packed streams, and where their rows lie in its (batch, slot) tensors."""
+    """The reference's padded batch as packed streams, and where their rows lie in its (batch, slot)
+    tensors.
+    """
     size = len(next(iter(given.values()))["input_mask"])
     encoder, decoder = StreamRows(size), StreamRows(size)
     causal = np.array([m.kind == "sequence" for m in model.modalities])
@@ -120,7 +141,9 @@ def to_batch(
                     values = rearrange(values, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
                 encoder.add_vectors(name, index, sample, position, values[sample, column])
             else:
-                encoder.add(index, sample, position, data["tensor"].reshape(size, -1)[sample, column])
+                encoder.add(
+                    index, sample, position, data["tensor"].reshape(size, -1)[sample, column]
+                )
             used_in = used_in + mask.sum(1)
         if m.output:
             mask = ~data["target_mask"]
@@ -163,7 +186,9 @@ def check_fourm(folder: Path) -> Iterator[Comparison]:
     expected = read_tensors(folder, "outputs")
     given = _by_modality(read_tensors(folder, "inputs"))
     order = meta["modality_order"]
-    batch, seen, wanted = to_batch(model, given, order, meta["num_encoder_tokens"], meta["num_decoder_tokens"])
+    batch, seen, wanted = to_batch(
+        model, given, order, meta["num_encoder_tokens"], meta["num_decoder_tokens"]
+    )
 
     content, place = model._embed_input(batch.encoder)
     encoded = model.encode(batch.encoder)
@@ -181,16 +206,35 @@ def check_fourm(folder: Path) -> Iterator[Comparison]:
     yield compare("encoder_in/tokens", content, of_inputs("encoder_in/tokens"))
     yield compare("encoder_in/emb", place, of_inputs("encoder_in/emb"))
     ids = torch.tensor([meta["modality_ids"][m.name] for m in model.modalities])
-    yield compare("encoder_in/mod_mask", ids[batch.encoder.modality], of_inputs("encoder_in/mod_mask").long())
+    yield compare(
+        "encoder_in/mod_mask", ids[batch.encoder.modality], of_inputs("encoder_in/mod_mask").long()
+    )
     yield compare("encoder_out", encoded.features[own], of_inputs("encoder_out"))
-    if num_registers and expected["encoder_out"].shape[1] == meta["num_encoder_tokens"] + num_registers:
+    if (
+        num_registers
+        and expected["encoder_out"].shape[1] == meta["num_encoder_tokens"] + num_registers
+    ):
         rows = encoded.features[_complement(own, len(encoded.features))]
-        yield compare("encoder_out (registers)", rows, expected["encoder_out"][:, :num_registers].flatten(0, 1))
+        yield compare(
+            "encoder_out (registers)",
+            rows,
+            expected["encoder_out"][:, :num_registers].flatten(0, 1),
+        )
 
     embedded = model._embed_target(batch.decoder)
-    yield compare("decoder_in/tokens+emb", embedded, (expected["decoder_in/tokens"] + expected["decoder_in/emb"])[outputs])
-    yield compare("decoder_in/mod_mask", ids[batch.decoder.modality], expected["decoder_in/mod_mask"][outputs].long())
-    yield compare("decoder_in/target_ids", batch.decoder.target, expected["decoder_in/target_ids"][outputs])
+    yield compare(
+        "decoder_in/tokens+emb",
+        embedded,
+        (expected["decoder_in/tokens"] + expected["decoder_in/emb"])[outputs],
+    )
+    yield compare(
+        "decoder_in/mod_mask",
+        ids[batch.decoder.modality],
+        expected["decoder_in/mod_mask"][outputs].long(),
+    )
+    yield compare(
+        "decoder_in/target_ids", batch.decoder.target, expected["decoder_in/target_ids"][outputs]
+    )
     yield compare("decoder_out", hidden, expected["decoder_out"][outputs])
     for m in model.modalities:
         rows = torch.nonzero(batch.decoder.modality == model.modalities.index(m.name))[:, 0]
@@ -198,14 +242,25 @@ def check_fourm(folder: Path) -> Iterator[Comparison]:
             continue
         logits = model.logits(hidden[rows], m.name)
         if f"logits/{m.name}" in expected:
-            yield compare(f"logits/{m.name}", logits[: meta["keep_logits"]], expected[f"logits/{m.name}"])
-        if f"logits_sum/{m.name}" in expected:  # of all rows, also those that belong to other modalities
+            yield compare(
+                f"logits/{m.name}", logits[: meta["keep_logits"]], expected[f"logits/{m.name}"]
+            )
+        # of all rows, also those that belong to other modalities
+        if f"logits_sum/{m.name}" in expected:
             every = model.logits(hidden, m.name)
-            scale = every.abs().double().sum(-1).max().item()  # a sum of V numbers is exact to its parts' scale
-            difference = (every.double().sum(-1) - expected[f"logits_sum/{m.name}"][outputs]).abs().max().item()
+            # a sum of V numbers is exact to its parts' scale
+            scale = every.abs().double().sum(-1).max().item()
+            difference = (
+                (every.double().sum(-1) - expected[f"logits_sum/{m.name}"][outputs])
+                .abs()
+                .max()
+                .item()
+            )
             yield Comparison(f"logits_sum/{m.name}", difference, RELATIVE_TOLERANCE * scale)
     yield from _check_losses(model, batch, meta, expected)
-    if (folder / "generation.safetensors").is_file() or (folder / "generation.safetensors.xz").is_file():
+    if (folder / "generation.safetensors").is_file() or (
+        folder / "generation.safetensors.xz"
+    ).is_file():
         yield from _check_generation(model, read_tensors(folder, "generation"))
 
 
@@ -221,7 +276,9 @@ def _complement(rows: Tensor, size: int) -> Tensor:
     return mask
 
 
-def _check_losses(model: FourM, batch: MaskedBatch, meta: dict, expected: dict[str, Tensor]) -> Iterator[Comparison]:
+def _check_losses(
+    model: FourM, batch: MaskedBatch, meta: dict, expected: dict[str, Tensor]
+) -> Iterator[Comparison]:
     losses = model(batch)
     present = [m for m in model.modalities.outputs if m.name in meta["modality_order"]]
     at = [model.modalities.index(m.name) for m in present]
@@ -237,13 +294,20 @@ def _check_losses(model: FourM, batch: MaskedBatch, meta: dict, expected: dict[s
     if "grad_norm" in meta:
         by_modality.backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        ours = {name: g.norm().item() for name, g in released_tensors(model, gradients, dead=False).items()}
+        ours = {
+            name: g.norm().item()
+            for name, g in released_tensors(model, gradients, dead=False).items()
+        }
         largest = max(meta["grad_norm"].values())
         for name, norm in meta["grad_norm"].items():
             twin = name.replace("decoder_embeddings", "encoder_embeddings")
             found = ours.get(name, ours.get(twin))
-            difference = abs(found - norm) if found is not None else (0.0 if norm == 0 else float("inf"))
-            yield Comparison(f"grad_norm {name}", difference, RELATIVE_TOLERANCE * max(norm, 0.01 * largest))
+            difference = (
+                abs(found - norm) if found is not None else (0.0 if norm == 0 else float("inf"))
+            )
+            yield Comparison(
+                f"grad_norm {name}", difference, RELATIVE_TOLERANCE * max(norm, 0.01 * largest)
+            )
 
 
 def _state(model: FourM, given: dict[str, dict[str, np.ndarray]]) -> SampleState:
@@ -253,7 +317,9 @@ def _state(model: FourM, given: dict[str, dict[str, np.ndarray]]) -> SampleState
     for name, data in given.items():
         mask = ~data["input_mask"]
         if model.modalities[name].kind == "sequence":
-            state.sequences[name] = [row[keep] for row, keep in zip(data["tensor"], mask, strict=True)]
+            state.sequences[name] = [
+                row[keep] for row, keep in zip(data["tensor"], mask, strict=True)
+            ]
         else:
             state.grids[name] = GridState(data["tensor"], mask)
     return state
@@ -266,7 +332,9 @@ def _check_generation(model: FourM, expected: dict[str, Tensor]) -> Iterator[Com
         given = _by_modality(expected, "maskgit/in/")
         state, position = _state(model, given), expected["maskgit/pos"].numpy()
         target = next(
-            name for name, data in given.items() if model.modalities[name].kind != "sequence" and data["input_mask"].any()
+            name
+            for name, data in given.items()
+            if model.modalities[name].kind != "sequence" and data["input_mask"].any()
         )
         conditions = [name for name in given if name != target]
         size, count = position.shape
@@ -274,32 +342,52 @@ def _check_generation(model: FourM, expected: dict[str, Tensor]) -> Iterator[Com
         sample = np.repeat(np.arange(size), count)
         for branch in range(2):
             query = np.full(len(sample), MASK_QUERY)
-            rows.add(model.modalities.index(target), sample + branch * size, position.reshape(-1), query, query * 0)
+            rows.add(
+                model.modalities.index(target),
+                sample + branch * size,
+                position.reshape(-1),
+                query,
+                query * 0,
+            )
         stream = encoder_stream(state, model.modalities, [frozenset(), frozenset(conditions)])
         logits = model.logits(model.decode(model.encode(stream), rows.decoder(causal)), target)
         full, empty = logits.unflatten(0, (2, size, count))
         shown = expected["maskgit/logits_first16"].shape[1]
         yield compare("maskgit/logits_first16", full[:, :shown], expected["maskgit/logits_first16"])
-        yield compare("maskgit/uncond_logits_first16", empty[:, :shown], expected["maskgit/uncond_logits_first16"])
+        yield compare(
+            "maskgit/uncond_logits_first16",
+            empty[:, :shown],
+            expected["maskgit/uncond_logits_first16"],
+        )
         yield compare("maskgit/argmax", full.argmax(-1), expected["maskgit/argmax"])
         if "maskgit/cfg3_argmax" in expected:
-            yield compare("maskgit/cfg3_argmax", (empty + (full - empty) * 3).argmax(-1), expected["maskgit/cfg3_argmax"])
+            yield compare(
+                "maskgit/cfg3_argmax",
+                (empty + (full - empty) * 3).argmax(-1),
+                expected["maskgit/cfg3_argmax"],
+            )
     for name, scale in (("ar/greedy", 1.0), ("ar/greedy_cfg2", 2.0)):
         if name in expected:
-            yield compare(name, _greedy(model, _by_modality(expected, "ar/in/"), scale), expected[name])
+            yield compare(
+                name, _greedy(model, _by_modality(expected, "ar/in/"), scale), expected[name]
+            )
 
 
 def _greedy(model: FourM, given: dict[str, dict[str, np.ndarray]], scale: float) -> Tensor:
     """Left-to-right argmax with the cache, guided by everything but the target."""
     state = _state(model, given)
     target = next(
-        name for name, data in given.items() if model.modalities[name].kind == "sequence" and not data["target_mask"].all()
+        name
+        for name, data in given.items()
+        if model.modalities[name].kind == "sequence" and not data["target_mask"].all()
     )
     others = frozenset(name for name in given if name != target)
     branches = [frozenset()] if scale == 1.0 else [frozenset(), others]
     length = int((~given[target]["target_mask"][0]).sum())
     last = int(given[target]["tensor"][0][~given[target]["target_mask"][0]][-1])
-    decoder = CachedDecoder(model, model.encode(encoder_stream(state, model.modalities, branches)), length)
+    decoder = CachedDecoder(
+        model, model.encode(encoder_stream(state, model.modalities, branches)), length
+    )
     tokens = torch.from_numpy(given[target]["tensor"][:, 0].astype(np.int64))
     result, finished = [], torch.zeros(len(tokens), dtype=torch.bool)
     for _ in range(length):
@@ -314,7 +402,7 @@ def _greedy(model: FourM, given: dict[str, dict[str, np.ndarray]], scale: float)
     return torch.stack(result, 1)
 
 
-# ---- tokenizers ----------------------------------------------------------------------------------------------------------
+# ---- tokenizers ----------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -330,30 +418,50 @@ def check_tokenizer(folder: Path) -> Iterator[Comparison]:
     yield compare("tokens", ids, expected["tokens"])
     yield compare("quant", model.codes(ids), expected["quant"])
     if "tokens_to_embedding" in expected:
-        yield compare("tokens_to_embedding", model.codes(expected["tokens"]), expected["tokens_to_embedding"])
+        yield compare(
+            "tokens_to_embedding", model.codes(expected["tokens"]), expected["tokens_to_embedding"]
+        )
     if isinstance(model, VQVAE):
         yield compare("decoded", model.decode(expected["tokens"]), expected["decoded"])
         if "decoded_other_size" in expected:
-            yield compare("decoded_other_size", model.decode(expected["tokens_other_size"]), expected["decoded_other_size"])
+            yield compare(
+                "decoded_other_size",
+                model.decode(expected["tokens_other_size"]),
+                expected["decoded_other_size"],
+            )
     else:
         yield from _check_diffusion(model, given, expected)
 
 
-def _check_diffusion(model: DiVAE, given: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[Comparison]:
+def _check_diffusion(
+    model: DiVAE, given: dict[str, Tensor], expected: dict[str, Tensor]
+) -> Iterator[Comparison]:
     for key in expected:
         if key.startswith("alphas_cumprod/"):
             _, schedule, zero = key.split("/")
-            betas = noise_betas(schedule, model.settings.num_train_timesteps, zero == "zero_snr=True")
+            betas = noise_betas(
+                schedule, model.settings.num_train_timesteps, zero == "zero_snr=True"
+            )
             yield compare(key, torch.cumprod(1 - betas, 0), expected[key])
     scheduler = model.scheduler("ddpm")
     noised = scheduler.add_noise(given["x"], given["noise"], given["timesteps"])
     yield compare("noised", noised, expected["noised"])
     if "velocity" in expected:
-        yield compare("velocity", scheduler.get_velocity(given["x"], given["noise"], given["timesteps"]), expected["velocity"])
+        yield compare(
+            "velocity",
+            scheduler.get_velocity(given["x"], given["noise"], given["timesteps"]),
+            expected["velocity"],
+        )
     latents = expected["quant"]
     times = "_".join(f"t{int(t)}" for t in given["timesteps"])
-    yield compare(f"denoiser_{times}", model.decoder(noised, given["timesteps"], latents), expected[f"denoiser_{times}"])
-    yield compare("denoiser_t300", model.decoder(given["noise"], 300, latents), expected["denoiser_t300"])
+    yield compare(
+        f"denoiser_{times}",
+        model.decoder(noised, given["timesteps"], latents),
+        expected[f"denoiser_{times}"],
+    )
+    yield compare(
+        "denoiser_t300", model.decoder(given["noise"], 300, latents), expected["denoiser_t300"]
+    )
     if "denoiser_t300_cond_mask" in expected:
         hidden = model.decoder(given["noise"], 300, latents, expected["cond_mask"])
         yield compare("denoiser_t300_cond_mask", hidden, expected["denoiser_t300_cond_mask"])
@@ -363,7 +471,12 @@ def _check_diffusion(model: DiVAE, given: dict[str, Tensor], expected: dict[str,
             scheduler.set_timesteps(5)
             step = scheduler.step(expected["denoiser_t300"], 699, given["noise"])
             yield compare(f"ddim_step/{kind}", step.prev_sample, expected[f"ddim_step/{kind}"])
-    for kind, spacing in (("ddim", "trailing"), ("ddim", "linspace"), ("ddim", "leading"), ("ddpm", "trailing")):
+    for kind, spacing in (
+        ("ddim", "trailing"),
+        ("ddim", "linspace"),
+        ("ddim", "leading"),
+        ("ddpm", "trailing"),
+    ):
         key = f"{kind}5_{spacing}"
         if key in expected:
             generator = torch.Generator().manual_seed(0)
@@ -371,7 +484,12 @@ def _check_diffusion(model: DiVAE, given: dict[str, Tensor], expected: dict[str,
             yield compare(f"{key} (first noise)", noise, expected["init_noise_seed0"])
             # the reference's DDPM scheduler takes no spacing: it always steps as "leading"
             scheduler = model.scheduler(kind, "leading" if kind == "ddpm" else spacing)
-            yield compare(key, model.denoise(latents, noise, scheduler, 5, generator), expected[key], SAMPLED_TOLERANCE)
+            yield compare(
+                key,
+                model.denoise(latents, noise, scheduler, 5, generator),
+                expected[key],
+                SAMPLED_TOLERANCE,
+            )
 
 
 def check(folder: Path) -> Iterator[Comparison]:
@@ -384,7 +502,13 @@ def folders_under(path: Path) -> list[Path]:
     """``path`` and the folders below it that hold a model with outputs to compare."""
     if not path.is_dir():
         raise SystemExit(f"error: no folder {path}")
-    return sorted({f.parent for f in path.rglob("outputs.safetensors*") if (f.parent / "config.json").is_file()})
+    return sorted(
+        {
+            f.parent
+            for f in path.rglob("outputs.safetensors*")
+            if (f.parent / "config.json").is_file()
+        }
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -400,7 +524,10 @@ def main(arguments: list[str]) -> int:
         for folder in found:
             print(f"== {folder}")
             for c in check(folder):
-                print(f"{'ok  ' if c.good else 'MISS'} {c.name:<60} {c.difference:.3e}  tolerance {c.tolerance:.3e}")
+                print(
+                    f"{'ok  ' if c.good else 'MISS'} {c.name:<60} {c.difference:.3e}  tolerance"
+                    f" {c.tolerance:.3e}"
+                )
                 missed += [] if c.good else [f"{folder}: {c.name}"]
     for name in missed:
         print(f"missed: {name}", file=sys.stderr)

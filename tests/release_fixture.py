@@ -4,8 +4,8 @@
     PYTHONPATH=/tmp/release:/tmp/release/tokenizers:/tmp/release/data_prep \\
         python tests/release_fixture.py tests/data/releases/<version>
 
-A folder holds a tokenizer, the token shards that it made with their manifests, a pretraining run stopped half
-way (``run/checkpoints``), and ``curve.json``: the losses of the same run to its end.
+A folder holds a tokenizer, the token shards that it made with their manifests, a pretraining run
+stopped half way (``run/checkpoints``), and ``curve.json``: the losses of the same run to its end.
 """
 
 import json
@@ -30,6 +30,11 @@ def modality_set() -> dict:
     return modalities
 
 
+def rgb_alone() -> dict:
+    """The one modality whose tokenizer is trained."""
+    return {"modalities": {"rgb": modality_set()["modalities"]["rgb"]}}
+
+
 def pretrain_config(root: Path, out: Path) -> dict:
     loop = {**LOOP, "steps": STEPS, "checkpoint_every": STOPPED_AT, "optimizer": OPTIMIZER}
     return {
@@ -50,8 +55,7 @@ def make(out: Path) -> None:
         root = Path(folder)
         write_shards(root)
         (root / "modalities.yaml").write_text(yaml.safe_dump(modality_set(), sort_keys=False))
-        rgb = modality_set()
-        rgb = {"modalities": {"rgb": rgb["modalities"]["rgb"]}}
+        rgb = rgb_alone()
         places = ["--raw", str(root / "raw"), "--out", str(root / "tokenizers")]
         cache = ["--cache", str(root / "cache")]
         _start("fourm_tokenizers.train", rgb, root, *places, *cache)
@@ -60,8 +64,11 @@ def make(out: Path) -> None:
         _start("fourm_data_prep.tokenize", rgb, root, *places, *codecs)
         _start("fourm.training.pretrain", pretrain_config(root, root / "run"), root)
         out.mkdir(parents=True)
-        shutil.copytree(root / "tokenizers" / "rgb", out / "tokenizers" / "rgb",
-                        ignore=shutil.ignore_patterns("training"))  # fmt: skip
+        shutil.copytree(
+            root / "tokenizers" / "rgb",
+            out / "tokenizers" / "rgb",
+            ignore=shutil.ignore_patterns("training"),
+        )
         shutil.copytree(root / "made", out / "tokens")
         checkpoint = root / "run" / "checkpoints" / f"step_{STOPPED_AT:08d}"
         shutil.copytree(checkpoint, out / "run" / "checkpoints" / checkpoint.name)

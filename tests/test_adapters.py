@@ -1,4 +1,6 @@
-"""Labellers: pretrained networks through transformers (here small ones of the same classes with random weights), and exact ones."""
+"""Labellers: pretrained networks through transformers (here small ones of the same classes with
+random weights), and exact ones.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from fourm_data_prep.labellers import Samples, open_labeller
 from fourm.data.raw import check_raw, check_vectors
 from fourm.modalities import RawSpec
 
-PICTURES = [np.random.default_rng(i).integers(0, 255, (48, 48, 3)).astype(np.uint8) for i in range(3)]
+PICTURES = [
+    np.random.default_rng(i).integers(0, 255, (48, 48, 3)).astype(np.uint8) for i in range(3)
+]
 SAMPLES = Samples(PICTURES, ["a cat", "two dogs in the sky", ""])
 
 
@@ -26,19 +30,27 @@ def test_statistics_of_pictures_are_those_of_their_definitions():
         "saturation": 0.0,
         "entropy": 0.0,
     }
-    assert colored["saturation"] == 255 and colored["colorfulness"] == pytest.approx(0.3 * np.hypot(255, 127.5))
+    assert colored["saturation"] == 255 and colored["colorfulness"] == pytest.approx(
+        0.3 * np.hypot(255, 127.5)
+    )
     checker = np.indices((8, 8)).sum(0) % 2
-    half = label(Samples([np.repeat((checker * 200)[..., None], 3, -1).astype(np.uint8)]), RawSpec(type="metadata"))[0]
+    half = label(
+        Samples([np.repeat((checker * 200)[..., None], 3, -1).astype(np.uint8)]),
+        RawSpec(type="metadata"),
+    )[0]
     assert half["entropy"] == pytest.approx(1.0) and half["contrast"] == pytest.approx(100)
 
 
 def test_normals_of_a_known_surface():
-    """A wall straight ahead looks at the camera; a floor (depth falls downwards in the picture) looks up."""
+    """A wall straight ahead looks at the camera; a floor (depth falls downwards in the picture)
+    looks up.
+    """
     wall = normals_of_depth(np.full((40, 40), 3.0))
     assert np.allclose(wall[20, 20], [0, 0, 1], atol=1e-3)
     focal = 20 / np.tan(np.radians(30))
     rows = np.arange(40)[:, None] - 20 + 0.5
-    floor = np.where(rows > 2, 1.0 * focal / np.maximum(rows, 1), 50.0) * np.ones((1, 40))  # a plane one unit below the eye
+    # a plane one unit below the eye
+    floor = np.where(rows > 2, 1.0 * focal / np.maximum(rows, 1), 50.0) * np.ones((1, 40))
     assert np.allclose(normals_of_depth(floor)[30:38, 20], [0, -1, 0], atol=0.05)
 
 
@@ -55,44 +67,129 @@ def networks(tmp_path_factory):
         "image_size": 28,
         "patch_size": 14,
     }
-    backbone = t.Dinov2Config(**small, out_features=["stage1", "stage2"], reshape_hidden_states=False, apply_layernorm=True)
-    t.DepthAnythingForDepthEstimation(t.DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8], reassemble_factors=[2, 1], fusion_hidden_size=8,
-        head_hidden_size=8, patch_size=14,
-    )).save_pretrained(root / "depth")  # fmt: skip
-    t.SegformerForSemanticSegmentation(t.SegformerConfig(
-        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16], patch_sizes=[3, 3], strides=[2, 2],
-        num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=8, num_labels=3, id2label={0: "cat", 1: "dog", 2: "sky"},
-        label2id={"cat": 0, "dog": 1, "sky": 2},
-    )).save_pretrained(root / "semseg")  # fmt: skip
+    backbone = t.Dinov2Config(
+        **small,
+        out_features=["stage1", "stage2"],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
+    t.DepthAnythingForDepthEstimation(
+        t.DepthAnythingConfig(
+            backbone_config=backbone,
+            reassemble_hidden_size=16,
+            neck_hidden_sizes=[8, 8],
+            reassemble_factors=[2, 1],
+            fusion_hidden_size=8,
+            head_hidden_size=8,
+            patch_size=14,
+        )
+    ).save_pretrained(root / "depth")
+    t.SegformerForSemanticSegmentation(
+        t.SegformerConfig(
+            num_encoder_blocks=2,
+            depths=[1, 1],
+            sr_ratios=[2, 1],
+            hidden_sizes=[8, 16],
+            patch_sizes=[3, 3],
+            strides=[2, 2],
+            num_attention_heads=[1, 2],
+            mlp_ratios=[2, 2],
+            decoder_hidden_size=8,
+            num_labels=3,
+            id2label={0: "cat", 1: "dog", 2: "sky"},
+            label2id={"cat": 0, "dog": 1, "sky": 2},
+        )
+    ).save_pretrained(root / "semseg")
     t.Dinov2Model(t.Dinov2Config(**small)).save_pretrained(root / "dinov2")
     vision = {k: v for k, v in small.items() if k != "intermediate_size"}
-    t.CLIPModel(t.CLIPConfig(
-        text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 50},
-        vision_config={**vision, "intermediate_size": 32}, projection_dim=8,
-    )).save_pretrained(root / "clip")  # fmt: skip
-    t.SiglipModel(t.SiglipConfig(
-        text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 50},
-        vision_config=small,
-    )).save_pretrained(root / "siglip")  # fmt: skip
-    swin = t.SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=4,
-                        out_features=["stage1", "stage2", "stage3", "stage4"])  # fmt: skip
-    t.Mask2FormerForUniversalSegmentation(t.Mask2FormerConfig(
-        backbone_config=swin, hidden_dim=32, feature_size=32, mask_feature_size=32, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
-        encoder_feedforward_dim=16, dim_feedforward=16, num_queries=5, id2label={0: "cat", 1: "dog", 2: "sky"},
-        label2id={"cat": 0, "dog": 1, "sky": 2},
-    )).save_pretrained(root / "mask2former")  # fmt: skip
-    t.RTDetrForObjectDetection(t.RTDetrConfig(
-        encoder_hidden_dim=16, d_model=16, num_queries=6, encoder_layers=1, decoder_layers=1, encoder_in_channels=[8] * 3,
-        decoder_in_channels=[16] * 3, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2,
-        backbone_config=t.RTDetrResNetConfig(
-            embedding_size=8, hidden_sizes=[8] * 4, depths=[1] * 4, layer_type="basic", out_features=["stage2", "stage3", "stage4"]
-        ), id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, num_denoising=0,
-    )).save_pretrained(root / "rtdetr")  # fmt: skip
-    t.YolosForObjectDetection(t.YolosConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32], patch_size=8,
-        num_detection_tokens=5, id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1},
-    )).save_pretrained(root / "boxes")  # fmt: skip
+    t.CLIPModel(
+        t.CLIPConfig(
+            text_config={
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+                "vocab_size": 50,
+            },
+            vision_config={**vision, "intermediate_size": 32},
+            projection_dim=8,
+        )
+    ).save_pretrained(root / "clip")
+    t.SiglipModel(
+        t.SiglipConfig(
+            text_config={
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+                "vocab_size": 50,
+            },
+            vision_config=small,
+        )
+    ).save_pretrained(root / "siglip")
+    swin = t.SwinConfig(
+        image_size=64,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1] * 4,
+        num_heads=[1] * 4,
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    t.Mask2FormerForUniversalSegmentation(
+        t.Mask2FormerConfig(
+            backbone_config=swin,
+            hidden_dim=32,
+            feature_size=32,
+            mask_feature_size=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            num_attention_heads=2,
+            encoder_feedforward_dim=16,
+            dim_feedforward=16,
+            num_queries=5,
+            id2label={0: "cat", 1: "dog", 2: "sky"},
+            label2id={"cat": 0, "dog": 1, "sky": 2},
+        )
+    ).save_pretrained(root / "mask2former")
+    t.RTDetrForObjectDetection(
+        t.RTDetrConfig(
+            encoder_hidden_dim=16,
+            d_model=16,
+            num_queries=6,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_in_channels=[8] * 3,
+            decoder_in_channels=[16] * 3,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            backbone_config=t.RTDetrResNetConfig(
+                embedding_size=8,
+                hidden_sizes=[8] * 4,
+                depths=[1] * 4,
+                layer_type="basic",
+                out_features=["stage2", "stage3", "stage4"],
+            ),
+            id2label={0: "cat", 1: "dog"},
+            label2id={"cat": 0, "dog": 1},
+            num_denoising=0,
+        )
+    ).save_pretrained(root / "rtdetr")
+    t.YolosForObjectDetection(
+        t.YolosConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=[32, 32],
+            patch_size=8,
+            num_detection_tokens=5,
+            id2label={0: "cat", 1: "dog"},
+            label2id={"cat": 0, "dog": 1},
+        )
+    ).save_pretrained(root / "boxes")
     return root
 
 
@@ -128,7 +225,9 @@ def test_a_network_that_is_not_there_or_knows_other_classes_is_one_clear_error(n
     with pytest.raises(ValueError, match="cannot be opened"):
         open_labeller(f"depth:{tmp_path}")(SAMPLES, RawSpec(type="depth", size=16))
     with pytest.raises(ValueError, match="knows none of the classes"):
-        open_labeller(f"semseg:{networks / 'semseg'}")(SAMPLES, RawSpec(type="labels", size=16, classes=("car", "tree")))
+        open_labeller(f"semseg:{networks / 'semseg'}")(
+            SAMPLES, RawSpec(type="labels", size=16, classes=("car", "tree"))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -141,16 +240,35 @@ def tokenizer_files(tmp_path_factory):
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     return t.PreTrainedTokenizerFast(
-        tokenizer_object=inner, model_max_length=8, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", bos_token="[CLS]", eos_token="[SEP]"
-    )  # fmt: skip
+        tokenizer_object=inner,
+        model_max_length=8,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+    )
 
 
 @pytest.mark.slow
-def test_captions_are_strings_and_those_of_one_picture_do_not_depend_on_its_neighbours(tmp_path, tokenizer_files):
+def test_captions_are_strings_and_those_of_one_picture_do_not_depend_on_its_neighbours(
+    tmp_path, tokenizer_files
+):
     t = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 11, "encoder_hidden_size": 16,
-            "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}  # fmt: skip
+    text = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 11,
+        "encoder_hidden_size": 16,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "sep_token_id": 3,
+        "pad_token_id": 0,
+    }
     vision = {
         "hidden_size": 16,
         "num_hidden_layers": 1,
@@ -159,9 +277,9 @@ def test_captions_are_strings_and_those_of_one_picture_do_not_depend_on_its_neig
         "image_size": 32,
         "patch_size": 16,
     }
-    t.BlipForConditionalGeneration(t.BlipConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(
-        tmp_path / "blip"
-    )
+    t.BlipForConditionalGeneration(
+        t.BlipConfig(text_config=text, vision_config=vision, projection_dim=16)
+    ).save_pretrained(tmp_path / "blip")
     tokenizer_files.save_pretrained(tmp_path / "blip")
     label = open_labeller(f"caption:{tmp_path / 'blip'}")
     together = label(SAMPLES, RawSpec(type="text"))
@@ -173,9 +291,9 @@ def test_captions_are_strings_and_those_of_one_picture_do_not_depend_on_its_neig
 def test_text_becomes_a_vector_for_the_sentence_or_one_for_each_token(tmp_path, tokenizer_files):
     t = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    t.T5EncoderModel(t.T5Config(vocab_size=11, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(
-        tmp_path / "t5"
-    )
+    t.T5EncoderModel(
+        t.T5Config(vocab_size=11, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path / "t5")
     tokenizer_files.save_pretrained(tmp_path / "t5")
     spec = RawSpec(type="vectors", channels=16)
     rows = open_labeller(f"tokens:{tmp_path / 't5'}")(SAMPLES, spec)
@@ -190,21 +308,36 @@ def test_text_becomes_a_vector_for_the_sentence_or_one_for_each_token(tmp_path, 
 def test_sam_gives_boxes_and_edges_of_its_masks(tmp_path, monkeypatch):
     t = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    vision = t.SamVisionConfig(hidden_size=16, output_channels=8, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16,
-                               mlp_dim=16, num_pos_feats=4, window_size=2, global_attn_indexes=[0])  # fmt: skip
-    prompt = t.SamPromptEncoderConfig(hidden_size=8, image_size=64, patch_size=16, mask_input_channels=4)
+    vision = t.SamVisionConfig(
+        hidden_size=16,
+        output_channels=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        mlp_dim=16,
+        num_pos_feats=4,
+        window_size=2,
+        global_attn_indexes=[0],
+    )
+    prompt = t.SamPromptEncoderConfig(
+        hidden_size=8, image_size=64, patch_size=16, mask_input_channels=4
+    )
     decoder = t.SamMaskDecoderConfig(
         hidden_size=8, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=8
     )
-    t.SamModel(t.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)).save_pretrained(
-        tmp_path / "sam"
-    )
+    t.SamModel(
+        t.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    ).save_pretrained(tmp_path / "sam")
     monkeypatch.setattr(adapters, "_SAM_SURE", -1.0)  # a random network is sure of nothing
     label = open_labeller(f"sam:{tmp_path / 'sam'}")
     one = Samples(PICTURES[:1])
     for items in label(one, RawSpec(type="boxes")):
         assert items
-        assert all(item["label"] == "thing" and min(item["box"]) >= 0 and max(item["box"]) <= 1 for item in items)
+        assert all(
+            item["label"] == "thing" and min(item["box"]) >= 0 and max(item["box"]) <= 1
+            for item in items
+        )
     spec = RawSpec(type="array", size=24, channels=1)
     assert check_raw(label(one, spec)[0], spec).shape == (24, 24, 1)
 
@@ -221,25 +354,57 @@ def test_edges_of_masks_run_along_their_borders():
 @pytest.mark.slow
 def test_marigold_gives_unit_normals(tmp_path, tokenizer_files):
     t = pytest.importorskip("transformers")
-    from diffusers import AutoencoderKL, DDIMScheduler, MarigoldNormalsPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        MarigoldNormalsPipeline,
+        UNet2DConditionModel,
+    )
     from tokenizers.processors import TemplateProcessing
 
     ends = [("[CLS]", 2), ("[SEP]", 3)]
-    tokenizer_files.backend_tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer_files.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=ends
+    )
     torch.manual_seed(0)
     encoder = t.CLIPTextModel(
-        t.CLIPTextConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=11)
+        t.CLIPTextConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            vocab_size=11,
+        )
     )
     unet = UNet2DConditionModel(
-        in_channels=8, out_channels=4, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), sample_size=16,
-    )  # fmt: skip
-    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 2,
-                        up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+        in_channels=8,
+        out_channels=4,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        sample_size=16,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
     MarigoldNormalsPipeline(
-        unet=unet, vae=vae, prediction_type="normals", scheduler=DDIMScheduler(prediction_type="v_prediction"), text_encoder=encoder, tokenizer=tokenizer_files,
-        default_denoising_steps=1, default_processing_resolution=0,
-    ).save_pretrained(tmp_path / "marigold")  # fmt: skip
+        unet=unet,
+        vae=vae,
+        prediction_type="normals",
+        scheduler=DDIMScheduler(prediction_type="v_prediction"),
+        text_encoder=encoder,
+        tokenizer=tokenizer_files,
+        default_denoising_steps=1,
+        default_processing_resolution=0,
+    ).save_pretrained(tmp_path / "marigold")
     spec = RawSpec(type="normal", size=16)
     (made,) = open_labeller(f"marigold:{tmp_path / 'marigold'}")(Samples(PICTURES[:1]), spec)
     assert np.allclose(np.linalg.norm(check_raw(made, spec), axis=-1), 1, atol=1e-4)
@@ -254,10 +419,14 @@ def test_fourm_s_own_encoder_gives_rows_that_do_not_depend_on_neighbours():
     together = open_labeller(f"fourm:{folder}")(SAMPLES, spec)
     alone = open_labeller(f"fourm:{folder}")(Samples(PICTURES[1:2]), spec)[0]
     assert together[1].shape == (64, 128) and np.allclose(together[1], alone, atol=1e-4)
-    words = open_labeller(f"fourm:{folder}")(Samples([], ["a red cube", "a blue sphere left of a red cone"]), spec)
+    words = open_labeller(f"fourm:{folder}")(
+        Samples([], ["a red cube", "a blue sphere left of a red cone"]), spec
+    )
     assert len(words[0]) < len(words[1]) and words[0].shape[1] == 128
     pipe = AnyToAnyPipeline.from_pretrained(folder)
-    assert torch.allclose(pipe.features({"caption": ["a red cube"]})[0], torch.from_numpy(words[0]), atol=1e-5)
+    assert torch.allclose(
+        pipe.features({"caption": ["a red cube"]})[0], torch.from_numpy(words[0]), atol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -268,8 +437,8 @@ def test_latents_of_any_encoder_are_cached_shard_by_shard_and_a_rerun_does_nothi
     from fourm_data_prep.latents import cache_latents
     from PIL import Image
 
+    from fourm.alignment.latents import open_latents, paired
     from fourm.data.shards import DamageReport, read_shard, shard_paths
-    from fourm.fusion.latents import open_latents, paired
     from fourm.resources import demo_model_folder
 
     (tmp_path / "pictures").mkdir()
@@ -278,7 +447,8 @@ def test_latents_of_any_encoder_are_cached_shard_by_shard_and_a_rerun_does_nothi
         (tmp_path / "pictures" / f"p{i:02d}.txt").write_text(f"a red cube and {i} more")
     config = tmp_path / "m.yaml"
     text = (
-        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 48}, vocab_size: 8, grid: [2, 2]}\n"
+        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 48}, vocab_size: 8, grid: [2,"
+        " 2]}\n"
         "  caption: {kind: sequence, raw: {type: text}, vocab_size: 300, max_tokens: 24}\n"
     )
     config.write_text(text)
@@ -286,18 +456,38 @@ def test_latents_of_any_encoder_are_cached_shard_by_shard_and_a_rerun_does_nothi
     import_pictures(tmp_path / "pictures", config, tmp_path / "raw", engine=one)
     encoder = f"fourm:{demo_model_folder()}"
     for modality in ("rgb", "caption"):
-        cache_latents(tmp_path / "raw", config, modality, encoder, tmp_path / modality, tokens=True, engine=one)
+        cache_latents(
+            tmp_path / "raw",
+            config,
+            modality,
+            encoder,
+            tmp_path / modality,
+            tokens=True,
+            engine=one,
+        )
     held = paired({name: open_latents(tmp_path / name) for name in ("rgb", "caption")})
-    assert len(held["rgb"]) == 30 and held["rgb"].vectors.dtype == np.float16 and held["rgb"].offsets[-1] == 30 * 64
-    again = cache_latents(tmp_path / "raw", config, "rgb", encoder, tmp_path / "rgb", tokens=True, engine=one)
+    assert (
+        len(held["rgb"]) == 30
+        and held["rgb"].vectors.dtype == np.float16
+        and held["rgb"].offsets[-1] == 30 * 64
+    )
+    again = cache_latents(
+        tmp_path / "raw", config, "rgb", encoder, tmp_path / "rgb", tokens=True, engine=one
+    )
     assert again.num_before == again.num_done == 2
     config.write_text(
-        text + "  edges: {kind: grid, raw: {type: array, size: 24}, labeller: edges, vocab_size: 8, grid: [2, 2]}\n"
+        text
+        + "  edges: {kind: grid, raw: {type: array, size: 24}, labeller: edges, vocab_size: 8, grid: [2, 2]}\n"
     )
     label(tmp_path / "raw", config, [], engine=one)
     for split in ("train", "val"):
         keys = [
-            [k for k, _ in read_shard(shard_paths(tmp_path / "raw", split, n)[0], lambda d, _: d, e, DamageReport())]
+            [
+                k
+                for k, _ in read_shard(
+                    shard_paths(tmp_path / "raw", split, n)[0], lambda d, _: d, e, DamageReport()
+                )
+            ]
             for n, e in (("rgb", ("png",)), ("edges", ("npy",)))
         ]
         assert keys[0] == keys[1]
@@ -311,13 +501,18 @@ def test_latents_of_any_encoder_are_cached_shard_by_shard_and_a_rerun_does_nothi
 def test_the_global_vector_of_clip_and_siglip_is_the_one_that_is_compared_with_texts(networks):
     import transformers as t
 
-    picture = Samples([np.random.default_rng(0).integers(0, 255, (28, 28, 3)).astype(np.uint8)], [""], keys=["a"])
+    picture = Samples(
+        [np.random.default_rng(0).integers(0, 255, (28, 28, 3)).astype(np.uint8)], [""], keys=["a"]
+    )
     for name, channels in (("clip", 8), ("siglip", 16)):
-        made = open_labeller(f"features:{networks / name}")(picture, RawSpec(type="vectors", channels=channels))[0]
+        made = open_labeller(f"features:{networks / name}")(
+            picture, RawSpec(type="vectors", channels=channels)
+        )[0]
         model = t.AutoModel.from_pretrained(networks / name)
         ids = torch.ones(1, 4, dtype=torch.long)
         pixels = (
-            torch.from_numpy(picture.pictures[0]).permute(2, 0, 1)[None] / 255.0 - torch.tensor(adapters._MEAN)[:, None, None]
+            torch.from_numpy(picture.pictures[0]).permute(2, 0, 1)[None] / 255.0
+            - torch.tensor(adapters._MEAN)[:, None, None]
         ) / torch.tensor(adapters._STD)[:, None, None]
         with torch.inference_mode():
             wanted = model(input_ids=ids, pixel_values=pixels).image_embeds[0]

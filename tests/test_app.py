@@ -1,4 +1,7 @@
-"""The web page, served for real and called as its button calls it. Needs ``pip install 'fourm[app]'``."""
+"""The web page, served for real and called as its button calls it.
+
+Needs ``pip install 'fourm[app]'``.
+"""
 
 import os
 
@@ -32,7 +35,9 @@ def test_a_caption_becomes_a_picture_and_the_picture_becomes_text_and_boxes(clie
     made = client.predict("a large red cube", None, ["rgb"], 0, None, api_name="/generate")
     picture = next(path for path in made if isinstance(path, str) and path.endswith(".png"))
     assert Image.open(picture).size == (256, 256)
-    again = client.predict("", handle_file(picture), ["caption", "boxes"], 0, None, api_name="/generate")
+    again = client.predict(
+        "", handle_file(picture), ["caption", "boxes"], 0, None, api_name="/generate"
+    )
     assert any(isinstance(text, str) and "cube" in text for text in again)
 
 

@@ -1,4 +1,6 @@
-"""Packed attention against a plain loop over samples and segments, its gradients, and the layouts of the CUDA back ends."""
+"""Packed attention against a plain loop over samples and segments, its gradients, and the layouts
+of the CUDA back ends.
+"""
 
 import numpy as np
 import pytest
@@ -30,14 +32,22 @@ LAYOUTS = {
     "a sample without keys": Layout.per_sample(np.array([3, 4, 2]), np.array([6, 0, 5])),
     "a sample without queries": Layout.per_sample(np.array([3, 0, 2]), np.array([6, 4, 5])),
     "segments": Layout.segments(
-        np.array([3, 2, 4, 1, 5]), np.array([0, 0, 1, 2, 2]), 3, np.array([False, True, True, False, True])
+        np.array([3, 2, 4, 1, 5]),
+        np.array([0, 0, 1, 2, 2]),
+        3,
+        np.array([False, True, True, False, True]),
     ),
-    "a sample without segments": Layout.segments(np.array([3, 2, 4]), np.array([0, 0, 2]), 3, np.array([True, False, True])),
+    "a sample without segments": Layout.segments(
+        np.array([3, 2, 4]), np.array([0, 0, 2]), 3, np.array([True, False, True])
+    ),
     "many ragged samples": Layout.per_sample(
         np.array([1, 9, 2, 14, 3, 30, 4, 2, 1, 7]), np.array([2, 8, 1, 20, 0, 3, 17, 5, 6, 1])
     ),
     "many segments": Layout.segments(
-        np.array([2, 3, 9, 1, 1, 4, 2, 6, 20, 1, 3]), np.array([0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8]), 9, np.arange(11) % 2 == 0
+        np.array([2, 3, 9, 1, 1, 4, 2, 6, 20, 1, 3]),
+        np.array([0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8]),
+        9,
+        np.arange(11) % 2 == 0,
     ),
     "nothing": Layout.per_sample(np.array([0, 0]), np.array([2, 1])),
 }
@@ -48,7 +58,10 @@ def test_packed_attention_equals_the_plain_loop_with_gradients(name):
     layout = LAYOUTS[name]
     torch.manual_seed(0)
     q = torch.randn(int(layout.q_lengths.sum()), 2, 8, dtype=torch.float64, requires_grad=True)
-    k, v = (torch.randn(int(layout.k_lengths.sum()), 2, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    k, v = (
+        torch.randn(int(layout.k_lengths.sum()), 2, 8, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    )
     out = attention(q, k, v, layout.on(CPU, "sdpa", q.dtype))
     expected = plain(q, k, v, layout)
     assert torch.allclose(out, expected, atol=1e-12)
@@ -87,14 +100,18 @@ def test_the_layout_of_xformers_and_varlen_shows_each_row_what_the_reference_sho
         bias = part.bias.materialize((len(q_rows), len(k_rows)))
         seen[q_rows[:, None], k_rows[None]] = bias == 0
         assert part.cu_q.tolist() == [0, *np.cumsum(np.diff(part.cu_q.numpy()))]
-        assert part.max_q == int(part.cu_q.diff().max()) and part.max_k == int(part.cu_k.diff().max())
+        assert part.max_q == int(part.cu_q.diff().max()) and part.max_k == int(
+            part.cu_k.diff().max()
+        )
     assert torch.equal(seen, visible(layout))
 
 
 def test_xformers_mask_of_causal_blocks_is_causal_within_blocks():
     pytest.importorskip("xformers")
     bias = xformers_bias(np.array([2, 3]), np.array([2, 3]), causal=True).materialize((5, 5))
-    assert torch.equal(bias == 0, torch.block_diag(torch.ones(2, 2).tril(), torch.ones(3, 3).tril()).bool())
+    assert torch.equal(
+        bias == 0, torch.block_diag(torch.ones(2, 2).tril(), torch.ones(3, 3).tril()).bool()
+    )
 
 
 def test_a_back_end_that_cannot_run_is_announced_by_name(caplog):
@@ -115,7 +132,10 @@ def test_cuda_back_ends_equal_the_reference(name, backend):
     if resolve_backend(backend, "cuda", torch.bfloat16) != backend:
         pytest.skip(f"{backend} is not installed")
     q = torch.randn(int(layout.q_lengths.sum()), 2, 64, device=device, dtype=torch.bfloat16)
-    k, v = (torch.randn(int(layout.k_lengths.sum()), 2, 64, device=device, dtype=torch.bfloat16) for _ in range(2))
+    k, v = (
+        torch.randn(int(layout.k_lengths.sum()), 2, 64, device=device, dtype=torch.bfloat16)
+        for _ in range(2)
+    )
     expected = attention(q.float(), k.float(), v.float(), layout.on(device, "sdpa", torch.float32))
     out = attention(q, k, v, layout.on(device, backend, torch.bfloat16))
     assert torch.allclose(out.float(), expected, atol=2e-2)

@@ -1,4 +1,6 @@
-"""Crops: every modality of a sample shows the same part of the picture, whoever cuts it; a dataset of the hub's format imports like a folder."""
+"""Crops: every modality of a sample shows the same part of the picture, whoever cuts it; a dataset
+of the hub's format imports like a folder.
+"""
 
 import io
 import json
@@ -22,7 +24,9 @@ ONE = EngineConfig(workers=1)
 
 
 class Means:
-    """A codec whose ids are the means of a 4 x 4 grid of the picture: what it saw can be read from them."""
+    """A codec whose ids are the means of a 4 x 4 grid of the picture: what it saw can be read from
+    them.
+    """
 
     codebook_size, fingerprint = 256, "means"
 
@@ -38,7 +42,9 @@ class Means:
 
 
 def scene():
-    """Column and row as colours; depth and labels follow the columns; one box around a column band."""
+    """Column and row as colours; depth and labels follow the columns; one box around a column
+    band.
+    """
     ramp = np.linspace(0, 1, STORED, dtype=np.float32)
     x, y = np.meshgrid(ramp, ramp)
     image = np.stack([255 * x, 255 * y, 0 * x], -1).astype(np.uint8)
@@ -59,17 +65,29 @@ def test_all_modalities_of_a_crop_show_the_same_part(key, flip):
         assert ((red > 0.5) == cut(labels, crop, spec))[clear].all()
         turned = cut(normal, crop, RawSpec(type="normal", size=SIZE))
         assert np.allclose(np.linalg.norm(turned, axis=-1), 1, atol=1e-5)
-        assert np.abs(np.abs(turned[..., 0]) - red).max() < 0.05 and (np.sign(turned[..., 0]).mean() < 0) == crop.flip
-        (band,) = cut([{"box": [0.0, 0.0, 1.0, 1.0], "label": "all"}], crop, RawSpec(type="boxes")) if crop.whole else [None]
+        assert (
+            np.abs(np.abs(turned[..., 0]) - red).max() < 0.05
+            and (np.sign(turned[..., 0]).mean() < 0) == crop.flip
+        )
+        (band,) = (
+            cut([{"box": [0.0, 0.0, 1.0, 1.0], "label": "all"}], crop, RawSpec(type="boxes"))
+            if crop.whole
+            else [None]
+        )
         assert band is None or band["box"] == [0, 0, 1, 1]
 
 
 def test_boxes_move_with_their_crop_and_leave_with_it():
-    boxes = [{"box": [0.5, 0.5, 0.75, 0.75], "label": "in"}, {"box": [0.0, 0.0, 0.2, 0.2], "label": "out"}]
+    boxes = [
+        {"box": [0.5, 0.5, 0.75, 0.75], "label": "in"},
+        {"box": [0.0, 0.0, 0.2, 0.2], "label": "out"},
+    ]
     crop = Crop(top=0.5, left=0.25, side=0.5)
     assert cut(boxes, crop, RawSpec(type="boxes")) == [{"box": [0.5, 0.0, 1.0, 0.5], "label": "in"}]
     mirrored = Crop(top=0.5, left=0.25, side=0.5, flip=True)
-    assert cut(boxes, mirrored, RawSpec(type="boxes")) == [{"box": [0.0, 0.0, 0.5, 0.5], "label": "in"}]
+    assert cut(boxes, mirrored, RawSpec(type="boxes")) == [
+        {"box": [0.0, 0.0, 0.5, 0.5], "label": "in"}
+    ]
     with pytest.raises(ValueError, match="instances cannot be cropped"):
         cut({}, crop, RawSpec(type="instances"))
 
@@ -78,7 +96,9 @@ def test_what_is_stored_larger_is_reduced_and_what_is_smaller_is_refused():
     spec = RawSpec(type="depth", size=SIZE, range=(0.0, 1.0))
     large = RawSpec(type="depth", size=STORED, range=(0.0, 1.0))
     data = write_raw(scene()[1], large)
-    assert read_raw(data, "npy", spec).shape == (SIZE, SIZE) and read_raw(data, "npy", spec, native=True).shape == (
+    assert read_raw(data, "npy", spec).shape == (SIZE, SIZE) and read_raw(
+        data, "npy", spec, native=True
+    ).shape == (
         STORED,
         STORED,
     )
@@ -106,37 +126,63 @@ def project(tmp_path):
     (tmp_path / "m.yaml").write_text(CONFIG)
     rng = np.random.default_rng(0)
     for i in range(12):
-        Image.fromarray(rng.integers(0, 255, (4, 4, 3)).astype(np.uint8)).resize((STORED, STORED)).save(
-            tmp_path / "pictures" / f"p{i}.png"
-        )
+        Image.fromarray(rng.integers(0, 255, (4, 4, 3)).astype(np.uint8)).resize(
+            (STORED, STORED)
+        ).save(tmp_path / "pictures" / f"p{i}.png")
     return tmp_path
 
 
 def tokens(folder, name):
-    return dict(read_shard(shard_paths(folder, "train", name)[0], lambda d, _: read_npy(d), ("npy",), DamageReport()))
+    return dict(
+        read_shard(
+            shard_paths(folder, "train", name)[0],
+            lambda d, _: read_npy(d),
+            ("npy",),
+            DamageReport(),
+        )
+    )
 
 
 def test_tokens_of_crops_agree_between_modalities_and_tell_where_they_were_cut(project):
-    import_pictures(project / "pictures", project / "m.yaml", project / "raw", engine=ONE, size=STORED)
-    tokenize(project / "m.yaml", project / "raw", project / "tokenizers", project / "tokens", engine=ONE, crops=3)
-    rgb, edges, places = (tokens(project / "tokens", name) for name in ("rgb", "edges", "crop_settings"))
-    assert list(rgb) == list(edges) == list(places) and len(rgb) == 3 * len([k for k in rgb if "~" not in k])
+    import_pictures(
+        project / "pictures", project / "m.yaml", project / "raw", engine=ONE, size=STORED
+    )
+    tokenize(
+        project / "m.yaml",
+        project / "raw",
+        project / "tokenizers",
+        project / "tokens",
+        engine=ONE,
+        crops=3,
+    )
+    rgb, edges, places = (
+        tokens(project / "tokens", name) for name in ("rgb", "edges", "crop_settings")
+    )
+    assert list(rgb) == list(edges) == list(places) and len(rgb) == 3 * len(
+        [k for k in rgb if "~" not in k]
+    )
     assert all(np.abs(rgb[k].astype(int) - edges[k]).max() <= 2 for k in rgb)
     assert places["p0"].tolist() == [0, 0, 1, 1, 0] and 0.44 < places["p0~1"][2] < 1
     assert any((rgb[k] != rgb[k.partition("~")[0]]).any() for k in rgb)
-    tokenize(project / "m.yaml", project / "raw", project / "tokenizers", project / "once", engine=ONE)
+    tokenize(
+        project / "m.yaml", project / "raw", project / "tokenizers", project / "once", engine=ONE
+    )
     once = tokens(project / "once", "rgb")
     assert all((once[k] == rgb[k]).all() for k in once)
 
 
 def test_a_size_that_does_not_fit_is_named(project):
     with pytest.raises(ValueError, match="take a multiple of 32"):
-        import_pictures(project / "pictures", project / "m.yaml", project / "raw", engine=ONE, size=16)
+        import_pictures(
+            project / "pictures", project / "m.yaml", project / "raw", engine=ONE, size=16
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["disk", "parquet", "streamed"])
-def test_a_dataset_of_the_hub_imports_with_its_captions_and_tells_what_it_skipped(tmp_path, form, monkeypatch):
+def test_a_dataset_of_the_hub_imports_with_its_captions_and_tells_what_it_skipped(
+    tmp_path, form, monkeypatch
+):
     datasets = pytest.importorskip("datasets")
     from fourm_data_prep import hub_datasets
 
@@ -145,8 +191,13 @@ def test_a_dataset_of_the_hub_imports_with_its_captions_and_tells_what_it_skippe
         Image.new("RGB", (40, 30), (20 * i, 0, 0)).save(buffer, "PNG")
         return {"bytes": buffer.getvalue() if i != 3 else b"nothing", "path": None}
 
-    rows = {"image": [encoded(i) for i in range(12)], "caption": [[f"picture {i}", "another"] for i in range(12)]}
-    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Sequence(datasets.Value("string"))})
+    rows = {
+        "image": [encoded(i) for i in range(12)],
+        "caption": [[f"picture {i}", "another"] for i in range(12)],
+    }
+    features = datasets.Features(
+        {"image": datasets.Image(), "caption": datasets.Sequence(datasets.Value("string"))}
+    )
     made = datasets.Dataset.from_dict(rows, features=features)
     source = tmp_path / "set"
     if form == "disk":
@@ -155,12 +206,19 @@ def test_a_dataset_of_the_hub_imports_with_its_captions_and_tells_what_it_skippe
         source.mkdir()
         made.to_parquet(source / "train.parquet")
     if form == "streamed":
-        monkeypatch.setattr(hub_datasets, "open_dataset", lambda n, s: datasets.load_dataset(n, split=s, streaming=True))
+        monkeypatch.setattr(
+            hub_datasets,
+            "open_dataset",
+            lambda n, s: datasets.load_dataset(n, split=s, streaming=True),
+        )
     (tmp_path / "m.yaml").write_text(
-        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 16}, vocab_size: 8, grid: [2, 2]}\n"
+        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 16}, vocab_size: 8, grid: [2,"
+        " 2]}\n"
         "  caption: {kind: sequence, raw: {type: text}, vocab_size: 300, max_tokens: 20}\n"
     )
-    import_pictures(f"hf:{source}", tmp_path / "m.yaml", tmp_path / "raw", max_damage=0.2, engine=ONE)
+    import_pictures(
+        f"hf:{source}", tmp_path / "m.yaml", tmp_path / "raw", max_damage=0.2, engine=ONE
+    )
     captions = {}
     for split in ("train", "val"):
         for path in shard_paths(tmp_path / "raw", split, "caption"):
@@ -173,8 +231,11 @@ def test_a_dataset_of_the_hub_imports_with_its_captions_and_tells_what_it_skippe
 def test_a_dataset_that_is_not_there_is_one_clear_error(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     (tmp_path / "m.yaml").write_text(
-        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 16}, vocab_size: 8, grid: [2, 2]}\n"
+        "modalities:\n  rgb: {kind: grid, raw: {type: image, size: 16}, vocab_size: 8, grid: [2,"
+        " 2]}\n"
     )
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="cannot be opened"):
-        import_pictures(f"hf:{tmp_path / 'empty'}", tmp_path / "m.yaml", tmp_path / "raw", engine=ONE)
+        import_pictures(
+            f"hf:{tmp_path / 'empty'}", tmp_path / "m.yaml", tmp_path / "raw", engine=ONE
+        )

@@ -1,4 +1,6 @@
-"""Shards, columns and order: one bad sample costs itself and is listed; the order is a pure function of (seed, draw)."""
+"""Shards, columns and order: one bad sample costs itself and is listed; the order is a pure
+function of (seed, draw).
+"""
 
 import io
 import json
@@ -39,7 +41,9 @@ def source_of(project, max_damage=0.2, **kwargs):
 
 def members(path):
     with tarfile.open(path) as tar:
-        return [(i.name.split(".")[0], i.name.split(".")[1], tar.extractfile(i).read()) for i in tar]
+        return [
+            (i.name.split(".")[0], i.name.split(".")[1], tar.extractfile(i).read()) for i in tar
+        ]
 
 
 def test_a_truncated_shard_loses_its_tail_only_and_is_listed(project):
@@ -68,25 +72,38 @@ def test_columns_stay_aligned_when_keys_are_in_another_order(project):
     shard = shard_path(project.parent / "tokens", "train", "depth", 0)
     write_shard(shard, reversed(members(shard)))
     turned = source_of(project).gather(np.arange(40))
-    assert np.array_equal(straight.ids["depth"], turned.ids["depth"]) and np.array_equal(straight.ids["rgb"], turned.ids["rgb"])
+    assert np.array_equal(straight.ids["depth"], turned.ids["depth"]) and np.array_equal(
+        straight.ids["rgb"], turned.ids["rgb"]
+    )
 
 
-@pytest.mark.parametrize("array, reason", [
-    (np.zeros(16, np.float32), "integers"), (np.full(16, 999), "outside the vocabulary"), (np.zeros(9, np.int64), "9 ids where rgb has 16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "array, reason",
+    [
+        (np.zeros(16, np.float32), "integers"),
+        (np.full(16, 999), "outside the vocabulary"),
+        (np.zeros(9, np.int64), "9 ids where rgb has 16"),
+    ],
+)
 def test_a_wrong_dtype_id_or_length_is_one_damaged_sample(project, array, reason):
     shard = shard_path(project.parent / "tokens", "train", "rgb", 0)
     buffer = io.BytesIO()
     np.save(buffer, array)
-    write_shard(shard, [(k, e, buffer.getvalue() if k == "00000003" else d) for k, e, d in members(shard)])
+    write_shard(
+        shard, [(k, e, buffer.getvalue() if k == "00000003" else d) for k, e, d in members(shard)]
+    )
     source = source_of(project)
-    assert source.num_samples == 39 and any(reason in e.reason and e.key == "00000003" for e in source.report.entries)
+    assert source.num_samples == 39 and any(
+        reason in e.reason and e.key == "00000003" for e in source.report.entries
+    )
 
 
 def test_too_much_damage_stops_with_the_report_named(project):
     shard = shard_path(project.parent / "tokens", "train", "rgb", 0)
     write_shard(shard, [(k, e, b"not numpy" if int(k) < 20 else d) for k, e, d in members(shard)])
-    with pytest.raises(ValueError, match=r"20 of 40 samples are damaged .*damage-tokens-train.json"):
+    with pytest.raises(
+        ValueError, match=r"20 of 40 samples are damaged .*damage-tokens-train.json"
+    ):
         source_of(project, max_damage=0.05)
 
 
@@ -98,7 +115,9 @@ def test_an_object_array_is_refused_not_unpickled():
 
 
 def test_shards_of_another_tokenizer_are_refused_with_what_to_do(project):
-    with pytest.raises(ValueError, match=r"made-for-tests, the one in use is abc: tokenize the data again"):
+    with pytest.raises(
+        ValueError, match=r"made-for-tests, the one in use is abc: tokenize the data again"
+    ):
         source_of(project, fingerprints={"rgb": "abc"})
 
 
@@ -111,8 +130,13 @@ def test_the_cache_follows_the_shards(project):
 
 
 def test_several_modalities_in_one_tar_are_read(tmp_path):
-    write_shard(tmp_path / "00000.tar", [("a", "depth.npy", b"1"), ("a", "rgb.npy", b"2"), ("b", "rgb.npy", b"3")])
-    read = list(read_shard(tmp_path / "00000.tar", lambda d, e: d, ("npy",), DamageReport(), member="rgb"))
+    write_shard(
+        tmp_path / "00000.tar",
+        [("a", "depth.npy", b"1"), ("a", "rgb.npy", b"2"), ("b", "rgb.npy", b"3")],
+    )
+    read = list(
+        read_shard(tmp_path / "00000.tar", lambda d, e: d, ("npy",), DamageReport(), member="rgb")
+    )
     assert read == [("a", b"2"), ("b", b"3")]
 
 
@@ -125,9 +149,14 @@ def test_a_source_reads_tars_that_hold_several_modalities(project, tmp_path):
     plain = separate.gather(np.arange(separate.num_samples))
     for i, key in enumerate(keys):
         for name, ids in plain.ids.items():
-            members.append((key, f"{name}.npy", write_npy(ids[i, : plain.lengths[name][i]].astype(np.uint16))))
+            members.append(
+                (key, f"{name}.npy", write_npy(ids[i, : plain.lengths[name][i]].astype(np.uint16)))
+            )
     write_shard(root / "train" / "00000.tar", members)
-    modalities = ModalitySet(tuple(m for m in separate.modalities if m.kind != "continuous"), separate.modalities.tokenizers)
+    modalities = ModalitySet(
+        tuple(m for m in separate.modalities if m.kind != "continuous"),
+        separate.modalities.tokenizers,
+    )
     joint = Source(SourceConfig(tokens=str(root)), "train", modalities, tmp_path / "cache", 0.0)
     again = joint.gather(np.arange(joint.num_samples))
     assert joint.num_samples == separate.num_samples and set(joint.present) == set(plain.ids)
@@ -147,8 +176,13 @@ def test_gather_equals_reading_the_shard(project):
     direct = dict(read_shard(shard, _decoder(m), ("npy",), DamageReport()))
     tokens = source.gather(np.array([5, 0, 39]))
     for row, sample in enumerate((5, 0, 39)):
-        assert tokens.ids["caption"][row, : tokens.lengths["caption"][row]].tolist() == direct[f"{sample:08d}"].tolist()
-    assert tokens.vectors["pixels"].shape == (3, 16, 48) and abs(tokens.vectors["pixels"]).max() <= 1.0
+        assert (
+            tokens.ids["caption"][row, : tokens.lengths["caption"][row]].tolist()
+            == direct[f"{sample:08d}"].tolist()
+        )
+    assert (
+        tokens.vectors["pixels"].shape == (3, 16, 48) and abs(tokens.vectors["pixels"]).max() <= 1.0
+    )
 
 
 def test_every_epoch_is_a_permutation_and_another_one():
@@ -199,7 +233,9 @@ def test_raw_values_round_trip():
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     spec = RawSpec(type="normal", size=8)
     assert np.abs(read_raw(write_raw(normal, spec), "png", spec) - normal).max() < 0.005
-    assert read_raw(write_raw("a café", RawSpec(type="text")), "txt", RawSpec(type="text")) == "a café"
+    assert (
+        read_raw(write_raw("a café", RawSpec(type="text")), "txt", RawSpec(type="text")) == "a café"
+    )
 
 
 def encoded(picture, kind, **options):
@@ -212,7 +248,11 @@ def test_pictures_of_every_kind_become_upright_rgb():
     spec = RawSpec(type="image", size=8)
     alpha = Image.new("RGBA", (20, 10), (255, 0, 0, 0))
     assert (read_raw(encoded(alpha, "PNG"), "png", spec) == 255).all()  # transparent: white
-    assert read_raw(encoded(Image.new("L", (9, 9), 7), "PNG"), "png", spec).tolist()[0][0] == [7, 7, 7]
+    assert read_raw(encoded(Image.new("L", (9, 9), 7), "PNG"), "png", spec).tolist()[0][0] == [
+        7,
+        7,
+        7,
+    ]
     assert read_raw(encoded(Image.new("CMYK", (9, 9)), "JPEG"), "jpg", spec).shape == (8, 8, 3)
     deep = Image.fromarray(np.full((9, 9), 65535, np.uint16))
     assert (read_raw(encoded(deep, "PNG"), "png", spec) == 255).all()
@@ -231,7 +271,10 @@ def test_bytes_that_are_no_picture_are_one_clear_error(data):
 
 
 def test_a_truncated_picture_and_a_bomb_are_errors(monkeypatch):
-    whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "PNG")
+    whole = encoded(
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)),
+        "PNG",
+    )
     with pytest.raises(ValueError, match="no readable picture"):
         open_picture(whole[: len(whole) // 2])
     monkeypatch.setattr("fourm.data.raw.MAX_PIXELS", 100)
@@ -268,4 +311,11 @@ def test_an_interrupted_cache_build_is_made_again(project, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         open_column(shards, fragile, ("npy",), "x", project.parent / "cache", DamageReport())
-    assert len(open_column(shards, _decoder(m), ("npy",), "x", project.parent / "cache", DamageReport())) == 40
+    assert (
+        len(
+            open_column(
+                shards, _decoder(m), ("npy",), "x", project.parent / "cache", DamageReport()
+            )
+        )
+        == 40
+    )

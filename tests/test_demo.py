@@ -1,4 +1,6 @@
-"""The demo world: exact geometry, varied scenes, a judge that sees real renders right and shuffled ones wrong."""
+"""The demo world: exact geometry, varied scenes, a judge that sees real renders right and shuffled
+ones wrong.
+"""
 
 import numpy as np
 import pytest
@@ -54,9 +56,14 @@ def test_normals_are_the_slopes_of_depth(world):
     origin, direction, along = _rays(scenes, 48)
     agreed = total = 0
     for i in range(12):
-        points = (origin[i, 0] + direction[i] * (renders.depth[i].reshape(-1) / along[i])[:, None]).reshape(48, 48, 3)
+        points = (
+            origin[i, 0] + direction[i] * (renders.depth[i].reshape(-1) / along[i])[:, None]
+        ).reshape(48, 48, 3)
         elevation = scenes.camera_elevation[i]
-        up, back = np.array([0, np.sin(elevation), np.cos(elevation)]), np.array([0, -np.cos(elevation), np.sin(elevation)])
+        up, back = (
+            np.array([0, np.sin(elevation), np.cos(elevation)]),
+            np.array([0, -np.cos(elevation), np.sin(elevation)]),
+        )
         slope = np.cross(points[1:-1, 2:] - points[1:-1, :-2], points[:-2, 1:-1] - points[2:, 1:-1])
         slope /= np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), 1e-9)
         seen = np.stack([slope[..., 0], slope @ up, slope @ back], -1)
@@ -89,7 +96,11 @@ def test_a_scene_is_a_function_of_seed_and_index_and_no_two_are_alike():
         assert len(np.unique(np.round(values, 9))) > 1950
     assert len({caption(a, i) for i in range(2000)}) > 800
     both = a.present.all(1)
-    assert both.mean() > 0.5 and (a.color[both, 0] != a.color[both, 1]).all() and (a.x[both, 0] < a.x[both, 1]).all()
+    assert (
+        both.mean() > 0.5
+        and (a.color[both, 0] != a.color[both, 1]).all()
+        and (a.x[both, 0] < a.x[both, 1]).all()
+    )
 
 
 def test_annotations_agree_with_each_other(world):
@@ -104,7 +115,12 @@ def test_annotations_agree_with_each_other(world):
             mask = renders.object[i] == slot
             assert mask[y0:y1, x0:x1].sum() == mask.sum() > 0
             assert (raw["semseg"][i][mask] == 2 + scenes.shape[i, slot]).all()
-    visible = [(renders.object[i] == k).sum() for i in range(len(scenes)) for k in range(MAX_OBJECTS) if scenes.present[i, k]]
+    visible = [
+        (renders.object[i] == k).sum()
+        for i in range(len(scenes))
+        for k in range(MAX_OBJECTS)
+        if scenes.present[i, k]
+    ]
     assert min(visible) > 20
 
 

@@ -1,4 +1,6 @@
-"""Distillation: the loss is the one of the definition, a JAR student starts where its teacher is, and learns from it."""
+"""Distillation: the loss is the one of the definition, a JAR student starts where its teacher is,
+and learns from it.
+"""
 
 import numpy as np
 import pytest
@@ -7,8 +9,8 @@ from conftest import make_model, make_tokens
 from worlds import write_project
 
 from fourm.config import load
+from fourm.latent_encoder import FusionConfig
 from fourm.loss import soft_cross_entropy
-from fourm.token_fusion import FusionConfig
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.pretrain import PretrainConfig, pretrain
 
@@ -39,7 +41,9 @@ def test_a_student_like_its_teacher_has_the_smallest_soft_loss(modalities, maske
     soft = teacher.soft(batch)
     with torch.no_grad():
         assert twin(batch, soft).sums.sum() < other(batch, soft).sums.sum()
-        fused = make_model(modalities, encoder_depth=2, fusion=FusionConfig(num_tokens=64, context="latents+stem"))
+        fused = make_model(
+            modalities, encoder_depth=2, fusion=FusionConfig(num_tokens=64, context="latents+stem")
+        )
         fresh = teacher.start(fused)
     assert fresh and all(name.startswith("fusion.") for name in fresh)
 
@@ -49,7 +53,12 @@ def test_a_jar_student_is_trained_from_a_plain_checkpoint(tmp_path, capfd):
     project = write_project(tmp_path)
     pretrain(load(PretrainConfig, project, []))
     teacher = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
-    settings = [f"out={tmp_path / 'student'}", f"distill.teacher={teacher}", "model.fusion.num_tokens=8", "loop.steps=6"]
+    settings = [
+        f"out={tmp_path / 'student'}",
+        f"distill.teacher={teacher}",
+        "model.fusion.num_tokens=8",
+        "loop.steps=6",
+    ]
     figures = pretrain(load(PretrainConfig, project, settings))
     assert np.isfinite(figures["loss"])
     with pytest.raises(ValueError, match="share must be between 0 and 1"):

@@ -1,4 +1,6 @@
-"""Data preparation over shards: killed, crashed or cut short, a rerun finishes; the bytes depend on no engine and no number of workers."""
+"""Data preparation over shards: killed, crashed or cut short, a rerun finishes; the bytes depend on
+no engine and no number of workers.
+"""
 
 import hashlib
 import json
@@ -34,7 +36,9 @@ modalities:
 
 @dataclass(frozen=True)
 class Squares:
-    """A step that writes a number's square; shard ``fatal`` kills its worker until the file ``allow`` is there."""
+    """A step that writes a number's square; shard ``fatal`` kills its worker until the file
+    ``allow`` is there.
+    """
 
     out: Path
     num: int
@@ -59,7 +63,10 @@ class Squares:
 
 
 def digest(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*.tar"))}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*.tar"))
+    }
 
 
 def test_what_is_done_is_not_done_again_and_what_changed_is(tmp_path):
@@ -70,7 +77,8 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(tmp_path):
     shard_path(tmp_path, "train", "n", 3).unlink()
     manifest_path(step, step.jobs()[1]).write_text("{")
     assert run_step(step, EngineConfig(workers=1), 0.0).num_before == 3
-    assert run_step(Squares(tmp_path, 5, scale=2), EngineConfig(workers=1), 0.0).num_before == 0  # other settings
+    # other settings
+    assert run_step(Squares(tmp_path, 5, scale=2), EngineConfig(workers=1), 0.0).num_before == 0
     manifest = json.loads(manifest_path(step, step.jobs()[0]).read_text())
     assert set(manifest) == {"inputs", "settings", "outputs", "samples", "skipped", "seconds"}
 
@@ -112,7 +120,9 @@ def pictures(tmp_path_factory):
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for i in range(NUM_PICTURES):
-        Image.fromarray(rng.integers(0, 255, (40, 48, 3)).astype(np.uint8)).save(root / f"{i:04d}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3)).astype(np.uint8)).save(
+            root / f"{i:04d}.png"
+        )
         (root / f"{i:04d}.txt").write_text(f"picture number {i}")
     (root / "modalities.yaml").write_text(CONFIG)
     return root
@@ -136,12 +146,20 @@ def import_command(pictures, out, *options):
 @pytest.fixture(scope="module")
 def whole(pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    subprocess.run(import_command(pictures, out, "--workers", "1"), cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
+    subprocess.run(
+        import_command(pictures, out, "--workers", "1"),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+    )
     return digest(out)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [("--workers", "2"), ("--engine", "ray", "--workers", "2")], ids=lambda o: o[1])
+@pytest.mark.parametrize(
+    "options", [("--workers", "2"), ("--engine", "ray", "--workers", "2")], ids=lambda o: o[1]
+)
 def test_killed_at_five_random_moments_and_run_again_gives_the_bytes_of_an_uninterrupted_run(
     options, pictures, whole, tmp_path
 ):
@@ -152,11 +170,20 @@ def test_killed_at_five_random_moments_and_run_again_gives_the_bytes_of_an_unint
     killed = 0
     for _ in range(NUM_KILLS):
         process = subprocess.Popen(
-            command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         deadline = time.monotonic() + 60
         done = len(list((tmp_path / "out").rglob("manifests/*/*.json")))
-        while process.poll() is None and time.monotonic() < deadline and len(list((tmp_path / "out").rglob("*.tmp*"))) == 0:
+        while (
+            process.poll() is None
+            and time.monotonic() < deadline
+            and len(list((tmp_path / "out").rglob("*.tmp*"))) == 0
+        ):
             time.sleep(0.02)
             if len(list((tmp_path / "out").rglob("manifests/*/*.json"))) > done:
                 break
@@ -177,14 +204,18 @@ def test_killed_at_five_random_moments_and_run_again_gives_the_bytes_of_an_unint
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_fills_up_is_one_line_and_a_rerun_finishes(pictures, whole, tmp_path, workers):
-    """The limit on a file's size stands in for a full disk: it needs no right to mount one, and writing fails at the same place."""
+    """The limit on a file's size stands in for a full disk: it needs no right to mount one, and
+    writing fails at the same place.
+    """
     part = tmp_path / "part"
 
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
 
     command = import_command(pictures, part, "--workers", str(workers))
-    ended = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files)
+    ended = subprocess.run(
+        command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files
+    )
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert "error: File too large; what is finished is kept" in ended.stderr.splitlines()[-1]
     assert not list(part.rglob("*.tmp*"))  # nothing half written keeps the disk full
@@ -195,7 +226,9 @@ def test_a_disk_that_fills_up_is_one_line_and_a_rerun_finishes(pictures, whole, 
 @pytest.mark.slow
 def test_workers_end_with_the_run_that_started_them(pictures, tmp_path):
     command = import_command(pictures, tmp_path / "out", "--workers", "2")
-    run = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    run = subprocess.Popen(
+        command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     while not list(tmp_path.rglob("manifests/import/*.json")):
         time.sleep(0.05)
         assert run.poll() is None

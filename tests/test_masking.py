@@ -1,4 +1,6 @@
-"""Masking: pure function of (seed, draw), exact spans, disjoint inputs and targets, no padding, the budgets asked for."""
+"""Masking: pure function of (seed, draw), exact spans, disjoint inputs and targets, no padding, the
+budgets asked for.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from tests.masking_reference import mask_sample
 
 def take(tokens: SampleTokens, rows) -> SampleTokens:
     cut = lambda table: {name: values[rows] for name, values in table.items()}  # noqa: E731
-    return SampleTokens(tokens.samples[rows], cut(tokens.ids), cut(tokens.lengths), cut(tokens.vectors))
+    return SampleTokens(
+        tokens.samples[rows], cut(tokens.ids), cut(tokens.lengths), cut(tokens.vectors)
+    )
 
 
 def rows_of(batch, b):
@@ -39,7 +43,9 @@ def test_another_draw_or_seed_gives_other_masks(modalities, masker):
     tokens = make_tokens(modalities, 1)
     first = rows_of(masker(tokens, np.array([0])), 0)[0]
     assert not np.array_equal(first, rows_of(masker(tokens, np.array([1])), 0)[0])
-    assert not np.array_equal(first, rows_of(Masker(modalities, ALL_TO_ALL, seed=4)(tokens, np.array([0])), 0)[0])
+    assert not np.array_equal(
+        first, rows_of(Masker(modalities, ALL_TO_ALL, seed=4)(tokens, np.array([0])), 0)[0]
+    )
 
 
 def test_inputs_and_targets_of_an_image_never_overlap_and_are_true_tokens(modalities, masker):
@@ -60,10 +66,14 @@ def test_inputs_and_targets_of_an_image_never_overlap_and_are_true_tokens(modali
 
 
 def test_every_budget_is_used_up_where_tokens_are_left(modalities, masker):
-    """Redistribution: a sample has as many tokens as asked for unless everything it may use is used."""
+    """Redistribution: a sample has as many tokens as asked for unless everything it may use is
+    used.
+    """
     tokens = make_tokens(modalities, 256)
     config = MaskingConfig(
-        num_inputs=(20, 20), num_targets=(16, 16), components=(MaskingComponent(input_default=0.3, target_default=0.3),)
+        num_inputs=(20, 20),
+        num_targets=(16, 16),
+        components=(MaskingComponent(input_default=0.3, target_default=0.3),),
     )
     batch = Masker(modalities, config, 0)(tokens, np.arange(256))
     assert (batch.encoder.lengths == 20).mean() > 0.98
@@ -73,13 +83,17 @@ def test_every_budget_is_used_up_where_tokens_are_left(modalities, masker):
 def test_reference_mode_discards_what_a_clamp_cuts_off(modalities):
     tokens = make_tokens(modalities, 256)
     component = MaskingComponent(input={"code": 100.0}, target_default=0.5)
-    config = MaskingConfig(num_inputs=(20, 20), num_targets=(16, 16), components=(component,), redistribute=False)
+    config = MaskingConfig(
+        num_inputs=(20, 20), num_targets=(16, 16), components=(component,), redistribute=False
+    )
     batch = Masker(modalities, config, 0)(tokens, np.arange(256))
     assert (batch.encoder.lengths == modalities["code"].num_tokens).all()
 
 
 def test_budgets_are_distributed_like_the_rule_drawn_one_by_one(modalities):
-    """Floors of a Dirichlet share, each token left over to the largest share of a fresh draw: mean and spread over 20,000 draws."""
+    """Floors of a Dirichlet share, each token left over to the largest share of a fresh draw: mean
+    and spread over 20,000 draws.
+    """
     alpha, total = np.array([3.0, 4.0, 1.0]), 12
     rng = np.random.default_rng(0)
     expected = []
@@ -89,9 +103,17 @@ def test_budgets_are_distributed_like_the_rule_drawn_one_by_one(modalities):
             budget[rng.dirichlet(alpha).argmax()] += 1
         expected.append(budget)
     expected = np.array(expected)
-    component = MaskingComponent(input={"rgb": 3.0, "pixels": 4.0, "depth": 1.0}, target={"code": 1.0})
-    masker = Masker(modalities, MaskingConfig(num_inputs=(12, 12), num_targets=(1, 1), components=(component,)), 0)
-    drawn, _ = masker._budgets(np.tile(masker._input_alpha[0], (20000, 1)), np.full(20000, total), np.arange(20000), 1)
+    component = MaskingComponent(
+        input={"rgb": 3.0, "pixels": 4.0, "depth": 1.0}, target={"code": 1.0}
+    )
+    masker = Masker(
+        modalities,
+        MaskingConfig(num_inputs=(12, 12), num_targets=(1, 1), components=(component,)),
+        0,
+    )
+    drawn, _ = masker._budgets(
+        np.tile(masker._input_alpha[0], (20000, 1)), np.full(20000, total), np.arange(20000), 1
+    )
     assert (drawn.sum(1) == total).all() and (drawn[:, 3:] == 0).all()
     assert np.allclose(drawn[:, :3].mean(0), expected.mean(0), atol=0.06)  # four standard errors
     assert np.allclose(drawn[:, :3].std(0), expected.std(0), rtol=0.03)
@@ -145,39 +167,58 @@ def test_chunks_of_a_sequence_are_kept_or_hidden_together(modalities):
 
 @pytest.mark.parametrize("wrong", [{"input": {"colour": 1.0}}, {"target": {"pixels": 1.0}}])
 def test_a_config_that_names_a_wrong_modality_is_refused(modalities, wrong):
-    config = MaskingConfig(num_inputs=(1, 2), num_targets=(1, 2), components=(MaskingComponent(**wrong),))
+    config = MaskingConfig(
+        num_inputs=(1, 2), num_targets=(1, 2), components=(MaskingComponent(**wrong),)
+    )
     with pytest.raises(ValueError, match="colour|pixels"):
         Masker(modalities, config, 0)
 
 
 def test_in_4m_mode_budgets_and_spans_have_the_reference_s_distributions():
-    """20,000 draws each of the fast masker and of a plain, sequential one: means within 4.5 standard errors, tails within 0.02."""
+    """20,000 draws each of the fast masker and of a plain, sequential one: means within 4.5
+    standard errors, tails within 0.02.
+    """
     grid = {"kind": "grid", "raw": {"type": "image", "size": 32}, "vocab_size": 512, "grid": [7, 7]}
     text = {"kind": "sequence", "raw": {"type": "text"}, "vocab_size": 2000, "max_tokens": 30}
     pixels = {"kind": "continuous", "raw": {"type": "image", "size": 28}, "patch_size": 4}
-    modalities = ModalitySet.from_mapping({"modalities": {"rgb": pixels, "a": grid, "b": grid, "caption": text, "det": text}})
+    modalities = ModalitySet.from_mapping(
+        {"modalities": {"rgb": pixels, "a": grid, "b": grid, "caption": text, "det": text}}
+    )
     names = ("a", "b", "caption", "det")
     components = (
         MaskingComponent(input={"rgb": 1000.0}, target=dict.fromkeys(names, 0.5)),
-        MaskingComponent(input=dict.fromkeys((*names, "rgb"), 0.5), target=dict.fromkeys(names, 0.5), keep={"det": "binary"}),
         MaskingComponent(
-            weight=0.5, input={"caption": 5.0, "a": 0.05}, target=dict.fromkeys(names, 0.1), keep={"caption": "all"}
+            input=dict.fromkeys((*names, "rgb"), 0.5),
+            target=dict.fromkeys(names, 0.5),
+            keep={"det": "binary"},
+        ),
+        MaskingComponent(
+            weight=0.5,
+            input={"caption": 5.0, "a": 0.05},
+            target=dict.fromkeys(names, 0.1),
+            keep={"caption": "all"},
         ),
     )
-    config = MaskingConfig(num_inputs=(20, 60), num_targets=(40, 40), components=components, redistribute=False)
+    config = MaskingConfig(
+        num_inputs=(20, 60), num_targets=(40, 40), components=components, redistribute=False
+    )
     num = 20_000
     rng = np.random.default_rng(0)
     lengths = {name: rng.integers(3, 31, num) for name in ("caption", "det")}
     ids = {name: rng.integers(300, 2000, (num, 30)) for name in lengths}
     grids = {name: rng.integers(0, 512, (num, 49)) for name in ("a", "b")}
     tokens = SampleTokens(
-        np.arange(num), {**ids, **grids}, {**lengths, "a": np.full(num, 49), "b": np.full(num, 49), "rgb": np.full(num, 49)},
+        np.arange(num),
+        {**ids, **grids},
+        {**lengths, "a": np.full(num, 49), "b": np.full(num, 49), "rgb": np.full(num, 49)},
         {"rgb": np.zeros((num, 49, 1), np.float32)},
-    )  # fmt: skip
+    )
     batch = Masker(modalities, config, seed=1)(tokens, np.arange(num))
     order = [m.name for m in modalities]
     fast = np.zeros((num, len(order), 3))
-    sample_in, sample_out = (np.repeat(np.arange(num), s.lengths) for s in (batch.encoder, batch.decoder))
+    sample_in, sample_out = (
+        np.repeat(np.arange(num), s.lengths) for s in (batch.encoder, batch.decoder)
+    )
     np.add.at(fast, (sample_in, batch.encoder.modality.numpy(), 0), 1)
     np.add.at(fast, (sample_out, batch.decoder.modality.numpy(), 1), 1)
     token = batch.encoder.token.numpy()
@@ -186,7 +227,9 @@ def test_in_4m_mode_budgets_and_spans_have_the_reference_s_distributions():
     np.add.at(fast, (sample_in, batch.encoder.modality.numpy(), 2), is_sentinel & is_text)
     plain = np.zeros_like(fast)
     for i in range(num):
-        drawn = mask_sample(rng, modalities, config, {name: ids[name][i, : lengths[name][i]] for name in lengths})
+        drawn = mask_sample(
+            rng, modalities, config, {name: ids[name][i, : lengths[name][i]] for name in lengths}
+        )
         plain[i] = [drawn[name] for name in order]
     error = np.sqrt((fast.var(0) + plain.var(0)) / num) + 1e-9
     assert (np.abs(fast.mean(0) - plain.mean(0)) < 4.5 * error).all()
@@ -195,4 +238,9 @@ def test_in_4m_mode_budgets_and_spans_have_the_reference_s_distributions():
             values = np.arange(0, 61, 3)
             tail = lambda x: (x[:, m, statistic][:, None] > values).mean(0)  # noqa: B023, E731
             assert np.abs(tail(fast) - tail(plain)).max() < 0.02, (order[m], statistic)
-    assert np.abs(np.corrcoef(fast[:, 1, 0], fast[:, 3, 0]) - np.corrcoef(plain[:, 1, 0], plain[:, 3, 0])).max() < 0.04
+    assert (
+        np.abs(
+            np.corrcoef(fast[:, 1, 0], fast[:, 3, 0]) - np.corrcoef(plain[:, 1, 0], plain[:, 3, 0])
+        ).max()
+        < 0.04
+    )

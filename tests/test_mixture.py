@@ -1,4 +1,6 @@
-"""Adaptive mixtures: what is being learned is drawn more, noise is not; neither an update nor a resumed run loses or repeats a sample."""
+"""Adaptive mixtures: what is being learned is drawn more, noise is not; neither an update nor a
+resumed run loses or repeats a sample.
+"""
 
 import json
 import shutil
@@ -16,8 +18,14 @@ from fourm.training.mixture import AdaptiveConfig, Mixture, adapted_shares
 from fourm.training.pretrain import PretrainConfig, pretrain
 
 BASE = np.full(3, 1 / 3)
-KNOWN_LEARNING_NOISE = np.array([[6.0, 6.0, 6.0], [2.0, 5.5, 6.0], [1.0, 5.0, 6.0], [0.99, 4.5, 6.0]])
-MASKING = MaskingConfig(num_inputs=(4, 4), num_targets=(4, 4), components=(MaskingComponent(), MaskingComponent(weight=3.0)))
+KNOWN_LEARNING_NOISE = np.array(
+    [[6.0, 6.0, 6.0], [2.0, 5.5, 6.0], [1.0, 5.0, 6.0], [0.99, 4.5, 6.0]]
+)
+MASKING = MaskingConfig(
+    num_inputs=(4, 4),
+    num_targets=(4, 4),
+    components=(MaskingComponent(), MaskingComponent(weight=3.0)),
+)
 
 
 def test_what_is_being_learned_gains_what_is_known_or_noise_loses():
@@ -32,15 +40,23 @@ def test_shares_start_as_configured_and_keep_to_floor_and_cap():
     base = np.array([0.7, 0.28, 0.02])
     first = adapted_shares(base, KNOWN_LEARNING_NOISE[:1], AdaptiveConfig())
     assert np.allclose(first, base)
-    shares = adapted_shares(base, KNOWN_LEARNING_NOISE[:, [0, 2, 1]], AdaptiveConfig(strength=50.0, cap=4.0, floor=0.1))
-    assert (shares >= 0.1 * base - 1e-9).all() and shares[2] == pytest.approx(0.08) and shares.sum() == pytest.approx(1.0)
+    shares = adapted_shares(
+        base, KNOWN_LEARNING_NOISE[:, [0, 2, 1]], AdaptiveConfig(strength=50.0, cap=4.0, floor=0.1)
+    )
+    assert (
+        (shares >= 0.1 * base - 1e-9).all()
+        and shares[2] == pytest.approx(0.08)
+        and shares.sum() == pytest.approx(1.0)
+    )
     with pytest.raises(ValueError, match="floor"):
         AdaptiveConfig(floor=1.5)
 
 
 def test_updates_neither_skip_nor_repeat_a_sample_of_any_source():
     sizes = [50, 200, 31]
-    mixture = Mixture(sizes, [1.0, 2.0, 1.0], MASKING, seed=3, batch_size=8, adaptive=AdaptiveConfig())
+    mixture = Mixture(
+        sizes, [1.0, 2.0, 1.0], MASKING, seed=3, batch_size=8, adaptive=AdaptiveConfig()
+    )
     taken: list[list[int]] = [[], [], []]
     for step, losses in ((10, [5.0, 5.0, 5.0]), (20, [1.0, 4.0, 5.0]), (45, [0.5, 3.0, 5.0])):
         drawn = mixture.order()(np.arange(mixture.step * 8, step * 8))
@@ -70,7 +86,10 @@ def project(tmp_path_factory) -> Path:
     path = write_project(tmp_path_factory.mktemp("world"), keep_checkpoints=9)
     second = write_project(tmp_path_factory.mktemp("second"), num=20)
     config, other = (yaml.safe_load(p.read_text()) for p in (path, second))
-    config["data"]["sources"] = [*config["data"]["sources"], {**other["data"]["sources"][0], "weight": 0.5}]
+    config["data"]["sources"] = [
+        *config["data"]["sources"],
+        {**other["data"]["sources"][0], "weight": 0.5},
+    ]
     config["adaptive"] = {"of": "both", "every": 6, "window": 1, "probe_samples": 8}
     path.write_text(yaml.safe_dump(config))
     return path
@@ -88,7 +107,11 @@ def test_a_run_resumed_between_two_updates_repeats_shares_and_losses_bit_for_bit
     found = mixtures(whole)
     assert [r["step"] for r in found] == [6, 12, 18, 24]
     shares = found[-1]["mixture"]
-    assert shares["sources"] != [1.0, 0.5] and sum(shares["sources"]) == pytest.approx(1.0) and len(shares["probe"]) == 4
+    assert (
+        shares["sources"] != [1.0, 0.5]
+        and sum(shares["sources"]) == pytest.approx(1.0)
+        and len(shares["probe"]) == 4
+    )
     shutil.copytree(whole, cut)
     for step in (15, 20, 24):  # what is left ends at step 10, after the first update
         shutil.rmtree(cut / "checkpoints" / f"step_{step:08d}")
@@ -99,5 +122,13 @@ def test_a_run_resumed_between_two_updates_repeats_shares_and_losses_bit_for_bit
 @pytest.mark.slow
 def test_loader_workers_that_read_ahead_do_not_change_an_adaptive_run(project, tmp_path):
     for workers in (0, 2):
-        pretrain(load(PretrainConfig, project, [f"out={tmp_path / str(workers)}", f"loop.num_workers={workers}"]))
-    assert curve(tmp_path / "0") == curve(tmp_path / "2") and mixtures(tmp_path / "0") == mixtures(tmp_path / "2")
+        pretrain(
+            load(
+                PretrainConfig,
+                project,
+                [f"out={tmp_path / str(workers)}", f"loop.num_workers={workers}"],
+            )
+        )
+    assert curve(tmp_path / "0") == curve(tmp_path / "2") and mixtures(tmp_path / "0") == mixtures(
+        tmp_path / "2"
+    )

@@ -1,4 +1,6 @@
-"""FourM: packed equals a slow per-sample reference, absent modalities get exact zeros, files round-trip and refuse misfits."""
+"""FourM: packed equals a slow per-sample reference, absent modalities get exact zeros, files
+round-trip and refuse misfits.
+"""
 
 import json
 
@@ -15,12 +17,18 @@ from fourm.model import FourM, load_model
 
 
 def plain_attention(module, rows, context, mask):
-    """Explicit softmax attention of one sample: rows (n, D), context (m, D), mask (n, m) True = visible."""
+    """Explicit softmax attention of one sample: rows (n, D), context (m, D), mask (n, m) True =
+    visible.
+    """
     heads = module.num_heads
     q, k, v = module.qkv.weight.chunk(3)
     split = lambda x: x.unflatten(-1, (heads, -1)).transpose(0, 1)  # noqa: E731
     bias = (None,) * 3 if module.qkv.bias is None else module.qkv.bias.chunk(3)
-    q, k, v = split(F.linear(rows, q, bias[0])), split(F.linear(context, k, bias[1])), split(F.linear(context, v, bias[2]))
+    q, k, v = (
+        split(F.linear(rows, q, bias[0])),
+        split(F.linear(context, k, bias[1])),
+        split(F.linear(context, v, bias[2])),
+    )
     if module.q_norm is not None:
         q, k = module.q_norm(q), module.k_norm(k)
     scores = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf)
@@ -41,7 +49,10 @@ def plain_forward(model, batch, b):
             content.append(model.vector_in[m.name](vectors.values[at]))
         else:
             content.append(model.tokens(e.modality[row : row + 1], e.token[row : row + 1])[0])
-    place = model.positions(e.modality[i : i + n], e.position[i : i + n]) + model.modality[e.modality[i : i + n]]
+    place = (
+        model.positions(e.modality[i : i + n], e.position[i : i + n])
+        + model.modality[e.modality[i : i + n]]
+    )
     content = torch.stack(content)
     if model.registers is not None:
         content = torch.cat([model.registers, content])
@@ -57,7 +68,9 @@ def plain_forward(model, batch, b):
     j, m_rows = int(d.lengths[:b].sum()), int(d.lengths[b])
     kind, position, given = (t[j : j + m_rows] for t in (d.modality, d.position, d.input))
     modality = model.modality if model.decoder_modality is None else model.decoder_modality
-    content = torch.where((given == MASK_QUERY)[:, None], model.mask_token, model.tokens(kind, given.clamp_min(0)))
+    content = torch.where(
+        (given == MASK_QUERY)[:, None], model.mask_token, model.tokens(kind, given.clamp_min(0))
+    )
     rows = content + model.positions(kind, position) + modality[kind]
     mask = kind[:, None] == kind[None]
     causal = torch.tensor([m.kind == "sequence" for m in model.modalities])[kind]
@@ -66,15 +79,27 @@ def plain_forward(model, batch, b):
     for block in model.decoder:
         normed = block.norm_self(rows)
         rows = rows + plain_attention(block.self_attention, normed, normed, mask)
-        rows = rows + plain_attention(block.cross_attention, block.norm_query(rows), block.norm_context(context), full)
+        rows = rows + plain_attention(
+            block.cross_attention, block.norm_query(rows), block.norm_context(context), full
+        )
         rows = rows + block.mlp(block.norm_mlp(rows))
     return model.decoder_norm(rows)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"num_registers": 3, "qk_norm": True, "norm_bias": True},
-    {"gated_mlp": False, "qkv_bias": True, "proj_bias": True, "mlp_bias": True, "share_modality_embeddings": True},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_registers": 3, "qk_norm": True, "norm_bias": True},
+        {
+            "gated_mlp": False,
+            "qkv_bias": True,
+            "proj_bias": True,
+            "mlp_bias": True,
+            "share_modality_embeddings": True,
+        },
+    ],
+)
 def test_packed_forward_equals_the_per_sample_reference(modalities, masker, options):
     model = make_model(modalities, **options)
     for p in model.parameters():
@@ -86,7 +111,9 @@ def test_packed_forward_equals_the_per_sample_reference(modalities, masker, opti
         start = 0
         for b in range(9):
             n = int(batch.decoder.lengths[b])
-            assert torch.allclose(packed[start : start + n], plain_forward(model, batch, b), atol=2e-5), b
+            assert torch.allclose(
+                packed[start : start + n], plain_forward(model, batch, b), atol=2e-5
+            ), b
             start += n
 
 
@@ -113,13 +140,17 @@ def test_chunked_cross_entropy_equals_the_whole_one_with_gradients():
     chunked = linear_cross_entropy(rows, weight, targets, chunk_logits=44)
     assert torch.allclose(chunked.double(), whole, rtol=1e-6)
     for a, b in zip(
-        torch.autograd.grad(chunked * 0.5, (rows, weight)), torch.autograd.grad(whole * 0.5, (rows, weight)), strict=True
+        torch.autograd.grad(chunked * 0.5, (rows, weight)),
+        torch.autograd.grad(whole * 0.5, (rows, weight)),
+        strict=True,
     ):
         assert torch.allclose(a, b, atol=1e-6)
     assert linear_cross_entropy(rows[:0], weight, targets[:0]) == 0
 
 
-def test_embedding_and_head_of_a_code_are_its_own_vector_plus_those_of_its_levels(modalities, model):
+def test_embedding_and_head_of_a_code_are_its_own_vector_plus_those_of_its_levels(
+    modalities, model
+):
     levels = modalities["rgb"].levels
     rest, expected = 37, model.tokens.table[37].clone()
     offset = 1

@@ -1,4 +1,6 @@
-"""A whole project by commands, with two modalities that the code has never heard of, added in YAML alone."""
+"""A whole project by commands, with two modalities that the code has never heard of, added in YAML
+alone.
+"""
 
 import json
 import os
@@ -20,19 +22,40 @@ from fourm.modalities import RawSpec
 from fourm.pipeline import AnyToAnyPipeline, Partial, Tokens
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tokenizers", ROOT / "data_prep")))}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tokenizers", ROOT / "data_prep"))),
+}
 MATERIAL = dict(zip(SHAPES, ("wood", "rubber", "steel", "paper"), strict=True))
 SIZE = 16
 
 # what a user writes: nothing in the package knows these two names
 NEW = {
-    "material": {"kind": "sequence", "raw": {"type": "words"}, "tokenizer": "text", "max_tokens": 8},
-    "heat": {
-        "kind": "grid", "raw": {"type": "array", "size": SIZE, "range": [0.0, 2.0]},
-        "tokenizer": {"type": "autoencoder", "levels": [5, 5], "patch_size": 4, "dim": 32, "num_heads": 2, "train": {
-            "steps": 60, "batch_size": 8, "threads": 1, "num_workers": 0, "optimizer": {"name": "muon"}}},
+    "material": {
+        "kind": "sequence",
+        "raw": {"type": "words"},
+        "tokenizer": "text",
+        "max_tokens": 8,
     },
-}  # fmt: skip
+    "heat": {
+        "kind": "grid",
+        "raw": {"type": "array", "size": SIZE, "range": [0.0, 2.0]},
+        "tokenizer": {
+            "type": "autoencoder",
+            "levels": [5, 5],
+            "patch_size": 4,
+            "dim": 32,
+            "num_heads": 2,
+            "train": {
+                "steps": 60,
+                "batch_size": 8,
+                "threads": 1,
+                "num_workers": 0,
+                "optimizer": {"name": "muon"},
+            },
+        },
+    },
+}
 KNOWN = {
     "rgb": {**NEW["heat"], "raw": {"type": "image", "size": SIZE}},
     "pixels": {"kind": "continuous", "source": "rgb", "patch_size": 4},
@@ -42,7 +65,12 @@ KNOWN = {
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
@@ -59,26 +87,64 @@ def project(tmp_path_factory) -> Path:
         keys = [f"{i:08d}" for i in range(num)]
         words = [[MATERIAL[shape] for _, _, shape in describe(scenes, i)] for i in range(num)]
         heat = [p.astype(np.float32).mean(-1, keepdims=True) / 128.0 for p in pictures]
-        spec = {"material": RawSpec(type="words"), "heat": RawSpec(type="array", size=SIZE, range=(0.0, 2.0))}
+        spec = {
+            "material": RawSpec(type="words"),
+            "heat": RawSpec(type="array", size=SIZE, range=(0.0, 2.0)),
+        }
         for name, values in (("material", words), ("heat", heat)):
-            members = [(k, spec[name].extensions[0], write_raw(v, spec[name])) for k, v in zip(keys, values, strict=True)]
+            members = [
+                (k, spec[name].extensions[0], write_raw(v, spec[name]))
+                for k, v in zip(keys, values, strict=True)
+            ]
             write_shard(shard_path(root / "raw", split, name, 0), members)
     text = {"type": "text", "vocab_size": 120, "num_sentinels": 16, "num_axes": 1, "num_bins": 8}
     (root / "modalities.yaml").write_text(
-        yaml.safe_dump({"tokenizers": {"text": text}, "modalities": {**KNOWN, **NEW}}, sort_keys=False)
+        yaml.safe_dump(
+            {"tokenizers": {"text": text}, "modalities": {**KNOWN, **NEW}}, sort_keys=False
+        )
     )
     config = {
-        "out": str(root / "pretrain"), "modalities": str(root / "modalities.yaml"),
-        "data": {"sources": [{"tokens": str(root / "tokens"), "raw": str(root / "raw")}], "cache": str(root / "cache")},
+        "out": str(root / "pretrain"),
+        "modalities": str(root / "modalities.yaml"),
+        "data": {
+            "sources": [{"tokens": str(root / "tokens"), "raw": str(root / "raw")}],
+            "cache": str(root / "cache"),
+        },
         "model": {"dim": 32, "encoder_depth": 2, "decoder_depth": 2, "num_heads": 2},
-        "masking": {"num_inputs": [1, 24], "num_targets": [24, 32], "components": [
-            {"input_default": 0.5, "target_default": 0.5}, {"input": {"pixels": 100}, "target_default": 0.5, "num_inputs": [16, 16]}]},
-        "loop": {"steps": 150, "batch_size": 16, "threads": 1, "num_workers": 0, "optimizer": {"name": "muon", "lr": 0.004}},
-    }  # fmt: skip
+        "masking": {
+            "num_inputs": [1, 24],
+            "num_targets": [24, 32],
+            "components": [
+                {"input_default": 0.5, "target_default": 0.5},
+                {"input": {"pixels": 100}, "target_default": 0.5, "num_inputs": [16, 16]},
+            ],
+        },
+        "loop": {
+            "steps": 150,
+            "batch_size": 16,
+            "threads": 1,
+            "num_workers": 0,
+            "optimizer": {"name": "muon", "lr": 0.004},
+        },
+    }
     (root / "pretrain.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     common = ("--config", str(root / "modalities.yaml"), "--raw", str(root / "raw"))
-    run("fourm_tokenizers.train", *common, "--out", str(root / "tokenizers"), "--cache", str(root / "cache"))
-    run("fourm_data_prep.tokenize", *common, "--tokenizers", str(root / "tokenizers"), "--out", str(root / "tokens"))
+    run(
+        "fourm_tokenizers.train",
+        *common,
+        "--out",
+        str(root / "tokenizers"),
+        "--cache",
+        str(root / "cache"),
+    )
+    run(
+        "fourm_data_prep.tokenize",
+        *common,
+        "--tokenizers",
+        str(root / "tokenizers"),
+        "--out",
+        str(root / "tokens"),
+    )
     run("fourm.training.pretrain", "--config", str(root / "pretrain.yaml"))
     run("fourm.cli", "report", str(root))
     return root
@@ -86,7 +152,9 @@ def project(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_modalities_added_in_yaml_alone_train_sample_and_show_in_the_report(project):
-    log = [json.loads(line) for line in (project / "pretrain" / "log.jsonl").read_text().splitlines()]
+    log = [
+        json.loads(line) for line in (project / "pretrain" / "log.jsonl").read_text().splitlines()
+    ]
     terms = [r["terms"] for r in log if "terms" in r]
     for name in ("material", "heat"):
         first = np.mean([t[name] for t in terms[:10] if name in t])
@@ -105,9 +173,18 @@ def test_modalities_added_in_yaml_alone_train_sample_and_show_in_the_report(proj
     assert back["rgb"].images[0].size == (SIZE, SIZE) and isinstance(back["caption"].texts[0], str)
     page = (project / "report.html").read_text()
     assert (
-        "material -&gt; everything" in page and "heat -&gt; everything" in page and "http" not in page.replace("http-equiv", "")
+        "material -&gt; everything" in page
+        and "heat -&gt; everything" in page
+        and "http" not in page.replace("http-equiv", "")
     )
-    assert set(json.loads((project / "matrix.json").read_text())) == {"nothing", "rgb", "pixels", "caption", "material", "heat"}
+    assert set(json.loads((project / "matrix.json").read_text())) == {
+        "nothing",
+        "rgb",
+        "pixels",
+        "caption",
+        "material",
+        "heat",
+    }
 
 
 @pytest.mark.slow
@@ -120,7 +197,11 @@ def test_partial_pictures_tokens_and_prompts_are_inputs_too(project):
     ids = pipe.codecs["rgb"].encode([picture])[0].reshape(4, 4)
     painted = pipe({"rgb": Partial(picture, keep)}, ["rgb"], seed=3)["rgb"].ids[0].reshape(4, 4)
     assert np.array_equal(painted[:, :2], ids[:, :2])
-    by_ids = pipe({"rgb": Tokens(ids, keep.reshape(4, 4, 4, 4).all((1, 3)))}, ["rgb"], seed=3)["rgb"].ids[0].reshape(4, 4)
+    by_ids = (
+        pipe({"rgb": Tokens(ids, keep.reshape(4, 4, 4, 4).all((1, 3)))}, ["rgb"], seed=3)["rgb"]
+        .ids[0]
+        .reshape(4, 4)
+    )
     assert np.array_equal(by_ids, painted)
     text = pipe({"caption": "a small [S_1] cube"}, ["caption"], seed=0)["caption"].texts[0]
     assert text.startswith("a small") and text.endswith("cube")
@@ -130,18 +211,26 @@ def test_partial_pictures_tokens_and_prompts_are_inputs_too(project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments, message", [
-    (("generate", "--model", "nowhere/at/all", "--caption", "x"), "no model folder"),
-    (("generate", "--model", "{model}", "--input", "rgb=absent.png"), "no file absent.png"),
-    (("generate", "--model", "{model}", "--input", "colour=red"), "unknown modality 'colour'"),
-    (("generate", "--model", "{model}", "--caption", "x", "--targets", "pixels"), "pixels cannot be generated"),
-    (("report", "nowhere"), "no checkpoint in nowhere"),
-    (("modalities", "nowhere.yaml"), "no config file nowhere.yaml"),
-    (("quickstart", "nowhere"), "no folder nowhere"),
-    (("demo", "--size", "huge"), "unknown size 'huge'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("generate", "--model", "nowhere/at/all", "--caption", "x"), "no model folder"),
+        (("generate", "--model", "{model}", "--input", "rgb=absent.png"), "no file absent.png"),
+        (("generate", "--model", "{model}", "--input", "colour=red"), "unknown modality 'colour'"),
+        (
+            ("generate", "--model", "{model}", "--caption", "x", "--targets", "pixels"),
+            "pixels cannot be generated",
+        ),
+        (("report", "nowhere"), "no checkpoint in nowhere"),
+        (("modalities", "nowhere.yaml"), "no config file nowhere.yaml"),
+        (("quickstart", "nowhere"), "no folder nowhere"),
+        (("demo", "--size", "huge"), "unknown size 'huge'"),
+    ],
+)
 def test_a_mistake_is_one_line_and_exit_status_2(project, arguments, message):
-    done = run("fourm.cli", *(a.replace("{model}", str(project / "model")) for a in arguments), check=False)
+    done = run(
+        "fourm.cli", *(a.replace("{model}", str(project / "model")) for a in arguments), check=False
+    )
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -149,10 +238,27 @@ def test_a_mistake_is_one_line_and_exit_status_2(project, arguments, message):
 
 @pytest.mark.slow
 def test_generate_writes_pictures_and_prints_texts(project, tmp_path):
-    done = run("fourm.cli", "generate", "--model", str(project / "model"), "--caption", "a small red cube", "--targets", "rgb", "material",
-               "--out", str(tmp_path), "--num", "2")  # fmt: skip
-    assert Image.open(tmp_path / "rgb-0.png").size == (256, 256) and (tmp_path / "rgb-1.png").is_file()
-    assert "material:" in done.stdout and isinstance(json.loads((tmp_path / "material-0.json").read_text()), list)
+    done = run(
+        "fourm.cli",
+        "generate",
+        "--model",
+        str(project / "model"),
+        "--caption",
+        "a small red cube",
+        "--targets",
+        "rgb",
+        "material",
+        "--out",
+        str(tmp_path),
+        "--num",
+        "2",
+    )
+    assert (
+        Image.open(tmp_path / "rgb-0.png").size == (256, 256) and (tmp_path / "rgb-1.png").is_file()
+    )
+    assert "material:" in done.stdout and isinstance(
+        json.loads((tmp_path / "material-0.json").read_text()), list
+    )
 
 
 @pytest.mark.slow
@@ -167,4 +273,7 @@ def test_tokenizing_again_gives_the_same_bytes_with_any_number_of_workers(projec
     )
     run("fourm_data_prep.tokenize", *common, "--out", str(tmp_path / "one"), "--workers", "1")
     for path in sorted((tmp_path / "one").rglob("*.tar")):
-        assert path.read_bytes() == (project / "tokens" / path.relative_to(tmp_path / "one")).read_bytes()
+        assert (
+            path.read_bytes()
+            == (project / "tokens" / path.relative_to(tmp_path / "one")).read_bytes()
+        )

@@ -1,4 +1,6 @@
-"""Promises about the repository itself: no pickle, import names that clash with nothing, files a newcomer can read, configs that load."""
+"""Promises about the repository itself: no pickle, import names that clash with nothing, files a
+newcomer can read, configs that load.
+"""
 
 import re
 from pathlib import Path
@@ -12,16 +14,20 @@ from fourm.sampling.options import SamplingOptions
 from fourm.training.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [p for folder in ("fourm", "tokenizers", "data_prep") for p in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    p
+    for folder in ("fourm", "tokenizers", "data_prep")
+    for p in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
 def test_nothing_is_unpickled():
     for path in SOURCES:
         text = path.read_text()
         assert not re.search(r"^\s*(import|from) (pickle|joblib|dill|shelve)", text, re.M), path
-        assert not re.search(r"torch\.load\((?!.*weights_only=True)|allow_pickle=True|read_pickle", text), (
-            path
-        )  # weights_only: tensors alone
+        assert not re.search(
+            r"torch\.load\((?!.*weights_only=True)|allow_pickle=True|read_pickle", text
+        ), path  # weights_only: tensors alone
 
 
 def test_the_package_and_the_changelog_name_one_version():
@@ -36,7 +42,10 @@ def test_the_package_and_the_changelog_name_one_version():
 def test_source_roots_do_not_shadow_other_packages():
     import tokenizers
 
-    assert not (ROOT / "tokenizers" / "__init__.py").exists() and not (ROOT / "data_prep" / "__init__.py").exists()
+    assert (
+        not (ROOT / "tokenizers" / "__init__.py").exists()
+        and not (ROOT / "data_prep" / "__init__.py").exists()
+    )
     assert hasattr(tokenizers, "Tokenizer")
     import fourm_data_prep
     import fourm_tokenizers
@@ -48,7 +57,9 @@ def test_source_roots_do_not_shadow_other_packages():
 def test_the_core_never_imports_what_stands_on_it():
     core = [p for p in SOURCES if p.is_relative_to(ROOT / "fourm") and p.name != "cli.py"]
     for path in core:
-        assert not re.search(r"^\s*(import|from) fourm_(tokenizers|data_prep)", path.read_text(), re.M), path
+        assert not re.search(
+            r"^\s*(import|from) fourm_(tokenizers|data_prep)", path.read_text(), re.M
+        ), path
 
 
 def test_files_stay_short_and_open_with_what_they_are():
@@ -64,12 +75,16 @@ def test_every_shipped_config_loads():
         assert len(ModalitySet.load(path)) > 1, path
     for path in sorted((ROOT / "configs" / "pretrain").glob("*.yaml")):
         config = load(PretrainConfig, path)
-        config.masking.check(ModalitySet.load(ROOT / "configs" / "modalities" / f"{path.stem}.yaml"))
+        config.masking.check(
+            ModalitySet.load(ROOT / "configs" / "modalities" / f"{path.stem}.yaml")
+        )
     for path in sorted((ROOT / "configs" / "tokenizers").glob("*.yaml")):
         modalities = ModalitySet.load(path)
         for m in modalities:
             if m.tokenizer and modalities.tokenizers[m.tokenizer].get("type") == "autoencoder":
-                from_mapping(TokenizerConfig, modalities.tokenizers[m.tokenizer], str(path)).model(m)
+                from_mapping(TokenizerConfig, modalities.tokenizers[m.tokenizer], str(path)).model(
+                    m
+                )
     for path in sorted((ROOT / "configs" / "generate").glob("*.yaml")):
         import yaml
 
@@ -77,15 +92,62 @@ def test_every_shipped_config_loads():
             from_mapping(SamplingOptions, entry, f"{path}: {name}")
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"modalities": {"x": {"kind": "grid", "raw": {"type": "image", "size": 8}}}}, "needs vocab_size"),
-    ({"modalities": {"x": {"kind": "grdi", "raw": {"type": "image", "size": 8}, "vocab_size": 3}}}, "'grdi' is not one of grid"),
-    ({"modalities": {"x": {"kind": "grid", "raw": {"type": "labels", "size": 8}, "vocab_size": 3, "grid": [2, 2]}}}, "list of its classes"),
-    ({"modalities": {"x": {"kind": "sequence", "raw": {"type": "text"}, "tokenizer": "txt", "max_tokens": 3}}}, "tokenizer 'txt'"),
-    ({"modalities": {"x": {"kind": "continuous", "source": "y", "patch_size": 4}}}, "source 'y'"),
-    ({"modality": {}}, "unknown key 'modality'"),
-    ({"modalities": {"x": {"kind": "set", "raw": {"type": "array", "size": 2}, "vocab_size": 3}}}, "needs max_tokens"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (
+            {"modalities": {"x": {"kind": "grid", "raw": {"type": "image", "size": 8}}}},
+            "needs vocab_size",
+        ),
+        (
+            {
+                "modalities": {
+                    "x": {"kind": "grdi", "raw": {"type": "image", "size": 8}, "vocab_size": 3}
+                }
+            },
+            "'grdi' is not one of grid",
+        ),
+        (
+            {
+                "modalities": {
+                    "x": {
+                        "kind": "grid",
+                        "raw": {"type": "labels", "size": 8},
+                        "vocab_size": 3,
+                        "grid": [2, 2],
+                    }
+                }
+            },
+            "list of its classes",
+        ),
+        (
+            {
+                "modalities": {
+                    "x": {
+                        "kind": "sequence",
+                        "raw": {"type": "text"},
+                        "tokenizer": "txt",
+                        "max_tokens": 3,
+                    }
+                }
+            },
+            "tokenizer 'txt'",
+        ),
+        (
+            {"modalities": {"x": {"kind": "continuous", "source": "y", "patch_size": 4}}},
+            "source 'y'",
+        ),
+        ({"modality": {}}, "unknown key 'modality'"),
+        (
+            {
+                "modalities": {
+                    "x": {"kind": "set", "raw": {"type": "array", "size": 2}, "vocab_size": 3}
+                }
+            },
+            "needs max_tokens",
+        ),
+    ],
+)
 def test_a_wrong_modality_is_named_with_what_it_needs(wrong, message):
     with pytest.raises(ValueError, match=message):
         ModalitySet.from_mapping(wrong, "file.yaml")

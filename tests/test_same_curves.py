@@ -1,4 +1,6 @@
-"""What is computed does not change: loss curves, the demo model's ids, and files of earlier releases."""
+"""What is computed does not change: loss curves, the demo model's ids, and files of earlier
+releases.
+"""
 
 import json
 import shutil
@@ -9,14 +11,19 @@ import curves
 import numpy as np
 import pytest
 import yaml
-from release_fixture import STOPPED_AT, modality_set, pretrain_config
+from fourm_data_prep.tokenize import tokenize
+from fourm_tokenizers.picture import load_autoencoder
+from release_fixture import STOPPED_AT, modality_set, pretrain_config, rgb_alone
 from worlds import curve
 
 from fourm import AnyToAnyPipeline, ModalitySet
 from fourm.codecs import CodecSet
 from fourm.config import from_mapping
 from fourm.data.shards import DamageReport, read_shard, shard_paths
+from fourm.errors import UserError
+from fourm.model import load_model
 from fourm.resources import demo_model_folder
+from fourm.training.checkpoints import read_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
 
 DATA = Path(__file__).parent / "data"
@@ -83,11 +90,48 @@ def test_a_tokenizer_of_an_earlier_release_makes_its_ids_or_is_refused(release, 
     for split in ("train", "val"):
         for name in shard_paths(release / "tokens", split, "rgb"):
             wanted = dict(read_shard(name, _npy, ("npy",), report))
-            pictures = dict(read_shard(tmp_path / "raw" / split / "rgb" / name.name, _png, ("png",), report))  # fmt: skip
+            pictures = dict(
+                read_shard(tmp_path / "raw" / split / "rgb" / name.name, _png, ("png",), report)
+            )
             assert list(wanted) == list(pictures)
             found = codecs["rgb"].encode(list(pictures.values()))
             for ids, stored in zip(found, wanted.values(), strict=True):
                 assert (np.asarray(ids) == stored.reshape(-1)).all()
+
+
+@pytest.mark.parametrize("name", ["model", "tokenizer", "checkpoint", "manifest"])
+def test_a_file_of_a_newer_release_is_refused_with_a_sentence(name, tmp_path):
+    release = next(path for path in RELEASES if path.name == "0.4.0")
+    shutil.copytree(release, tmp_path / "r")
+    run = tmp_path / "r" / "run" / "checkpoints" / "step_00000004"
+    rgb, manifests = tmp_path / "r/tokenizers/rgb", tmp_path / "r/tokens/manifests"
+    place, read = {
+        "model": (run / "config.json", lambda: load_model(run)),
+        "tokenizer": (rgb / "config.json", lambda: load_autoencoder(rgb)),
+        "checkpoint": (run / "state.json", lambda: read_checkpoint(run)),
+        "manifest": (
+            manifests / "tokenize" / "train-00000.json",
+            lambda: _tokenize_again(tmp_path),
+        ),
+    }[name]
+    described = json.loads(place.read_text())
+    place.write_text(json.dumps({**described, "format": 99}))
+    with pytest.raises(UserError, match="format 99, this version reads up to 1"):
+        read()
+
+
+def _tokenize_again(folder: Path) -> None:
+    curves.write_shards(folder)
+    (folder / "rgb.yaml").write_text(yaml.safe_dump(rgb_alone(), sort_keys=False))
+    tokenize(folder / "rgb.yaml", folder / "raw", folder / "r/tokenizers", folder / "r/tokens")
+
+
+def test_shards_that_the_last_release_made_are_not_made_again(tmp_path):
+    release = next(path for path in RELEASES if path.name == "0.4.0")
+    shutil.copytree(release, tmp_path / "r")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*.tar")}
+    _tokenize_again(tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*.tar")} == before
 
 
 def _npy(data: bytes, _: str) -> np.ndarray:
@@ -102,7 +146,8 @@ def _png(data: bytes, _: str) -> np.ndarray:
     return np.asarray(open_picture(data))
 
 
-if __name__ == "__main__":  # python tests/test_same_curves.py: record anew, after a change on purpose
+# python tests/test_same_curves.py: record anew, after a change on purpose
+if __name__ == "__main__":
     curves.main(str(DATA / "curves" / "curves.json"))
     (DATA / "curves" / "demo_ids.json").write_text(json.dumps(demo_ids()) + "\n")
     sys.exit()

@@ -1,10 +1,17 @@
-"""Structured sequences of 4M-21 and the text tokenizer's trainer: raw -> ids -> raw -> the same ids, for any value."""
+"""Structured sequences of 4M-21 and the text tokenizer's trainer: raw -> ids -> raw -> the same
+ids, for any value.
+"""
 
 import json
 
 import numpy as np
 import pytest
-from fourm_tokenizers.structured_4m import METADATA, NUM_MASK_IDS, metadata_from_text, poses_from_text
+from fourm_tokenizers.structured_4m import (
+    METADATA,
+    NUM_MASK_IDS,
+    metadata_from_text,
+    poses_from_text,
+)
 from fourm_tokenizers.train_text import COCO_CLASSES, main
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +33,14 @@ def folder(tmp_path_factory):
 
 
 def codec_of(folder, kind, **raw):
-    m = Modality(name=kind, kind="sequence", raw=RawSpec(type=kind, **raw), tokenizer="text", vocab_size=4400, max_tokens=600)
+    m = Modality(
+        name=kind,
+        kind="sequence",
+        raw=RawSpec(type=kind, **raw),
+        tokenizer="text",
+        vocab_size=4400,
+        max_tokens=600,
+    )
     return open_codec(m, ModalitySet((m,), {"text": {"type": "text"}}), folder)
 
 
@@ -41,8 +55,20 @@ def round_trip(codec, value):
 
 def test_the_trained_vocabulary_is_laid_out_as_the_released_one(folder):
     vocabulary = json.loads((folder / "text" / "tokenizer.json").read_text())["model"]["vocab"]
-    wanted = {"[PAD]": 0, "[UNK]": 1, "[SOS]": 2, "[EOS]": 3, "[S_0]": 4, "[S_199]": 203, "v0=0": 204, "v1=0": 1204, "v2=0": 2204,
-              "v3=999": 4203, "airplane": 4204, "zebra": 4283}  # fmt: skip
+    wanted = {
+        "[PAD]": 0,
+        "[UNK]": 1,
+        "[SOS]": 2,
+        "[EOS]": 3,
+        "[S_0]": 4,
+        "[S_199]": 203,
+        "v0=0": 204,
+        "v1=0": 1204,
+        "v2=0": 2204,
+        "v3=999": 4203,
+        "airplane": 4204,
+        "zebra": 4283,
+    }
     assert {name: vocabulary[name] for name in wanted} == wanted
     assert len(COCO_CLASSES) == 80 and sorted(vocabulary.values()) == list(range(len(vocabulary)))
 
@@ -50,17 +76,31 @@ def test_the_trained_vocabulary_is_laid_out_as_the_released_one(folder):
 def test_the_trainer_reads_folders_and_csv_and_names_what_is_wrong(tmp_path, capsys):
     (tmp_path / "one.txt").write_text("a cat")
     (tmp_path / "c.csv").write_text("file,caption\nx.png,a dog\n")
-    main([str(tmp_path), str(tmp_path / "c.csv"), "--out", str(tmp_path / "t"), "--vocab-size", "4320"])
+    main(
+        [
+            str(tmp_path),
+            str(tmp_path / "c.csv"),
+            "--out",
+            str(tmp_path / "t"),
+            "--vocab-size",
+            "4320",
+        ]
+    )
     assert "ids" in capsys.readouterr().out
     (tmp_path / "d.csv").write_text("file,title\nx.png,a dog\n")
-    for inputs, message in (([str(tmp_path / "d.csv")], "no column 'caption'"), ([str(tmp_path / "no.txt")], "no file")):
+    for inputs, message in (
+        ([str(tmp_path / "d.csv")], "no column 'caption'"),
+        ([str(tmp_path / "no.txt")], "no file"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             main([*inputs, "--out", str(tmp_path / "t")])
         assert message in capsys.readouterr().err
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.sampled_from([k.name for k in METADATA]), st.floats(-10, 3000), max_size=21))
+@given(
+    st.dictionaries(st.sampled_from([k.name for k in METADATA]), st.floats(-10, 3000), max_size=21)
+)
 def test_metadata_keeps_every_bin(folder, value):
     again = round_trip(codec_of(folder, "metadata"), value)
     assert list(again) == list(value)
@@ -79,11 +119,15 @@ def test_metadata_has_the_published_bins_and_skips_what_is_no_kind():
 
 ids_below_1024 = st.integers(0, 1023)
 corners = st.lists(st.floats(0, 1), min_size=4, max_size=4)
-people = st.fixed_dictionaries({
-    "box": corners, "pose": st.lists(ids_below_1024, min_size=8, max_size=8),
-    "global": st.lists(st.floats(-1, 1), min_size=9, max_size=9), "shape": st.lists(st.floats(-3, 3), min_size=10, max_size=10),
-    "camera": st.lists(st.floats(-1, 19), min_size=3, max_size=3),
-})  # fmt: skip
+people = st.fixed_dictionaries(
+    {
+        "box": corners,
+        "pose": st.lists(ids_below_1024, min_size=8, max_size=8),
+        "global": st.lists(st.floats(-1, 1), min_size=9, max_size=9),
+        "shape": st.lists(st.floats(-3, 3), min_size=10, max_size=10),
+        "camera": st.lists(st.floats(-1, 19), min_size=3, max_size=3),
+    }
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -93,17 +137,29 @@ def test_poses_keep_ids_exactly_and_numbers_to_half_a_bin(folder, value):
     assert len(again) == len(value)
     for a, b in zip(again, value, strict=True):
         assert a["pose"] == b["pose"]
-        for name, half in (("box", 0.5 / 999), ("global", 0.5 / 499.5), ("shape", 0.5 / 166.5), ("camera", 0.5 / 49.95)):
+        for name, half in (
+            ("box", 0.5 / 999),
+            ("global", 0.5 / 499.5),
+            ("shape", 0.5 / 166.5),
+            ("camera", 0.5 / 49.95),
+        ):
             assert np.abs(np.array(a[name]) - np.array(b[name])).max() <= half + 1e-3 * half + 1e-9
 
 
-points = st.fixed_dictionaries({
-    "at": st.lists(st.integers(0, 223), min_size=2, max_size=2),
-    "instances": st.lists(st.fixed_dictionaries({
-        "box": st.lists(st.integers(0, 223), min_size=4, max_size=4),
-        "mask": st.lists(ids_below_1024, min_size=NUM_MASK_IDS, max_size=NUM_MASK_IDS),
-    }), max_size=2),
-})  # fmt: skip
+points = st.fixed_dictionaries(
+    {
+        "at": st.lists(st.integers(0, 223), min_size=2, max_size=2),
+        "instances": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "box": st.lists(st.integers(0, 223), min_size=4, max_size=4),
+                    "mask": st.lists(ids_below_1024, min_size=NUM_MASK_IDS, max_size=NUM_MASK_IDS),
+                }
+            ),
+            max_size=2,
+        ),
+    }
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -143,11 +199,16 @@ def test_decoding_whatever_a_model_spells_never_fails(line):
     assert isinstance(metadata_from_text(line), dict)
 
 
-@pytest.mark.parametrize("kind, value, message", [
-    ("metadata", {"brightnes": 1}, "unknown metadata 'brightnes'"), ("metadata", {"entropy": float("nan")}, "must be finite"),
-    ("poses", [{"box": [0, 0, 1, 1]}], "a pose must have exactly"), ("instances", {"points": [{"at": [1]}]}, "a point must be"),
-    ("poses", {}, "must be a list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, value, message",
+    [
+        ("metadata", {"brightnes": 1}, "unknown metadata 'brightnes'"),
+        ("metadata", {"entropy": float("nan")}, "must be finite"),
+        ("poses", [{"box": [0, 0, 1, 1]}], "a pose must have exactly"),
+        ("instances", {"points": [{"at": [1]}]}, "a point must be"),
+        ("poses", {}, "must be a list"),
+    ],
+)
 def test_a_malformed_value_is_one_clear_error(folder, kind, value, message):
     with pytest.raises(ValueError, match=message):
         codec_of(folder, kind).encode([value])

@@ -1,4 +1,6 @@
-"""JAR as an option of the encoder: equal to a slow per-sample reference, sees all its input, trains, generates, costs what the formula says."""
+"""JAR as an option of the encoder: equal to a slow per-sample reference, sees all its input,
+trains, generates, costs what the formula says.
+"""
 
 import numpy as np
 import pytest
@@ -8,11 +10,11 @@ from test_model import plain_attention
 
 from fourm.config import from_mapping
 from fourm.flops import encoder_flops, flops
+from fourm.latent_encoder import FusionConfig, Spans
 from fourm.model import FourM, ModelConfig
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
-from fourm.token_fusion import FusionConfig, Spans
 
 FUSION = {"num_tokens": 4, "iterations": 2, "stem_layers": 1}
 
@@ -24,28 +26,40 @@ FUSION = {"num_tokens": 4, "iterations": 2, "stem_layers": 1}
 )
 def fused(request, modalities):
     context, start = request.param
-    return make_model(modalities, encoder_depth=4, fusion=FusionConfig(**FUSION, context=context, start=start))
+    return make_model(
+        modalities, encoder_depth=4, fusion=FusionConfig(**FUSION, context=context, start=start)
+    )
 
 
 def layer(block, rows):
     everything = torch.ones(len(rows), len(rows), dtype=torch.bool)
-    rows = rows + plain_attention(block.self_attention, block.norm_self(rows), block.norm_self(rows), everything)
+    rows = rows + plain_attention(
+        block.self_attention, block.norm_self(rows), block.norm_self(rows), everything
+    )
     return rows + block.mlp(block.norm_mlp(rows))
 
 
 def resample(part, rows, start):
     q, keys = part.queries + start, torch.cat([part.null, rows])
     q = q + plain_attention(
-        part.attention, part.norm_query(q), part.norm_rows(keys), torch.ones(len(q), len(keys), dtype=torch.bool)
+        part.attention,
+        part.norm_query(q),
+        part.norm_rows(keys),
+        torch.ones(len(q), len(keys), dtype=torch.bool),
     )
     return q + part.mlp(part.norm_mlp(q))
 
 
 def in_space(m, position):
-    """Where a token lies on the Z-curve over the picture, bit by bit; what is in no picture comes after."""
+    """Where a token lies on the Z-curve over the picture, bit by bit; what is in no picture comes
+    after.
+    """
     if m.grid is None:
         return (1 << 30) + position
-    y, x = (int((i + 0.5) / side * 4096) for i, side in zip(divmod(position, m.grid[1]), m.grid, strict=True))
+    y, x = (
+        int((i + 0.5) / side * 4096)
+        for i, side in zip(divmod(position, m.grid[1]), m.grid, strict=True)
+    )
     return int("".join(a + b for a, b in zip(f"{y:013b}", f"{x:013b}", strict=True)), 2)
 
 
@@ -69,7 +83,8 @@ def plain_encode(model, stream, b):
     rows, found, at = layer(blocks[0], rows), [], f.place
     for part, wanted in ((f.images, False), (f.sequences, True)):
         mine = [j for j in range(n) if (of[j].kind == "sequence") == wanted]
-        mine = sorted(mine, key=lambda j: along[j])  # tokens of one place keep the modalities' order
+        # tokens of one place keep the modalities' order
+        mine = sorted(mine, key=lambda j: along[j])
         pooled = model.config.fusion.start == "pooled"
         start = span_means(rows[mine], 4) if pooled else 0.0
         if pooled and not wanted:
@@ -82,7 +97,9 @@ def plain_encode(model, stream, b):
     for i, fuse in enumerate(f.fuse):
         ready = fuse.norm_state(state)
         seen = torch.ones(len(ready), len(images), dtype=torch.bool)
-        state = ready + fuse.gates[0].tanh() * plain_attention(fuse.attention, ready, fuse.norm_images(images), seen)
+        state = ready + fuse.gates[0].tanh() * plain_attention(
+            fuse.attention, ready, fuse.norm_images(images), seen
+        )
         state = state + fuse.gates[1].tanh() * fuse.mlp(fuse.norm_mlp(state))
         for block in (blocks[1:3], blocks[3:])[i]:
             state = layer(block, state)
@@ -100,16 +117,24 @@ def test_packed_samples_equal_the_reference_of_each_alone(fused, modalities, mas
         for b in range(5):
             wanted, at = plain_encode(fused, batch.encoder, b)
             assert torch.allclose(features[b], wanted, atol=1e-4)
-            assert torch.allclose(encoded.context[starts[b] : starts[b] + 4], fused.context(wanted) + at, atol=1e-4)
+            assert torch.allclose(
+                encoded.context[starts[b] : starts[b] + 4], fused.context(wanted) + at, atol=1e-4
+            )
 
 
-def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(fused, modalities, masker):
+def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(
+    fused, modalities, masker
+):
     batch = masker(make_tokens(modalities, 4), np.arange(4))
     fused.zero_grad()
     losses = fused(batch)
     losses.sums.sum().backward()
     assert all(p.grad is not None for p in fused.parameters())
-    assert all(p.grad.abs().max() > 0 for n, p in fused.named_parameters() if n.startswith("fusion.") and "carry" not in n)
+    assert all(
+        p.grad.abs().max() > 0
+        for n, p in fused.named_parameters()
+        if n.startswith("fusion.") and "carry" not in n
+    )
     content, place = fused._embed_input(batch.encoder)
     content = content.detach().requires_grad_()
     fused._embed_input, kept = lambda stream: (content, place.detach()), fused._embed_input
@@ -124,7 +149,9 @@ def test_spans_take_every_row_once_and_repeat_rows_only_where_there_are_too_few(
     spans = Spans.of(np.array([10, 0, 2, 4]), 4, torch.device("cpu"))
     rows = torch.eye(16)
     mean = spans.mean(rows).reshape(4, 4, 16)
-    assert torch.allclose(mean[0].sum(0)[:10] * torch.tensor([2.0, 2, 3, 3, 3, 2, 2, 3, 3, 3]), torch.ones(10))
+    assert torch.allclose(
+        mean[0].sum(0)[:10] * torch.tensor([2.0, 2, 3, 3, 3, 2, 2, 3, 3, 3]), torch.ones(10)
+    )
     assert (mean[1] == 0).all() and torch.equal(mean[3], rows[12:])
     assert torch.equal(mean[2], rows[[10, 10, 11, 11]])
 
@@ -133,12 +160,19 @@ def test_it_round_trips_and_generates(fused, modalities, tmp_path):
     fused.save_pretrained(tmp_path)
     again = FourM.from_pretrained(tmp_path)
     assert again.config.fusion == fused.config.fusion
-    assert all(torch.equal(a, b) for a, b in zip(fused.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(fused.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     state = SampleState(2, {}, {"caption": [np.array([50, 51, 3]), np.array([60, 3])]})
-    made = Sampler(again.eval()).generate(state, "rgb", SamplingOptions(steps=2), np.array([0, 1]), ["caption"])
+    made = Sampler(again.eval()).generate(
+        state, "rgb", SamplingOptions(steps=2), np.array([0, 1]), ["caption"]
+    )
     assert made.grids["rgb"].known.all()
     alone = SampleState(1, {}, {"caption": [np.array([60, 3])]})
-    single = Sampler(again.eval()).generate(alone, "rgb", SamplingOptions(steps=2), np.array([1]), ["caption"])
+    single = Sampler(again.eval()).generate(
+        alone, "rgb", SamplingOptions(steps=2), np.array([1]), ["caption"]
+    )
     assert (single.grids["rgb"].values[0] == made.grids["rgb"].values[1]).all()
 
 
@@ -156,13 +190,20 @@ def test_the_formula_is_what_torch_counts(modalities):
         stream = rows.encoder()
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             model.encode(stream)
-        assert counter.get_total_flops() == pytest.approx(encoder_flops(model.config, 12, 5), rel=1e-6)
+        assert counter.get_total_flops() == pytest.approx(
+            encoder_flops(model.config, 12, 5), rel=1e-6
+        )
 
 
 def test_a_third_of_the_operations_is_saved_where_the_input_is_long():
     base = {"dim": 768, "encoder_depth": 12, "decoder_depth": 12, "num_heads": 12}
     plain = flops(ModelConfig(**base), 224, 32, (256,))
-    jar = flops(ModelConfig(**base, fusion=FusionConfig(num_tokens=56, iterations=2, stem_layers=2)), 224, 32, (256,))
+    jar = flops(
+        ModelConfig(**base, fusion=FusionConfig(num_tokens=56, iterations=2, stem_layers=2)),
+        224,
+        32,
+        (256,),
+    )
     assert jar.encoder < 0.5 * plain.encoder and jar.total < 0.75 * plain.total
 
 

@@ -1,4 +1,6 @@
-"""The tokenizer suite: every combination codes a sample alone as in a batch, trains, resumes bit for bit, and says what is wrong."""
+"""The tokenizer suite: every combination codes a sample alone as in a batch, trains, resumes bit
+for bit, and says what is wrong.
+"""
 
 import itertools
 import json
@@ -54,8 +56,14 @@ COMBINATIONS = {
 def values_for(config: AutoencoderConfig, num: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     if config.num_classes:
-        return torch.randint(0, config.num_classes, (num, config.image_size, config.image_size), generator=generator)
-    shape = (config.channels, config.image_size, config.image_size) if config.image_size else (config.channels,)
+        return torch.randint(
+            0, config.num_classes, (num, config.image_size, config.image_size), generator=generator
+        )
+    shape = (
+        (config.channels, config.image_size, config.image_size)
+        if config.image_size
+        else (config.channels,)
+    )
     return torch.rand(num, *shape, generator=generator) * 2 - 1
 
 
@@ -70,7 +78,11 @@ def test_a_sample_alone_gets_the_ids_and_the_picture_it_gets_in_a_batch(name, tm
     model.eval()
     ids = model.encode(values)
     places = config.num_tokens or config.grid**2
-    assert ids.shape == (8, places * config.quantizer.num_codebooks) and ids.min() >= 0 and ids.max() < config.codebook_size
+    assert (
+        ids.shape == (8, places * config.quantizer.num_codebooks)
+        and ids.min() >= 0
+        and ids.max() < config.codebook_size
+    )
     together = model.decode(ids)
     assert torch.equal(ids, model(values).ids)
     for i in range(8):
@@ -114,7 +126,8 @@ def test_any_prefix_of_a_list_decodes_and_the_whole_list_uses_all_tokens():
     for a, b in itertools.pairwise(pictures):
         assert a.shape == (2, 3, 16, 16) and (a - b).abs().max() > 1e-4
     rows = model.from_code(model.quantizer.codes(ids))
-    assert torch.allclose(model.decoder(rows, torch.tensor([3, 3])), pictures[2], atol=1e-5)  # hidden = not given
+    # hidden = not given
+    assert torch.allclose(model.decoder(rows, torch.tensor([3, 3])), pictures[2], atol=1e-5)
 
 
 def test_diffusion_decoding_is_a_function_of_the_ids_alone():
@@ -136,7 +149,9 @@ def test_code_use_counts_and_advises_below_a_tenth():
 
 def test_the_discriminator_learns_from_detached_pictures_and_the_tokenizer_from_a_frozen_discriminator():
     config = TokenizerConfig(
-        levels=(4, 4, 4), patch_size=4, adversarial=AdversarialConfig(weight=1.0, channels=8, layers=2, start=5)
+        levels=(4, 4, 4),
+        patch_size=4,
+        adversarial=AdversarialConfig(weight=1.0, channels=8, layers=2, start=5),
     )
     torch.manual_seed(0)
     model = TrainedTokenizer(Autoencoder(AutoencoderConfig(**COMBINATIONS["vit fsq"])), config)
@@ -145,37 +160,54 @@ def test_the_discriminator_learns_from_detached_pictures_and_the_tokenizer_from_
     def gradients(step):
         model.zero_grad(set_to_none=True)
         model(values, step).adversarial.backward()
-        tokenizer = sum(p.grad.abs().sum() for p in model.tokenizer.parameters() if p.grad is not None)
+        tokenizer = sum(
+            p.grad.abs().sum() for p in model.tokenizer.parameters() if p.grad is not None
+        )
         discriminator = sum(p.grad.abs().sum() for p in model.discriminator.parameters())
         return float(tokenizer), float(discriminator)
 
     (before, learns), (after, same) = gradients(0), gradients(5)
     assert before == 0 and after > 0
-    assert learns > 0 and same == pytest.approx(learns)  # its own gradient does not depend on the tokenizer's
+    # its own gradient does not depend on the tokenizer's
+    assert learns > 0 and same == pytest.approx(learns)
     assert isinstance(model.discriminator, PatchDiscriminator)
 
 
-@pytest.mark.parametrize("name, message", [("timm:resnet18", "not at hand"), ("vgg", "is not lpips, timm:<model> or hf:<folder>"),
-                                           ("hf:/no/such/folder", "not at hand")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("timm:resnet18", "not at hand"),
+        ("vgg", "is not lpips, timm:<model> or hf:<folder>"),
+        ("hf:/no/such/folder", "not at hand"),
+    ],
+)
 def test_a_perceptual_network_that_is_not_there_is_a_clear_message(name, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=message):
         PerceptualDistance(name)
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({}, "either levels or a quantizer"), ({"levels": [4], "quantizer": {"levels": [4]}}, "either levels or a quantizer"),
-    ({"quantizer": {"type": "lfq", "codebook_size": 100}}, "power of two"), ({"quantizer": {"type": "vq"}}, "needs codebook_size"),
-    ({"quantizer": {"type": "vqq"}}, "'vqq' is not one of fsq"), ({"levels": [4], "freeze_encoder": True}, "needs init"),
-    ({"levels": [4], "dims": 3}, "unknown key 'dims'; did you mean 'dim'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "either levels or a quantizer"),
+        ({"levels": [4], "quantizer": {"levels": [4]}}, "either levels or a quantizer"),
+        ({"quantizer": {"type": "lfq", "codebook_size": 100}}, "power of two"),
+        ({"quantizer": {"type": "vq"}}, "needs codebook_size"),
+        ({"quantizer": {"type": "vqq"}}, "'vqq' is not one of fsq"),
+        ({"levels": [4], "freeze_encoder": True}, "needs init"),
+        ({"levels": [4], "dims": 3}, "unknown key 'dims'; did you mean 'dim'"),
+    ],
+)
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         from_mapping(TokenizerConfig, settings, "tokenizer of rgb")
 
 
 def test_a_tokenizer_that_does_not_fit_its_modality_is_named():
-    m = Modality(name="p", kind="grid", raw=RawSpec(type="image", size=16), vocab_size=64, grid=(2, 2))
+    m = Modality(
+        name="p", kind="grid", raw=RawSpec(type="image", size=16), vocab_size=64, grid=(2, 2)
+    )
     with pytest.raises(ValueError, match="makes 16 tokens, it declares 4"):
         TokenizerConfig(levels=(4, 4, 4), patch_size=4).model(m)
     with pytest.raises(ValueError, match="has 60 codes, it declares 64"):
@@ -191,23 +223,36 @@ def test_measures_of_pictures_know_sharp_from_blurred():
     assert ms_ssim(sharp, sharp) == pytest.approx(1.0, abs=1e-4) and ms_ssim(blurred, sharp) < 0.7
 
 
-TRAIN = (
-    "{steps: 40, batch_size: 8, threads: 1, num_workers: 0, checkpoint_every: 20, keep_checkpoints: 9, optimizer: {name: muon}}"
-)
+TRAIN = "{steps: 40, batch_size: 8, threads: 1, num_workers: 0, checkpoint_every: 20, keep_checkpoints: 9, optimizer: {name: muon}}"
 TRAINED = {
-    "vq": ("grid", "quantizer: {type: vq, codebook_size: 32, code_dim: 8}, patch_size: 4", "{type: image, size: 16}"),
-    "diffusion": ("grid", "levels: [4, 4, 4], patch_size: 4, decoder: diffusion, diffusion: {channels: [16, 32], steps: 3}", "{type: image, size: 16}"),
+    "vq": (
+        "grid",
+        "quantizer: {type: vq, codebook_size: 32, code_dim: 8}, patch_size: 4",
+        "{type: image, size: 16}",
+    ),
+    "diffusion": (
+        "grid",
+        "levels: [4, 4, 4], patch_size: 4, decoder: diffusion, diffusion: {channels: [16, 32],"
+        " steps: 3}",
+        "{type: image, size: 16}",
+    ),
     "list": ("set", "levels: [4, 4, 4], patch_size: 4, num_tokens: 6", "{type: image, size: 16}"),
-    "adversarial": ("grid", "levels: [4, 4, 4], patch_size: 4, adversarial: {channels: 8, layers: 2, start: 10}", "{type: image, size: 16}"),
-}  # fmt: skip
+    "adversarial": (
+        "grid",
+        "levels: [4, 4, 4], patch_size: 4, adversarial: {channels: 8, layers: 2, start: 10}",
+        "{type: image, size: 16}",
+    ),
+}
 
 
 def write_config(folder, name):
     kind, settings, raw = TRAINED[name]
     path = folder / f"{name}.yaml"
     path.write_text(
-        f"raw: {folder}/raw\nout: {folder}/{name}\nmodalities:\n  rgb:\n    kind: {kind}\n    raw: {raw}\n    tokenizer:"
-        f" {{type: autoencoder, dim: 32, num_heads: 2, encoder_depth: 1, decoder_depth: 1, {settings}, train: {TRAIN}}}\n"
+        f"raw: {folder}/raw\nout: {folder}/{name}\nmodalities:\n  rgb:\n    kind: {kind}\n    raw:"
+        f" {raw}\n    tokenizer:"
+        f" {{type: autoencoder, dim: 32, num_heads: 2, encoder_depth: 1, decoder_depth: 1,"
+        f" {settings}, train: {TRAIN}}}\n"
     )
     return path
 
@@ -222,7 +267,9 @@ def shards(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_standalone_config_trains_resumes_bit_for_bit_and_is_judged(name, shards, tmp_path, capsys):
+def test_a_standalone_config_trains_resumes_bit_for_bit_and_is_judged(
+    name, shards, tmp_path, capsys
+):
     config = write_config(shards, name)
     cache = ["--cache", str(shards / "cache")]
     train_main(["--config", str(config), *cache])
@@ -232,7 +279,9 @@ def test_a_standalone_config_trains_resumes_bit_for_bit_and_is_judged(name, shar
         shutil.rmtree(path)
     (tmp_path / "again" / "rgb" / "figures.json").unlink()
     train_main(["--config", str(config), "--out", str(tmp_path / "again"), *cache])
-    assert (done / "model.safetensors").read_bytes() == (tmp_path / "again" / "rgb" / "model.safetensors").read_bytes()
+    assert (done / "model.safetensors").read_bytes() == (
+        tmp_path / "again" / "rgb" / "model.safetensors"
+    ).read_bytes()
     figures = json.loads((done / "figures.json").read_text())
     assert {"psnr", "usage", "perplexity", "dead_codes"} <= set(figures)
     evaluate_main(["--config", str(config), "--out", str(tmp_path / "judged"), *cache])
@@ -242,12 +291,17 @@ def test_a_standalone_config_trains_resumes_bit_for_bit_and_is_judged(name, shar
     if name == "list":
         assert list(judged["by_prefix"]) == ["1", "2", "4", "6"]
     codec = PictureCodec(done, ModalitySet.load(config)["rgb"])
-    assert len(codec.encode([np.zeros((16, 16, 3), np.uint8)])[0]) == ModalitySet.load(config)["rgb"].num_tokens
+    assert (
+        len(codec.encode([np.zeros((16, 16, 3), np.uint8)])[0])
+        == ModalitySet.load(config)["rgb"].num_tokens
+    )
     capsys.readouterr()
 
 
 @pytest.mark.slow
-def test_a_second_stage_starts_from_the_first_at_a_higher_resolution_with_a_frozen_encoder(shards, tmp_path):
+def test_a_second_stage_starts_from_the_first_at_a_higher_resolution_with_a_frozen_encoder(
+    shards, tmp_path
+):
     config = write_config(shards, "vq")
     cache = ["--cache", str(shards / "cache")]
     if not (shards / "vq" / "rgb" / "figures.json").is_file():
@@ -255,13 +309,22 @@ def test_a_second_stage_starts_from_the_first_at_a_higher_resolution_with_a_froz
     write_scene_shard(tmp_path / "raw", "train", 0, 0, 32, 32)
     write_scene_shard(tmp_path / "raw", "val", 1, 0, 16, 32)
     larger = tmp_path / "larger.yaml"
-    text = config.read_text().replace(f"{shards}/raw", f"{tmp_path}/raw").replace(f"{shards}/vq", f"{tmp_path}/out")
+    text = (
+        config.read_text()
+        .replace(f"{shards}/raw", f"{tmp_path}/raw")
+        .replace(f"{shards}/vq", f"{tmp_path}/out")
+    )
     larger.write_text(text.replace("size: 16", "size: 32"))
     first = shards / "vq" / "rgb"
-    train_main(["--config", str(larger), *cache, f"init={first}", "freeze_encoder=true", "train.steps=10"])
+    train_main(
+        ["--config", str(larger), *cache, f"init={first}", "freeze_encoder=true", "train.steps=10"]
+    )
     before, after = load_autoencoder(first), load_autoencoder(tmp_path / "out" / "rgb")
     assert after.config.image_size == 32
-    assert torch.equal(before.encoder.trunk.blocks[0].mlp.fc_in.weight, after.encoder.trunk.blocks[0].mlp.fc_in.weight)
+    assert torch.equal(
+        before.encoder.trunk.blocks[0].mlp.fc_in.weight,
+        after.encoder.trunk.blocks[0].mlp.fc_in.weight,
+    )
     assert not torch.equal(before.decoder.out.weight, after.decoder.out.weight)
 
 
@@ -271,12 +334,16 @@ def test_vectors_become_sets_of_tokens(tmp_path):
     basis = rng.normal(size=(4, 24)).astype(np.float32)
     spec = RawSpec(type="vectors", channels=24)
     for split, num in (("train", 64), ("val", 16)):
-        members = [(f"{i:04d}", "npy", write_raw(rng.normal(size=4) @ basis, spec)) for i in range(num)]
+        members = [
+            (f"{i:04d}", "npy", write_raw(rng.normal(size=4) @ basis, spec)) for i in range(num)
+        ]
         write_shard(shard_path(tmp_path / "raw", split, "global", 0), members)
     config = tmp_path / "v.yaml"
     config.write_text(
-        f"raw: {tmp_path}/raw\nout: {tmp_path}/out\nmodalities:\n  global:\n    kind: set\n    raw: {{type: vectors, channels: 24}}\n"
-        f"    tokenizer: {{type: autoencoder, quantizer: {{type: vq, codebook_size: 32, code_dim: 8}}, num_tokens: 4, dim: 32, train: {TRAIN}}}\n"
+        f"raw: {tmp_path}/raw\nout: {tmp_path}/out\nmodalities:\n  global:\n    kind: set\n   "
+        f" raw: {{type: vectors, channels: 24}}\n"
+        f"    tokenizer: {{type: autoencoder, quantizer: {{type: vq, codebook_size: 32, code_dim:"
+        f" 8}}, num_tokens: 4, dim: 32, train: {TRAIN}}}\n"
     )
     m = ModalitySet.load(config)["global"]
     assert (m.num_tokens, m.vocab_size) == (4, 32)
@@ -296,11 +363,26 @@ def test_codebook_use_is_logged_from_the_first_line_and_a_collapse_is_warned_of(
     spec = RawSpec(type="image", size=16)
     for split in ("train", "val"):
         same = write_raw(np.full((16, 16, 3), 90, np.uint8), spec)
-        write_shard(shard_path(tmp_path / "raw", split, "rgb", 0), [(f"{i:04d}", "png", same) for i in range(32)])
+        write_shard(
+            shard_path(tmp_path / "raw", split, "rgb", 0),
+            [(f"{i:04d}", "png", same) for i in range(32)],
+        )
     config = write_config(tmp_path, "list")
     with caplog.at_level("WARNING"):
-        train_main(["--config", str(config), "--cache", str(tmp_path / "cache"), "train.log_every=1", "train.steps=12"])
-    records = [json.loads(line) for line in (tmp_path / "list" / "rgb" / "training" / "log.jsonl").read_text().splitlines()]
+        train_main(
+            [
+                "--config",
+                str(config),
+                "--cache",
+                str(tmp_path / "cache"),
+                "train.log_every=1",
+                "train.steps=12",
+            ]
+        )
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "list" / "rgb" / "training" / "log.jsonl").read_text().splitlines()
+    ]
     assert {"usage", "perplexity", "dead_codes"} <= set(records[0])
     assert "of its codes: take fewer codes" in caplog.text
 
@@ -309,7 +391,9 @@ def test_learning_rates_grow_with_the_batch_where_they_are_said_per_samples(tmp_
     from fourm.training.loop import Loop, LoopConfig
     from fourm.training.optimizers import OptimizerConfig
 
-    config = LoopConfig(steps=1, batch_size=1024, optimizer=OptimizerConfig(lr=1e-4, per_samples=256))
+    config = LoopConfig(
+        steps=1, batch_size=1024, optimizer=OptimizerConfig(lr=1e-4, per_samples=256)
+    )
     assert Loop(torch.nn.Linear(2, 2), None, config, tmp_path)._peaks[0][0] == pytest.approx(4e-4)
 
 
@@ -320,14 +404,23 @@ def tiny_stable_diffusion(folder, prediction="epsilon"):
 
     torch.manual_seed(0)
     UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=8,
-    ).save_pretrained(folder / "unet")  # fmt: skip
+    ).save_pretrained(folder / "unet")
     AutoencoderKL(
-        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4, norm_num_groups=8,
-    ).save_pretrained(folder / "vae")  # fmt: skip
+        block_out_channels=(16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+    ).save_pretrained(folder / "vae")
     DDIMScheduler(prediction_type=prediction).save_pretrained(folder / "scheduler")
     return folder
 
@@ -355,17 +448,29 @@ def test_a_controlnet_steers_a_frozen_stable_diffusion_from_a_folder(tmp_path):
 
 @pytest.mark.slow
 def test_killed_while_it_trains_a_tokenizer_goes_on_to_the_same_bytes(shards, tmp_path):
-    """kill -9 of a run whose codebook learns by averages and revives dead codes: the hardest to repeat."""
+    """kill -9 of a run whose codebook learns by averages and revives dead codes: the hardest to
+    repeat.
+    """
     config = write_config(shards, "vq")
     command = [
-        sys.executable, "-m", "fourm_tokenizers.train", "--config", str(config), "--cache", str(shards / "cache"),
-        "train.steps=300", "train.checkpoint_every=7", "--out",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fourm_tokenizers.train",
+        "--config",
+        str(config),
+        "--cache",
+        str(shards / "cache"),
+        "train.steps=300",
+        "train.checkpoint_every=7",
+        "--out",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."])}
     root = Path(__file__).parent.parent
 
     def run(out):
-        return subprocess.Popen([*command, str(out)], cwd=root, env=environment, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [*command, str(out)], cwd=root, env=environment, stderr=subprocess.DEVNULL
+        )
 
     assert run(tmp_path / "whole").wait(240) == 0
     killed = 0
@@ -373,7 +478,9 @@ def test_killed_while_it_trains_a_tokenizer_goes_on_to_the_same_bytes(shards, tm
         process = run(tmp_path / "cut")
         log = tmp_path / "cut" / "rgb" / "training" / "log.jsonl"
         before = log.read_text().count("step") if log.is_file() else 0
-        while process.poll() is None and not (log.is_file() and log.read_text().count("step") > before):
+        while process.poll() is None and not (
+            log.is_file() and log.read_text().count("step") > before
+        ):
             time.sleep(0.01)
         time.sleep(pause)
         process.kill()

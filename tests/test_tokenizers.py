@@ -1,4 +1,6 @@
-"""Tokenizers: codes and structured values round-trip, a folder loads back the same, wrong input is one clear error."""
+"""Tokenizers: codes and structured values round-trip, a folder loads back the same, wrong input is
+one clear error.
+"""
 
 import json
 
@@ -22,7 +24,14 @@ LINES = ["a small red cube left of a large blue sphere", "a green cone, a yellow
 
 
 def text_modality(kind="text", **raw):
-    return Modality(name="t", kind="sequence", raw=RawSpec(type=kind, **raw), tokenizer="text", vocab_size=400, max_tokens=40)
+    return Modality(
+        name="t",
+        kind="sequence",
+        raw=RawSpec(type=kind, **raw),
+        tokenizer="text",
+        vocab_size=400,
+        max_tokens=40,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,11 @@ def text_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tok")
     lines = [*LINES, "wood, metal", "red cube blue sphere"]
     train_text_tokenizer(
-        TextConfig(vocab_size=400, num_sentinels=16, num_axes=4, num_bins=64, words=("traffic light",)), lines, folder / "text"
+        TextConfig(
+            vocab_size=400, num_sentinels=16, num_axes=4, num_bins=64, words=("traffic light",)
+        ),
+        lines,
+        folder / "text",
     )
     return folder
 
@@ -42,8 +55,20 @@ def codec_of(folder, m):
 
 def test_the_vocabulary_begins_as_the_released_one(text_folder):
     vocabulary = json.loads((text_folder / "text" / "tokenizer.json").read_text())["model"]["vocab"]
-    assert [vocabulary[t] for t in ("[PAD]", "[UNK]", "[SOS]", "[EOS]", "[S_0]", "[S_1]")] == [0, 1, 2, 3, 4, 5]
-    assert FIRST_SENTINEL == 5 and vocabulary["v0=0"] == 20 and vocabulary["v1=0"] == 84 and vocabulary["traffic light"] == 276
+    assert [vocabulary[t] for t in ("[PAD]", "[UNK]", "[SOS]", "[EOS]", "[S_0]", "[S_1]")] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert (
+        FIRST_SENTINEL == 5
+        and vocabulary["v0=0"] == 20
+        and vocabulary["v1=0"] == 84
+        and vocabulary["traffic light"] == 276
+    )
 
 
 def test_captions_round_trip_and_end(text_folder):
@@ -52,7 +77,8 @@ def test_captions_round_trip_and_end(text_folder):
     ids = codec.encode(LINES[:2])
     assert all(i[-1] == END_ID for i in ids)
     assert codec.decode(ids) == LINES[:2]
-    assert codec.decode([np.array([*ids[0][:-1], 7, 0, 0])]) == LINES[:1]  # sentinels and padding are no text
+    # sentinels and padding are no text
+    assert codec.decode([np.array([*ids[0][:-1], 7, 0, 0])]) == LINES[:1]
 
 
 def numbers(low, high):
@@ -62,7 +88,10 @@ def numbers(low, high):
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.lists(numbers(0, 1), min_size=4, max_size=4), st.sampled_from(["red cube", "cone", "blue sphere"])),
+        st.tuples(
+            st.lists(numbers(0, 1), min_size=4, max_size=4),
+            st.sampled_from(["red cube", "cone", "blue sphere"]),
+        ),
         max_size=4,
     )
 )
@@ -81,7 +110,11 @@ def test_palettes_round_trip_up_to_half_a_bin(text_folder, colors):
     codec = codec_of(text_folder, text_modality("palette"))
     back = codec.decode(codec.encode([colors]))[0]
     assert len(back) == len(colors)
-    assert all(abs(a - b) <= 255 / 63 / 2 + 1 for x, y in zip(back, colors, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(
+        abs(a - b) <= 255 / 63 / 2 + 1
+        for x, y in zip(back, colors, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,31 +122,56 @@ def test_palettes_round_trip_up_to_half_a_bin(text_folder, colors):
 def test_numbers_round_trip_up_to_half_a_bin(text_folder, values):
     codec = codec_of(text_folder, text_modality("numbers", range=(-2.0, 3.0)))
     back = codec.decode(codec.encode([values]))[0]
-    assert len(back) == len(values) and all(abs(a - b) <= 5 / 63 / 2 + 1e-5 for a, b in zip(back, values, strict=True))
+    assert len(back) == len(values) and all(
+        abs(a - b) <= 5 / 63 / 2 + 1e-5 for a, b in zip(back, values, strict=True)
+    )
 
 
 def test_words_round_trip_and_garbage_decodes_to_what_is_left():
     spec = RawSpec(type="words")
     assert from_text(to_text(["wood", "metal"], spec, 64), spec, 64) == ["wood", "metal"]
-    assert from_text("v0=1 v1=2 cube v0=3 v1=1 v2=4 v3=9 red cone v2=1", RawSpec(type="boxes"), 64)[0]["label"] == "red cone"
+    assert (
+        from_text("v0=1 v1=2 cube v0=3 v1=1 v2=4 v3=9 red cone v2=1", RawSpec(type="boxes"), 64)[0][
+            "label"
+        ]
+        == "red cone"
+    )
     assert from_text("v3=9 v0=", RawSpec(type="palette"), 64) == []
 
 
-@pytest.mark.parametrize("kind, value, message", [
-    ("boxes", [{"box": [0, 1, 2], "label": "x"}], "4 numbers"), ("boxes", ["x"], "a box must be"), ("boxes", "x", "must be a list"),
-    ("palette", [[1, 2]], "3 numbers"), ("text", 3, "must be a string"), ("numbers", ["a"], "numbers"), ("words", [3], "strings"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, value, message",
+    [
+        ("boxes", [{"box": [0, 1, 2], "label": "x"}], "4 numbers"),
+        ("boxes", ["x"], "a box must be"),
+        ("boxes", "x", "must be a list"),
+        ("palette", [[1, 2]], "3 numbers"),
+        ("text", 3, "must be a string"),
+        ("numbers", ["a"], "numbers"),
+        ("words", [3], "strings"),
+    ],
+)
 def test_a_malformed_value_is_one_clear_error(kind, value, message):
     with pytest.raises(ValueError, match=message):
         to_text(value, RawSpec(type=kind), 64)
 
 
 def picture_modality(spec, levels=(4, 4, 4)):
-    return Modality(name="p", kind="grid", raw=spec, tokenizer="p", vocab_size=int(np.prod(levels)), levels=levels, grid=(4, 4))
+    return Modality(
+        name="p",
+        kind="grid",
+        raw=spec,
+        tokenizer="p",
+        vocab_size=int(np.prod(levels)),
+        levels=levels,
+        grid=(4, 4),
+    )
 
 
 @pytest.mark.parametrize("name", ["rgb", "depth", "normal", "semseg"])
-def test_a_picture_alone_gets_the_ids_it_gets_in_a_batch_and_a_folder_loads_the_same(name, tmp_path):
+def test_a_picture_alone_gets_the_ids_it_gets_in_a_batch_and_a_folder_loads_the_same(
+    name, tmp_path
+):
     spec = raw_specs(16)[name]
     channels, classes = spec.num_channels, len(spec.classes)
     torch.manual_seed(0)
@@ -159,12 +217,23 @@ def test_levels_of_a_code_are_the_digits_that_the_embedding_assumes():
         assert codes[:, i].unique().numel() == size
 
 
-@pytest.mark.parametrize("value, message", [
-    (np.zeros((8, 8), np.uint8), "shape"), (np.zeros((16, 16, 3), np.float32), "uint8"), (np.zeros((16, 16, 4), np.uint8), "shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (np.zeros((8, 8), np.uint8), "shape"),
+        (np.zeros((16, 16, 3), np.float32), "uint8"),
+        (np.zeros((16, 16, 4), np.uint8), "shape"),
+    ],
+)
 def test_a_wrong_picture_is_one_clear_error(value, message, tmp_path):
     model = Autoencoder(
-        AutoencoderConfig(image_size=16, patch_size=4, channels=3, quantizer=QuantizerConfig(levels=(4, 4, 4)), dim=32)
+        AutoencoderConfig(
+            image_size=16,
+            patch_size=4,
+            channels=3,
+            quantizer=QuantizerConfig(levels=(4, 4, 4)),
+            dim=32,
+        )
     )
     save_autoencoder(model, tmp_path)
     codec = PictureCodec(tmp_path, picture_modality(raw_specs(16)["rgb"]))
@@ -180,11 +249,20 @@ def test_training_a_tokenizer_beats_the_mean_picture_and_resumes_to_the_same_wei
     write_scene_shard(tmp_path / "raw", "val", 1, 0, 32, 16)
     config = tmp_path / "m.yaml"
     config.write_text(
-        "modalities:\n  rgb:\n    kind: grid\n    raw: {type: image, size: 16}\n    tokenizer:\n      {type: autoencoder, levels: [8, 5, 5],"
-        " patch_size: 4, dim: 32, num_heads: 2, train: {steps: 150, batch_size: 8, threads: 1, num_workers: 0, checkpoint_every: 50,"
+        "modalities:\n  rgb:\n    kind: grid\n    raw: {type: image, size: 16}\n    tokenizer:\n  "
+        "    {type: autoencoder, levels: [8, 5, 5],"
+        " patch_size: 4, dim: 32, num_heads: 2, train: {steps: 150, batch_size: 8, threads: 1,"
+        " num_workers: 0, checkpoint_every: 50,"
         " optimizer: {name: muon}}}\n"
     )
-    common = ["--config", str(config), "--raw", str(tmp_path / "raw"), "--cache", str(tmp_path / "cache")]
+    common = [
+        "--config",
+        str(config),
+        "--raw",
+        str(tmp_path / "raw"),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     train_main([*common, "--out", str(tmp_path / "a")])
     from fourm_tokenizers.task import raw_column
 
@@ -192,7 +270,8 @@ def test_training_a_tokenizer_beats_the_mean_picture_and_resumes_to_the_same_wei
 
     m = ModalitySet.load(config)["rgb"]
     train, held = (
-        raw_column(m, tmp_path / "raw", s, tmp_path / "cache").gather(np.arange(32))[0][:, 0] for s in ("train", "val")
+        raw_column(m, tmp_path / "raw", s, tmp_path / "cache").gather(np.arange(32))[0][:, 0]
+        for s in ("train", "val")
     )
     mean = np.broadcast_to(train.mean(0).astype(np.uint8), held.shape)
     figures = json.loads((tmp_path / "a" / "rgb" / "figures.json").read_text())

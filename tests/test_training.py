@@ -1,4 +1,6 @@
-"""The promise: killed anywhere and started again, the loss curve is bit-identical, on any number of workers; ranks to rounding."""
+"""The promise: killed anywhere and started again, the loss curve is bit-identical, on any number of
+workers; ranks to rounding.
+"""
 
 import json
 import os
@@ -21,7 +23,11 @@ from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.run_folder import hold_folder
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."]), "ACCELERATE_USE_CPU": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(["tokenizers", "data_prep", "."]),
+    "ACCELERATE_USE_CPU": "1",
+}
 ROOT = Path(__file__).parent.parent
 
 
@@ -58,7 +64,9 @@ def test_one_seed_gives_one_loss_curve_bit_for_bit(project, uninterrupted, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_gives_the_same_curve(project, uninterrupted, tmp_path):
+def test_killed_at_random_moments_and_resumed_gives_the_same_curve(
+    project, uninterrupted, tmp_path
+):
     """kill -9 at two random moments of training and one while a checkpoint is being written."""
     out = tmp_path / "killed"
     rng = random.Random(0)
@@ -85,14 +93,31 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_curve(project, unin
 @pytest.mark.slow
 def test_the_number_of_loader_workers_does_not_change_the_curve(project, uninterrupted, tmp_path):
     for workers in (1, 3):
-        pretrain(load(PretrainConfig, project, [f"out={tmp_path / str(workers)}", f"loop.num_workers={workers}"]))
+        pretrain(
+            load(
+                PretrainConfig,
+                project,
+                [f"out={tmp_path / str(workers)}", f"loop.num_workers={workers}"],
+            )
+        )
         assert curve(tmp_path / str(workers)) == uninterrupted
 
 
 @pytest.mark.slow
-def test_two_ranks_with_the_same_global_batch_give_the_same_curve_to_rounding(project, uninterrupted, tmp_path):
+def test_two_ranks_with_the_same_global_batch_give_the_same_curve_to_rounding(
+    project, uninterrupted, tmp_path
+):
     out = tmp_path / "ranks"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
     command += [
         "--mixed_precision",
         "no",
@@ -104,7 +129,9 @@ def test_two_ranks_with_the_same_global_batch_give_the_same_curve_to_rounding(pr
         "0",
     ]
     command += ["-m", "fourm.training.pretrain", "--config", str(project), f"out={out}"]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     got = curve(out)
     assert [s for s, _ in got] == [s for s, _ in uninterrupted]
@@ -114,10 +141,15 @@ def test_two_ranks_with_the_same_global_batch_give_the_same_curve_to_rounding(pr
 
 def test_micro_batches_give_the_same_curve_to_rounding(project, uninterrupted, tmp_path):
     pretrain(load(PretrainConfig, project, [f"out={tmp_path / 'm'}", "loop.micro_batches=4"]))
-    assert max(abs(a - b) for (_, a), (_, b) in zip(curve(tmp_path / "m"), uninterrupted, strict=True)) < 2e-3
+    assert (
+        max(abs(a - b) for (_, a), (_, b) in zip(curve(tmp_path / "m"), uninterrupted, strict=True))
+        < 2e-3
+    )
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_loudly(project, uninterrupted, tmp_path, caplog):
+def test_a_damaged_newest_checkpoint_is_passed_over_loudly(
+    project, uninterrupted, tmp_path, caplog
+):
     out = tmp_path / "damaged"
     pretrain(load(PretrainConfig, project, [f"out={out}", "loop.steps=24"]))
     newest = list_checkpoints(out / "checkpoints")[-1]
@@ -155,7 +187,13 @@ def test_a_checkpoint_folder_is_a_model_folder(project, uninterrupted):
 
 def test_a_loss_that_is_not_finite_stops_with_the_samples_named(project, tmp_path):
     with pytest.raises(ValueError, match="not finite"):
-        pretrain(load(PretrainConfig, project, [f"out={tmp_path / 'nan'}", "loop.optimizer.lr=1e30", "loop.schedule.warmup=1"]))
+        pretrain(
+            load(
+                PretrainConfig,
+                project,
+                [f"out={tmp_path / 'nan'}", "loop.optimizer.lr=1e30", "loop.schedule.warmup=1"],
+            )
+        )
     listed = json.loads((tmp_path / "nan" / "broken_step.json").read_text())
     assert listed["batches"][0]["keys"] and len(listed["batches"][0]["samples"]) == 8
 
@@ -175,7 +213,10 @@ def test_two_processes_never_train_in_one_folder(project, tmp_path, caplog):
     threading.Timer(1.0, held.close).start()
     started = time.time()
     pretrain(load(PretrainConfig, project, [f"out={out}", "loop.steps=2"]))
-    assert time.time() - started > 0.9 and f"another process (pid {os.getpid()}) is training in" in caplog.text
+    assert (
+        time.time() - started > 0.9
+        and f"another process (pid {os.getpid()}) is training in" in caplog.text
+    )
 
 
 def test_init_from_a_model_of_another_modality_set_is_refused(project, uninterrupted, tmp_path):
@@ -187,20 +228,34 @@ def test_init_from_a_model_of_another_modality_set_is_refused(project, uninterru
     path = newest_checkpoint(project.parent / "whole" / "checkpoints")
     with pytest.raises(ValueError, match="another modality set"):
         pretrain(
-            load(PretrainConfig, project, [f"out={tmp_path / 'x'}", f"init={path}", f"modalities={tmp_path / 'fewer.yaml'}"])
+            load(
+                PretrainConfig,
+                project,
+                [f"out={tmp_path / 'x'}", f"init={path}", f"modalities={tmp_path / 'fewer.yaml'}"],
+            )
         )
 
 
 def test_activation_checkpointing_does_not_change_the_curve(project, uninterrupted, tmp_path):
     out = tmp_path / "act"
-    pretrain(load(PretrainConfig, project, [f"out={out}", "loop.activation_checkpointing=true", "loop.steps=24"]))
+    pretrain(
+        load(
+            PretrainConfig,
+            project,
+            [f"out={out}", "loop.activation_checkpointing=true", "loop.steps=24"],
+        )
+    )
     assert curve(out) == uninterrupted
-    assert torch.isfinite(next(load_model(newest_checkpoint(out / "checkpoints")).parameters())).all()
+    assert torch.isfinite(
+        next(load_model(newest_checkpoint(out / "checkpoints")).parameters())
+    ).all()
 
 
 def test_token_shards_of_another_tokenizer_than_the_one_in_use_stop_the_run(project, tmp_path):
     folder = tmp_path / "tokenizers"
-    train_text_tokenizer(TextConfig(vocab_size=190, num_sentinels=16, num_bins=32), ["a red cube"], folder / "text")
+    train_text_tokenizer(
+        TextConfig(vocab_size=190, num_sentinels=16, num_bins=32), ["a red cube"], folder / "text"
+    )
     config = load(PretrainConfig, project, [f"out={tmp_path / 'run'}", f"tokenizers={folder}"])
     with pytest.raises(ValueError, match="tokenize the data again"):
         pretrain(config)

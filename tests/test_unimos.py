@@ -1,13 +1,22 @@
-"""UniMoS: adaptation to an unlabelled domain is better than its prompts, and no target label is ever seen before the report."""
+"""UniMoS: adaptation to an unlabelled domain is better than its prompts, and no target label is
+ever seen before the report.
+"""
 
 import numpy as np
 import pytest
 import torch
 from latent_worlds import ABOUT, adaptation, domains
 
+from fourm.alignment.adapt import (
+    AdaptConfig,
+    AdaptTask,
+    accuracy,
+    adapt,
+    choose_labelled,
+    information,
+)
+from fourm.alignment.latents import write_latents
 from fourm.config import from_mapping
-from fourm.fusion.adapt import AdaptConfig, AdaptTask, accuracy, adapt, choose_labelled, information
-from fourm.fusion.latents import write_latents
 
 
 def test_adaptation_beats_the_zero_shot_prompts_and_reports_by_labels_it_never_saw(tmp_path):
@@ -22,8 +31,19 @@ def test_adaptation_beats_the_zero_shot_prompts_and_reports_by_labels_it_never_s
 
 def test_no_setting_selects_by_the_target_s_labels():
     with pytest.raises(ValueError, match="'accuracy' is not one of last, information"):
-        from_mapping(AdaptConfig, {"out": "x", "source": "a", "target": "b", "prompts": "c", "labels": "d", "select": "accuracy",
-                                   "loop": {"steps": 1, "batch_size": 1}}, "x")  # fmt: skip
+        from_mapping(
+            AdaptConfig,
+            {
+                "out": "x",
+                "source": "a",
+                "target": "b",
+                "prompts": "c",
+                "labels": "d",
+                "select": "accuracy",
+                "loop": {"steps": 1, "batch_size": 1},
+            },
+            "x",
+        )
 
 
 def test_the_second_phase_moves_the_separators_alone(tmp_path):
@@ -31,15 +51,19 @@ def test_the_second_phase_moves_the_separators_alone(tmp_path):
     model = task.model().train()
     batch = task.batches(0, 1)[1][0]
     task.forward(model, batch).sum().backward()
-    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    moved = {
+        name.split(".")[0]
+        for name, p in model.named_parameters()
+        if p.grad is not None and p.grad.abs().max() > 0
+    }
     assert moved == {"vision", "language"}
 
 
 def test_information_is_largest_for_sure_and_even_opinions():
     even = torch.eye(4).repeat(5, 1)
-    assert information(even) > information(torch.full((20, 4), 0.25)) and information(even) > information(
-        torch.eye(4)[[0] * 20]
-    )
+    assert information(even) > information(torch.full((20, 4), 0.25)) and information(
+        even
+    ) > information(torch.eye(4)[[0] * 20])
     assert choose_labelled(np.array([0, 0, 0, 1, -1, 1]), 2, 0).size == 4
 
 
@@ -47,6 +71,8 @@ def test_domains_that_share_samples_or_spaces_that_differ_are_refused(tmp_path):
     places = domains(tmp_path)
     with pytest.raises(ValueError, match="are in the source and in the target"):
         AdaptTask(adaptation(tmp_path, {**places, "target": places["source"]}))
-    write_latents(tmp_path / "wide", np.zeros((4, 9), np.float32), [f"c{i}" for i in range(4)], **ABOUT)
+    write_latents(
+        tmp_path / "wide", np.zeros((4, 9), np.float32), [f"c{i}" for i in range(4)], **ABOUT
+    )
     with pytest.raises(ValueError, match="of different spaces: 16, 16, 9"):
         AdaptTask(adaptation(tmp_path, {**places, "prompts": str(tmp_path / "wide")}))

@@ -1,4 +1,6 @@
-"""A small project on disk for tests of data and training: real shards of rendered scenes, a trained text tokenizer, random image codes."""
+"""A small project on disk for tests of data and training: real shards of rendered scenes, a trained
+text tokenizer, random image codes.
+"""
 
 import json
 from pathlib import Path
@@ -12,31 +14,67 @@ from fourm.data.store import TOKENIZER_FILE
 from fourm.demo.scenes_to_shards import write_scene_shard
 
 MODALITIES = {
-    "tokenizers": {"text": {"type": "text", "vocab_size": 200, "num_sentinels": 16, "num_axes": 4, "num_bins": 32}},
-    "modalities": {
-        "rgb": {"kind": "grid", "raw": {"type": "image", "size": 16}, "vocab_size": 40, "grid": [4, 4]},
-        "pixels": {"kind": "continuous", "source": "rgb", "patch_size": 4},
-        "depth": {"kind": "grid", "raw": {"type": "depth", "size": 16, "range": [3.0, 12.0]}, "vocab_size": 24, "grid": [4, 4]},
-        "caption": {"kind": "sequence", "raw": {"type": "text"}, "tokenizer": "text", "max_tokens": 16},
+    "tokenizers": {
+        "text": {
+            "type": "text",
+            "vocab_size": 200,
+            "num_sentinels": 16,
+            "num_axes": 4,
+            "num_bins": 32,
+        }
     },
-}  # fmt: skip
+    "modalities": {
+        "rgb": {
+            "kind": "grid",
+            "raw": {"type": "image", "size": 16},
+            "vocab_size": 40,
+            "grid": [4, 4],
+        },
+        "pixels": {"kind": "continuous", "source": "rgb", "patch_size": 4},
+        "depth": {
+            "kind": "grid",
+            "raw": {"type": "depth", "size": 16, "range": [3.0, 12.0]},
+            "vocab_size": 24,
+            "grid": [4, 4],
+        },
+        "caption": {
+            "kind": "sequence",
+            "raw": {"type": "text"},
+            "tokenizer": "text",
+            "max_tokens": 16,
+        },
+    },
+}
 
 PRETRAIN = {
     "model": {"dim": 16, "encoder_depth": 1, "decoder_depth": 1, "num_heads": 2},
     "masking": {
-        "num_inputs": [4, 16], "num_targets": [4, 16],
-        "components": [{"input_default": 0.5, "target_default": 0.5}, {"input": {"pixels": 100}, "target_default": 0.5}],
+        "num_inputs": [4, 16],
+        "num_targets": [4, 16],
+        "components": [
+            {"input_default": 0.5, "target_default": 0.5},
+            {"input": {"pixels": 100}, "target_default": 0.5},
+        ],
     },
     "loop": {
-        "steps": 24, "batch_size": 8, "checkpoint_every": 5, "log_every": 1, "num_workers": 0, "threads": 1,
-        "optimizer": {"name": "muon"}, "schedule": {"warmup": 4}, "ema": 0.9,
+        "steps": 24,
+        "batch_size": 8,
+        "checkpoint_every": 5,
+        "log_every": 1,
+        "num_workers": 0,
+        "threads": 1,
+        "optimizer": {"name": "muon"},
+        "schedule": {"warmup": 4},
+        "ema": 0.9,
     },
     "eval_samples": 16,
-}  # fmt: skip
+}
 
 
 def write_project(root: Path, num: int = 48, **loop) -> Path:
-    """Raw and token shards of ``num`` scenes (and 8 held-out ones) and a pretraining config; returns the config's path."""
+    """Raw and token shards of ``num`` scenes (and 8 held-out ones) and a pretraining config;
+    returns the config's path.
+    """
     raw, tokens = root / "raw", root / "tokens"
     write_scene_shard(raw, "train", 0, 0, num, 16)
     write_scene_shard(raw, "val", 1, 0, 8, 16)
@@ -51,15 +89,24 @@ def write_project(root: Path, num: int = 48, **loop) -> Path:
             )
             write_shard(
                 shard_path(tokens, split, name, 0),
-                ((k, "npy", write_npy(i.astype(np.uint16))) for k, i in zip(keys, ids, strict=True)),
+                (
+                    (k, "npy", write_npy(i.astype(np.uint16)))
+                    for k, i in zip(keys, ids, strict=True)
+                ),
             )
             note = {"fingerprint": "made-for-tests", "vocab_size": size, "dtype": "uint16"}
             (tokens / split / name / TOKENIZER_FILE).write_text(json.dumps(note))
     (root / "modalities.yaml").write_text(yaml.safe_dump(MODALITIES, sort_keys=False))
     config = {
-        **PRETRAIN, "out": str(root / "run"), "modalities": str(root / "modalities.yaml"), "loop": {**PRETRAIN["loop"], **loop},
-        "data": {"sources": [{"tokens": str(tokens), "raw": str(raw)}], "cache": str(root / "cache")},
-    }  # fmt: skip
+        **PRETRAIN,
+        "out": str(root / "run"),
+        "modalities": str(root / "modalities.yaml"),
+        "loop": {**PRETRAIN["loop"], **loop},
+        "data": {
+            "sources": [{"tokens": str(tokens), "raw": str(raw)}],
+            "cache": str(root / "cache"),
+        },
+    }
     (root / "pretrain.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return root / "pretrain.yaml"
 

@@ -1,17 +1,24 @@
-"""Pretrained networks as labellers: ``labeller: <kind>:<folder or hub id>`` in a modality's YAML. Through ``transformers``.
+"""Pretrained networks as labellers: ``labeller: <kind>:<folder or hub id>`` in a modality's YAML.
+Through ``transformers``.
 
-* ``depth`` (Depth Anything, DPT ...) -> raw type depth; relative predictions fill the modality's range, nearest to farthest
-* ``normals`` -> raw type normal, from the geometry of that depth (a camera of 60 degrees is assumed)
+* ``depth`` (Depth Anything, DPT ...) -> raw type depth; relative predictions fill the modality's
+  range, nearest to farthest
+* ``normals`` -> raw type normal, from the geometry of that depth (a camera of 60 degrees is
+  assumed)
 * ``semseg`` (Mask2Former, SegFormer ...) -> raw type labels, matched to the modality's class names
-* ``boxes`` (DETR, RT-DETR ...) -> raw type boxes, score 0.5 and more, nearest to the upper left first
+* ``boxes`` (DETR, RT-DETR ...) -> raw type boxes, score 0.5 and more, nearest to the upper left
+  first
 * ``caption`` (BLIP ...) -> raw type text
-* ``features`` (CLIP, SigLIP, DINOv2 ...) -> raw type array (dense: one vector a patch) or vectors (global)
+* ``features`` (CLIP, SigLIP, DINOv2 ...) -> raw type array (dense: one vector a patch) or vectors
+  (global)
 * ``marigold`` (through ``diffusers``) -> raw type normal
 * ``sam`` -> raw type boxes (one for each thing) or array (edges of all things)
 * ``fourm`` -> raw type vectors: FourM's own encoder, a pipeline's folder
-* ``sentence`` (MiniLM ...) -> raw type vectors: the caption as one unit vector; ``tokens`` (T5 ...) -> one vector for each of its tokens
+* ``sentence`` (MiniLM ...) -> raw type vectors: the caption as one unit vector; ``tokens`` (T5 ...)
+  -> one vector for each of its tokens
 
-Each network is opened once in a worker, only safetensors weights are read, on the GPU where there is one.
+Each network is opened once in a worker, only safetensors weights are read, on the GPU where there
+is one.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ from PIL import Image
 from torch import Tensor
 
 from fourm.data.geometry import fit_value
+from fourm.errors import UserError
 from fourm.modalities import RawSpec
 from fourm_data_prep.labellers import Samples
 
@@ -35,21 +43,26 @@ _MIN_SCORE = 0.5
 _FIELD_OF_VIEW = math.radians(60.0)
 _BATCH = 8
 _STRIDE = 32  # of the coarsest maps of networks for pictures of any size
-_SAM_POINTS, _SAM_AT_ONCE, _SAM_SURE, _SAM_OVERLAP = 32, 64, 0.88, 0.7  # of the grid's side; IoU that SAM foretells; IoU
+# of the grid's side; IoU that SAM foretells; IoU
+_SAM_POINTS, _SAM_AT_ONCE, _SAM_SURE, _SAM_OVERLAP = 32, 64, 0.88, 0.7
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @cache
 def _network(auto: str, name: str) -> Any:
-    """A pretrained model. Raises ValueError that says what is missing."""
+    """A pretrained model. Raises UserError that says what is missing."""
     try:
         import transformers  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(f"labeller {name!r} needs transformers: pip install 'fourm[labels]'") from None
+        raise UserError(
+            f"labeller {name!r} needs transformers: pip install 'fourm[labels]'"
+        ) from None
     try:
         model = getattr(transformers, auto).from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}"
+        ) from None
     return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -69,12 +82,16 @@ def _pixels(pictures: Sequence[np.ndarray], name: str, side: int, device: Any) -
     """Pictures -> (B, 3, side, side), resized and standardised."""
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in _statistics(name))
     stacked = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255.0
-    stacked = F.interpolate(stacked, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    stacked = F.interpolate(
+        stacked, (side, side), mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 1)
     return (stacked - mean) / std
 
 
 def _side(model: Any, pictures: Sequence[np.ndarray]) -> int:
-    """The side that a network was made for, or that of the pictures, rounded up to what every stride divides."""
+    """The side that a network was made for, or that of the pictures, rounded up to what every
+    stride divides.
+    """
     config = getattr(model.config, "vision_config", model.config)
     backbone = getattr(config, "backbone_config", None)
     size = getattr(config, "image_size", None) or getattr(backbone, "image_size", None)
@@ -82,9 +99,15 @@ def _side(model: Any, pictures: Sequence[np.ndarray]) -> int:
     return int(size or -(-max(pictures[0].shape[:2]) // _STRIDE) * _STRIDE)
 
 
-def _batched(pictures: Sequence[np.ndarray], run: Callable[[Sequence[np.ndarray]], list[Any]]) -> list[Any]:
+def _batched(
+    pictures: Sequence[np.ndarray], run: Callable[[Sequence[np.ndarray]], list[Any]]
+) -> list[Any]:
     with torch.inference_mode():
-        return [value for start in range(0, len(pictures), _BATCH) for value in run(pictures[start : start + _BATCH])]
+        return [
+            value
+            for start in range(0, len(pictures), _BATCH)
+            for value in run(pictures[start : start + _BATCH])
+        ]
 
 
 def depth(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
@@ -94,13 +117,19 @@ def depth(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     low, high = spec.range
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
-        predicted = model(pixel_values=_pixels(part, name, _side(model, part), model.device)).predicted_depth
-        predicted = F.interpolate(predicted[:, None].float(), (spec.size, spec.size), mode="bilinear", align_corners=False)[
-            :, 0
-        ]
+        predicted = model(
+            pixel_values=_pixels(part, name, _side(model, part), model.device)
+        ).predicted_depth
+        predicted = F.interpolate(
+            predicted[:, None].float(), (spec.size, spec.size), mode="bilinear", align_corners=False
+        )[:, 0]
         if metric:
             return list(predicted.clamp(low, high).cpu().numpy())
-        nearest, farthest = predicted.amax((1, 2), keepdim=True), predicted.amin((1, 2), keepdim=True)  # it predicts nearness
+        # it predicts nearness
+        nearest, farthest = (
+            predicted.amax((1, 2), keepdim=True),
+            predicted.amin((1, 2), keepdim=True),
+        )
         share = (nearest - predicted) / (nearest - farthest).clamp_min(1e-12)
         return list((low + (high - low) * share).cpu().numpy())
 
@@ -114,12 +143,19 @@ def normals(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
 
 
 def normals_of_depth(distance: np.ndarray, field_of_view: float = _FIELD_OF_VIEW) -> np.ndarray:
-    """Normals of the surface that a depth map (H, W) describes, seen by a pinhole camera: (H, W, 3)."""
+    """Normals of the surface that a depth map (H, W) describes, seen by a pinhole camera: (H, W,
+    3).
+    """
     height, width = distance.shape
     focal = 0.5 * width / math.tan(0.5 * field_of_view)
     rows, columns = np.mgrid[0:height, 0:width]
     point = np.stack(
-        [(columns - width / 2 + 0.5) * distance / focal, (rows - height / 2 + 0.5) * distance / focal, distance], -1
+        [
+            (columns - width / 2 + 0.5) * distance / focal,
+            (rows - height / 2 + 0.5) * distance / focal,
+            distance,
+        ],
+        -1,
     )
     along_x, along_y = np.gradient(point, axis=1), np.gradient(point, axis=0)
     normal = np.cross(along_y, along_x)
@@ -129,7 +165,10 @@ def normals_of_depth(distance: np.ndarray, field_of_view: float = _FIELD_OF_VIEW
 
 
 def semseg(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
-    """-> class ids (size, size). Raises ValueError if the network knows none of the modality's class names."""
+    """-> class ids (size, size).
+
+    Raises UserError if the network knows none of the modality's class names.
+    """
     try:
         model, masks = _network("AutoModelForSemanticSegmentation", name), False
     except ValueError:
@@ -139,8 +178,9 @@ def semseg(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     for i, label in model.config.id2label.items():
         lookup[int(i)] = known.get(str(label).lower(), 0)
     if not any(str(label).lower() in known for label in model.config.id2label.values()):
-        raise ValueError(
-            f"{name} knows none of the classes {', '.join(spec.classes[:5])} ...; it has {list(model.config.id2label.values())[:5]} ..."
+        raise UserError(
+            f"{name} knows none of the classes {', '.join(spec.classes[:5])} ...; it has"
+            f" {list(model.config.id2label.values())[:5]} ..."
         )
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
@@ -150,7 +190,9 @@ def semseg(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
             logits = torch.einsum("bqc,bqhw->bchw", classes, output.masks_queries_logits.sigmoid())
         else:
             logits = output.logits
-        logits = F.interpolate(logits.float(), (spec.size, spec.size), mode="bilinear", align_corners=False)
+        logits = F.interpolate(
+            logits.float(), (spec.size, spec.size), mode="bilinear", align_corners=False
+        )
         return list(lookup[logits.argmax(1).cpu().numpy()])
 
     return _batched(samples.pictures, run)
@@ -163,7 +205,8 @@ def boxes(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
         output = model(pixel_values=_pixels(part, name, _side(model, part), model.device))
-        has_none = output.logits.shape[-1] == len(labels) + 1  # DETR: softmax with "no object"; RT-DETR: one score a class
+        # DETR: softmax with "no object"; RT-DETR: one score a class
+        has_none = output.logits.shape[-1] == len(labels) + 1
         scores = output.logits.softmax(-1)[..., :-1] if has_none else output.logits.sigmoid()
         best, which = scores.max(-1)
         center, size = output.pred_boxes[..., :2], output.pred_boxes[..., 2:]
@@ -172,7 +215,11 @@ def boxes(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
         for b in range(len(part)):
             rows = torch.nonzero(best[b] >= _MIN_SCORE)[:, 0]
             kept = [
-                {"box": [round(float(c), 4) for c in corners[b, r]], "label": labels[int(which[b, r])]} for r in rows.tolist()
+                {
+                    "box": [round(float(c), 4) for c in corners[b, r]],
+                    "label": labels[int(which[b, r])],
+                }
+                for r in rows.tolist()
             ]
             found.append(sorted(kept, key=lambda item: item["box"][0] ** 2 + item["box"][1] ** 2))
         return found
@@ -189,7 +236,9 @@ def caption(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
         ids = model.generate(
-            pixel_values=_pixels(part, name, _side(model, part), model.device), max_new_tokens=40, do_sample=False
+            pixel_values=_pixels(part, name, _side(model, part), model.device),
+            max_new_tokens=40,
+            do_sample=False,
         )
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -197,21 +246,33 @@ def caption(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
 
 
 def features(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
-    """-> float32 (size, size, C) for raw type array, (1, C) for vectors: of CLIP and SigLIP the vector that is compared with texts."""
+    """-> float32 (size, size, C) for raw type array, (1, C) for vectors: of CLIP and SigLIP the
+    vector that is compared with texts.
+    """
     both = _network("AutoModel", name)
     model = getattr(both, "vision_model", both)
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
         if spec.type == "vectors" and hasattr(both, "get_image_features"):
             pixels = _pixels(part, name, _side(both, part), both.device)
-            return list(both.get_image_features(pixel_values=pixels).pooler_output[:, None].float().cpu().numpy())
+            return list(
+                both.get_image_features(pixel_values=pixels)
+                .pooler_output[:, None]
+                .float()
+                .cpu()
+                .numpy()
+            )
         config = model.config
         side = spec.size * config.patch_size if spec.type == "array" else _side(model, part)
         extra = {"interpolate_pos_encoding": True} if side != _side(model, part) else {}
-        rows = model(pixel_values=_pixels(part, name, side, model.device), **extra).last_hidden_state.float()
+        rows = model(
+            pixel_values=_pixels(part, name, side, model.device), **extra
+        ).last_hidden_state.float()
         grid = (side // config.patch_size) ** 2
         if spec.type == "vectors":
-            return list((rows[:, :1] if rows.shape[1] > grid else rows.mean(1, keepdim=True)).cpu().numpy())
+            return list(
+                (rows[:, :1] if rows.shape[1] > grid else rows.mean(1, keepdim=True)).cpu().numpy()
+            )
         return list(rows[:, -grid:].unflatten(1, (spec.size, spec.size)).cpu().numpy())
 
     return _batched(samples.pictures, run)
@@ -224,28 +285,42 @@ def _marigold(name: str) -> Any:
 
         pipe = MarigoldNormalsPipeline.from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}"
+        ) from None
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def marigold(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
-    """-> unit vectors float32 (size, size, 3): x to the right, y down, z towards the camera. One denoising for each picture, seeded."""
+    """-> unit vectors float32 (size, size, 3): x to the right, y down, z towards the camera. One
+    denoising for each picture, seeded.
+    """
     pipe, result = _marigold(name), []
     for picture in samples.pictures:
-        made = pipe(Image.fromarray(picture), generator=torch.Generator().manual_seed(0), output_type="np").prediction[0]
-        made = F.interpolate(torch.from_numpy(made).permute(2, 0, 1)[None], (spec.size, spec.size), mode="bilinear")
+        made = pipe(
+            Image.fromarray(picture), generator=torch.Generator().manual_seed(0), output_type="np"
+        ).prediction[0]
+        made = F.interpolate(
+            torch.from_numpy(made).permute(2, 0, 1)[None], (spec.size, spec.size), mode="bilinear"
+        )
         normal = F.normalize(made[0], dim=0).permute(1, 2, 0).numpy()
         result.append((normal * np.array([1.0, -1.0, 1.0])).astype(np.float32))  # its y points up
     return result
 
 
 def sam(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
-    """Segment Anything, asked at a grid of points -> boxes ``{"box", "label": "thing"}`` by area, or their edges (size, size, 1)."""
+    """Segment Anything, asked at a grid of points -> boxes ``{"box", "label": "thing"}`` by area,
+    or their edges (size, size, 1).
+    """
     model = _network("SamModel", name)
     side = model.config.vision_config.image_size
     at = (np.arange(_SAM_POINTS) + 0.5) / _SAM_POINTS * side
-    grid = torch.tensor(np.stack(np.meshgrid(at, at), -1).reshape(-1, 1, 2), dtype=torch.float32, device=model.device)
+    grid = torch.tensor(
+        np.stack(np.meshgrid(at, at), -1).reshape(-1, 1, 2),
+        dtype=torch.float32,
+        device=model.device,
+    )
     result: list[Any] = []
     with torch.inference_mode():
         for picture in samples.pictures:
@@ -259,7 +334,9 @@ def sam(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
                 found.append(masks[kept].cpu())
                 sure.append(scores[kept].cpu())
             masks = _distinct(torch.cat(found), torch.cat(sure))
-            result.append(_mask_boxes(masks) if spec.type == "boxes" else mask_edges(masks, spec.size))
+            result.append(
+                _mask_boxes(masks) if spec.type == "boxes" else mask_edges(masks, spec.size)
+            )
     return result
 
 
@@ -278,16 +355,25 @@ def _mask_boxes(masks: list[np.ndarray]) -> list[dict[str, Any]]:
     for mask in masks:
         rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
         height, width = mask.shape
-        corners = [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]
+        corners = [
+            columns[0] / width,
+            rows[0] / height,
+            (columns[-1] + 1) / width,
+            (rows[-1] + 1) / height,
+        ]
         found.append({"box": [round(float(c), 4) for c in corners], "label": "thing"})
     return found
 
 
 def mask_edges(masks: list[np.ndarray], size: int) -> np.ndarray:
-    """Where any of the masks (H, W) ends: share of the masks' edges at each place, float32 (size, size, 1) in [0, 1]."""
+    """Where any of the masks (H, W) ends: share of the masks' edges at each place, float32 (size,
+    size, 1) in [0, 1].
+    """
     total = np.zeros((size, size), np.float32)
     for mask in masks:
-        small = F.interpolate(torch.from_numpy(mask)[None, None].float(), (size, size), mode="area")[0, 0]
+        small = F.interpolate(
+            torch.from_numpy(mask)[None, None].float(), (size, size), mode="area"
+        )[0, 0]
         inner = -F.max_pool2d(-small[None, None], 3, 1, 1)[0, 0]
         total = np.maximum(total, (small - inner).numpy())
     return total[..., None]
@@ -298,12 +384,18 @@ def _text_network(name: str) -> tuple[Any, Any]:
     try:
         from transformers import AutoConfig, AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(f"labeller network {name!r} needs transformers: pip install 'fourm[labels]'") from None
+        raise UserError(
+            f"labeller network {name!r} needs transformers: pip install 'fourm[labels]'"
+        ) from None
     try:
-        encoder = "T5EncoderModel" if AutoConfig.from_pretrained(name).model_type == "t5" else "AutoModel"
+        encoder = (
+            "T5EncoderModel" if AutoConfig.from_pretrained(name).model_type == "t5" else "AutoModel"
+        )
         return _network(encoder, name), AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ValueError(f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _text_rows(name: str, captions: Sequence[str]) -> list[np.ndarray]:
@@ -313,10 +405,16 @@ def _text_rows(name: str, captions: Sequence[str]) -> list[np.ndarray]:
     with torch.inference_mode():
         for start in range(0, len(captions), 4 * _BATCH):
             part = tokenizer(
-                list(captions[start : start + 4 * _BATCH]), padding=True, truncation=True, max_length=256, return_tensors="pt"
+                list(captions[start : start + 4 * _BATCH]),
+                padding=True,
+                truncation=True,
+                max_length=256,
+                return_tensors="pt",
             )
             mask = part["attention_mask"].bool()
-            hidden = model(input_ids=part["input_ids"].to(model.device), attention_mask=mask.to(model.device)).last_hidden_state
+            hidden = model(
+                input_ids=part["input_ids"].to(model.device), attention_mask=mask.to(model.device)
+            ).last_hidden_state
             rows += [h[m].numpy() for h, m in zip(hidden.float().cpu(), mask, strict=True)]
     return rows
 
@@ -336,16 +434,22 @@ def tokens(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
 def _pipeline(name: str) -> Any:
     from fourm.pipeline import AnyToAnyPipeline
 
-    return AnyToAnyPipeline.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
+    return AnyToAnyPipeline.from_pretrained(
+        name, device="cuda" if torch.cuda.is_available() else "cpu"
+    )
 
 
 def fourm(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
-    """FourM's own encoder: of pictures, or of captions where there are no pictures. One vector for each of its rows (n, C)."""
+    """FourM's own encoder: of pictures, or of captions where there are no pictures. One vector for
+    each of its rows (n, C).
+    """
     pipe = _pipeline(name)
-    wanted, values = ("image", samples.pictures) if len(samples.pictures) else ("text", samples.captions)
+    wanted, values = (
+        ("image", samples.pictures) if len(samples.pictures) else ("text", samples.captions)
+    )
     reads = [m for m in pipe.modalities if m.input and m.raw.type == wanted]
     if not reads:
-        raise ValueError(f"the model {name} reads no {wanted}")
+        raise UserError(f"the model {name} reads no {wanted}")
     m = next((m for m in reads if m.kind == "continuous"), reads[0])
     given = [fit_value(np.asarray(v), m.raw) if wanted == "image" else v for v in values]
     found = [
@@ -353,10 +457,23 @@ def fourm(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
         for start in range(0, len(given), _BATCH)
         for rows in pipe.features({m.name: given[start : start + _BATCH]})
     ]
-    return found if spec.type == "vectors" and spec.channels == 1 else [rows.mean(0, keepdims=True) for rows in found]
+    return (
+        found
+        if spec.type == "vectors" and spec.channels == 1
+        else [rows.mean(0, keepdims=True) for rows in found]
+    )
 
 
 ADAPTERS: dict[str, Callable[[str, Samples, RawSpec], list[Any]]] = {
-    "depth": depth, "normals": normals, "marigold": marigold, "semseg": semseg, "boxes": boxes, "caption": caption,
-    "features": features, "sam": sam, "sentence": sentence, "tokens": tokens, "fourm": fourm,
-}  # fmt: skip
+    "depth": depth,
+    "normals": normals,
+    "marigold": marigold,
+    "semseg": semseg,
+    "boxes": boxes,
+    "caption": caption,
+    "features": features,
+    "sam": sam,
+    "sentence": sentence,
+    "tokens": tokens,
+    "fourm": fourm,
+}

@@ -2,9 +2,11 @@
 
 * ``speech`` -> audio: the caption read aloud by espeak-ng (the program; ``apt install espeak-ng``)
 * ``logmel`` -> vectors: log-mel frames of the sound, ``channels`` bands
-* ``audio:<network>`` (wav2vec 2.0, HuBERT, Whisper ...; through ``transformers``) -> vectors: one for each frame of the network
+* ``audio:<network>`` (wav2vec 2.0, HuBERT, Whisper ...; through ``transformers``) -> vectors: one
+  for each frame of the network
 
-``logmel`` and ``audio:`` read the sounds of raw type audio, or, where a sample has none, its caption read aloud.
+``logmel`` and ``audio:`` read the sounds of raw type audio, or, where a sample has none, its
+caption read aloud.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 
 from fourm.data.sound import log_mel, read_wav
+from fourm.errors import UserError
 from fourm.modalities import RawSpec
 from fourm_data_prep.labellers import Samples
 
@@ -30,7 +33,10 @@ _VOICE = "en"
 def _speaker() -> str:
     program = shutil.which("espeak-ng") or shutil.which("espeak")
     if program is None:
-        raise ValueError("reading captions aloud needs the program espeak-ng: apt install espeak-ng (brew install espeak-ng)")
+        raise UserError(
+            "reading captions aloud needs the program espeak-ng: apt install espeak-ng (brew"
+            " install espeak-ng)"
+        )
     return program
 
 
@@ -39,17 +45,30 @@ def say(text: str, rate: int) -> np.ndarray:
     if not text.strip():
         return np.zeros(rate // 10, np.float32)
     made = subprocess.run(
-        [_speaker(), "-v", _VOICE, "--stdin", "--stdout"], input=text.encode(), capture_output=True, timeout=60, check=False
+        [_speaker(), "-v", _VOICE, "--stdin", "--stdout"],
+        input=text.encode(),
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     if made.returncode or len(made.stdout) <= 44:
-        raise ValueError(f"espeak-ng cannot read {text[:40]!r}: {made.stderr.decode(errors='replace').strip()[:80]}")
+        raise UserError(
+            f"espeak-ng cannot read {text[:40]!r}:"
+            f" {made.stderr.decode(errors='replace').strip()[:80]}"
+        )
     return read_wav(_with_length(made.stdout), rate)
 
 
 def _with_length(data: bytes) -> bytes:
     """A wav stream's header says 'endless' where the length belongs."""
     body = len(data) - 44
-    return data[:4] + (body + 36).to_bytes(4, "little") + data[8:40] + body.to_bytes(4, "little") + data[44:]
+    return (
+        data[:4]
+        + (body + 36).to_bytes(4, "little")
+        + data[8:40]
+        + body.to_bytes(4, "little")
+        + data[44:]
+    )
 
 
 def speech(samples: Samples, spec: RawSpec) -> list[Any]:
@@ -59,7 +78,11 @@ def speech(samples: Samples, spec: RawSpec) -> list[Any]:
 
 def _sounds(samples: Samples, rate: int) -> Sequence[np.ndarray]:
     """The sounds of some samples at ``rate``."""
-    return samples.sounds(rate) if samples.sounds is not None else [say(text, rate) for text in samples.captions]
+    return (
+        samples.sounds(rate)
+        if samples.sounds is not None
+        else [say(text, rate) for text in samples.captions]
+    )
 
 
 def logmel(samples: Samples, spec: RawSpec) -> list[Any]:
@@ -75,21 +98,33 @@ def _network(name: str) -> tuple[Any, Any]:
         model = AutoModel.from_pretrained(name, use_safetensors=True)
         extractor = AutoFeatureExtractor.from_pretrained(name)
     except ImportError:
-        raise ValueError(f"encoder {name!r} needs transformers: pip install 'fourm[labels]'") from None
+        raise UserError(
+            f"encoder {name!r} needs transformers: pip install 'fourm[labels]'"
+        ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"encoder network {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
-    return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu"), extractor
+        raise UserError(
+            f"encoder network {name!r} cannot be opened: {str(error).splitlines()[0]}"
+        ) from None
+    return model.eval().requires_grad_(False).to(
+        "cuda" if torch.cuda.is_available() else "cpu"
+    ), extractor
 
 
 def audio(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
-    """-> float32 (frames, C), each sound by itself, so that none depends on its neighbours' lengths."""
+    """-> float32 (frames, C), each sound by itself, so that none depends on its neighbours'
+    lengths.
+    """
     model, extractor = _network(name)
     rate, result = extractor.sampling_rate, []
     for sound in _sounds(samples, rate):
         given = extractor(sound, sampling_rate=rate, return_tensors="pt")
-        given = {key: value.to(model.device) for key, value in given.items() if key != "attention_mask"}
+        given = {
+            key: value.to(model.device) for key, value in given.items() if key != "attention_mask"
+        }
         with torch.inference_mode():
-            made = (model.encoder if hasattr(model, "decoder") else model)(**given).last_hidden_state
+            made = (model.encoder if hasattr(model, "decoder") else model)(
+                **given
+            ).last_hidden_state
         result.append(made[0].float().cpu().numpy())
     return result
 

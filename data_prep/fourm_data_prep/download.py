@@ -1,11 +1,13 @@
-"""Pictures from a list of addresses into shards, politely: CC12M's TSV, or any CSV, TSV, JSONL or plain list.
+"""Pictures from a list of addresses into shards, politely: CC12M's TSV, or any CSV, TSV, JSONL or
+plain list.
 
     fourm download cc12m.tsv --out data/cc12m/originals
 
-Each shard is a webdataset tar of original bytes (``<key>.jpg`` and the like) and captions (``<key>.txt``), made by the same engine as every
-other step. An address that fails is tried again where that can help (time-outs, 429, 5xx), never waits longer than its limits, and
-ends up in the shard's manifest with its reason. At most a few requests go to one host at a time. Redirects are followed a few times,
-bodies are cut off at a limit, and what is no readable picture is refused.
+Each shard is a webdataset tar of original bytes (``<key>.jpg`` and the like) and captions
+(``<key>.txt``), made by the same engine as every other step. An address that fails is tried again
+where that can help (time-outs, 429, 5xx), never waits longer than its limits, and ends up in the
+shard's manifest with its reason. At most a few requests go to one host at a time. Redirects are
+followed a few times, bodies are cut off at a limit, and what is no readable picture is refused.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import httpx
 
 from fourm.data.raw import open_picture
 from fourm.data.shards import Damage, write_json_atomic, write_shard
+from fourm.errors import UserError
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import CAPTION_COLUMNS
@@ -65,20 +68,20 @@ class Refused(Exception):
 
 
 def read_addresses(path: Path) -> list[Address]:
-    """Addresses with captions of a list. Raises ValueError that says what the list lacks."""
+    """Addresses with captions of a list. Raises UserError that says what the list lacks."""
     if not path.is_file():
-        raise ValueError(f"no file {path}")
+        raise UserError(f"no file {path}")
     addresses, seen = [], set()
     for url, caption in _rows(path):
         url = url.strip()
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{path}: {url[:80]!r} is no http address")
+            raise UserError(f"{path}: {url[:80]!r} is no http address")
         key = hashlib.sha256(url.encode()).hexdigest()[:16]
         if key not in seen:
             seen.add(key)
             addresses.append(Address(key, url, " ".join(caption.split())))
     if not addresses:
-        raise ValueError(f"{path} lists no addresses")
+        raise UserError(f"{path} lists no addresses")
     return addresses
 
 
@@ -87,14 +90,20 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         if path.suffix == ".jsonl":
             for line in stream:
                 row = {k.lower(): v for k, v in json.loads(line).items()}
-                yield str(_column(row, _URL_COLUMNS, path)), str(_column(row, CAPTION_COLUMNS, path))
+                yield (
+                    str(_column(row, _URL_COLUMNS, path)),
+                    str(_column(row, CAPTION_COLUMNS, path)),
+                )
             return
         first = stream.readline()
         stream.seek(0)
         separator = "\t" if "\t" in first else ","
-        if first.lower().startswith(("http://", "https://")):  # no header: address, then caption (as CC12M)
+        # no header: address, then caption (as CC12M)
+        if first.lower().startswith(("http://", "https://")):
             for row in csv.reader(
-                stream, delimiter=separator, quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+                stream,
+                delimiter=separator,
+                quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
             ):
                 yield row[0], row[1] if len(row) > 1 else ""
             return
@@ -107,7 +116,7 @@ def _column(row: dict[str, Any], names: tuple[str, ...], path: Path) -> Any:
     for name in names:
         if name in row:
             return row[name]
-    raise ValueError(f"{path} needs a column {' or '.join(names)}; it has {', '.join(row)}")
+    raise UserError(f"{path} needs a column {' or '.join(names)}; it has {', '.join(row)}")
 
 
 class DownloadStep:
@@ -124,7 +133,10 @@ class DownloadStep:
     def jobs(self) -> list[Job]:
         size = self.config.shard_size
         parts = [self.addresses[i : i + size] for i in range(0, len(self.addresses), size)]
-        return [Job("originals", n, fingerprint([asdict(a) for a in part])) for n, part in enumerate(parts)]
+        return [
+            Job("originals", n, fingerprint([asdict(a) for a in part]))
+            for n, part in enumerate(parts)
+        ]
 
     def run(self, job: Job) -> ShardResult:
         size = self.config.shard_size
@@ -136,26 +148,37 @@ class DownloadStep:
                 damage.append(Damage(address.url, address.key, str(result)))
             else:
                 extension, data = result
-                members += [(address.key, extension, data), (address.key, "txt", address.caption.encode())]
+                members += [
+                    (address.key, extension, data),
+                    (address.key, "txt", address.caption.encode()),
+                ]
         path = self.out / f"{job.number:05d}.tar"
         write_shard(path, members)
         return ShardResult((path.name,), len(members) // 2, tuple(damage))
 
 
-async def _fetch_all(addresses: list[Address], config: DownloadConfig) -> list[tuple[str, bytes] | Refused]:
+async def _fetch_all(
+    addresses: list[Address], config: DownloadConfig
+) -> list[tuple[str, bytes] | Refused]:
     hosts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(config.per_host))
     everyone = asyncio.Semaphore(config.at_once)
     limits = httpx.Limits(max_connections=config.at_once)
     async with httpx.AsyncClient(
-        follow_redirects=True, max_redirects=config.max_redirects, limits=limits, timeout=config.timeout,
-        headers={"user-agent": config.user_agent}, trust_env=False,
-    ) as client:  # fmt: skip
+        follow_redirects=True,
+        max_redirects=config.max_redirects,
+        limits=limits,
+        timeout=config.timeout,
+        headers={"user-agent": config.user_agent},
+        trust_env=False,
+    ) as client:
 
         async def one(address: Address) -> tuple[str, bytes] | Refused:
             async with hosts[urlsplit(address.url).netloc], everyone:
                 for attempt in range(config.retries + 1):
                     try:
-                        data = await asyncio.wait_for(_fetch(client, address.url, config), config.timeout)
+                        data = await asyncio.wait_for(
+                            _fetch(client, address.url, config), config.timeout
+                        )
                         return _checked(data)
                     except TimeoutError:
                         failure = Refused(f"no answer within {config.timeout:g} s", again=True)
@@ -165,7 +188,8 @@ async def _fetch_all(addresses: list[Address], config: DownloadConfig) -> list[t
                         failure = Refused(f"more than {config.max_redirects} redirects")
                     except (httpx.HTTPError, httpx.InvalidURL, ValueError, UnicodeError) as error:
                         failure = Refused(
-                            f"{type(error).__name__}: {error}"[:200], again=isinstance(error, httpx.TransportError)
+                            f"{type(error).__name__}: {error}"[:200],
+                            again=isinstance(error, httpx.TransportError),
                         )
                     if not failure.again or attempt == config.retries:
                         return failure
@@ -179,7 +203,10 @@ async def _fetch_all(addresses: list[Address], config: DownloadConfig) -> list[t
 async def _fetch(client: httpx.AsyncClient, url: str, config: DownloadConfig) -> bytes:
     async with client.stream("GET", url) as response:
         if response.status_code != 200:
-            raise Refused(f"HTTP {response.status_code}", again=response.status_code == 429 or response.status_code >= 500)
+            raise Refused(
+                f"HTTP {response.status_code}",
+                again=response.status_code == 429 or response.status_code >= 500,
+            )
         declared = response.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > config.max_bytes:
             raise Refused(f"{int(declared)} bytes are more than the {config.max_bytes} allowed")
@@ -206,7 +233,9 @@ def _checked(data: bytes) -> tuple[str, bytes]:
     return _FORMATS[picture.format], data
 
 
-def download(path: Path, out: Path, config: DownloadConfig, engine: EngineConfig, max_failed: float = 1.0) -> Progress:
+def download(
+    path: Path, out: Path, config: DownloadConfig, engine: EngineConfig, max_failed: float = 1.0
+) -> Progress:
     """Fetch a list; ``status.json`` in ``out`` sums up what failed and why."""
     step = DownloadStep(read_addresses(path), config, out)
     progress = run_step(step, engine, max_failed)

@@ -1,8 +1,9 @@
 """Runs a step of data preparation over its shards: on this machine's cores, or on a Ray cluster.
 
-A step is a pure function of one shard. Each finished shard leaves a manifest (hash of its inputs and settings, what was written, what was
-skipped and why, seconds); a rerun does what has none, so a killed run, a killed worker or a full disk costs the shards in flight and
-nothing else. The shards' bytes depend neither on the engine nor on the number of workers.
+A step is a pure function of one shard. Each finished shard leaves a manifest (hash of its inputs
+and settings, what was written, what was skipped and why, seconds); a rerun does what has none, so a
+killed run, a killed worker or a full disk costs the shards in flight and nothing else. The shards'
+bytes depend neither on the engine nor on the number of workers.
 
     fourm import ... --engine ray --address auto        (or --engine local, the default)
     fourm tokenize ... --shard-range 0:100              (one task of a Slurm array)
@@ -30,6 +31,8 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from fourm.data.shards import Damage, DamageReport, shard_paths, write_json_atomic
+from fourm.errors import UserError
+from fourm.formats import FORMAT, check_format
 from fourm_data_prep.engine_options import EngineConfig
 
 MANIFESTS = "manifests"  # folder of the completion manifests beside the outputs
@@ -66,7 +69,10 @@ class ShardResult:
 
 
 class ShardStep(Protocol):
-    """A step of data preparation. It is sent to workers, so it holds settings only and opens what it needs there."""
+    """A step of data preparation.
+
+    It is sent to workers, so it holds settings only and opens what it needs there.
+    """
 
     @property
     def name(self) -> str: ...
@@ -91,12 +97,18 @@ class ShardStep(Protocol):
 
 def splits_of(folder: Path) -> list[str]:
     """Splits that lie under a folder of shards."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != MANIFESTS)
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and path.name != MANIFESTS
+    )
 
 
 def jobs_of(folder: Path, modality: str) -> list[Job]:
     """A job for each shard of one modality, in order."""
-    paths = [(split, path) for split in splits_of(folder) for path in shard_paths(folder, split, modality)]
+    paths = [
+        (split, path)
+        for split in splits_of(folder)
+        for path in shard_paths(folder, split, modality)
+    ]
     return [Job(split, int(path.stem), fingerprint(stamp(path))) for split, path in paths]
 
 
@@ -119,7 +131,9 @@ def manifest_path(step: ShardStep, job: Job) -> Path:
 
 
 def stamp(path: Path) -> list[Any]:
-    """What tells a file from another version of it: name, size, and a hash of its first and last 64 KiB."""
+    """What tells a file from another version of it: name, size, and a hash of its first and last 64
+    KiB.
+    """
     size = path.stat().st_size
     with open(path, "rb") as stream:
         digest = hashlib.sha256(stream.read(_STAMP_BYTES))
@@ -129,20 +143,31 @@ def stamp(path: Path) -> list[Any]:
 
 
 def fingerprint(described: Any) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]
 
 
 def finished(step: ShardStep, job: Job) -> dict[str, Any] | None:
-    """The manifest of a shard that is done with these inputs and settings and whose files are there, or None."""
+    """The manifest of a shard that is done with these inputs and settings and whose files are
+    there, or None.
+    """
     path = manifest_path(step, job)
     if not path.is_file():
         return None
     try:
         manifest = json.loads(path.read_text())
-    except ValueError:
+    except ValueError:  # cut short by a crash
         return None
-    same = manifest.get("inputs") == job.inputs and manifest.get("settings") == fingerprint(step.described())
-    return manifest if same and all((step.out / name).is_file() for name in manifest["outputs"]) else None
+    check_format(manifest, path)
+    same = manifest.get("inputs") == job.inputs and manifest.get("settings") == fingerprint(
+        step.described()
+    )
+    return (
+        manifest
+        if same and all((step.out / name).is_file() for name in manifest["outputs"])
+        else None
+    )
 
 
 def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
@@ -150,10 +175,14 @@ def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     result = step.run(job)
     manifest = {
-        "inputs": job.inputs, "settings": fingerprint(step.described()), "outputs": list(result.outputs),
-        "samples": result.num_samples, "skipped": [asdict(entry) for entry in result.damage],
+        "format": FORMAT,
+        "inputs": job.inputs,
+        "settings": fingerprint(step.described()),
+        "outputs": list(result.outputs),
+        "samples": result.num_samples,
+        "skipped": [asdict(entry) for entry in result.damage],
         "seconds": round(time.perf_counter() - started, 3),
-    }  # fmt: skip
+    }
     write_json_atomic(manifest_path(step, job), manifest)
     return manifest
 
@@ -162,7 +191,8 @@ def run_step(step: ShardStep, config: EngineConfig, max_damage: float) -> Progre
     """Run a step over all its shards (or the range asked for) that are not done.
 
     Raises:
-        ValueError: more than ``max_damage`` of the samples were skipped, or a shard's worker died again and again.
+        UserError: more than ``max_damage`` of the samples were skipped, or a shard's worker died
+            again and again.
     """
     jobs = step.jobs()
     if config.shard_range is not None:
@@ -177,7 +207,9 @@ def run_step(step: ShardStep, config: EngineConfig, max_damage: float) -> Progre
             progress.add(manifest)
             progress.num_before += 1
     run = _run_ray if config.engine == "ray" else _run_local
-    with tqdm(total=len(jobs), initial=len(jobs) - len(open_jobs), desc=step.name, unit="shard") as bar:
+    with tqdm(
+        total=len(jobs), initial=len(jobs) - len(open_jobs), desc=step.name, unit="shard"
+    ) as bar:
         for manifest in run(step, open_jobs, config):
             progress.add(manifest)
             bar.update()
@@ -186,7 +218,7 @@ def run_step(step: ShardStep, config: EngineConfig, max_damage: float) -> Progre
     return progress
 
 
-# ---- engines -------------------------------------------------------------------------------------------------------------
+# ---- engines -------------------------------------------------------------------------------------
 
 
 def _num_workers(config: EngineConfig, jobs: list[Job]) -> int:
@@ -197,16 +229,20 @@ _step: ShardStep
 
 
 def start_workers(config: EngineConfig, *modules: str) -> None:
-    """Begin to import ``modules`` for the workers of a step to come, while this process goes on preparing it."""
+    """Begin to import ``modules`` for the workers of a step to come, while this process goes on
+    preparing it.
+    """
     if config.engine == "local" and (config.workers or os.cpu_count() or 1) > 1:
         _pool_context(*modules)
         multiprocessing.forkserver.ensure_running()
 
 
 def _pool_context(*modules: str) -> BaseContext:
-    """Workers fork from a server that imports what this process has imported of these packages, once: a worker's own imports take seconds.
+    """Workers fork from a server that imports what this process has imported of these packages,
+    once: a worker's own imports take seconds.
 
-    Forking this process itself would be quicker still and is not safe: it may hold threads and a GPU.
+    Forking this process itself would be quicker still and is not safe: it may hold threads and a
+    GPU.
     """
     context = multiprocessing.get_context("forkserver")
     ours = sorted(name for name in sys.modules if name.partition(".")[0] in _PRELOADED)
@@ -248,7 +284,9 @@ def _run_local(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterat
     tries = dict.fromkeys(jobs, 0)
     waiting = list(jobs)
     while waiting:
-        with ProcessPoolExecutor(workers, mp_context=_pool_context(), initializer=_open_worker, initargs=(step,)) as pool:
+        with ProcessPoolExecutor(
+            workers, mp_context=_pool_context(), initializer=_open_worker, initargs=(step,)
+        ) as pool:
             running: dict[Any, Job] = {}
             try:
                 while waiting or running:
@@ -265,8 +303,9 @@ def _run_local(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterat
                 for job in running.values():
                     tries[job] += 1
                     if tries[job] >= _TRIES:
-                        raise ValueError(
-                            f"{step.name}: the worker of shard {job.name} died {_TRIES} times (out of memory?)"
+                        raise UserError(
+                            f"{step.name}: the worker of shard {job.name} died {_TRIES} times (out"
+                            " of memory?)"
                         ) from None
                     manifest = finished(step, job)
                     if manifest is not None:
@@ -283,12 +322,15 @@ def _run_ray(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator
         import ray  # pyright: ignore[reportMissingImports]
         from ray.exceptions import RayTaskError, WorkerCrashedError  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("--engine ray needs Ray: pip install 'fourm[ray]'") from None
+        raise UserError("--engine ray needs Ray: pip install 'fourm[ray]'") from None
     if not jobs:
         return
     started = not ray.is_initialized()
     if started:
-        options: dict[str, Any] = {"num_cpus": config.workers or os.cpu_count(), "include_dashboard": False}
+        options: dict[str, Any] = {
+            "num_cpus": config.workers or os.cpu_count(),
+            "include_dashboard": False,
+        }
         if config.address:
             options = {"address": config.address}
         ray.init(log_to_driver=False, configure_logging=False, **options)
@@ -308,8 +350,9 @@ def _run_ray(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator
                 except RayTaskError as error:
                     raise error.as_instanceof_cause() from None
                 except WorkerCrashedError:
-                    raise ValueError(
-                        f"{step.name}: the worker of shard {job.name} died {_TRIES} times (out of memory?)"
+                    raise UserError(
+                        f"{step.name}: the worker of shard {job.name} died {_TRIES} times (out of"
+                        " memory?)"
                     ) from None
     finally:
         if started:

@@ -1,4 +1,6 @@
-"""Labellers that are exact algorithms: edges, Canny, palette, statistics, and the mask of a cut-out's transparency."""
+"""Labellers that are exact algorithms: edges, Canny, palette, statistics, and the mask of a
+cut-out's transparency.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from fourm.errors import UserError
 from fourm.modalities import RawSpec
 from fourm_data_prep.labellers import Labeller, Samples
 
@@ -36,7 +39,7 @@ def canny(samples: Samples, spec: RawSpec) -> list[Any]:
     try:
         import cv2  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("labeller canny needs OpenCV: pip install opencv-python-headless") from None
+        raise UserError("labeller canny needs OpenCV: pip install opencv-python-headless") from None
     marks = [cv2.Canny(grey(p).round().astype(np.uint8), *_CANNY) for p in samples.pictures]
     return [(m[..., None] > 0).astype(np.float32) for m in marks]
 
@@ -47,13 +50,17 @@ def palette(samples: Samples, spec: RawSpec) -> list[Any]:
     for picture in samples.pictures:
         few = Image.fromarray(picture).quantize(_PALETTE_COLORS, Image.Quantize.MEDIANCUT)
         table = few.getpalette() or []
-        counts = sorted(((n, int(i)) for n, i in few.getcolors() or [] if isinstance(i, int)), reverse=True)
+        counts = sorted(
+            ((n, int(i)) for n, i in few.getcolors() or [] if isinstance(i, int)), reverse=True
+        )
         result.append([table[3 * i : 3 * i + 3] for _, i in counts])
     return result
 
 
 def statistics(samples: Samples, spec: RawSpec) -> list[Any]:
-    """Metadata of 4M-21 that follows from the pixels: colourfulness (Hasler and Suesstrunk, 2003), brightness, contrast, saturation, entropy."""
+    """Metadata of 4M-21 that follows from the pixels: colourfulness (Hasler and Suesstrunk, 2003),
+    brightness, contrast, saturation, entropy.
+    """
     result = []
     for picture in samples.pictures:
         r, g, b = (picture[..., i].astype(np.float64) for i in range(3))
@@ -62,18 +69,26 @@ def statistics(samples: Samples, spec: RawSpec) -> list[Any]:
         share = np.bincount(light.astype(np.int64).reshape(-1), minlength=256) / light.size
         share = share[share > 0]
         high, low = picture.max(-1).astype(np.float64), picture.min(-1).astype(np.float64)
-        result.append({
-            "colorfulness": float(np.hypot(one.std(), two.std()) + 0.3 * np.hypot(one.mean(), two.mean())),
-            "brightness": float(light.mean()), "contrast": float(light.std()),
-            "saturation": float((255 * (high - low) / np.maximum(high, 1)).mean()), "entropy": float(-(share * np.log2(share)).sum()),
-        })  # fmt: skip
+        result.append(
+            {
+                "colorfulness": float(
+                    np.hypot(one.std(), two.std()) + 0.3 * np.hypot(one.mean(), two.mean())
+                ),
+                "brightness": float(light.mean()),
+                "contrast": float(light.std()),
+                "saturation": float((255 * (high - low) / np.maximum(high, 1)).mean()),
+                "entropy": float(-(share * np.log2(share)).sum()),
+            }
+        )
     return result
 
 
 def alpha(samples: Samples, spec: RawSpec) -> list[Any]:
-    """Class 1 where a cut-out is opaque, class 0 elsewhere; class 1 everywhere for a picture without transparency. Labels (H, W)."""
+    """Class 1 where a cut-out is opaque, class 0 elsewhere; class 1 everywhere for a picture
+    without transparency. Labels (H, W).
+    """
     if len(spec.classes) < 2:
-        raise ValueError("labeller alpha needs two classes, e.g. classes: [background, object]")
+        raise UserError("labeller alpha needs two classes, e.g. classes: [background, object]")
     alphas = samples.alphas or [None] * len(samples.pictures)
     return [
         np.ones(p.shape[:2], np.uint8) if a is None else (a >= _OPAQUE).astype(np.uint8)
@@ -81,4 +96,10 @@ def alpha(samples: Samples, spec: RawSpec) -> list[Any]:
     ]
 
 
-EXACT: dict[str, Labeller] = {"edges": edges, "canny": canny, "palette": palette, "statistics": statistics, "alpha": alpha}
+EXACT: dict[str, Labeller] = {
+    "edges": edges,
+    "canny": canny,
+    "palette": palette,
+    "statistics": statistics,
+    "alpha": alpha,
+}

@@ -1,8 +1,11 @@
-"""Hugging Face datasets as a source of pictures: ``fourm import hf:NAME[:SPLIT]``, on disk or streamed from the hub.
+"""Hugging Face datasets as a source of pictures: ``fourm import hf:NAME[:SPLIT]``, on disk or
+streamed from the hub.
 
-``NAME`` is a folder that ``save_to_disk`` wrote, a local folder or file that ``datasets`` reads (Parquet, an image folder, webdataset), or a
-hub id, e.g. CC12M's copy ``hf:pixparse/cc12m-wds:train``. What is on disk is cut into ranges of rows; what is streamed into the
-dataset's own files, each of them one shard. Pictures are taken undecoded, so that the import's own guards see their bytes.
+``NAME`` is a folder that ``save_to_disk`` wrote, a local folder or file that ``datasets`` reads
+(Parquet, an image folder, webdataset), or a hub id, e.g. CC12M's copy
+``hf:pixparse/cc12m-wds:train``. What is on disk is cut into ranges of rows; what is streamed into
+the dataset's own files, each of them one shard. Pictures are taken undecoded, so that the import's
+own guards see their bytes.
 """
 
 from __future__ import annotations
@@ -12,22 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from fourm.data.shards import Damage
+from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm_data_prep.engine import Job, ShardResult, fingerprint
-from fourm_data_prep.importing import CAPTION_COLUMNS, SHARD_PICTURES, Item, describe, is_validation, write_pictures
+from fourm_data_prep.importing import (
+    CAPTION_COLUMNS,
+    SHARD_PICTURES,
+    Item,
+    describe,
+    is_validation,
+    write_pictures,
+)
 
 _PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "picture", "img")
 _KEY_COLUMNS = ("__key__", "key", "image_id", "id")
 
 
 class ImportDatasetStep:
-    """Rows of a dataset -> raw shards; a job is a range of rows (on disk) or a file (streamed), for each of our two splits."""
+    """Rows of a dataset -> raw shards; a job is a range of rows (on disk) or a file (streamed), for
+    each of our two splits.
+    """
 
     name = "import"
 
     def __init__(self, made: list[Modality], source: str, out: Path) -> None:
         name, colon, split = source.rpartition(":")
-        self.source, self.split = (name, split) if colon and not Path(source).exists() else (source, "train")
+        self.source, self.split = (
+            (name, split) if colon and not Path(source).exists() else (source, "train")
+        )
         self.made, self.out = made, out
         self._opened: Any = None
 
@@ -51,8 +66,15 @@ class ImportDatasetStep:
         if self._streamed:
             num, identity = self.dataset.num_shards, [self.source, self.split]
         else:
-            num, identity = -(-len(self.dataset) // SHARD_PICTURES), [self.source, self.split, self.dataset._fingerprint]
-        return [Job(split, number, fingerprint([*identity, number])) for split in ("train", "val") for number in range(num)]
+            num, identity = (
+                -(-len(self.dataset) // SHARD_PICTURES),
+                [self.source, self.split, self.dataset._fingerprint],
+            )
+        return [
+            Job(split, number, fingerprint([*identity, number]))
+            for split in ("train", "val")
+            for number in range(num)
+        ]
 
     def run(self, job: Job) -> ShardResult:
         damage: list[Damage] = []
@@ -68,10 +90,14 @@ class ImportDatasetStep:
         names = list(self.dataset.features or {})
         for i, row in enumerate(rows):
             names = names or list(row)
-            picture, caption, key = (_first(names, wanted) for wanted in (_PICTURE_COLUMNS, CAPTION_COLUMNS, _KEY_COLUMNS))
+            picture, caption, key = (
+                _first(names, wanted)
+                for wanted in (_PICTURE_COLUMNS, CAPTION_COLUMNS, _KEY_COLUMNS)
+            )
             if picture is None:
-                raise ValueError(
-                    f"dataset {self.source} has no column {', '.join(_PICTURE_COLUMNS)}; it has {', '.join(names)}"
+                raise UserError(
+                    f"dataset {self.source} has no column {', '.join(_PICTURE_COLUMNS)}; it has"
+                    f" {', '.join(names)}"
                 )
             label = str(row[key]) if key else f"{job.number:05d}-{i:06d}"
             label = label.replace("/", "-").replace(".", "_").replace(" ", "_")
@@ -87,21 +113,23 @@ class ImportDatasetStep:
 
 
 def open_dataset(name: str, split: str) -> Any:
-    """A dataset from disk, or streamed from the hub. Raises ValueError that says what is missing."""
+    """A dataset from disk, or streamed from the hub. Raises UserError that says what is missing."""
     try:
         import datasets  # pyright: ignore[reportMissingImports]
         from datasets.exceptions import DatasetNotFoundError  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(f"hf:{name} needs datasets: pip install datasets") from None
+        raise UserError(f"hf:{name} needs datasets: pip install datasets") from None
     try:
         folder = Path(name)
-        if folder.is_dir() and any((folder / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
+        if folder.is_dir() and any(
+            (folder / mark).is_file() for mark in ("state.json", "dataset_dict.json")
+        ):
             loaded = datasets.load_from_disk(name)
             return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(name, split=split, streaming=not folder.exists())
     except (OSError, ValueError, KeyError, DatasetNotFoundError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"dataset hf:{name}:{split} cannot be opened: {reason}") from None
+        raise UserError(f"dataset hf:{name}:{split} cannot be opened: {reason}") from None
 
 
 def _undecoded(dataset: Any) -> Any:

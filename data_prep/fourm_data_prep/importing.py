@@ -2,11 +2,13 @@
 
     fourm import FOLDER --config MODALITIES.yaml --out DIR       (a folder of pictures or of webdataset tars, a table, or hf:DATASET)
 
-Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions come from the first line of ``<name>.txt`` beside the
-picture or from one CSV with a column of file names and one of captions. Pictures that cannot be read are skipped, listed with their
-reason in ``damage-import.json``, and stop the run if they are many. About a tenth is kept for validation, chosen by name, or by the CSV's column
-``group`` (or ``subject``), so that pictures of one subject are never in both. Each shard is a
-pure function of its pictures, written under a temporary name and renamed: a killed run is started again.
+Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions
+come from the first line of ``<name>.txt`` beside the picture or from one CSV with a column of file
+names and one of captions. Pictures that cannot be read are skipped, listed with their reason in
+``damage-import.json``, and stop the run if they are many. About a tenth is kept for validation,
+chosen by name, or by the CSV's column ``group`` (or ``subject``), so that pictures of one subject
+are never in both. Each shard is a pure function of its pictures, written under a temporary name and
+renamed: a killed run is started again.
 """
 
 from __future__ import annotations
@@ -24,9 +26,25 @@ import numpy as np
 
 from fourm.data.geometry import fit_value
 from fourm.data.raw import alpha_of, fit_picture, open_picture, to_rgb, write_raw
-from fourm.data.shards import Damage, DamageReport, read_shard, shard_path, write_json_atomic, write_shard
+from fourm.data.shards import (
+    Damage,
+    DamageReport,
+    read_shard,
+    shard_path,
+    write_json_atomic,
+    write_shard,
+)
+from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet, RawSpec
-from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step, stamp, start_workers
+from fourm_data_prep.engine import (
+    Job,
+    Progress,
+    ShardResult,
+    fingerprint,
+    run_step,
+    stamp,
+    start_workers,
+)
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import Samples, open_labeller
 
@@ -55,7 +73,8 @@ class Item:
     key: str
     path: Path
     caption: str
-    group: str = ""  # pictures of one group (one subject in several styles, say) go to the same split
+    # pictures of one group (one subject in several styles, say) go to the same split
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,9 @@ class Row:
 
 
 def find_items(source: Path) -> list[Item]:
-    """All pictures under a folder with their captions, by name; or those that a table names. Raises ValueError if there are none."""
+    """All pictures under a folder with their captions, by name; or those that a table names. Raises
+    UserError if there are none.
+    """
     if source.is_file() and source.suffix.lower() in TABLE_SUFFIXES:
         folder, table = source.parent, _read_table(source)
         pictures = [folder / name for name in table]
@@ -82,13 +103,13 @@ def find_items(source: Path) -> list[Item]:
         pictures = sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
         notes = {path for path in found if path.suffix == ".txt"}
     else:
-        raise ValueError(
+        raise UserError(
             f"no folder {source}"
             if not source.is_file()
             else f"{source} is no folder and no table ({', '.join(TABLE_SUFFIXES)})"
         )
     if not pictures:
-        raise ValueError(f"no pictures in {source}: looking for {', '.join(PICTURE_SUFFIXES)}")
+        raise UserError(f"no pictures in {source}: looking for {', '.join(PICTURE_SUFFIXES)}")
     items, seen = [], set()
     for path in pictures:
         relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
@@ -104,21 +125,26 @@ def find_items(source: Path) -> list[Item]:
 
 
 def _read_table(path: Path) -> dict[str, Row]:
-    """Rows of one table by file name. Raises ValueError for one without the columns that are needed."""
+    """Rows of one table by file name.
+
+    Raises UserError for one without the columns that are needed.
+    """
     columns, lines = _lines(path)
     named = {name.strip().lower(): name for name in columns}
     file_column = next((named[c] for c in _FILE_COLUMNS if c in named), None)
     caption_column = next((named[c] for c in CAPTION_COLUMNS if c in named), None)
     group_column = next((named[c] for c in _GROUP_COLUMNS if c in named), None)
     if file_column is None or caption_column is None:
-        raise ValueError(
+        raise UserError(
             f"{path} needs a column of file names ({', '.join(_FILE_COLUMNS)}) and one of captions"
             f" ({', '.join(CAPTION_COLUMNS)}); it has {', '.join(columns) or 'none'}"
         )
     rows = {}
     for line in lines:
         group = str(line.get(group_column) or "").strip() if group_column is not None else ""
-        rows[str(line.get(file_column) or "").strip()] = Row(str(line.get(caption_column) or ""), group)
+        rows[str(line.get(file_column) or "").strip()] = Row(
+            str(line.get(caption_column) or ""), group
+        )
     return rows
 
 
@@ -128,7 +154,7 @@ def _lines(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         try:
             from pyarrow import parquet  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ValueError(f"{path} needs pyarrow: pip install pyarrow") from None
+            raise UserError(f"{path} needs pyarrow: pip install pyarrow") from None
         table = parquet.read_table(path)
         return table.column_names, table.to_pylist()
     with open(path, newline="", errors="replace") as stream:
@@ -136,15 +162,19 @@ def _lines(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
             try:
                 lines = [json.loads(line) for line in stream if line.strip()]
             except ValueError:
-                raise ValueError(f"{path} is not JSON lines") from None
+                raise UserError(f"{path} is not JSON lines") from None
             return list(dict.fromkeys(name for line in lines for name in line)), lines
         reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         return list(reader.fieldnames or []), list(reader)
 
 
 def _first_line(note: Path) -> str:
-    """The first line that says anything; what follows (other captions, translations) is left out."""
-    return next((line for line in note.read_text(errors="replace").splitlines() if line.strip()), "")
+    """The first line that says anything; what follows (other captions, translations) is left
+    out.
+    """
+    return next(
+        (line for line in note.read_text(errors="replace").splitlines() if line.strip()), ""
+    )
 
 
 def is_validation(key: str) -> bool:
@@ -153,7 +183,9 @@ def is_validation(key: str) -> bool:
 
 
 class ImportTarsStep:
-    """The same from webdataset tars of pictures and captions (``<key>.jpg``, ``<key>.txt``), one shard of a split for each tar."""
+    """The same from webdataset tars of pictures and captions (``<key>.jpg``, ``<key>.txt``), one
+    shard of a split for each tar.
+    """
 
     name = "import"
 
@@ -165,19 +197,26 @@ class ImportTarsStep:
 
     def jobs(self) -> list[Job]:
         stamps = [fingerprint(stamp(tar)) for tar in self.tars]
-        return [Job(split, number, inputs) for split in ("train", "val") for number, inputs in enumerate(stamps)]
+        return [
+            Job(split, number, inputs)
+            for split in ("train", "val")
+            for number, inputs in enumerate(stamps)
+        ]
 
     def run(self, job: Job) -> ShardResult:
         report = DamageReport()
         tar, suffixes = self.tars[job.number], tuple(suffix[1:] for suffix in PICTURE_SUFFIXES)
-        captions = dict(read_shard(tar, lambda data, _: data.decode(errors="replace"), ("txt",), DamageReport()))
+        captions = dict(
+            read_shard(tar, lambda data, _: data.decode(errors="replace"), ("txt",), DamageReport())
+        )
         found = (
             (Item(key, tar, " ".join(captions.get(key, "").split())), data)
             for key, data in read_shard(tar, lambda data, _: data, suffixes, report)
             if is_validation(key) == (job.split == "val")
         )
         result = write_pictures(found, self.made, self.out, job)
-        own = [entry for entry in report.entries if job.split == "train"]  # a damaged tar is told once
+        # a damaged tar is told once
+        own = [entry for entry in report.entries if job.split == "train"]
         return ShardResult(result.outputs, result.num_samples, (*result.damage, *own))
 
 
@@ -198,47 +237,62 @@ class ImportStep:
             for number, start in enumerate(range(0, len(items), SHARD_PICTURES)):
                 part = items[start : start + SHARD_PICTURES]
                 stats = [i.path.stat() for i in part]
-                inputs = [[i.key, i.caption, s.st_size, s.st_mtime_ns] for i, s in zip(part, stats, strict=True)]
+                inputs = [
+                    [i.key, i.caption, s.st_size, s.st_mtime_ns]
+                    for i, s in zip(part, stats, strict=True)
+                ]
                 jobs.append(Job(split, number, fingerprint(inputs)))
         return jobs
 
     def run(self, job: Job) -> ShardResult:
-        items = self.splits[job.split][job.number * SHARD_PICTURES : (job.number + 1) * SHARD_PICTURES]
+        items = self.splits[job.split][
+            job.number * SHARD_PICTURES : (job.number + 1) * SHARD_PICTURES
+        ]
         return write_pictures(((item, item.path) for item in items), self.made, self.out, job)
 
 
 def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
-    """The modalities that an import makes, their shards ``size`` pixels wide (the widest of them; 0 = as the config says).
+    """The modalities that an import makes, their shards ``size`` pixels wide (the widest of them; 0
+    = as the config says).
 
-    Raises ValueError for one that nobody makes, or a size that is too small or gives parts of pixels.
+    Raises UserError for one that nobody makes, or a size that is too small or gives parts of
+    pixels.
     """
     made = [m for m in modalities if not m.source]
     for m in made:
         if m.labeller:
             open_labeller(m.labeller)
         elif m.raw.type not in ("image", "text"):
-            raise ValueError(f"modality {m.name} ({m.raw.type}) cannot be made from a picture: name its labeller")
+            raise UserError(
+                f"modality {m.name} ({m.raw.type}) cannot be made from a picture: name its labeller"
+            )
     widest = max((m.raw.size for m in made), default=0)
     if not widest:
-        raise ValueError("the config has no modality with a picture's size")
+        raise UserError("the config has no modality with a picture's size")
     if not size:
         return made
     result = []
     for m in made:
         scaled, rest = divmod(m.raw.size * size, widest)
         if rest or size < widest:
-            raise ValueError(
-                f"size {size} does not fit: {m.name} has {m.raw.size} pixels of {widest}; take a multiple of {widest}"
+            raise UserError(
+                f"size {size} does not fit: {m.name} has {m.raw.size} pixels of {widest}; take a"
+                f" multiple of {widest}"
             )
         result.append(replace(m, raw=replace(m.raw, size=scaled)))
     return result
 
 
 def describe(made: list[Modality]) -> dict[str, Any]:
-    return {m.name: {"raw": asdict(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size} for m in made}
+    return {
+        m.name: {"raw": asdict(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size}
+        for m in made
+    }
 
 
-def write_pictures(found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job) -> ShardResult:
+def write_pictures(
+    found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job
+) -> ShardResult:
     """Decode each picture once and write all modalities that are made of it."""
     size = max(max(m.raw.size, m.labeller_size) for m in made)
     kept: list[Item] = []
@@ -249,7 +303,9 @@ def write_pictures(found: Iterable[tuple[Item, Path | bytes]], made: list[Modali
         try:
             picture = open_picture(source if isinstance(source, bytes) else source.read_bytes())
             if min(picture.size) < 8:
-                raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too small")
+                raise UserError(
+                    f"picture of {picture.width} x {picture.height} pixels is too small"
+                )
             alpha = alpha_of(picture)
             pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
             alphas.append(None if alpha is None else np.asarray(fit_picture(alpha, size)))
@@ -257,7 +313,9 @@ def write_pictures(found: Iterable[tuple[Item, Path | bytes]], made: list[Modali
         except (ValueError, OSError) as error:
             damage.append(Damage(str(item.path), item.key, str(error)))
     widest = max(m.raw.size for m in made)
-    samples = Samples(pictures, [item.caption for item in kept], alphas, [item.key for item in kept])
+    samples = Samples(
+        pictures, [item.caption for item in kept], alphas, [item.key for item in kept]
+    )
     outputs = []
     for m in made:
         path = shard_path(out, job.split, m.name, job.number)
@@ -271,11 +329,16 @@ def write_pictures(found: Iterable[tuple[Item, Path | bytes]], made: list[Modali
 
 
 def import_pictures(
-    source: str | Path, config: Path, out: Path, max_damage: float = 0.05, engine: EngineConfig | None = None, size: int = 0
+    source: str | Path,
+    config: Path,
+    out: Path,
+    max_damage: float = 0.05,
+    engine: EngineConfig | None = None,
+    size: int = 0,
 ) -> None:
     """Import a folder, a table, a folder of tars, or a dataset (``hf:NAME[:SPLIT]``).
 
-    Raises ValueError where there are no pictures, or too many that cannot be read.
+    Raises UserError where there are no pictures, or too many that cannot be read.
     """
     engine = engine or EngineConfig()
     start_workers(engine)
@@ -289,7 +352,12 @@ def import_pictures(
     folder = Path(source)
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if tars:
-        _finish(run_step(ImportTarsStep(made, tars, out), engine, max_damage), out, {"tars": len(tars)}, engine)
+        _finish(
+            run_step(ImportTarsStep(made, tars, out), engine, max_damage),
+            out,
+            {"tars": len(tars)},
+            engine,
+        )
         return
     items = find_items(folder)
     held = [is_validation(item.group or item.key) for item in items]
@@ -301,7 +369,7 @@ def import_pictures(
         splits["val"] = splits["train"][-1:]
         splits["train"] = splits["train"][:-1]
     if not splits["train"]:
-        raise ValueError(f"{folder} holds {len(items)} picture(s): too few to train on")
+        raise UserError(f"{folder} holds {len(items)} picture(s): too few to train on")
     without = sum(not item.caption for item in items)
     print(f"{len(items)} pictures, {without} of them without a caption", flush=True)
     progress = run_step(ImportStep(made, splits, out), engine, max_damage)
@@ -311,7 +379,10 @@ def import_pictures(
 def _finish(progress: Progress, out: Path, counts: dict[str, int], engine: EngineConfig) -> None:
     num = len(progress.report.entries)
     if num:
-        print(f"{num} pictures could not be read and were skipped: see {out / 'damage-import.json'}", flush=True)
+        print(
+            f"{num} pictures could not be read and were skipped: see {out / 'damage-import.json'}",
+            flush=True,
+        )
     if engine.shard_range is None:
         write_json_atomic(out / "done.json", counts)
 

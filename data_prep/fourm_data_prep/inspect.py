@@ -1,4 +1,5 @@
-"""Look at a folder of raw shards: counts, sizes, damage, and a page of samples with all their modalities.
+"""Look at a folder of raw shards: counts, sizes, damage, and a page of samples with all their
+modalities.
 
 fourm inspect RAW --config MODALITIES.yaml [--out RAW/inspect.html]
 """
@@ -13,6 +14,7 @@ from typing import Any
 
 from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths
+from fourm.errors import UserError
 from fourm.modalities import ModalitySet, RawSpec
 from fourm.report import Gallery, Report
 from fourm_data_prep.engine import MANIFESTS, splits_of
@@ -33,9 +35,12 @@ class Count:
 
 
 def count_shards(raw: Path, modalities: ModalitySet) -> tuple[list[Count], DamageReport]:
-    """Read every sample of every raw modality. Raises ValueError if there is nothing under ``raw``."""
+    """Read every sample of every raw modality.
+
+    Raises UserError if there is nothing under ``raw``.
+    """
     if not raw.is_dir():
-        raise ValueError(f"no folder of raw shards {raw}")
+        raise UserError(f"no folder of raw shards {raw}")
     counts: list[Count] = []
     total = DamageReport()
     for split in splits_of(raw):
@@ -47,14 +52,17 @@ def count_shards(raw: Path, modalities: ModalitySet) -> tuple[list[Count], Damag
             samples = 0
             for shard in shards:
                 for _ in read_shard(
-                    shard, lambda data, extension, m=m: read_raw(data, extension, m.raw), m.raw.extensions, report
+                    shard,
+                    lambda data, extension, m=m: read_raw(data, extension, m.raw),
+                    m.raw.extensions,
+                    report,
                 ):
                     samples += 1
             size = sum(path.stat().st_size for path in shards) / 1e6
             counts.append(Count(split, m.name, len(shards), samples, len(report.entries), size))
             total.merge(report)
     if not counts:
-        raise ValueError(f"no shards under {raw} for {', '.join(m.name for m in modalities)}")
+        raise UserError(f"no shards under {raw} for {', '.join(m.name for m in modalities)}")
     return counts, total
 
 
@@ -67,15 +75,23 @@ def inspect(raw: Path, config: Path, out: Path) -> list[Count]:
     report.heading("Counts")
     columns = ["split", "modality", "shards", "samples", "damaged", "MB"]
     report.table(
-        columns, [[*map(str, (c.split, c.modality, c.shards, c.samples, c.damaged)), f"{c.megabytes:.1f}"] for c in counts]
+        columns,
+        [
+            [*map(str, (c.split, c.modality, c.shards, c.samples, c.damaged)), f"{c.megabytes:.1f}"]
+            for c in counts
+        ],
     )
     seconds = _seconds(raw)
     if seconds:
         report.heading("Steps", "from the completion manifests")
         report.table(["step", "shards", "samples", "skipped", "seconds"], seconds)
     if damage.entries:
-        report.heading("Damage", f"{len(damage.entries)} members of {damage.num_seen} cannot be read")
-        shown = [[html.escape(text) for text in (e.shard, e.key, e.reason)] for e in damage.entries[:200]]
+        report.heading(
+            "Damage", f"{len(damage.entries)} members of {damage.num_seen} cannot be read"
+        )
+        shown = [
+            [html.escape(text) for text in (e.shard, e.key, e.reason)] for e in damage.entries[:200]
+        ]
         report.table(["shard", "key", "reason"], shown)
     first = counts[0].split
     report.heading("Samples", f"the first of {first}")
@@ -89,7 +105,10 @@ def _gallery(raw: Path, split: str, modalities: ModalitySet) -> Gallery:
     values: dict[str, dict[str, tuple[Any, RawSpec]]] = {}
     for m in shown:
         for key, value in read_shard(
-            shard_paths(raw, split, m.name)[0], lambda d, e, m=m: read_raw(d, e, m.raw), m.raw.extensions, DamageReport()
+            shard_paths(raw, split, m.name)[0],
+            lambda d, e, m=m: read_raw(d, e, m.raw),
+            m.raw.extensions,
+            DamageReport(),
         ):
             if m is shown[0] and len(values) < _SHOWN:
                 values[key] = {}
@@ -98,7 +117,8 @@ def _gallery(raw: Path, split: str, modalities: ModalitySet) -> Gallery:
             elif all(m.name in held for held in values.values()):
                 break
     rows: list[list[Any]] = [
-        [key, *(held.get(m.name, "missing") for m in shown)] for key, held in list(values.items())[:_SHOWN]
+        [key, *(held.get(m.name, "missing") for m in shown)]
+        for key, held in list(values.items())[:_SHOWN]
     ]
     return Gallery("samples", ["key", *(m.name for m in shown)], rows)
 
@@ -107,8 +127,13 @@ def _seconds(raw: Path) -> list[list[str]]:
     rows: list[list[str]] = []
     for step in sorted((raw / MANIFESTS).glob("*")):
         manifests = [json.loads(path.read_text()) for path in sorted(step.glob("*.json"))]
-        rows.append([
-            step.name, str(len(manifests)), str(sum(m["samples"] for m in manifests)),
-            str(sum(len(m["skipped"]) for m in manifests)), f"{sum(m['seconds'] for m in manifests):.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                step.name,
+                str(len(manifests)),
+                str(sum(m["samples"] for m in manifests)),
+                str(sum(len(m["skipped"]) for m in manifests)),
+                f"{sum(m['seconds'] for m in manifests):.1f}",
+            ]
+        )
     return rows

@@ -1,8 +1,10 @@
-"""Add modalities to raw shards that exist: their labellers run over the stored pictures and captions, one shard at a time.
+"""Add modalities to raw shards that exist: their labellers run over the stored pictures and
+captions, one shard at a time.
 
     fourm label RAW --config MODALITIES.yaml --only depth          (every modality with a labeller that RAW lacks, or those named)
 
-What ``fourm import`` makes at once can so be made later, by another machine, with another network, or for shards that came from elsewhere.
+What ``fourm import`` makes at once can so be made later, by another machine, with another network,
+or for shards that came from elsewhere.
 """
 
 from __future__ import annotations
@@ -13,8 +15,17 @@ from typing import Any
 from fourm.data.geometry import fit_value
 from fourm.data.raw import read_raw, write_raw
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
+from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet, RawSpec
-from fourm_data_prep.engine import Job, Progress, ShardResult, jobs_of, run_step, splits_of, start_workers
+from fourm_data_prep.engine import (
+    Job,
+    Progress,
+    ShardResult,
+    jobs_of,
+    run_step,
+    splits_of,
+    start_workers,
+)
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import describe
 from fourm_data_prep.labellers import Samples, open_labeller
@@ -23,7 +34,9 @@ from fourm_data_prep.labellers import Samples, open_labeller
 class LabelStep:
     """Pictures and captions of a shard -> further modalities of the same keys."""
 
-    def __init__(self, raw: Path, made: list[Modality], pictures: Modality, captions: Modality | None) -> None:
+    def __init__(
+        self, raw: Path, made: list[Modality], pictures: Modality, captions: Modality | None
+    ) -> None:
         self.out, self.made, self.pictures, self.captions = raw, made, pictures, captions
         self.name = "label-" + "-".join(m.name for m in made)
 
@@ -42,41 +55,69 @@ class LabelStep:
             side = m.labeller_size or max(self.pictures.raw.size, m.raw.size)
             spec = RawSpec(type="image", size=side)
             samples = Samples(
-                [fit_value(p, spec) for p in pictures.values()], [captions.get(k, "") for k in pictures], keys=list(pictures)
+                [fit_value(p, spec) for p in pictures.values()],
+                [captions.get(k, "") for k in pictures],
+                keys=list(pictures),
             )
             values = open_labeller(m.labeller)(samples, m.raw) if pictures else []
             fitted = [fit_value(v, m.raw) for v in values] if m.raw.dense else values
             target = shard_path(self.out, job.split, m.name, job.number)
             write_shard(
-                target, ((key, m.raw.extensions[0], write_raw(v, m.raw)) for key, v in zip(pictures, fitted, strict=True))
+                target,
+                (
+                    (key, m.raw.extensions[0], write_raw(v, m.raw))
+                    for key, v in zip(pictures, fitted, strict=True)
+                ),
             )
             outputs.append(str(target.relative_to(self.out)))
         return ShardResult(tuple(outputs), len(pictures), tuple(report.entries))
 
-    def _read(self, m: Modality, job: Job, report: DamageReport, native: bool = False) -> dict[str, Any]:
+    def _read(
+        self, m: Modality, job: Job, report: DamageReport, native: bool = False
+    ) -> dict[str, Any]:
         path = shard_path(self.out, job.split, m.name, job.number)
         if not path.is_file():
             return {}
-        return dict(read_shard(path, lambda d, e: read_raw(d, e, m.raw, native), m.raw.extensions, report))
+        return dict(
+            read_shard(path, lambda d, e: read_raw(d, e, m.raw, native), m.raw.extensions, report)
+        )
 
 
-def label(raw: Path, config: Path, only: list[str], max_damage: float = 0.05, engine: EngineConfig | None = None) -> Progress:
-    """Label existing shards. Raises ValueError where nothing is to be made or nothing to make it from."""
+def label(
+    raw: Path,
+    config: Path,
+    only: list[str],
+    max_damage: float = 0.05,
+    engine: EngineConfig | None = None,
+) -> Progress:
+    """Label existing shards.
+
+    Raises UserError where nothing is to be made or nothing to make it from.
+    """
     if not raw.is_dir():
-        raise ValueError(f"no folder of raw shards {raw}")
+        raise UserError(f"no folder of raw shards {raw}")
     start_workers(engine or EngineConfig())
     modalities = ModalitySet.load(config)
     for name in only:
         if name not in modalities or not modalities[name].labeller:
-            raise ValueError(f"{name!r} is no modality of {config} with a labeller")
+            raise UserError(f"{name!r} is no modality of {config} with a labeller")
     made = [m for m in modalities if m.labeller and not m.source and (m.name in only or not only)]
     if not only:
-        made = [m for m in made if not all((raw / split / m.name).is_dir() for split in splits_of(raw))]
-    pictures = next((m for m in modalities if m.raw.type == "image" and not m.labeller and not m.source), None)
-    captions = next((m for m in modalities if m.raw.type == "text" and not m.labeller and not m.source), None)
+        made = [
+            m for m in made if not all((raw / split / m.name).is_dir() for split in splits_of(raw))
+        ]
+    pictures = next(
+        (m for m in modalities if m.raw.type == "image" and not m.labeller and not m.source), None
+    )
+    captions = next(
+        (m for m in modalities if m.raw.type == "text" and not m.labeller and not m.source), None
+    )
     if not made or pictures is None:
-        raise ValueError(f"nothing to make: {config} has no modality with a labeller that {raw} lacks, or no pictures")
+        raise UserError(
+            f"nothing to make: {config} has no modality with a labeller that {raw} lacks, or no"
+            " pictures"
+        )
     step = LabelStep(raw, made, pictures, captions)
     if not step.jobs():
-        raise ValueError(f"no shards of {pictures.name} under {raw}")
+        raise UserError(f"no shards of {pictures.name} under {raw}")
     return run_step(step, engine or EngineConfig(), max_damage)

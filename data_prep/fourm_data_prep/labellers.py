@@ -1,8 +1,10 @@
 """Pseudo-labellers: a batch of samples in, another modality out.
 
-A modality names its labeller in YAML: an exact algorithm (``exact.py``), a pretrained network that a package ships (``packaged.py``), sound
-(``audio.py``), a kind and a network of ``transformers`` or ``diffusers`` (``adapters.py``, e.g. ``depth:depth-anything/Depth-Anything-V2-Small-hf``), or
-``package.module:function`` for your own. A labeller is a function of (samples, the modality's raw spec) that returns one value a sample.
+A modality names its labeller in YAML: an exact algorithm (``exact.py``), a pretrained network that
+a package ships (``packaged.py``), sound (``audio.py``), a kind and a network of ``transformers`` or
+``diffusers`` (``adapters.py``, e.g. ``depth:depth-anything/Depth-Anything-V2-Small-hf``), or
+``package.module:function`` for your own. A labeller is a function of (samples, the modality's raw
+spec) that returns one value a sample.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm.errors import UserError
 from fourm.modalities import RawSpec
 
 
@@ -24,16 +27,18 @@ class Samples:
 
     pictures: Sequence[np.ndarray]  # uint8 (H, W, 3), squares of one size
     captions: Sequence[str] = ()
-    alphas: Sequence[np.ndarray | None] = ()  # uint8 (H, W) of cut-outs, None where the picture has no transparency
+    # uint8 (H, W) of cut-outs, None where the picture has no transparency
+    alphas: Sequence[np.ndarray | None] = ()
     keys: Sequence[str] = ()
-    sounds: Callable[[int], Sequence[np.ndarray]] | None = None  # rate -> waveforms float32 (n,), where there are any
+    # rate -> waveforms float32 (n,), where there are any
+    sounds: Callable[[int], Sequence[np.ndarray]] | None = None
 
 
 Labeller = Callable[[Samples, RawSpec], list[Any]]
 
 
 def open_labeller(name: str) -> Labeller:
-    """The labeller of a name. Raises ValueError that lists the known ones."""
+    """The labeller of a name. Raises UserError that lists the known ones."""
     from fourm_data_prep.adapters import ADAPTERS
     from fourm_data_prep.audio import AUDIO, audio
     from fourm_data_prep.exact import EXACT
@@ -44,8 +49,9 @@ def open_labeller(name: str) -> Labeller:
         return known[name]
     module, _, attribute = name.partition(":")
     if not attribute:
-        raise ValueError(
-            f"labeller {name!r} is not one of {', '.join(known)}, not <kind>:<network> with a kind of {', '.join(networks)},"
+        raise UserError(
+            f"labeller {name!r} is not one of {', '.join(known)}, not <kind>:<network> with a kind"
+            f" of {', '.join(networks)},"
             " and not package.module:function"
         )
     if module in networks:
@@ -53,4 +59,4 @@ def open_labeller(name: str) -> Labeller:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"labeller {name!r} cannot be loaded: {error}") from None
+        raise UserError(f"labeller {name!r} cannot be loaded: {error}") from None

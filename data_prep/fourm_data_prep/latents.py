@@ -1,9 +1,11 @@
-"""Raw shards -> cached latents of a frozen encoder, one shard at a time, packed into one memory-mapped file.
+"""Raw shards -> cached latents of a frozen encoder, one shard at a time, packed into one
+memory-mapped file.
 
     fourm latents RAW --config MODALITIES.yaml --modality rgb --encoder efficientnet --out runs/x/latents/image
 
-An encoder is any labeller that makes vectors: ``efficientnet``, ``minilm``, ``features:<network>``, ``sentence:<network>``, ``tokens:<network>``, ``logmel``, ``audio:<network>``,
-``fourm:<pipeline folder>``, or ``package.module:function``. Shards run on the engines of all steps, so a killed run
+An encoder is any labeller that makes vectors: ``efficientnet``, ``minilm``, ``features:<network>``,
+``sentence:<network>``, ``tokens:<network>``, ``logmel``, ``audio:<network>``, ``fourm:<pipeline
+folder>``, or ``package.module:function``. Shards run on the engines of all steps, so a killed run
 goes on; packing is one pass over their parts.
 """
 
@@ -15,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from fourm.alignment.latents import ABOUT, VECTORS, describe_latents
 from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_json_atomic
 from fourm.data.sound import resample
-from fourm.fusion.latents import ABOUT, VECTORS, describe_latents
+from fourm.errors import UserError
 from fourm.modalities import ModalitySet, RawSpec
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, jobs_of, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
@@ -32,17 +35,37 @@ _AT_ONCE = 64
 class LatentStep:
     """One raw shard -> vectors and keys of its samples."""
 
-    def __init__(self, raw: Path, config: Path, modality: str, encoder: str, out: Path, tokens: bool, half: bool) -> None:
+    def __init__(
+        self,
+        raw: Path,
+        config: Path,
+        modality: str,
+        encoder: str,
+        out: Path,
+        tokens: bool,
+        half: bool,
+    ) -> None:
         spec = ModalitySet.load(config)[modality].raw
         if spec.type not in ("image", "text", "audio"):
-            raise ValueError(f"encoders read pictures, text or audio; {modality} is {spec.type}")
+            raise UserError(f"encoders read pictures, text or audio; {modality} is {spec.type}")
         open_labeller(encoder)  # a wrong name is told before anything runs
-        self.raw, self.modality, self.spec, self.encoder, self.out = raw, modality, spec, encoder, out
+        self.raw, self.modality, self.spec, self.encoder, self.out = (
+            raw,
+            modality,
+            spec,
+            encoder,
+            out,
+        )
         self.tokens, self.half = tokens, half
         self.name = f"latents-{modality}"
 
     def described(self) -> dict[str, Any]:
-        return {"encoder": self.encoder, "weights": encoder_stamp(self.encoder), "tokens": self.tokens, "half": self.half}
+        return {
+            "encoder": self.encoder,
+            "weights": encoder_stamp(self.encoder),
+            "tokens": self.tokens,
+            "half": self.half,
+        }
 
     def jobs(self) -> list[Job]:
         return jobs_of(self.raw, self.modality)
@@ -50,7 +73,14 @@ class LatentStep:
     def run(self, job: Job) -> ShardResult:
         report = DamageReport()
         source = shard_path(self.raw, job.split, self.modality, job.number)
-        found = list(read_shard(source, lambda d, e: read_raw(d, e, self.spec, native=True), self.spec.extensions, report))
+        found = list(
+            read_shard(
+                source,
+                lambda d, e: read_raw(d, e, self.spec, native=True),
+                self.spec.extensions,
+                report,
+            )
+        )
         encode = open_labeller(self.encoder)
         wanted = RawSpec(type="vectors", channels=_CHANNELS.get(self.encoder, 1))
         rows: list[np.ndarray] = []
@@ -69,15 +99,23 @@ class LatentStep:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp.npz")
         np.savez(
-            temporary, vectors=np.concatenate([r for _, r in kept] or [np.zeros((0, 1))]).astype(np.float16 if self.half else np.float32),
-            lengths=np.array([len(r) for _, r in kept], np.int64), keys=np.array([k for k, _ in kept], dtype=np.str_),
-        )  # fmt: skip
+            temporary,
+            vectors=np.concatenate([r for _, r in kept] or [np.zeros((0, 1))]).astype(
+                np.float16 if self.half else np.float32
+            ),
+            lengths=np.array([len(r) for _, r in kept], np.int64),
+            keys=np.array([k for k, _ in kept], dtype=np.str_),
+        )
         temporary.replace(path)
         return ShardResult((str(path.relative_to(self.out)),), len(kept), tuple(report.entries))
 
     def _samples(self, values: list[Any], keys: list[str]) -> Samples:
         if self.spec.type == "audio":
-            return Samples([], keys=keys, sounds=lambda rate: [resample(v, self.spec.rate, rate) for v in values])
+            return Samples(
+                [],
+                keys=keys,
+                sounds=lambda rate: [resample(v, self.spec.rate, rate) for v in values],
+            )
         is_text = self.spec.type == "text"
         return Samples([] if is_text else values, values if is_text else [], keys=keys)
 
@@ -95,7 +133,9 @@ class LatentStep:
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         dtype = np.float16 if self.half else np.float32
         (self.out / ABOUT).unlink(missing_ok=True)  # not finished until it is there again
-        packed = open_memmap(self.out / VECTORS, mode="w+", dtype=dtype, shape=(int(offsets[-1]), width))
+        packed = open_memmap(
+            self.out / VECTORS, mode="w+", dtype=dtype, shape=(int(offsets[-1]), width)
+        )
         start = 0
         for path in paths:
             with np.load(path, allow_pickle=False) as part:
@@ -104,28 +144,49 @@ class LatentStep:
         packed.flush()
         groups = [key.partition("~")[0] for key in keys]
         describe_latents(
-            self.out, packed, keys, encoder=self.encoder, fingerprint=fingerprint(self.described()), modality=self.modality,
-            groups=groups if groups != keys else None, offsets=offsets if self.tokens else None,
-        )  # fmt: skip
+            self.out,
+            packed,
+            keys,
+            encoder=self.encoder,
+            fingerprint=fingerprint(self.described()),
+            modality=self.modality,
+            groups=groups if groups != keys else None,
+            offsets=offsets if self.tokens else None,
+        )
         return len(keys)
 
 
 def encoder_stamp(encoder: str) -> list[Any]:
     """What tells weights of a local encoder from others of the same name."""
     folder = Path(encoder.partition(":")[2] or ".")
-    return [stamp(path) for path in sorted(folder.glob("*.safetensors"))] if ":" in encoder and folder.is_dir() else []
+    return (
+        [stamp(path) for path in sorted(folder.glob("*.safetensors"))]
+        if ":" in encoder and folder.is_dir()
+        else []
+    )
 
 
 def cache_latents(
-    raw: Path, config: Path, modality: str, encoder: str, out: Path, *, tokens: bool = False, half: bool = True,
-    max_damage: float = 0.05, engine: EngineConfig | None = None,
-) -> Progress:  # fmt: skip
-    """Encode all splits of a modality. Raises ValueError where there are no shards or too many samples fail."""
+    raw: Path,
+    config: Path,
+    modality: str,
+    encoder: str,
+    out: Path,
+    *,
+    tokens: bool = False,
+    half: bool = True,
+    max_damage: float = 0.05,
+    engine: EngineConfig | None = None,
+) -> Progress:
+    """Encode all splits of a modality.
+
+    Raises UserError where there are no shards or too many samples fail.
+    """
     if not raw.is_dir():
-        raise ValueError(f"no folder of raw shards {raw}")
+        raise UserError(f"no folder of raw shards {raw}")
     step = LatentStep(raw, config, modality, encoder, out, tokens, half)
     if not step.jobs():
-        raise ValueError(f"no shards of {modality} under {raw}")
+        raise UserError(f"no shards of {modality} under {raw}")
     progress = run_step(step, engine or EngineConfig(), max_damage)
     if engine is None or engine.shard_range is None:
         num = step.pack()

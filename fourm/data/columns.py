@@ -1,8 +1,9 @@
 """Columns: a modality's shards decoded once into flat, memory-mapped arrays.
 
-Tokens are tiny (1-5 KB a sample), so opening a tar for each would cost far more than the tokens do. The first run writes all samples
-of a modality into one flat file with offsets; a batch is then a vectorised gather. The cache is keyed by the shards' sizes and
-times and by how they are decoded, written under a temporary name and renamed.
+Tokens are tiny (1-5 KB a sample), so opening a tar for each would cost far more than the tokens do.
+The first run writes all samples of a modality into one flat file with offsets; a batch is then a
+vectorised gather. The cache is keyed by the shards' sizes and times and by how they are decoded,
+written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -44,20 +45,37 @@ class Column:
 
 
 def open_column(
-    shards: list[Path], decode: Callable[[bytes, str], np.ndarray], extensions: tuple[str, ...], described: str,
-    cache: Path, report: DamageReport, progress: Callable[[int], Any] | None = None, member: str = "",
-) -> Column:  # fmt: skip
+    shards: list[Path],
+    decode: Callable[[bytes, str], np.ndarray],
+    extensions: tuple[str, ...],
+    described: str,
+    cache: Path,
+    report: DamageReport,
+    progress: Callable[[int], Any] | None = None,
+    member: str = "",
+) -> Column:
     """The column of these shards, from the cache or made now.
 
     Args:
-        decode: member bytes and extension -> array whose first axis counts elements (tokens, or one row for a picture).
-        described: text that identifies what ``decode`` does; another text means another cache entry.
-        report: receives what could not be decoded (kept in the cache and reported again on each opening).
+        decode: member bytes and extension -> array whose first axis counts elements (tokens, or one
+            row for a picture).
+        described: text that identifies what ``decode`` does; another text means another cache
+            entry.
+        report: receives what could not be decoded (kept in the cache and reported again on each
+            opening).
         member: the modality to read, where shards hold several (``<key>.<modality>.<ext>``).
     """
     stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
     name = hashlib.sha256(
-        json.dumps([_VERSION, described, stamp, str(shards[0].resolve().parent), *([member] if member else [])]).encode()
+        json.dumps(
+            [
+                _VERSION,
+                described,
+                stamp,
+                str(shards[0].resolve().parent),
+                *([member] if member else []),
+            ]
+        ).encode()
     ).hexdigest()[:20]
     folder = cache / name
     if not (folder / "index.json").is_file():
@@ -67,17 +85,29 @@ def open_column(
     for entry in index["damage"]:
         report.add(*entry)
     values = (
-        np.memmap(folder / "values.bin", dtype=index["dtype"], mode="r", shape=tuple(index["shape"]))
+        np.memmap(
+            folder / "values.bin", dtype=index["dtype"], mode="r", shape=tuple(index["shape"])
+        )
         if index["shape"][0]
         else (np.zeros(index["shape"], dtype=index["dtype"]))
     )
-    return Column(np.load(folder / "keys.npy", allow_pickle=False), np.load(folder / "offsets.npy", allow_pickle=False), values)
+    return Column(
+        np.load(folder / "keys.npy", allow_pickle=False),
+        np.load(folder / "offsets.npy", allow_pickle=False),
+        values,
+    )
 
 
 def _build(
-    folder: Path, shards: list[Path], decode: Callable[[bytes, str], np.ndarray], extensions: tuple[str, ...], described: str,
-    max_rate: float, progress: Callable[[int], Any] | None, member: str,
-) -> None:  # fmt: skip
+    folder: Path,
+    shards: list[Path],
+    decode: Callable[[bytes, str], np.ndarray],
+    extensions: tuple[str, ...],
+    described: str,
+    max_rate: float,
+    progress: Callable[[int], Any] | None,
+    member: str,
+) -> None:
     temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -92,7 +122,10 @@ def _build(
                     dtype, shape = value.dtype, value.shape[1:]
                 if value.shape[1:] != shape or value.dtype != dtype:
                     report.add(
-                        path, key, f"{value.dtype} {value.shape} where others are {dtype} (n, {', '.join(map(str, shape))})"
+                        path,
+                        key,
+                        f"{value.dtype} {value.shape} where others are {dtype} (n,"
+                        f" {', '.join(map(str, shape))})",
                     )
                     continue
                 keys.append(f"{path.stem}/{key}")
@@ -101,11 +134,18 @@ def _build(
             if progress is not None:
                 progress(len(keys))
     np.save(temporary / "keys.npy", np.array(keys, dtype=np.str_), allow_pickle=False)
-    np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), allow_pickle=False)
+    np.save(
+        temporary / "offsets.npy",
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        allow_pickle=False,
+    )
     index = {
-        "described": described, "dtype": np.dtype(dtype or np.uint16).str, "shape": [int(sum(lengths)), *shape],
-        "seen": report.num_seen, "damage": [[e.shard, e.key, e.reason] for e in report.entries],
-    }  # fmt: skip
+        "described": described,
+        "dtype": np.dtype(dtype or np.uint16).str,
+        "shape": [int(sum(lengths)), *shape],
+        "seen": report.num_seen,
+        "damage": [[e.shard, e.key, e.reason] for e in report.entries],
+    }
     (temporary / "index.json").write_text(json.dumps(index))
     try:
         os.replace(temporary, folder)

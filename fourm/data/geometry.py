@@ -1,8 +1,9 @@
 """Cutting and resizing raw values, so that all modalities of a picture show the same part of it.
 
-A crop is a square of the picture in shares of its side, maybe mirrored. Crops are a pure function of the sample's key, so every modality,
-worker and rerun cuts the same ones. Class ids stay class ids, normals stay unit vectors (and turn when mirrored), boxes are moved and
-clipped; what has no place in the picture (text, palettes, vectors) is left as it is.
+A crop is a square of the picture in shares of its side, maybe mirrored. Crops are a pure function
+of the sample's key, so every modality, worker and rerun cuts the same ones. Class ids stay class
+ids, normals stay unit vectors (and turn when mirrored), boxes are moved and clipped; what has no
+place in the picture (text, palettes, vectors) is left as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from fourm.errors import UserError
 from fourm.modalities import RawSpec
 
 _MIN_VISIBLE = 0.3  # share of a box's area that must be inside for the box to be kept
@@ -55,14 +57,17 @@ def crops_of(key: str, num: int, seed: int = 0, flip: bool = False) -> list[Crop
 
 
 def cut(value: Any, crop: Crop, spec: RawSpec) -> Any:
-    """The part of a value that a crop shows, at the size of its modality. Raises ValueError for a type that cannot be cropped."""
+    """The part of a value that a crop shows, at the size of its modality.
+
+    Raises UserError for a type that cannot be cropped.
+    """
     if spec.dense:
         return _cut_picture(value, crop, spec)
     if crop.whole or spec.type in _PLACELESS:
         return value
     if spec.type == "boxes":
         return _cut_boxes(value, crop)
-    raise ValueError(f"values of type {spec.type} cannot be cropped")
+    raise UserError(f"values of type {spec.type} cannot be cropped")
 
 
 def fit_value(value: np.ndarray, spec: RawSpec) -> np.ndarray:
@@ -74,8 +79,14 @@ def fit_value(value: np.ndarray, spec: RawSpec) -> np.ndarray:
         return np.asarray(Image.fromarray(value).resize(size, Image.Resampling.LANCZOS))
     if spec.type == "labels":
         return np.asarray(Image.fromarray(value).resize(size, Image.Resampling.NEAREST))
-    maps = torch.from_numpy(value.astype(np.float32)).reshape(*value.shape[:2], -1).permute(2, 0, 1)[None]
-    maps = F.interpolate(maps, size, mode="bilinear", antialias=True, align_corners=False)[0].permute(1, 2, 0)
+    maps = (
+        torch.from_numpy(value.astype(np.float32))
+        .reshape(*value.shape[:2], -1)
+        .permute(2, 0, 1)[None]
+    )
+    maps = F.interpolate(maps, size, mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ].permute(1, 2, 0)
     if spec.type == "normal":
         maps = F.normalize(maps, dim=-1)
     return maps[..., 0].numpy() if value.ndim == 2 else maps.numpy()

@@ -1,8 +1,9 @@
 """The order of samples: a pure function of (seed, position), with O(1) access anywhere.
 
-Each pass over a data set is a fresh permutation, computed index by index with a small Feistel network (cycle walking keeps it
-inside the range), so nothing is shuffled, stored or replayed: resuming at any step costs nothing. Mixtures interleave their sources
-by earliest deadline, so that every source's share holds in any window to within one sample.
+Each pass over a data set is a fresh permutation, computed index by index with a small Feistel
+network (cycle walking keeps it inside the range), so nothing is shuffled, stored or replayed:
+resuming at any step costs nothing. Mixtures interleave their sources by earliest deadline, so that
+every source's share holds in any window to within one sample.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fourm.errors import UserError
 from fourm.rng import CounterRNG
 
 _ROUNDS = 6
@@ -22,7 +24,7 @@ class Permutation:
 
     def __init__(self, num: int, seed: int) -> None:
         if num <= 0:
-            raise ValueError("no samples to order")
+            raise UserError("no samples to order")
         self.num = num
         self._rng = CounterRNG(seed, "order")
         self._half = max(1, ((num - 1).bit_length() + 1) // 2)
@@ -56,18 +58,28 @@ class Draw:
 class SampleOrder:
     """Which sample draw number d is, for a mixture of sources with given sizes and weights.
 
-    Weights that hold from draw ``first`` on, before which ``drawn`` samples of each source were taken, continue each source's own order.
+    Weights that hold from draw ``first`` on, before which ``drawn`` samples of each source were
+    taken, continue each source's own order.
     """
 
     def __init__(
-        self, sizes: list[int], weights: list[float], seed: int, first: int = 0, drawn: list[int] | None = None
+        self,
+        sizes: list[int],
+        weights: list[float],
+        seed: int,
+        first: int = 0,
+        drawn: list[int] | None = None,
     ) -> None:
         if any(w <= 0 for w in weights):
-            raise ValueError("weights of a mixture must be positive")
+            raise UserError("weights of a mixture must be positive")
         self._first, self._drawn = first, np.array(drawn or [0] * len(sizes), dtype=np.int64)
         self._permutations = [Permutation(size, seed + i) for i, size in enumerate(sizes)]
         share = np.array(weights) / sum(weights)
-        counts = np.maximum(1, np.floor(share * _PERIOD)).astype(np.int64) if len(sizes) > 1 else np.array([1])
+        counts = (
+            np.maximum(1, np.floor(share * _PERIOD)).astype(np.int64)
+            if len(sizes) > 1
+            else np.array([1])
+        )
         if len(sizes) > 1:
             counts[counts.argmax()] += _PERIOD - counts.sum()
         deadline = np.concatenate([(np.arange(c) + 0.5) / c for c in counts])

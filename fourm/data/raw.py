@@ -1,8 +1,11 @@
-"""Raw forms of modalities: bytes in a shard <-> the arrays, strings and lists that users and tokenizers handle.
+"""Raw forms of modalities: bytes in a shard <-> the arrays, strings and lists that users and
+tokenizers handle.
 
-Dense values are numpy arrays: image uint8 (H, W, 3), depth float32 (H, W), normal float32 (H, W, 3) in [-1, 1], labels uint8
-(H, W), array float32 (H, W, C). Audio is a waveform float32 (n,). Text is a string; boxes, palette, numbers and words are lists as in JSON. Pictures are decoded with
-guards: a bomb, a truncated file or a wrong shape is a ``ValueError`` that says so. Numpy files are read with pickle off.
+Dense values are numpy arrays: image uint8 (H, W, 3), depth float32 (H, W), normal float32 (H, W, 3)
+in [-1, 1], labels uint8 (H, W), array float32 (H, W, C). Audio is a waveform float32 (n,). Text is
+a string; boxes, palette, numbers and words are lists as in JSON. Pictures are decoded with guards:
+a bomb, a truncated file or a wrong shape is a ``UserError`` that says so. Numpy files are read with
+pickle off.
 """
 
 from __future__ import annotations
@@ -18,21 +21,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fourm.data.geometry import fit_value
 from fourm.data.sound import check_sound, read_wav, write_wav
+from fourm.errors import UserError
 from fourm.modalities import RawSpec
 
 MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
 
 
 def read_raw(data: bytes, extension: str, spec: RawSpec, native: bool = False) -> Any:
-    """Decode one member of a shard. Raises ValueError for anything that is not what ``spec`` describes.
+    """Decode one member of a shard. Raises UserError for anything that is not what ``spec``
+    describes.
 
-    Picture-like values that are stored larger are reduced to the spec's size; ``native`` gives them as they are stored.
+    Picture-like values that are stored larger are reduced to the spec's size; ``native`` gives them
+    as they are stored.
     """
     if spec.type == "text":
         try:
             return data.decode("utf-8").strip()
         except UnicodeDecodeError:
-            raise ValueError("text is not UTF-8") from None
+            raise UserError("text is not UTF-8") from None
     if spec.type == "vectors":
         return check_vectors(_read_embedding(data) if extension == "npz" else read_npy(data), spec)
     if spec.type == "audio":
@@ -41,10 +47,10 @@ def read_raw(data: bytes, extension: str, spec: RawSpec, native: bool = False) -
         try:
             value = json.loads(data)
         except ValueError:
-            raise ValueError("not valid JSON") from None
+            raise UserError("not valid JSON") from None
         wanted = dict if spec.type in ("metadata", "instances") else list
         if not isinstance(value, wanted):
-            raise ValueError(f"{spec.type} must be a JSON {'object' if wanted is dict else 'list'}")
+            raise UserError(f"{spec.type} must be a JSON {'object' if wanted is dict else 'list'}")
         return value
     if extension == "npy":
         return _sized(read_npy(data), spec, native)
@@ -90,50 +96,63 @@ def write_raw(value: Any, spec: RawSpec) -> bytes:
 
 
 def check_raw(value: Any, spec: RawSpec) -> np.ndarray:
-    """A dense value as the array its type promises; ValueError for a wrong shape, dtype or class id."""
+    """A dense value as the array its type promises; UserError for a wrong shape, dtype or
+    class id.
+    """
     array = np.asarray(value)
     size, channels = (spec.size, spec.size), spec.num_channels
     shape = size if spec.type in ("depth", "labels") else (*size, channels)
     if spec.type == "array" and array.shape == size and channels == 1:
         array = array[..., None]
     if array.shape != shape:
-        raise ValueError(f"{spec.type} has shape {array.shape}, expected {shape}")
+        raise UserError(f"{spec.type} has shape {array.shape}, expected {shape}")
     if spec.type == "image":
         if array.dtype != np.uint8:
-            raise ValueError(f"image must be uint8, not {array.dtype}")
+            raise UserError(f"image must be uint8, not {array.dtype}")
         return array
     if spec.type == "labels":
         if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(spec.classes):
-            raise ValueError(f"labels must be class ids in 0..{len(spec.classes) - 1}")
+            raise UserError(f"labels must be class ids in 0..{len(spec.classes) - 1}")
         return array.astype(np.uint8 if len(spec.classes) <= 256 else np.uint16)
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"{spec.type} holds numbers that are not finite")
+        raise UserError(f"{spec.type} holds numbers that are not finite")
     return array
 
 
 def check_vectors(value: Any, spec: RawSpec) -> np.ndarray:
-    """A vector (C,) or a list of them (L, C) as float32 (L, C); ValueError for another width or numbers that are not finite."""
+    """A vector (C,) or a list of them (L, C) as float32 (L, C); UserError for another width or
+    numbers that are not finite.
+    """
     array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or array.shape[-1] != spec.channels:
-        raise ValueError(f"vectors have shape {array.shape} and type {array.dtype}, expected numbers (..., {spec.channels})")
+    if (
+        array.dtype.kind not in "fiu"
+        or array.ndim not in (1, 2)
+        or array.shape[-1] != spec.channels
+    ):
+        raise UserError(
+            f"vectors have shape {array.shape} and type {array.dtype}, expected numbers (...,"
+            f" {spec.channels})"
+        )
     array = array.astype(np.float32).reshape(-1, spec.channels)
     if not np.isfinite(array).all():
-        raise ValueError("vectors hold numbers that are not finite")
+        raise UserError("vectors hold numbers that are not finite")
     return array
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """Decode a picture fully; ValueError for bombs, truncated files and bytes that are no picture."""
+    """Decode a picture fully; UserError for bombs, truncated files and bytes that are no
+    picture.
+    """
     try:
         picture = Image.open(io.BytesIO(data))
         if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too large")
+            raise UserError(f"picture of {picture.width} x {picture.height} pixels is too large")
         picture.load()
     except UnidentifiedImageError:
-        raise ValueError("no readable picture: of no known format") from None
+        raise UserError("no readable picture: of no known format") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"no readable picture: {error}") from None
+        raise UserError(f"no readable picture: {error}") from None
     return picture
 
 
@@ -141,7 +160,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """Upright RGB: EXIF turned, transparency on white, 16-bit and CMYK converted."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16") or picture.mode == "I":
-        picture = Image.fromarray((np.asarray(picture, np.float32) / 257.0).clip(0, 255).astype(np.uint8))
+        picture = Image.fromarray(
+            (np.asarray(picture, np.float32) / 257.0).clip(0, 255).astype(np.uint8)
+        )
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
@@ -169,7 +190,9 @@ def read_npy(data: bytes) -> np.ndarray:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError):
-        raise ValueError("no readable numpy array (or one of Python objects, which is never read)") from None
+        raise UserError(
+            "no readable numpy array (or one of Python objects, which is never read)"
+        ) from None
 
 
 def _read_embedding(data: bytes) -> np.ndarray:
@@ -179,7 +202,10 @@ def _read_embedding(data: bytes) -> np.ndarray:
             rows = stored["emb"]
             return rows[stored["mask_valid"].astype(bool)] if "mask_valid" in stored else rows
     except (ValueError, OSError, EOFError, KeyError, IndexError, BadZipFile):
-        raise ValueError("no readable embedding with the array 'emb' (or one of Python objects, which is never read)") from None
+        raise UserError(
+            "no readable embedding with the array 'emb' (or one of Python objects, which is never"
+            " read)"
+        ) from None
 
 
 def write_npy(array: np.ndarray) -> bytes:

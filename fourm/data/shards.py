@@ -1,8 +1,9 @@
 """Shards: webdataset tars, one folder for each modality, equal keys and order in each.
 
-``<root>/<split>/<modality>/00000.tar`` holds members ``<key>.<ext>``. A shard is written under a temporary name and renamed, with
-fixed times and owners, so that the same input gives the same bytes. Reading goes through ``webdataset.gopen`` (files, http, pipes)
-and skips damaged members one by one: each is listed in a ``DamageReport``, none stops its shard, too many stop the run.
+``<root>/<split>/<modality>/00000.tar`` holds members ``<key>.<ext>``. A shard is written under a
+temporary name and renamed, with fixed times and owners, so that the same input gives the same
+bytes. Reading goes through ``webdataset.gopen`` (files, http, pipes) and skips damaged members one
+by one: each is listed in a ``DamageReport``, none stops its shard, too many stop the run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import IO, Any, cast
 
 from webdataset.gopen import gopen
 from webdataset.writer import TarWriter
+
+from fourm.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,26 @@ class DamageReport:
         self.num_seen += other.num_seen
 
     def write(self, path: str | Path) -> None:
-        data = {"seen": self.num_seen, "skipped": len(self.entries), "entries": [asdict(e) for e in self.entries]}
+        data = {
+            "seen": self.num_seen,
+            "skipped": len(self.entries),
+            "entries": [asdict(e) for e in self.entries],
+        }
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(data, indent=1) + "\n")
 
     def check(self, path: str | Path) -> None:
-        """Write the report if anything was skipped; raise ValueError if that was more than ``max_rate`` of what was seen."""
+        """Write the report if anything was skipped; raise UserError if that was more than
+        ``max_rate`` of what was seen.
+        """
         if not self.entries:
             return
         self.write(path)
         if len(self.entries) > self.max_rate * max(self.num_seen, 1):
             first = self.entries[0]
-            raise ValueError(
-                f"{len(self.entries)} of {self.num_seen} samples are damaged (first: {first.shard}: {first.key}: {first.reason});"
+            raise UserError(
+                f"{len(self.entries)} of {self.num_seen} samples are damaged (first:"
+                f" {first.shard}: {first.key}: {first.reason});"
                 f" see {path}, or allow more with max_damage"
             )
 
@@ -72,7 +82,9 @@ def shard_path(root: str | Path, split: str, modality: str, number: int) -> Path
 
 
 def write_shard(path: str | Path, members: Iterable[tuple[str, str, bytes]]) -> int:
-    """Write (key, extension, bytes) members; the file appears whole or not at all. Returns their number."""
+    """Write (key, extension, bytes) members; the file appears whole or not at all. Returns their
+    number.
+    """
     path, count = Path(path), 0
     with (
         _replacing(path) as temporary,
@@ -86,7 +98,10 @@ def write_shard(path: str | Path, members: Iterable[tuple[str, str, bytes]]) -> 
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes ``path`` at the end. What is cut short is removed: on a full disk it would keep the disk full."""
+    """A temporary name that becomes ``path`` at the end.
+
+    What is cut short is removed: on a full disk it would keep the disk full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".tmp{os.getpid()}")
     try:
@@ -97,7 +112,11 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def read_shard(
-    path: str | Path, decode: Callable[[bytes, str], Any], extensions: tuple[str, ...], report: DamageReport, member: str = ""
+    path: str | Path,
+    decode: Callable[[bytes, str], Any],
+    extensions: tuple[str, ...],
+    report: DamageReport,
+    member: str = "",
 ) -> Iterator[tuple[str, Any]]:
     """Yield (key, value) of a shard; what cannot be decoded goes to the report.
 
@@ -105,7 +124,10 @@ def read_shard(
     """
     seen: set[str] = set()
     try:
-        with gopen(str(path), "rb") as stream, tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|*") as tar:
+        with (
+            gopen(str(path), "rb") as stream,
+            tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|*") as tar,
+        ):
             for info in tar:
                 if not info.isfile():
                     continue
@@ -126,7 +148,7 @@ def read_shard(
                     assert stored is not None
                     data = stored.read()
                     if len(data) != info.size:
-                        raise ValueError("truncated")
+                        raise UserError("truncated")
                     value = decode(data, extension.lower())
                 except ValueError as error:
                     report.add(path, key, str(error))

@@ -1,4 +1,6 @@
-"""A source of samples: the columns of all its modalities, aligned by key; and the batches drawn from a mixture of sources."""
+"""A source of samples: the columns of all its modalities, aligned by key; and the batches drawn
+from a mixture of sources.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from fourm.data.columns import Column, open_column
 from fourm.data.order import SampleOrder
 from fourm.data.raw import read_npy, read_raw
 from fourm.data.shards import DamageReport, shard_paths
+from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig, SampleTokens
 from fourm.modalities import Modality, ModalitySet
 
@@ -42,7 +45,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise ValueError("data needs at least one source")
+            raise UserError("data needs at least one source")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -51,12 +54,19 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class Source:
-    """The samples of one split of one data set that have all the modalities which the data set has at all."""
+    """The samples of one split of one data set that have all the modalities which the data set has
+    at all.
+    """
 
     def __init__(
-        self, config: SourceConfig, split: str, modalities: ModalitySet, cache: str | Path, max_damage: float,
+        self,
+        config: SourceConfig,
+        split: str,
+        modalities: ModalitySet,
+        cache: str | Path,
+        max_damage: float,
         fingerprints: dict[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.modalities = modalities
         self.name = config.tokens or config.raw
         report = DamageReport(max_damage)
@@ -71,21 +81,26 @@ class Source:
             if not shards:
                 continue
             if m.kind != "continuous":
-                _check_tokenizer(Path(root, split, folder, TOKENIZER_FILE), m, (fingerprints or {}).get(m.name))
+                _check_tokenizer(
+                    Path(root, split, folder, TOKENIZER_FILE), m, (fingerprints or {}).get(m.name)
+                )
             extensions = m.raw.extensions if m.kind == "continuous" else ("npy",)
-            column = open_column(shards, _decoder(m), extensions, _described(m), Path(cache), report, member=member)
+            column = open_column(
+                shards, _decoder(m), extensions, _described(m), Path(cache), report, member=member
+            )
             if len(column) or not member:
                 columns[m.name] = column
         if not columns:
-            raise ValueError(
-                f"no shards of any modality under {self.name}/{split}; expected {self.name}/{split}/<modality>/00000.tar"
+            raise UserError(
+                f"no shards of any modality under {self.name}/{split}; expected"
+                f" {self.name}/{split}/<modality>/00000.tar"
             )
         self._columns = columns
         self._rows = _align(columns, report)
         report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
         self.num_samples = len(next(iter(self._rows.values())))
         if not self.num_samples:
-            raise ValueError(f"no sample under {self.name}/{split} has all of {', '.join(columns)}")
+            raise UserError(f"no sample under {self.name}/{split} has all of {', '.join(columns)}")
         self.report = report
 
     @property
@@ -113,7 +128,9 @@ class Source:
 
 
 def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
-    """Raw values (B, H, W, C) or (B, L, C) -> the vectors (B, n, C') that the model projects, about unit scale."""
+    """Raw values (B, H, W, C) or (B, L, C) -> the vectors (B, n, C') that the model projects, about
+    unit scale.
+    """
     if not m.patch_size:
         return values.astype(np.float32)
     if values.ndim == 3:
@@ -125,7 +142,9 @@ def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
 def normalize(values: np.ndarray, m: Modality) -> np.ndarray:
     """Dense raw values -> float32 in [-1, 1] over the range that the modality declares."""
     if m.raw.type == "image" and m.raw.mean:
-        return (values.astype(np.float32) / 255.0 - np.array(m.raw.mean, np.float32)) / np.array(m.raw.std, np.float32)
+        return (values.astype(np.float32) / 255.0 - np.array(m.raw.mean, np.float32)) / np.array(
+            m.raw.std, np.float32
+        )
     if m.raw.type == "image":
         return values.astype(np.float32) / 127.5 - 1.0
     if m.raw.type == "normal":
@@ -137,17 +156,19 @@ def normalize(values: np.ndarray, m: Modality) -> np.ndarray:
 def _decoder(m: Modality):
     if m.kind == "continuous":
         dense = m.raw.dense and m.patch_size > 0
-        return lambda data, extension: read_raw(data, extension, m.raw)[None] if dense else read_raw(data, extension, m.raw)
+        return lambda data, extension: (
+            read_raw(data, extension, m.raw)[None] if dense else read_raw(data, extension, m.raw)
+        )
     dtype = token_dtype(m.vocab_size)
 
     def decode(data: bytes, extension: str) -> np.ndarray:
         ids = read_npy(data).reshape(-1)
         if ids.dtype.kind not in "iu":
-            raise ValueError(f"ids must be integers, not {ids.dtype}")
+            raise UserError(f"ids must be integers, not {ids.dtype}")
         if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= m.vocab_size):
-            raise ValueError(f"id {int(ids.max())} is outside the vocabulary of {m.vocab_size}")
+            raise UserError(f"id {int(ids.max())} is outside the vocabulary of {m.vocab_size}")
         if m.kind != "sequence" and len(ids) != m.num_tokens:
-            raise ValueError(f"{len(ids)} ids where {m.name} has {m.num_tokens}")
+            raise UserError(f"{len(ids)} ids where {m.name} has {m.num_tokens}")
         return ids.astype(dtype)
 
     return decode
@@ -163,19 +184,22 @@ def _check_tokenizer(path: Path, m: Modality, wanted: str | None) -> None:
         return  # shards from elsewhere: ids are still checked against the vocabulary
     made_by = json.loads(path.read_text())
     if made_by["vocab_size"] > m.vocab_size:
-        raise ValueError(
-            f"{path.parent} was made by a tokenizer of {made_by['vocab_size']} ids, the config declares {m.vocab_size} for {m.name}"
+        raise UserError(
+            f"{path.parent} was made by a tokenizer of {made_by['vocab_size']} ids, the config"
+            f" declares {m.vocab_size} for {m.name}"
         )
     if wanted is not None and made_by["fingerprint"] != wanted:
-        raise ValueError(
-            f"{path.parent} was made by tokenizer {made_by['fingerprint']}, the one in use is {wanted}: tokenize the data again"
+        raise UserError(
+            f"{path.parent} was made by tokenizer {made_by['fingerprint']}, the one in use is"
+            f" {wanted}: tokenize the data again"
         )
 
 
 def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.ndarray]:
     """Rows of each column for the keys that all columns have, in the first column's order.
 
-    Keys that some column lacks are reported, once each, unless they are already listed as damaged there.
+    Keys that some column lacks are reported, once each, unless they are already listed as damaged
+    there.
     """
     first, *others = columns
     shared = columns[first].keys
@@ -190,7 +214,10 @@ def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.nda
     held = {name: set(column.keys.tolist()) for name, column in columns.items()}
     for key in everything[~np.isin(everything, shared)].tolist():
         if key not in listed:
-            has, lacks = [n for n in columns if key in held[n]], [n for n in columns if key not in held[n]]
+            has, lacks = (
+                [n for n in columns if key in held[n]],
+                [n for n in columns if key not in held[n]],
+            )
             shard, _, name = key.partition("/")
             report.add(shard, name, f"{', '.join(has)} has it, {', '.join(lacks)} does not")
     rows = {}
@@ -203,17 +230,24 @@ def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.nda
 class MaskedBatches(torch.utils.data.Dataset):
     """Step number -> the masked micro-batches of one rank at that step.
 
-    The global batch of step s is draws s * batch_size ... ; each rank takes its own slice, so sources, samples and masks are the
-    same on any number of ranks and workers.
+    The global batch of step s is draws s * batch_size ... ; each rank takes its own slice, so
+    sources, samples and masks are the same on any number of ranks and workers.
     """
 
     def __init__(
-        self, sources: list[Source], order: SampleOrder, masker: Masker, batch_size: int, num_micro_batches: int, rank: int,
+        self,
+        sources: list[Source],
+        order: SampleOrder,
+        masker: Masker,
+        batch_size: int,
+        num_micro_batches: int,
+        rank: int,
         world_size: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if batch_size % (world_size * num_micro_batches):
-            raise ValueError(
-                f"batch size {batch_size} is not a multiple of {world_size} ranks x {num_micro_batches} micro-batches"
+            raise UserError(
+                f"batch size {batch_size} is not a multiple of {world_size} ranks x"
+                f" {num_micro_batches} micro-batches"
             )
         self._sources, self._order, self._masker = sources, order, masker
         self._batch_size, self._num_micro = batch_size, num_micro_batches
@@ -261,10 +295,16 @@ def _merge(parts: list[SampleTokens], at: list[np.ndarray], num: int) -> SampleT
 
 
 def open_sources(
-    config: DataConfig, split: str, modalities: ModalitySet, fingerprints: dict[str, str] | None = None
+    config: DataConfig,
+    split: str,
+    modalities: ModalitySet,
+    fingerprints: dict[str, str] | None = None,
 ) -> list[Source]:
     """All sources of a config; says which modalities a source lacks."""
-    sources = [Source(s, split, modalities, config.cache, config.max_damage, fingerprints) for s in config.sources]
+    sources = [
+        Source(s, split, modalities, config.cache, config.max_damage, fingerprints)
+        for s in config.sources
+    ]
     for source in sources:
         lacking = [m.name for m in modalities if m.name not in source.present]
         if lacking:
@@ -272,6 +312,8 @@ def open_sources(
     return sources
 
 
-def fixed_batch(source: Source, modalities: ModalitySet, masking: MaskingConfig, seed: int, samples: np.ndarray) -> MaskedBatch:
+def fixed_batch(
+    source: Source, modalities: ModalitySet, masking: MaskingConfig, seed: int, samples: np.ndarray
+) -> MaskedBatch:
     """A batch with masks that depend on the samples' numbers alone: for evaluation."""
     return Masker(modalities, masking, seed)(source.gather(samples), samples)

@@ -1,1 +1,3 @@
-"""The demo world: small rendered 3-D scenes with exact ground truth, and the program that learns them."""
+"""The demo world: small rendered 3-D scenes with exact ground truth, and the program that learns
+them.
+"""

@@ -17,10 +17,16 @@ from fourm.project import Project
 from fourm.report import Gallery, Report, read_curves
 
 GOALS = {
-    ("rgb", "psnr"): (">=", 25.0), ("rgb->depth", "absrel_object"): ("<=", 0.085), ("rgb->depth", "absrel"): ("<=", 0.045),
-    ("rgb->depth", "delta1"): (">=", 0.96), ("rgb->normal", "angle_object"): ("<=", 18.5), ("rgb->normal", "angle"): ("<=", 6.5),
-    ("rgb->semseg", "miou"): (">=", 0.75), ("rgb->caption", "attribute_f1"): (">=", 0.82), ("rgb->boxes", "f1_50"): (">=", 0.85),
-}  # fmt: skip
+    ("rgb", "psnr"): (">=", 25.0),
+    ("rgb->depth", "absrel_object"): ("<=", 0.085),
+    ("rgb->depth", "absrel"): ("<=", 0.045),
+    ("rgb->depth", "delta1"): (">=", 0.96),
+    ("rgb->normal", "angle_object"): ("<=", 18.5),
+    ("rgb->normal", "angle"): ("<=", 6.5),
+    ("rgb->semseg", "miou"): (">=", 0.75),
+    ("rgb->caption", "attribute_f1"): (">=", 0.82),
+    ("rgb->boxes", "f1_50"): (">=", 0.85),
+}
 BOUND_SHARES = {
     "caption->rgb": 0.85,
     "caption->depth->rgb": 0.65,
@@ -32,10 +38,13 @@ _MATRIX_SAMPLES = 48
 _GALLERY_ROWS = 10
 
 
-def evaluate(project: Project, seed: int, num_scenes: int, metrics_path: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    project: Project, seed: int, num_scenes: int, metrics_path: Path | None = None
+) -> dict[str, Any]:
     """Judge the project's model on ``num_scenes`` fresh scenes of ``seed``.
 
-    Writes ``metrics.json`` and ``report.html`` of the project, or the figures alone to ``metrics_path``.
+    Writes ``metrics.json`` and ``report.html`` of the project, or the figures alone to
+    ``metrics_path``.
     """
     pipe = AnyToAnyPipeline.from_pretrained(project.model)
     scenes = held_out_scenes(seed, num_scenes, pipe.modalities["rgb"].raw.size)
@@ -44,7 +53,13 @@ def evaluate(project: Project, seed: int, num_scenes: int, metrics_path: Path | 
     if metrics_path is not None:
         write_json_atomic(metrics_path, metrics)
         return metrics
-    source = Source(SourceConfig(tokens=str(project.tokens), raw=str(project.raw)), "val", pipe.modalities, project.cache, 0.05)
+    source = Source(
+        SourceConfig(tokens=str(project.tokens), raw=str(project.raw)),
+        "val",
+        pipe.modalities,
+        project.cache,
+        0.05,
+    )
     with tqdm(desc="matrix", unit="pair") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -59,22 +74,31 @@ def evaluate(project: Project, seed: int, num_scenes: int, metrics_path: Path | 
 
 
 def goals_of(metrics: dict[str, Any]) -> dict[tuple[str, str], tuple[str, float]]:
-    """Goals of every figure; those of generated pictures are shares of the judge's bound, and at least 4 x shuffled."""
+    """Goals of every figure; those of generated pictures are shares of the judge's bound, and at
+    least 4 x shuffled.
+    """
     goals = dict(GOALS)
     for task, share in BOUND_SHARES.items():
         if task in metrics:
             figure = metrics[task]["attribute_accuracy"]
-            goals[(task, "attribute_accuracy")] = (">=", max(share * figure["bound"], 4 * figure["baseline"]))
+            goals[(task, "attribute_accuracy")] = (
+                ">=",
+                max(share * figure["bound"], 4 * figure["baseline"]),
+            )
     return goals
 
 
 def _write_report(
-    project: Project, examination: Examination, metrics: dict[str, Any], matrix: dict[str, dict[str, float]]
+    project: Project,
+    examination: Examination,
+    metrics: dict[str, Any],
+    matrix: dict[str, dict[str, float]],
 ) -> None:
     pipe, scenes = examination.pipe, examination.scenes
     modalities = pipe.modalities
     report = Report(
-        "FourM on the demo world", f"{len(scenes)} held-out scenes of seed {scenes.seed}; every scene is new to the model"
+        "FourM on the demo world",
+        f"{len(scenes)} held-out scenes of seed {scenes.seed}; every scene is new to the model",
     )
     spec = {m.name: m.raw for m in modalities}
     pictures = Gallery(
@@ -83,29 +107,43 @@ def _write_report(
     )
     for i in range(min(_GALLERY_ROWS, len(scenes))):
         chain = examination.outputs["caption->depth->rgb"]
-        pictures.rows.append([
-            scenes.raw["caption"][i], (examination.outputs["caption->rgb"]["rgb"][i], spec["rgb"]), (chain["depth"][i], spec["depth"]),
-            (chain["rgb"][i], spec["rgb"]), (scenes.raw["boxes"][i], spec["boxes"]),
-            (examination.outputs["boxes->rgb"]["rgb"][i], spec["rgb"]), (scenes.raw["rgb"][i], spec["rgb"]),
-        ])  # fmt: skip
+        pictures.rows.append(
+            [
+                scenes.raw["caption"][i],
+                (examination.outputs["caption->rgb"]["rgb"][i], spec["rgb"]),
+                (chain["depth"][i], spec["depth"]),
+                (chain["rgb"][i], spec["rgb"]),
+                (scenes.raw["boxes"][i], spec["boxes"]),
+                (examination.outputs["boxes->rgb"]["rgb"][i], spec["rgb"]),
+                (scenes.raw["rgb"][i], spec["rgb"]),
+            ]
+        )
     report.gallery(pictures)
     for name in ("depth", "normal", "semseg", "boxes", "caption"):
         gallery = Gallery(f"rgb -> {name}", ["rgb given", "generated", "truth"] * 2)
         got = examination.outputs[f"rgb->{name}"][name]
         cells = [
-            [(scenes.raw["rgb"][i], spec["rgb"]), (got[i], spec[name]), (scenes.raw[name][i], spec[name])]
+            [
+                (scenes.raw["rgb"][i], spec["rgb"]),
+                (got[i], spec[name]),
+                (scenes.raw[name][i], spec[name]),
+            ]
             for i in range(min(8, len(scenes)))
         ]
-        gallery.rows = [cells[i] + (cells[i + 1] if i + 1 < len(cells) else []) for i in range(0, len(cells), 2)]
+        gallery.rows = [
+            cells[i] + (cells[i + 1] if i + 1 < len(cells) else []) for i in range(0, len(cells), 2)
+        ]
         report.gallery(gallery)
     report.heading(
         "Figures",
-        "Baseline: the training set's mean map, or the same outputs against shuffled truth. Bound: the tokenizer's reconstruction of the truth.",
+        "Baseline: the training set's mean map, or the same outputs against shuffled truth. Bound:"
+        " the tokenizer's reconstruction of the truth.",
     )
     report.figures(metrics, goals_of(metrics))
     report.heading(
         "Any to any",
-        "Cross-entropy in nats a token of each target given one whole input; shaded by what the input tells over nothing.",
+        "Cross-entropy in nats a token of each target given one whole input; shaded by what the"
+        " input tells over nothing.",
     )
     report.matrix(matrix)
     report.heading("Training")
@@ -132,14 +170,23 @@ def finish_metrics(project: Project) -> dict[str, Any]:
 def print_summary(metrics: dict[str, Any]) -> None:
     """The figures that matter, one a line."""
     goals = goals_of(metrics)
-    print(f"\n{'task':22s} {'metric':20s} {'value':>8s} {'goal':>9s} {'baseline':>9s} {'bound':>7s}")
+    print(
+        f"\n{'task':22s} {'metric':20s} {'value':>8s} {'goal':>9s} {'baseline':>9s} {'bound':>7s}"
+    )
     for (task, metric), (sign, goal) in goals.items():
         figure = metrics[task][metric]
         met = figure["value"] >= goal if sign == ">=" else figure["value"] <= goal
-        others = [f"{figure[k]:.3f}" if figure[k] is not None else "-" for k in ("baseline", "bound")]
+        others = [
+            f"{figure[k]:.3f}" if figure[k] is not None else "-" for k in ("baseline", "bound")
+        ]
         print(
-            f"{task:22s} {metric:20s} {figure['value']:8.3f} {sign} {goal:6.3f} {others[0]:>9s} {others[1]:>7s}{'' if met else '   missed'}"
+            f"{task:22s} {metric:20s} {figure['value']:8.3f} {sign} {goal:6.3f} {others[0]:>9s}"
+            f" {others[1]:>7s}{'' if met else '   missed'}"
         )
     seconds = metrics.get("seconds", {})
     if seconds:
-        print("seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items()) + f"; in all {sum(seconds.values()):.0f}")
+        print(
+            "seconds: "
+            + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items())
+            + f"; in all {sum(seconds.values()):.0f}"
+        )

@@ -1,8 +1,10 @@
-"""A judge of generated pictures that looks at pixels alone: which coloured solids does it see, and of what outline?
+"""A judge of generated pictures that looks at pixels alone: which coloured solids does it see, and
+of what outline?
 
-It never asks the model. Saturated pixels are sorted by hue into the six colour names; the pixels of a colour count as a solid only if
-nearly all of them hang together; its outline is compared with outlines taken, in the same way, from real renders of scenes that
-neither training nor evaluation uses (kernel ridge regression on a 16 x 16 outline and its proportions).
+It never asks the model. Saturated pixels are sorted by hue into the six colour names; the pixels of
+a colour count as a solid only if nearly all of them hang together; its outline is compared with
+outlines taken, in the same way, from real renders of scenes that neither training nor evaluation
+uses (kernel ridge regression on a 16 x 16 outline and its proportions).
 """
 
 from __future__ import annotations
@@ -53,7 +55,11 @@ class PixelJudge:
         self._weights = np.linalg.solve(kernel + _RIDGE * np.eye(len(kernel)), target)
 
     def _kernel(self, features: np.ndarray) -> np.ndarray:
-        distance = (features**2).sum(1)[:, None] + (self._reference**2).sum(1) - 2 * features @ self._reference.T
+        distance = (
+            (features**2).sum(1)[:, None]
+            + (self._reference**2).sum(1)
+            - 2 * features @ self._reference.T
+        )
         return np.exp(-distance / (2 * _WIDTH**2))
 
     def look(self, picture: np.ndarray) -> list[Seen]:
@@ -67,8 +73,12 @@ class PixelJudge:
             for (color, piece), score in zip(pieces, scores, strict=True)
         ]
 
-    def attribute_accuracy(self, pictures: np.ndarray, wanted: list[list[tuple[str, str]]]) -> float:
-        """Share of the wanted (colour, shape) solids, over all pictures, that are seen with the right colour and outline."""
+    def attribute_accuracy(
+        self, pictures: np.ndarray, wanted: list[list[tuple[str, str]]]
+    ) -> float:
+        """Share of the wanted (colour, shape) solids, over all pictures, that are seen with the
+        right colour and outline.
+        """
         found = total = 0
         for picture, solids in zip(pictures, wanted, strict=True):
             seen = {(s.color, s.shape) for s in self.look(picture)}
@@ -85,7 +95,14 @@ def _pieces(picture: np.ndarray) -> list[tuple[str, np.ndarray]]:
     saturated = (spread > _MIN_SATURATION * np.maximum(high, 0.15)) & (high > 0.12)
     r, g, b = np.moveaxis(rgb, -1, 0)
     safe = np.maximum(spread, 1e-6)
-    hue = np.where(high == r, (g - b) / safe % 6, np.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4)) * 60
+    hue = (
+        np.where(
+            high == r,
+            (g - b) / safe % 6,
+            np.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4),
+        )
+        * 60
+    )
     apart = np.abs((hue[..., None] - HUES + 180) % 360 - 180)
     name = np.where(saturated, apart.argmin(-1), -1)
     pieces = []
@@ -105,6 +122,10 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     """A mask's bounding box at 16 x 16, its proportions and how full it is: one vector."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    small = Image.fromarray((crop * 255).astype(np.uint8)).resize((_OUTLINE, _OUTLINE), Image.Resampling.BOX)
+    small = Image.fromarray((crop * 255).astype(np.uint8)).resize(
+        (_OUTLINE, _OUTLINE), Image.Resampling.BOX
+    )
     proportion = np.log(crop.shape[0] / crop.shape[1])
-    return np.concatenate([np.asarray(small, np.float64).reshape(-1) / 255.0, [4.0 * proportion, 4.0 * crop.mean()]])
+    return np.concatenate(
+        [np.asarray(small, np.float64).reshape(-1) / 255.0, [4.0 * proportion, 4.0 * crop.mean()]]
+    )

@@ -1,8 +1,10 @@
-"""``make demo``: render a world, train its tokenizers, pretrain, generate any-to-any, examine, report.
+"""``make demo``: render a world, train its tokenizers, pretrain, generate any-to-any, examine,
+report.
 
     fourm demo [--size smoke|default|large] [--out runs/demo]
 
-Every stage is skipped if it is done and resumes if it was cut short. At the end ``report.html`` and ``metrics.json`` lie in ``out``.
+Every stage is skipped if it is done and resumes if it was cut short. At the end ``report.html`` and
+``metrics.json`` lie in ``out``.
 """
 
 from __future__ import annotations
@@ -18,9 +20,17 @@ from tqdm import tqdm
 from fourm.data.shards import write_json_atomic
 from fourm.demo.examine import evaluate, finish_metrics, print_summary
 from fourm.demo.scenes_to_shards import SHARD_SCENES, VALIDATION_SEED, write_scene_shard
+from fourm.errors import UserError
 from fourm.evaluation.project_report import assemble
 from fourm.modalities import ModalitySet
-from fourm.project import Project, have_tokenizers, pretrain_command, run_all, tokenize_command, tokenizer_commands
+from fourm.project import (
+    Project,
+    have_tokenizers,
+    pretrain_command,
+    run_all,
+    tokenize_command,
+    tokenizer_commands,
+)
 from fourm.resources import configs_folder
 
 
@@ -36,34 +46,51 @@ class DemoSize:
 
 
 SIZES = {
-    "smoke": DemoSize("demo", 512, 48, ("loop.steps=40", "loop.checkpoint_every=20"), ("train.steps=30",)),
+    "smoke": DemoSize(
+        "demo", 512, 48, ("loop.steps=40", "loop.checkpoint_every=20"), ("train.steps=30",)
+    ),
     "default": DemoSize("demo", 10240, 256),
     "large": DemoSize("demo_large", 40960, 512),
 }
 
 
 def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
-    """The whole demo. Raises ValueError for an unknown size."""
+    """The whole demo. Raises UserError for an unknown size."""
     if size not in SIZES:
-        raise ValueError(f"unknown size {size!r}; known are {', '.join(SIZES)}")
+        raise UserError(f"unknown size {size!r}; known are {', '.join(SIZES)}")
     chosen, project = SIZES[size], Project(out)
     project.write_configs(configs_folder(), chosen.config)
     cores = os.cpu_count() or 1
     modalities = ModalitySet.load(project.modalities)
     pixels = modalities["rgb"].raw.size
 
-    project.stage("render", lambda: _render(project, chosen, world_seed, pixels), lambda: (out / "raw" / "done.json").is_file())
+    project.stage(
+        "render",
+        lambda: _render(project, chosen, world_seed, pixels),
+        lambda: (out / "raw" / "done.json").is_file(),
+    )
     project.stage(
         "tokenizers",
         lambda: _train_tokenizers(project, modalities, chosen, cores),
         lambda: have_tokenizers(project, modalities),
     )
-    project.stage("tokenize", lambda: run_all([tokenize_command(project)]), lambda: (project.tokens / "done.json").is_file())
-    project.stage("pretrain", lambda: _pretrain(project, cores, chosen), lambda: (project.model / "config.json").is_file())
-    project.stage("evaluate", lambda: evaluate(project, 0, chosen.held_out_scenes), project.report.is_file)
+    project.stage(
+        "tokenize",
+        lambda: run_all([tokenize_command(project)]),
+        lambda: (project.tokens / "done.json").is_file(),
+    )
+    project.stage(
+        "pretrain",
+        lambda: _pretrain(project, cores, chosen),
+        lambda: (project.model / "config.json").is_file(),
+    )
+    project.stage(
+        "evaluate", lambda: evaluate(project, 0, chosen.held_out_scenes), project.report.is_file
+    )
     print_summary(finish_metrics(project))
     print(
-        f"\nreport:  {project.report}\nfigures: {project.metrics}\ntry:     fourm generate --model {project.model} --caption 'a large red cube left of a small blue sphere' --targets rgb"
+        f"\nreport:  {project.report}\nfigures: {project.metrics}\ntry:     fourm generate --model"
+        f" {project.model} --caption 'a large red cube left of a small blue sphere' --targets rgb"
     )
 
 
@@ -72,19 +99,32 @@ def _pretrain(project: Project, cores: int, size: DemoSize) -> None:
     assemble(project)
 
 
-def _train_tokenizers(project: Project, modalities: ModalitySet, size: DemoSize, cores: int) -> None:
+def _train_tokenizers(
+    project: Project, modalities: ModalitySet, size: DemoSize, cores: int
+) -> None:
     run_all(tokenizer_commands(project, modalities, size.tokenizer_overrides), at_once=cores)
 
 
 def _render(project: Project, size: DemoSize, seed: int, pixels: int) -> None:
-    jobs = [("val", VALIDATION_SEED + seed, i, size.held_out_scenes) for i in range(-(-size.held_out_scenes // SHARD_SCENES))]
-    jobs += [("train", seed, i, size.train_scenes) for i in range(-(-size.train_scenes // SHARD_SCENES))]
+    jobs = [
+        ("val", VALIDATION_SEED + seed, i, size.held_out_scenes)
+        for i in range(-(-size.held_out_scenes // SHARD_SCENES))
+    ]
+    jobs += [
+        ("train", seed, i, size.train_scenes) for i in range(-(-size.train_scenes // SHARD_SCENES))
+    ]
     with (
         ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
         tqdm(total=len(jobs), desc="render", unit="shard") as bar,
     ):
-        futures = [pool.submit(write_scene_shard, project.raw, split, s, i, n, pixels) for split, s, i, n in jobs]
+        futures = [
+            pool.submit(write_scene_shard, project.raw, split, s, i, n, pixels)
+            for split, s, i, n in jobs
+        ]
         for future in as_completed(futures):
             future.result()
             bar.update()
-    write_json_atomic(project.raw / "done.json", {"train": size.train_scenes, "val": size.held_out_scenes, "seed": seed})
+    write_json_atomic(
+        project.raw / "done.json",
+        {"train": size.train_scenes, "val": size.held_out_scenes, "seed": seed},
+    )

@@ -1,4 +1,6 @@
-"""Demo scenes as ordinary raw shards: rgb, depth, normal, semseg, caption, boxes, through the writer that users' data goes through."""
+"""Demo scenes as ordinary raw shards: rgb, depth, normal, semseg, caption, boxes, through the
+writer that users' data goes through.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,11 @@ def boxes(scenes: Scenes, renders: Renders, i: int) -> list[dict[str, Any]]:
     return result
 
 
-def write_scene_shard(root: str | Path, split: str, seed: int, number: int, num_scenes: int, size: int) -> int:
-    """Render shard ``number`` of a split (a pure function of its arguments) and write one tar for each modality.
+def write_scene_shard(
+    root: str | Path, split: str, seed: int, number: int, num_scenes: int, size: int
+) -> int:
+    """Render shard ``number`` of a split (a pure function of its arguments) and write one tar for
+    each modality.
 
     Returns the number of scenes. A shard that is there already is left alone.
     """
@@ -77,6 +82,10 @@ def write_scene_shard(root: str | Path, split: str, seed: int, number: int, num_
     for name, spec in specs.items():
         extension = spec.extensions[0]
         write_shard(
-            paths[name], ((f"{i:08d}", extension, write_raw(v, spec)) for i, v in zip(index, values[name], strict=True))
+            paths[name],
+            (
+                (f"{i:08d}", extension, write_raw(v, spec))
+                for i, v in zip(index, values[name], strict=True)
+            ),
         )
     return len(index)

@@ -1,8 +1,10 @@
 """The demo's examination: any-to-any tasks on held-out scenes, judged against exact ground truth.
 
-Every figure stands beside a baseline (the training set's mean map for dense targets, shuffled conditions for generated pictures) and
-a bound (the same judge on the tokenizer's own reconstruction of the truth). Dense figures are also given on object pixels alone:
-background flatters. Scenes come from the renderer with a seed of their own; nothing is read from the training data but the mean maps.
+Every figure stands beside a baseline (the training set's mean map for dense targets, shuffled
+conditions for generated pictures) and a bound (the same judge on the tokenizer's own reconstruction
+of the truth). Dense figures are also given on object pixels alone: background flatters. Scenes come
+from the renderer with a seed of their own; nothing is read from the training data but the mean
+maps.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from fourm.sampling.options import SamplingOptions
 _MEAN_SCENES = 1024
 _BATCH = 64
 
-PARALLEL = SamplingOptions(scheme="roar", steps=1, temperature=0.0)  # dense targets from pixels: one step, the likeliest code
+# dense targets from pixels: one step, the likeliest code
+PARALLEL = SamplingOptions(scheme="roar", steps=1, temperature=0.0)
 GREEDY = SamplingOptions(temperature=0.0)
 
 
@@ -57,12 +60,18 @@ def held_out_scenes(seed: int, num: int, size: int) -> HeldOut:
 
 
 def attribute_f1(captions: list[str], solids: list[list[tuple[str, str]]]) -> float:
-    """F1 of the (colour, shape) pairs that captions name: a colour word directly before a shape word."""
+    """F1 of the (colour, shape) pairs that captions name: a colour word directly before a shape
+    word.
+    """
     matched = named = true = 0
     for text, wanted in zip(captions, solids, strict=True):
         words = text.split()
         said = {(a, b) for a, b in pairwise(words) if a in COLORS and b in SHAPES}
-        matched, named, true = matched + len(said & set(wanted)), named + len(said), true + len(wanted)
+        matched, named, true = (
+            matched + len(said & set(wanted)),
+            named + len(said),
+            true + len(wanted),
+        )
     return 2 * matched / max(named + true, 1)
 
 
@@ -79,12 +88,16 @@ class Examination:
     def run(self) -> dict[str, dict[str, Any]]:
         """All tasks; ``metrics`` in the form of ``metrics.json``."""
         tasks = [
-            ("rgb tokenizer", self._tokenizer), ("rgb->depth", self._depth), ("rgb->normal", self._normal),
-            ("rgb->semseg", self._semseg), ("rgb->caption", self._caption), ("rgb->boxes", self._boxes),
+            ("rgb tokenizer", self._tokenizer),
+            ("rgb->depth", self._depth),
+            ("rgb->normal", self._normal),
+            ("rgb->semseg", self._semseg),
+            ("rgb->caption", self._caption),
+            ("rgb->boxes", self._boxes),
             ("caption->rgb", lambda: self._picture(["caption"], ["rgb"])),
             ("caption->depth->rgb", lambda: self._picture(["caption"], ["depth", "rgb"])),
             ("boxes->rgb", lambda: self._picture(["boxes"], ["rgb"])),
-        ]  # fmt: skip
+        ]
         with tqdm(tasks, desc="evaluate", unit="task") as bar:
             for name, task in bar:
                 bar.set_postfix_str(name)
@@ -93,18 +106,37 @@ class Examination:
                 self.seconds[name] = round(time.perf_counter() - started, 2)
         return self.metrics
 
-    def _add(self, task: str, metric: str, value: float, baseline: float | None = None, bound: float | None = None) -> None:
-        figure = {"value": value, "baseline": baseline, "bound": bound, "n": len(self.scenes), "seed": self.scenes.seed}
+    def _add(
+        self,
+        task: str,
+        metric: str,
+        value: float,
+        baseline: float | None = None,
+        bound: float | None = None,
+    ) -> None:
+        figure = {
+            "value": value,
+            "baseline": baseline,
+            "bound": bound,
+            "n": len(self.scenes),
+            "seed": self.scenes.seed,
+        }
         self.metrics.setdefault(task, {})[metric] = figure
 
     def _generate(
-        self, task: str, inputs: list[str], targets: list[str], options: dict[str, SamplingOptions] | None = None
+        self,
+        task: str,
+        inputs: list[str],
+        targets: list[str],
+        options: dict[str, SamplingOptions] | None = None,
     ) -> dict[str, list[Any]]:
         values: dict[str, list[Any]] = {name: [] for name in targets}
         for start in range(0, len(self.scenes), _BATCH):
             part = slice(start, start + _BATCH)
             given = {name: self.scenes.raw[name][part] for name in inputs}
-            out = self.pipe(given, targets, seed=self.scenes.seed * 100_003 + start, options=options)
+            out = self.pipe(
+                given, targets, seed=self.scenes.seed * 100_003 + start, options=options
+            )
             for name in targets:
                 values[name] += out[name].values
         self.outputs[task] = values
@@ -117,21 +149,30 @@ class Examination:
     def _mean_map(self, name: str, reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         spec = self.pipe.modalities[name].raw
         column = open_column(
-            shard_paths(self.raw, "train", name), lambda d, e: read_raw(d, e, spec)[None], spec.extensions, f"raw {spec}",
-            self.cache, DamageReport(),
-        )  # fmt: skip
+            shard_paths(self.raw, "train", name),
+            lambda d, e: read_raw(d, e, spec)[None],
+            spec.extensions,
+            f"raw {spec}",
+            self.cache,
+            DamageReport(),
+        )
         values = column.gather(np.arange(min(_MEAN_SCENES, len(column))))[0][:, 0]
         return np.broadcast_to(reduce(values), (len(self.scenes), *values.shape[1:]))
 
     def _tokenizer(self) -> None:
         truth = np.stack(self.scenes.raw["rgb"])
         self._add(
-            "rgb", "psnr", psnr(self._reconstructed("rgb"), truth), psnr(self._mean_map("rgb", lambda v: v.mean(0)), truth)
+            "rgb",
+            "psnr",
+            psnr(self._reconstructed("rgb"), truth),
+            psnr(self._mean_map("rgb", lambda v: v.mean(0)), truth),
         )
 
     def _depth(self) -> None:
         truth, on = np.stack(self.scenes.raw["depth"]), self.scenes.on_object
-        got = np.stack(self._generate("rgb->depth", ["rgb"], ["depth"], {"depth": PARALLEL})["depth"])
+        got = np.stack(
+            self._generate("rgb->depth", ["rgb"], ["depth"], {"depth": PARALLEL})["depth"]
+        )
         mean, best = self._mean_map("depth", lambda v: v.mean(0)), self._reconstructed("depth")
         for metric, figure in (
             ("absrel_object", lambda p: absrel(p, truth, on)),
@@ -143,7 +184,9 @@ class Examination:
 
     def _normal(self) -> None:
         truth, on = np.stack(self.scenes.raw["normal"]), self.scenes.on_object
-        got = np.stack(self._generate("rgb->normal", ["rgb"], ["normal"], {"normal": PARALLEL})["normal"])
+        got = np.stack(
+            self._generate("rgb->normal", ["rgb"], ["normal"], {"normal": PARALLEL})["normal"]
+        )
         mean, best = self._mean_map("normal", lambda v: v.mean(0)), self._reconstructed("normal")
         for metric, mask in (("angle_object", on), ("angle", None)):
             self._add(
@@ -157,8 +200,12 @@ class Examination:
     def _semseg(self) -> None:
         truth = np.stack(self.scenes.raw["semseg"])
         num = len(self.pipe.modalities["semseg"].raw.classes)
-        got = np.stack(self._generate("rgb->semseg", ["rgb"], ["semseg"], {"semseg": PARALLEL})["semseg"])
-        common = self._mean_map("semseg", lambda v: np.stack([(v == c).sum(0) for c in range(num)]).argmax(0))
+        got = np.stack(
+            self._generate("rgb->semseg", ["rgb"], ["semseg"], {"semseg": PARALLEL})["semseg"]
+        )
+        common = self._mean_map(
+            "semseg", lambda v: np.stack([(v == c).sum(0) for c in range(num)]).argmax(0)
+        )
         self._add(
             "rgb->semseg",
             "miou",
@@ -196,4 +243,6 @@ class Examination:
         solids = self.scenes.solids
         bound = self.judge.attribute_accuracy(self._reconstructed("rgb"), solids)
         shuffled = self.judge.attribute_accuracy(got, solids[1:] + solids[:1])
-        self._add(task, "attribute_accuracy", self.judge.attribute_accuracy(got, solids), shuffled, bound)
+        self._add(
+            task, "attribute_accuracy", self.judge.attribute_accuracy(got, solids), shuffled, bound
+        )

@@ -1,9 +1,10 @@
 """Scenes of the demo world: what stands where, seen from where, lit from where.
 
-A scene is a pure function of (seed, index). One or two solids stand on a plain floor; their shapes, colours, sizes, places and
-turns vary, and so do the camera (distance, height, field of view), the light and the tints of floor and sky. Colours within a scene
-differ, and no solid hides more than a part of another, so that a caption can be checked against the pixels alone.
-Units: a solid is about one unit wide; z is up; the camera looks along +y before its own turn.
+A scene is a pure function of (seed, index). One or two solids stand on a plain floor; their shapes,
+colours, sizes, places and turns vary, and so do the camera (distance, height, field of view), the
+light and the tints of floor and sky. Colours within a scene differ, and no solid hides more than a
+part of another, so that a caption can be checked against the pixels alone. Units: a solid is about
+one unit wide; z is up; the camera looks along +y before its own turn.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _PALETTE = np.array([colorsys.hsv_to_rgb(hue / 360.0, 1.0, 1.0) for hue in HUES]
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of S scenes with K = MAX_OBJECTS slots each; ``present`` (S, K) says which slots hold a solid."""
+    """A batch of S scenes with K = MAX_OBJECTS slots each; ``present`` (S, K) says which slots hold
+    a solid.
+    """
 
     present: np.ndarray  # (S, K) bool
     shape: np.ndarray  # (S, K) index into SHAPES
@@ -74,9 +77,12 @@ def make_scenes(seed: int, index: np.ndarray) -> Scenes:
 
     count = 1 + np.searchsorted(np.cumsum(COUNT_SHARES)[:-1], rng.uniform(index, 0))
     shape = rng.integers(0, len(SHAPES) - 1, *per_object, 1)
-    color = np.argsort(rng.uniform(index[:, None], np.arange(len(COLORS))[None], 2), axis=1)[:, :MAX_OBJECTS]
+    color = np.argsort(rng.uniform(index[:, None], np.arange(len(COLORS))[None], 2), axis=1)[
+        :, :MAX_OBJECTS
+    ]
     half_width = 0.58 + 0.36 * rng.uniform(*per_object, 3)
-    # cubes and spheres are as tall as wide, cones taller, cylinders slim like cans: outlines that a person tells apart at 48 px
+    # cubes and spheres are as tall as wide, cones taller, cylinders slim like cans: outlines that a
+    # person tells apart at 48 px
     stretch = np.where(shape >= 2, 0.9 + 0.35 * rng.uniform(*per_object, 4), 1.0)
     stretch = np.where(shape == 3, stretch * 1.25, np.where(shape == 2, stretch * 1.35, stretch))
     distance = 6.2 + 1.6 * rng.uniform(index, 5)
@@ -90,37 +96,66 @@ def make_scenes(seed: int, index: np.ndarray) -> Scenes:
     azimuth = 2 * np.pi * rng.uniform(index, 11)
     height_of_light = np.deg2rad(40.0 + 25.0 * rng.uniform(index, 12))
     light = np.stack(
-        [np.cos(azimuth) * np.cos(height_of_light), np.sin(azimuth) * np.cos(height_of_light), np.sin(height_of_light)], -1
+        [
+            np.cos(azimuth) * np.cos(height_of_light),
+            np.sin(azimuth) * np.cos(height_of_light),
+            np.sin(height_of_light),
+        ],
+        -1,
     )
     light[:, 1] = -np.abs(light[:, 1])  # from the camera's side: the faces one sees are lit
     tint = rng.uniform(index[:, None], np.arange(3)[None], 13)
     floor = (0.45 + 0.35 * rng.uniform(index, 14))[:, None] + 0.07 * (tint - 0.5)
-    sky = (0.72 + 0.2 * rng.uniform(index, 15))[:, None] + np.array([-0.08, -0.02, 0.06]) * (2 * tint[:, :1])
+    sky = (0.72 + 0.2 * rng.uniform(index, 15))[:, None] + np.array([-0.08, -0.02, 0.06]) * (
+        2 * tint[:, :1]
+    )
     return Scenes(
-        present=slot[None] < count[:, None], shape=shape, color=color,
-        half_width=np.where(shape == 2, 0.8 * half_width, half_width), height=2 * half_width * stretch, x=x, y=y, yaw=0.5 * np.pi * rng.uniform(*per_object, 16),
-        albedo=_hsv_to_rgb(hue, saturation, value), camera_distance=distance, camera_elevation=elevation,
-        camera_zoom=zoom, light=light, floor=floor, sky=np.clip(sky, 0, 1),
-    )  # fmt: skip
+        present=slot[None] < count[:, None],
+        shape=shape,
+        color=color,
+        half_width=np.where(shape == 2, 0.8 * half_width, half_width),
+        height=2 * half_width * stretch,
+        x=x,
+        y=y,
+        yaw=0.5 * np.pi * rng.uniform(*per_object, 16),
+        albedo=_hsv_to_rgb(hue, saturation, value),
+        camera_distance=distance,
+        camera_elevation=elevation,
+        camera_zoom=zoom,
+        light=light,
+        floor=floor,
+        sky=np.clip(sky, 0, 1),
+    )
 
 
 def _place(
-    rng: CounterRNG, index: np.ndarray, count: np.ndarray, half_width: np.ndarray, distance: np.ndarray, zoom: np.ndarray
+    rng: CounterRNG,
+    index: np.ndarray,
+    count: np.ndarray,
+    half_width: np.ndarray,
+    distance: np.ndarray,
+    zoom: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places (S, K) on the floor such that solids are whole in the picture and side by side, left to right in slot order."""
+    """Places (S, K) on the floor such that solids are whole in the picture and side by side, left
+    to right in slot order.
+    """
     s, k = half_width.shape
     trial, slot = np.arange(_NUM_LAYOUTS), np.arange(k)
     address = (index[:, None, None], trial[None, :, None], slot[None, None])
     depth = 2.0 * (rng.uniform(*address, 17) - 0.45)
     # the visible width grows with depth, so places further back may lie further out
-    in_view = 0.97 * (distance[:, None, None] - 0.5 + 0.85 * depth) / zoom[:, None, None] - 1.25 * half_width[:, None]
+    in_view = (
+        0.97 * (distance[:, None, None] - 0.5 + 0.85 * depth) / zoom[:, None, None]
+        - 1.25 * half_width[:, None]
+    )
     across = (2 * rng.uniform(*address, 18) - 1.0) * in_view
     there = slot[None] < count[:, None]
     across = np.where(there[:, None], across, np.inf)
     order = np.argsort(across, axis=-1, kind="stable")
     across, depth = np.take_along_axis(across, order, -1), np.take_along_axis(depth, order, -1)
     seen = across / (7.0 + depth)  # direction of sight, roughly
-    fine = ((np.abs(across) < in_view) | ~there[:, None]).all(-1)  # sorting gave places to solids of other widths
+    # sorting gave places to solids of other widths
+    fine = ((np.abs(across) < in_view) | ~there[:, None]).all(-1)
     clearance = np.full((s, _NUM_LAYOUTS), np.inf)
     for a in range(k):
         for b in range(a + 1, k):
@@ -131,7 +166,8 @@ def _place(
             gap = np.where(both, gap, np.inf)
             clearance = np.minimum(clearance, gap)
             fine &= gap > 0.92
-    chosen = np.where(fine.any(1), fine.argmax(1), clearance.argmax(1))  # no layout is apart: the one least crowded
+    # no layout is apart: the one least crowded
+    chosen = np.where(fine.any(1), fine.argmax(1), clearance.argmax(1))
     rows = np.arange(s)
     return np.where(there, across[rows, chosen], 0.0), depth[rows, chosen]
 
@@ -146,7 +182,11 @@ def _hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> n
 def describe(scenes: Scenes, i: int) -> list[tuple[str, str, str]]:
     """(size, colour, shape) words of scene i's solids, left to right."""
     return [
-        (SIZES[int(scenes.half_width[i, k] >= LARGE_FROM)], COLORS[scenes.color[i, k]], SHAPES[scenes.shape[i, k]])
+        (
+            SIZES[int(scenes.half_width[i, k] >= LARGE_FROM)],
+            COLORS[scenes.color[i, k]],
+            SHAPES[scenes.shape[i, k]],
+        )
         for k in range(MAX_OBJECTS)
         if scenes.present[i, k]
     ]

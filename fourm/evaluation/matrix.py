@@ -1,7 +1,9 @@
-"""The any-to-any matrix: how well each modality alone predicts each other one, in nats a token on held-out samples.
+"""The any-to-any matrix: how well each modality alone predicts each other one, in nats a token on
+held-out samples.
 
-The row "nothing" is the model's prediction with an empty input, the column's own difficulty; what another row is below it, that
-input tells about the target. Needs no metric of its own for a modality, so it holds for those that nobody has heard of.
+The row "nothing" is the model's prediction with an empty input, the column's own difficulty; what
+another row is below it, that input tells about the target. Needs no metric of its own for a
+modality, so it holds for those that nobody has heard of.
 """
 
 from __future__ import annotations
@@ -40,10 +42,15 @@ def token_matrix(
         most_in = 0 if given == NOTHING else modalities[given].num_tokens
         most_out = 2 * modalities[wanted].num_tokens + 2
         component = MaskingComponent(
-            input={} if given == NOTHING else {given: 1000.0}, target={wanted: 1000.0},
-            keep={given: "all"} if given in modalities and modalities[given].kind == "sequence" else {},
-        )  # fmt: skip
-        config = MaskingConfig(num_inputs=(most_in, most_in), num_targets=(most_out, most_out), components=(component,))
+            input={} if given == NOTHING else {given: 1000.0},
+            target={wanted: 1000.0},
+            keep={given: "all"}
+            if given in modalities and modalities[given].kind == "sequence"
+            else {},
+        )
+        config = MaskingConfig(
+            num_inputs=(most_in, most_in), num_targets=(most_out, most_out), components=(component,)
+        )
         batch = Masker(modalities, config, seed=0)(tokens, tokens.samples).to(model.device)
         losses = model(batch)
         i = modalities.index(wanted)

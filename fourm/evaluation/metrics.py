@@ -1,6 +1,7 @@
 """Metrics of raw predictions against the truth, by raw type; numpy, a few lines each.
 
-Dense metrics take an optional mask, so that the same figure can be given on some pixels only (objects, say).
+Dense metrics take an optional mask, so that the same figure can be given on some pixels only
+(objects, say).
 """
 
 from __future__ import annotations
@@ -12,25 +13,36 @@ from fourm.modalities import RawSpec
 
 def psnr(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB, mean over pictures; uint8 (B, H, W, C)."""
-    error = ((predicted.astype(np.float64) - truth.astype(np.float64)) ** 2).reshape(len(truth), -1).mean(1)
+    error = (
+        ((predicted.astype(np.float64) - truth.astype(np.float64)) ** 2)
+        .reshape(len(truth), -1)
+        .mean(1)
+    )
     return float((10 * np.log10(255.0**2 / np.maximum(error, 1e-10))).mean())
 
 
 def absrel(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean of |predicted - truth| / truth; (B, H, W), lower is better."""
-    error = np.abs(predicted.astype(np.float64) - truth) / np.maximum(np.abs(truth.astype(np.float64)), 1e-6)
+    error = np.abs(predicted.astype(np.float64) - truth) / np.maximum(
+        np.abs(truth.astype(np.float64)), 1e-6
+    )
     return float(error.mean() if mask is None else error[mask].mean())
 
 
 def delta1(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Share of pixels within a factor of 1.25; (B, H, W)."""
-    a, b = np.maximum(predicted.astype(np.float64), 1e-6), np.maximum(truth.astype(np.float64), 1e-6)
+    a, b = (
+        np.maximum(predicted.astype(np.float64), 1e-6),
+        np.maximum(truth.astype(np.float64), 1e-6),
+    )
     good = np.maximum(a / b, b / a) < 1.25
     return float(good.mean() if mask is None else good[mask].mean())
 
 
 def mean_angle(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Mean angle in degrees between unit vectors (B, H, W, 3), where the truth has one; no prediction counts as 90."""
+    """Mean angle in degrees between unit vectors (B, H, W, 3), where the truth has one; no
+    prediction counts as 90.
+    """
     truth = truth.astype(np.float64)
     length = np.linalg.norm(truth, axis=-1)
     there = length > 0.5 if mask is None else (length > 0.5) & mask
@@ -41,7 +53,9 @@ def mean_angle(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None
 
 
 def mean_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
-    """Mean over classes (those that occur) of intersection over union, pixels of all pictures together."""
+    """Mean over classes (those that occur) of intersection over union, pixels of all pictures
+    together.
+    """
     scores = []
     for c in range(num_classes):
         union = ((predicted == c) | (truth == c)).sum()
@@ -67,13 +81,17 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def box_f1(predicted: list[list[dict]], truth: list[list[dict]], threshold: float = 0.5) -> float:
-    """F1 over all pictures of boxes with the same label and at least this overlap, matched one to one, best first."""
+    """F1 over all pictures of boxes with the same label and at least this overlap, matched one to
+    one, best first.
+    """
     matched = total_predicted = total_true = 0
     for p, t in zip(predicted, truth, strict=True):
         total_predicted, total_true = total_predicted + len(p), total_true + len(t)
         if not p or not t:
             continue
-        overlap = box_iou(np.array([x["box"] for x in p], float), np.array([x["box"] for x in t], float))
+        overlap = box_iou(
+            np.array([x["box"] for x in p], float), np.array([x["box"] for x in t], float)
+        )
         overlap *= np.array([[x["label"] == y["label"] for y in t] for x in p])
         while overlap.size and overlap.max() >= threshold:
             i, j = np.unravel_index(overlap.argmax(), overlap.shape)
@@ -82,8 +100,12 @@ def box_f1(predicted: list[list[dict]], truth: list[list[dict]], threshold: floa
     return 2 * matched / max(total_predicted + total_true, 1)
 
 
-def dense_figures(spec: RawSpec, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
-    """The usual figures of a dense raw type; ``predicted`` and ``truth`` stacked, ``mask`` (B, H, W)."""
+def dense_figures(
+    spec: RawSpec, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
+) -> dict[str, float]:
+    """The usual figures of a dense raw type; ``predicted`` and ``truth`` stacked, ``mask`` (B, H,
+    W).
+    """
     if spec.type == "image":
         return {"psnr": psnr(predicted, truth)}
     if spec.type == "depth":

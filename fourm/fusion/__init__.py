@@ -1,1 +1,1 @@
-"""Alignment of frozen encoders on cached latents: FuseMix, Alt-MoE, UniMoS (see ``docs/fusion.md``)."""
+"""The name that ``fourm.alignment`` had up to 0.4.0; its programs are still found here."""

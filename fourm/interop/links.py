@@ -1,8 +1,10 @@
-"""Which part of which of our tensors is which released tensor: one table that is read in both directions.
+"""Which part of which of our tensors is which released tensor: one table that is read in both
+directions.
 
-A link says that rows ``start:stop`` of our tensor, reshaped, are the released tensor. Loading fills ours from the released ones,
-writing cuts the released ones out of ours; neither computes anything, so the round trip is exact. Rows of ours without a link are
-zero. Key patterns: released 4M checkpoints (``FM`` of apple/ml-4m).
+A link says that rows ``start:stop`` of our tensor, reshaped, are the released tensor. Loading fills
+ours from the released ones, writing cuts the released ones out of ours; neither computes anything,
+so the round trip is exact. Rows of ours without a link are zero. Key patterns: released 4M
+checkpoints (``FM`` of apple/ml-4m).
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from fourm.model import FourM
 
 @dataclass(frozen=True)
 class Link:
-    """``ours[start:stop].reshape(shape)`` is ``released``; ``twins`` are other names under which the same tensor may lie."""
+    """``ours[start:stop].reshape(shape)`` is ``released``; ``twins`` are other names under which
+    the same tensor may lie.
+    """
 
     ours: str
     start: int
@@ -30,7 +34,14 @@ def model_links(model: FourM) -> list[Link]:
     dim = model.config.dim
     links = [_whole("mask_token", "mask_token", (dim,), (1, 1, dim))]
     if model.registers is not None:
-        links.append(_whole("registers", "register_tokens", tuple(model.registers.shape), (1, *model.registers.shape)))
+        links.append(
+            _whole(
+                "registers",
+                "register_tokens",
+                tuple(model.registers.shape),
+                (1, *model.registers.shape),
+            )
+        )
     links += _embedding_links(model)
     norm_bias = model.config.norm_bias
     for i in range(model.config.encoder_depth):
@@ -65,7 +76,9 @@ def _embedding_links(model: FourM) -> list[Link]:
         if m.kind == "continuous":
             name = "proj" if m.patch_size else "emb_proj"
             bias = model.config.patch_bias or not m.patch_size
-            links += _linear(f"vector_in.{m.name.replace('.', '_')}", f"{encoder}.{name}", (dim, m.width), bias)
+            links += _linear(
+                f"vector_in.{m.name.replace('.', '_')}", f"{encoder}.{name}", (dim, m.width), bias
+            )
             continue
         tables: list[tuple[str, TokenTable | None, str]] = []
         if m.input:
@@ -73,7 +86,9 @@ def _embedding_links(model: FourM) -> list[Link]:
         if m.output:
             tables.append(("heads", model.heads, f"{decoder}.to_logits.weight"))
             if m.kind == "sequence":
-                tables.append(("decoder_tokens", model.decoder_tokens, f"{decoder}.token_emb.weight"))
+                tables.append(
+                    ("decoder_tokens", model.decoder_tokens, f"{decoder}.token_emb.weight")
+                )
         for ours, table, released in tables:
             assert table is not None
             start, size = table.vocabularies[m.vocab or m.name]
@@ -88,11 +103,21 @@ def _embedding_links(model: FourM) -> list[Link]:
                 assert positions is not None
                 start = positions.learned_start[m.name]
                 stop = start + m.num_positions
-                links.append(Link(f"{ours}.learned", start, stop, f"{released}.pos_emb", (1, m.num_positions, dim)))
+                links.append(
+                    Link(
+                        f"{ours}.learned",
+                        start,
+                        stop,
+                        f"{released}.pos_emb",
+                        (1, m.num_positions, dim),
+                    )
+                )
     return links
 
 
-def _whole(ours: str, released: str, shape: tuple[int, ...], released_shape: tuple[int, ...] | None = None) -> Link:
+def _whole(
+    ours: str, released: str, shape: tuple[int, ...], released_shape: tuple[int, ...] | None = None
+) -> Link:
     return Link(ours, 0, shape[0], released, released_shape or shape)
 
 
@@ -121,7 +146,9 @@ def _cross_attention(model: FourM, ours: str, released: str) -> list[Link]:
     ]
     if c.qkv_bias:
         links.append(Link(f"{ours}.qkv.bias", 0, c.dim, f"{released}.q.bias", (c.dim,)))
-        links.append(Link(f"{ours}.qkv.bias", c.dim, 3 * c.dim, f"{released}.kv.bias", (2 * c.dim,)))
+        links.append(
+            Link(f"{ours}.qkv.bias", c.dim, 3 * c.dim, f"{released}.kv.bias", (2 * c.dim,))
+        )
     links += _linear(f"{ours}.proj", f"{released}.proj", (c.dim, c.dim), c.proj_bias)
     return links + _qk_norm(model, ours, released)
 
@@ -131,15 +158,40 @@ def _qk_norm(model: FourM, ours: str, released: str) -> list[Link]:
     if not c.qk_norm:
         return []
     width = c.dim // c.num_heads
-    return [link for part in ("q_norm", "k_norm") for link in _norm(f"{ours}.{part}", f"{released}.{part}", width, c.norm_bias)]
+    return [
+        link
+        for part in ("q_norm", "k_norm")
+        for link in _norm(f"{ours}.{part}", f"{released}.{part}", width, c.norm_bias)
+    ]
 
 
 def _mlp(model: FourM, name: str) -> list[Link]:
-    c, hidden = model.config, model.encoder_blocks[0].mlp.hidden if model.encoder_blocks else model.decoder_blocks[0].mlp.hidden
+    c, hidden = (
+        model.config,
+        model.encoder_blocks[0].mlp.hidden
+        if model.encoder_blocks
+        else model.decoder_blocks[0].mlp.hidden,
+    )
     parts = ("fc1", "fc3") if c.gated_mlp else ("fc1",)
     links = []
     for i, part in enumerate(parts):
-        links.append(Link(f"{name}.fc_in.weight", i * hidden, (i + 1) * hidden, f"{name}.{part}.weight", (hidden, c.dim)))
+        links.append(
+            Link(
+                f"{name}.fc_in.weight",
+                i * hidden,
+                (i + 1) * hidden,
+                f"{name}.{part}.weight",
+                (hidden, c.dim),
+            )
+        )
         if c.mlp_bias:
-            links.append(Link(f"{name}.fc_in.bias", i * hidden, (i + 1) * hidden, f"{name}.{part}.bias", (hidden,)))
+            links.append(
+                Link(
+                    f"{name}.fc_in.bias",
+                    i * hidden,
+                    (i + 1) * hidden,
+                    f"{name}.{part}.bias",
+                    (hidden,),
+                )
+            )
     return links + _linear(f"{name}.fc_out", f"{name}.fc2", (c.dim, hidden), c.mlp_bias)

@@ -1,7 +1,8 @@
 """Left-to-right decoding of sequences with cached keys and values.
 
-The encoder runs once and each decoder layer's cross-attention keys and values are computed once; a step pushes one token of every
-sample (and guidance branch) through the decoder. Decoded text fills the gaps that sentinels mark in the input.
+The encoder runs once and each decoder layer's cross-attention keys and values are computed once; a
+step pushes one token of every sample (and guidance branch) through the decoder. Decoded text fills
+the gaps that sentinels mark in the input.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class CachedDecoder:
             k, v = block.cross_attention.keys_values(block.norm_context(encoded.context))
             if not len(k):  # nothing was given at all
                 k, v = (t.new_zeros(1, *t.shape[1:]) for t in (k, v))
-            self.cross.append((rearrange(k[row], "r n h k -> r h n k"), rearrange(v[row], "r n h k -> r h n k")))
+            self.cross.append(
+                (rearrange(k[row], "r n h k -> r h n k"), rearrange(v[row], "r n h k -> r h n k"))
+            )
             shape = (num, config.num_heads, max_length, config.dim // config.num_heads)
             self.past.append((k.new_zeros(shape), v.new_zeros(shape)))
         self.length = 0
@@ -47,18 +50,24 @@ class CachedDecoder:
         model, at = self.model, self.length
         kind = torch.full_like(tokens, modality)
         rows = model.embed_target(kind, torch.full_like(tokens, at), tokens)
-        for block, (past_k, past_v), (cross_k, cross_v) in zip(model.decoder_blocks, self.past, self.cross, strict=True):
+        for block, (past_k, past_v), (cross_k, cross_v) in zip(
+            model.decoder_blocks, self.past, self.cross, strict=True
+        ):
             attention = block.self_attention
             normed = block.norm_self(rows)
             q = attention.queries(normed)
             k, v = attention.keys_values(normed)
             past_k[:, :, at], past_v[:, :, at] = k, v
-            seen = F.scaled_dot_product_attention(q[:, :, None], past_k[:, :, : at + 1], past_v[:, :, : at + 1])
+            seen = F.scaled_dot_product_attention(
+                q[:, :, None], past_k[:, :, : at + 1], past_v[:, :, : at + 1]
+            )
             rows = rows + attention.output(seen[:, :, 0])
             cross = block.cross_attention
             assert cross is not None and block.norm_query is not None
             q = cross.queries(block.norm_query(rows))
-            seen = F.scaled_dot_product_attention(q[:, :, None], cross_k, cross_v, attn_mask=self.cross_mask)
+            seen = F.scaled_dot_product_attention(
+                q[:, :, None], cross_k, cross_v, attn_mask=self.cross_mask
+            )
             rows = rows + cross.output((seen * self.sees_any)[:, :, 0])
             rows = rows + block.mlp(block.norm_mlp(rows))
         self.length += 1
@@ -66,7 +75,9 @@ class CachedDecoder:
 
 
 class UncachedDecoder:
-    """The same by running the whole prefix each time: the reference that the cache is tested against."""
+    """The same by running the whole prefix each time: the reference that the cache is tested
+    against.
+    """
 
     def __init__(self, model: FourM, encoded: Encoded, max_length: int) -> None:
         self.model, self.encoded = model, encoded
@@ -80,10 +91,17 @@ class UncachedDecoder:
         counts = [0] * len(self.model.modalities)
         counts[modality] = len(flat)
         stream = DecoderStream(
-            torch.full_like(flat, modality), torch.arange(length, device=flat.device).repeat(num), flat, flat,
-            np.full(num, length), np.full(num, length), np.arange(num), np.ones(num, bool),
-            torch.arange(len(flat), device=flat.device), tuple(counts),
-        )  # fmt: skip
+            torch.full_like(flat, modality),
+            torch.arange(length, device=flat.device).repeat(num),
+            flat,
+            flat,
+            np.full(num, length),
+            np.full(num, length),
+            np.arange(num),
+            np.ones(num, bool),
+            torch.arange(len(flat), device=flat.device),
+            tuple(counts),
+        )
         return rearrange(self.model.decode(self.encoded, stream), "(r t) d -> r t d", r=num)[:, -1]
 
 
@@ -100,7 +118,8 @@ def count_gaps(ids: np.ndarray, last_sentinel: int) -> int:
 
 
 def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int, most: int) -> np.ndarray:
-    """A given sequence with its sentinels replaced by the decoded spans; ``decoded`` begins with [S_1].
+    """A given sequence with its sentinels replaced by the decoded spans; ``decoded`` begins with
+    [S_1].
 
     The result has at most ``most`` ids: what was given stays, spans that would push it out are cut.
     """

@@ -12,7 +12,8 @@ _ROWS = 1024  # rows handled at once: a handful of (rows x vocabulary) arrays mu
 
 
 def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Logits (n, V) with all but the ``top_k`` largest, and all past the nucleus of mass ``top_p``, set to -inf.
+    """Logits (n, V) with all but the ``top_k`` largest, and all past the nucleus of mass ``top_p``,
+    set to -inf.
 
     The token that crosses the threshold is kept.
     """
@@ -22,7 +23,9 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         ordered, index = logits.sort(dim=-1, descending=True)
         probability = ordered.softmax(-1)
         outside = probability.cumsum(-1) - probability >= top_p
-        logits = logits.masked_fill(torch.zeros_like(outside).scatter(1, index, outside), -torch.inf)
+        logits = logits.masked_fill(
+            torch.zeros_like(outside).scatter(1, index, outside), -torch.inf
+        )
     return logits
 
 
@@ -36,7 +39,8 @@ def choose(
         temperature: divides the logits after filtering; 0 takes the largest.
 
     Returns:
-        ids (n,), log-probability of each id under the distribution drawn from (n,) - at temperature 0 under temperature 1 -
+        ids (n,), log-probability of each id under the distribution drawn from (n,) - at temperature
+        0 under temperature 1 -
         and that distribution's entropy in nats (n,).
     """
     parts = [
@@ -47,7 +51,9 @@ def choose(
     return ids, log_p, entropy
 
 
-def _choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
+def _choose(
+    logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor, Tensor]:
     if temperature == 0.0:
         log_p = logits.log_softmax(-1)
         best, ids = log_p.max(-1)

@@ -20,7 +20,9 @@ def raster_order(seeds: np.ndarray, num: int) -> np.ndarray:
 
 
 def halton_order(rng: CounterRNG, seeds: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Low-discrepancy order (2503.17076): each step's positions are spread over the picture; rolled at random for each sample."""
+    """Low-discrepancy order (2503.17076): each step's positions are spread over the picture; rolled
+    at random for each sample.
+    """
     height, width = grid
     visited = np.full(height * width, -1)
     count, i = 0, 0
@@ -33,7 +35,9 @@ def halton_order(rng: CounterRNG, seeds: np.ndarray, grid: tuple[int, int]) -> n
     base = visited.reshape(height, width)
     down = rng.integers(0, height - 1, seeds, 1)
     across = rng.integers(0, width - 1, seeds, 2)
-    return np.stack([np.roll(base, (d, a), axis=(0, 1)).reshape(-1) for d, a in zip(down, across, strict=True)])
+    return np.stack(
+        [np.roll(base, (d, a), axis=(0, 1)).reshape(-1) for d, a in zip(down, across, strict=True)]
+    )
 
 
 def _radical_inverse(i: int, base: int) -> float:
@@ -47,5 +51,7 @@ def _radical_inverse(i: int, base: int) -> float:
 
 def _ranks(keys: np.ndarray) -> np.ndarray:
     ranks = np.empty(keys.shape, dtype=np.int64)
-    np.put_along_axis(ranks, np.argsort(keys, axis=1, kind="stable"), np.arange(keys.shape[1])[None], axis=1)
+    np.put_along_axis(
+        ranks, np.argsort(keys, axis=1, kind="stable"), np.arange(keys.shape[1])[None], axis=1
+    )
     return ranks

@@ -1,11 +1,13 @@
 """The sampler: one loop for all schemes, one forward pass for all guidance branches.
 
-A step asks two questions: which positions are committed, and with which ids. Random, Halton and raster orders know the positions in
-advance and query only those; MaskGIT and the entropy bound query all open positions and choose by what comes back. All guidance
-branches go through the network together, on the same positions. Every random number is addressed by (sample's seed, target, step,
+A step asks two questions: which positions are committed, and with which ids. Random, Halton and
+raster orders know the positions in advance and query only those; MaskGIT and the entropy bound
+query all open positions and choose by what comes back. All guidance branches go through the network
+together, on the same positions. Every random number is addressed by (sample's seed, target, step,
 position): the result does not depend on batch size, neighbours or any global generator.
 
-MaskGIT: 2202.04200; Halton: 2503.17076; entropy bound: 2505.24857; guidance: 2207.12598; ROAR as in 4M, 2312.06647.
+MaskGIT: 2202.04200; Halton: 2503.17076; entropy bound: 2505.24857; guidance: 2207.12598; ROAR as in
+4M, 2312.06647.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fourm.batch import MASK_QUERY, DecoderStream, EncoderStream, StreamRows, map_tensors
+from fourm.errors import UserError
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality
 from fourm.model import FourM
 from fourm.rng import CounterRNG
@@ -37,7 +40,8 @@ StreamT = TypeVar("StreamT", EncoderStream, DecoderStream)
 class Guidance:
     """Branches of one forward pass and how their logits combine: sum of weight x logits."""
 
-    dropped: list[frozenset[str]]  # what each branch leaves out; the first is the full condition or the empty one
+    # what each branch leaves out; the first is the full condition or the empty one
+    dropped: list[frozenset[str]]
     weights: Callable[[float], list[float]]
 
 
@@ -47,28 +51,39 @@ class Sampler:
     def __init__(self, model: FourM, num_sentinels: dict[str, int] | None = None) -> None:
         self.model = model.eval()
         self.modalities = model.modalities
-        self._last_sentinel = {name: SENTINEL_ID + num - 1 for name, num in (num_sentinels or {}).items()}
+        self._last_sentinel = {
+            name: SENTINEL_ID + num - 1 for name, num in (num_sentinels or {}).items()
+        }
         self.decoder_type = CachedDecoder
 
     @torch.inference_mode()
     def generate(
-        self, state: SampleState, target: str, options: SamplingOptions, seeds: np.ndarray, conditions: list[str],
+        self,
+        state: SampleState,
+        target: str,
+        options: SamplingOptions,
+        seeds: np.ndarray,
+        conditions: list[str],
         progress: Callable[[int, int], None] | None = None,
-    ) -> SampleState:  # fmt: skip
+    ) -> SampleState:
         """Generate one target for every sample; returns a new state in which it is known.
 
         Args:
             seeds: (B,) seed of each sample.
-            conditions: modalities that guidance strengthens (given inputs, usually); the rest of the state stays in all branches.
+            conditions: modalities that guidance strengthens (given inputs, usually); the rest of
+                the state stays in all branches.
             progress: called with (steps done, steps in all).
         """
         m = self.modalities[target]
         if not m.output:
-            raise ValueError(
-                f"{target} is no output of this model; it has {', '.join(o.name for o in self.modalities.outputs)}"
+            raise UserError(
+                f"{target} is no output of this model; it has"
+                f" {', '.join(o.name for o in self.modalities.outputs)}"
             )
         state = SampleState(state.num_samples, dict(state.grids), dict(state.sequences))
-        guidance = self._guidance(options, [name for name in conditions if name != target and name in state.present])
+        guidance = self._guidance(
+            options, [name for name in conditions if name != target and name in state.present]
+        )
         if m.kind == "sequence":
             state.sequences[target] = self._sequence(state, m, options, seeds, guidance, progress)
         else:
@@ -79,11 +94,17 @@ class Sampler:
         if options.condition_weights:  # u + sum of w_i (c_i - u), each c_i with one condition alone
             for name in options.condition_weights:
                 if name not in conditions:
-                    raise ValueError(f"condition_weights names {name!r}, which is not given; given are {', '.join(conditions)}")
+                    raise UserError(
+                        f"condition_weights names {name!r}, which is not given; given are"
+                        f" {', '.join(conditions)}"
+                    )
             everything = frozenset(conditions)
             names = list(options.condition_weights)
             weights = [options.condition_weights[name] for name in names]
-            return Guidance([everything, *(everything - {n} for n in names)], lambda _: [1 - sum(weights), *weights])
+            return Guidance(
+                [everything, *(everything - {n} for n in names)],
+                lambda _: [1 - sum(weights), *weights],
+            )
         if options.guidance_scale == 1.0 or not conditions:
             return Guidance([frozenset()], lambda _: [1.0])
         return Guidance([frozenset(), frozenset(conditions)], lambda scale: [scale, 1.0 - scale])
@@ -93,12 +114,17 @@ class Sampler:
         logits = self.model.logits(rows, name).float().unflatten(0, (len(weights), -1))
         return torch.einsum("b,bnv->nv", torch.tensor(weights, device=logits.device), logits)
 
-    # ---- grids and sets --------------------------------------------------------------------------------------------------
+    # ---- grids and sets --------------------------------------------------------------------------
 
     def _grid(
-        self, state: SampleState, m: Modality, options: SamplingOptions, seeds: np.ndarray, guidance: Guidance,
+        self,
+        state: SampleState,
+        m: Modality,
+        options: SamplingOptions,
+        seeds: np.ndarray,
+        guidance: Guidance,
         progress: Callable[[int, int], None] | None,
-    ) -> GridState:  # fmt: skip
+    ) -> GridState:
         b, n = state.num_samples, m.num_tokens
         given = state.grids.get(m.name)
         grid = (
@@ -127,16 +153,28 @@ class Sampler:
             if not len(sample):
                 continue
             uniform = rng.uniform(seeds[sample], _TOKEN, step, position)
-            ids, chosen, entropy = self._query(state, m, options, guidance, sample, position, uniform, step)
+            ids, chosen, entropy = self._query(
+                state, m, options, guidance, sample, position, uniform, step
+            )
             if order_is_known:
                 commit = np.ones(len(sample), bool)
             elif options.scheme == "maskgit":
                 noise = -np.log(-np.log(rng.uniform(seeds[sample], _NOISE, step, position)))
                 left = 1.0 - (step + 1) / options.steps
-                commit = _best(chosen + options.confidence_noise * left * noise, sample, b, done[step + 1] - done[step])
+                commit = _best(
+                    chosen + options.confidence_noise * left * noise,
+                    sample,
+                    b,
+                    done[step + 1] - done[step],
+                )
             else:
-                last = step == options.steps - 1  # the bound may ask for more steps than allowed: then all at once
-                commit = np.ones(len(sample), bool) if last else _within_bound(entropy, sample, b, options.entropy_bound)
+                # the bound may ask for more steps than allowed: then all at once
+                last = step == options.steps - 1
+                commit = (
+                    np.ones(len(sample), bool)
+                    if last
+                    else _within_bound(entropy, sample, b, options.entropy_bound)
+                )
             sample, position = sample[commit], position[commit]
             grid.values[sample, position] = ids[commit]
             grid.known[sample, position] = True
@@ -147,19 +185,28 @@ class Sampler:
                 progress(step + 1, options.steps)
         return grid
 
-    def _order(self, m: Modality, options: SamplingOptions, rng: CounterRNG, seeds: np.ndarray) -> np.ndarray:
+    def _order(
+        self, m: Modality, options: SamplingOptions, rng: CounterRNG, seeds: np.ndarray
+    ) -> np.ndarray:
         if options.scheme == "halton":
             if m.grid is None:
-                raise ValueError(f"the halton order needs a grid; {m.name} has none")
+                raise UserError(f"the halton order needs a grid; {m.name} has none")
             return halton_order(rng, seeds, m.grid)
         if options.scheme == "roar":
             return random_order(rng, seeds, m.num_tokens)
         return raster_order(seeds, m.num_tokens)
 
     def _query(
-        self, state: SampleState, m: Modality, options: SamplingOptions, guidance: Guidance, sample: np.ndarray,
-        position: np.ndarray, uniform: np.ndarray, step: int,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+        self,
+        state: SampleState,
+        m: Modality,
+        options: SamplingOptions,
+        guidance: Guidance,
+        sample: np.ndarray,
+        position: np.ndarray,
+        uniform: np.ndarray,
+        step: int,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids, log-probabilities and entropies (n,) at the queried positions of the samples."""
         b, index = state.num_samples, self.modalities.index(m.name)
         num_branches = len(guidance.dropped)
@@ -170,7 +217,9 @@ class Sampler:
         device = self.model.device
         causal = np.array([x.kind == "sequence" for x in self.modalities])
         inputs = _to_device(encoder_stream(state, self.modalities, guidance.dropped), device)
-        hidden = self.model.decode(self.model.encode(inputs), _to_device(rows.decoder(causal), device))
+        hidden = self.model.decode(
+            self.model.encode(inputs), _to_device(rows.decoder(causal), device)
+        )
         weights = guidance.weights(options.guidance_at(step, options.steps))
         logits = self._combine(hidden, m.name, weights)
         drawn = choose(
@@ -183,20 +232,32 @@ class Sampler:
         ids, log_p, entropy = (t.cpu().numpy() for t in drawn)
         return ids, log_p.astype(np.float64), entropy.astype(np.float64)
 
-    # ---- sequences -------------------------------------------------------------------------------------------------------
+    # ---- sequences -------------------------------------------------------------------------------
 
     def _sequence(
-        self, state: SampleState, m: Modality, options: SamplingOptions, seeds: np.ndarray, guidance: Guidance,
+        self,
+        state: SampleState,
+        m: Modality,
+        options: SamplingOptions,
+        seeds: np.ndarray,
+        guidance: Guidance,
         progress: Callable[[int, int], None] | None,
-    ) -> list[np.ndarray]:  # fmt: skip
+    ) -> list[np.ndarray]:
         b, index, device = state.num_samples, self.modalities.index(m.name), self.model.device
         last_sentinel = self._last_sentinel.get(m.name, SENTINEL_ID + 199)
         given = state.sequences.get(m.name) or [np.zeros(0, np.int64)] * b
         gaps = np.array([count_gaps(ids, last_sentinel) for ids in given])
-        whole = np.array([len(ids) > 0 and not ((ids >= FIRST_SENTINEL) & (ids <= last_sentinel)).any() for ids in given])
+        whole = np.array(
+            [
+                len(ids) > 0 and not ((ids >= FIRST_SENTINEL) & (ids <= last_sentinel)).any()
+                for ids in given
+            ]
+        )
         rng = CounterRNG(zlib.crc32(m.name.encode()), "sampling")
         branches = len(guidance.dropped)
-        encoded = self.model.encode(_to_device(encoder_stream(state, self.modalities, guidance.dropped), device))
+        encoded = self.model.encode(
+            _to_device(encoder_stream(state, self.modalities, guidance.dropped), device)
+        )
         limit = m.num_tokens + int(gaps.max()) + 1
         decoder = self.decoder_type(self.model, encoded, limit)
         banned = forbidden_ids(m.vocab_size, device)
@@ -210,7 +271,11 @@ class Sampler:
             logits = self._combine(rows, m.name, guidance.weights(options.guidance_at(step, limit)))
             uniform = torch.from_numpy(rng.uniform(seeds, _TOKEN, step, 0)).to(device)
             ids, _, _ = choose(
-                logits.masked_fill(banned, -torch.inf), uniform, options.temperature, options.top_k, options.top_p
+                logits.masked_fill(banned, -torch.inf),
+                uniform,
+                options.temperature,
+                options.top_k,
+                options.top_p,
             )
             tokens = np.where(finished, END_ID, ids.cpu().numpy())
             decoded.append(tokens)
@@ -219,7 +284,10 @@ class Sampler:
                 progress(step + 1, limit)
         columns = np.stack(decoded, 1)
         return [
-            given[i] if whole[i] else fill_gaps(given[i], _until_end(columns[i]), last_sentinel, m.num_tokens) for i in range(b)
+            given[i]
+            if whole[i]
+            else fill_gaps(given[i], _until_end(columns[i]), last_sentinel, m.num_tokens)
+            for i in range(b)
         ]
 
 
@@ -238,8 +306,12 @@ def _best(score: np.ndarray, sample: np.ndarray, num_samples: int, count: np.nda
     return result
 
 
-def _within_bound(entropy: np.ndarray, sample: np.ndarray, num_samples: int, bound: float) -> np.ndarray:
-    """The most certain positions of each sample whose entropies, the largest apart, sum to at most ``bound``; at least one."""
+def _within_bound(
+    entropy: np.ndarray, sample: np.ndarray, num_samples: int, bound: float
+) -> np.ndarray:
+    """The most certain positions of each sample whose entropies, the largest apart, sum to at most
+    ``bound``; at least one.
+    """
     order = np.lexsort((np.arange(len(entropy)), entropy, sample))
     ordered, owner = entropy[order], sample[order]
     before = np.cumsum(ordered) - ordered
@@ -251,9 +323,16 @@ def _within_bound(entropy: np.ndarray, sample: np.ndarray, num_samples: int, bou
 
 
 def _remask(
-    grid: GridState, fixed: np.ndarray, log_p: np.ndarray, options: SamplingOptions, done: np.ndarray, step: int
+    grid: GridState,
+    fixed: np.ndarray,
+    log_p: np.ndarray,
+    options: SamplingOptions,
+    done: np.ndarray,
+    step: int,
 ) -> np.ndarray:
-    """Give back the least likely of what was committed; the tokens still to come are spread over the steps left."""
+    """Give back the least likely of what was committed; the tokens still to come are spread over
+    the steps left.
+    """
     ours = grid.known & ~fixed
     count = np.floor(options.remask * ours.sum(1)).astype(np.int64)
     score = np.where(ours, log_p, np.inf)
@@ -262,9 +341,15 @@ def _remask(
     grid.known[back] = False
     done = done.copy()
     held = (grid.known & ~fixed).sum(1)
-    done[step + 1 :] = held + tokens_done(options.schedule, options.steps - step - 1, (~grid.known).sum(1))
+    done[step + 1 :] = held + tokens_done(
+        options.schedule, options.steps - step - 1, (~grid.known).sum(1)
+    )
     return done
 
 
 def _to_device(stream: StreamT, device: torch.device) -> StreamT:
-    return stream if device.type == "cpu" else map_tensors(stream, lambda t: t.to(device, non_blocking=True))
+    return (
+        stream
+        if device.type == "cpu"
+        else map_tensors(stream, lambda t: t.to(device, non_blocking=True))
+    )

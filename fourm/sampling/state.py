@@ -1,4 +1,6 @@
-"""What is known of a batch of samples while they are generated, and the encoder input that follows from it."""
+"""What is known of a batch of samples while they are generated, and the encoder input that follows
+from it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ class GridState:
 
 @dataclass
 class SampleState:
-    """Known content of B samples, by modality. Sequences are one id array a sample; sentinels in it mark gaps to fill."""
+    """Known content of B samples, by modality.
+
+    Sequences are one id array a sample; sentinels in it mark gaps to fill.
+    """
 
     num_samples: int
     grids: dict[str, GridState] = field(default_factory=dict)
@@ -31,10 +36,13 @@ class SampleState:
         return [*self.grids, *self.sequences]
 
 
-def encoder_stream(state: SampleState, modalities: ModalitySet, branches: list[frozenset[str]]) -> EncoderStream:
+def encoder_stream(
+    state: SampleState, modalities: ModalitySet, branches: list[frozenset[str]]
+) -> EncoderStream:
     """Encoder input of every branch, one after another: (branches x B) samples.
 
-    A branch is the set of modalities that it leaves out: an image is absent, a sequence is one sentinel ("everything is missing").
+    A branch is the set of modalities that it leaves out: an image is absent, a sequence is one
+    sentinel ("everything is missing").
     """
     b = state.num_samples
     rows = StreamRows(b * len(branches))

@@ -1,9 +1,10 @@
 """Checkpoints that survive anything: written whole or not at all, checked before they are believed.
 
-``<folder>/step_00001000/`` holds the task's own files (for FourM ``config.json`` and ``model.safetensors``, so that a checkpoint
-folder is a model folder), ``training.safetensors`` (optimizer and EMA tensors), ``state.json`` and ``manifest.json`` with the SHA-256
-of each file. Everything is written to a temporary folder, synced to disk and renamed. A damaged newest checkpoint is passed over for
-the one before, loudly. No pickle: tensors in safetensors, the rest in JSON.
+``<folder>/step_00001000/`` holds the task's own files (for FourM ``config.json`` and
+``model.safetensors``, so that a checkpoint folder is a model folder), ``training.safetensors``
+(optimizer and EMA tensors), ``state.json`` and ``manifest.json`` with the SHA-256 of each file.
+Everything is written to a temporary folder, synced to disk and renamed. A damaged newest checkpoint
+is passed over for the one before, loudly. No pickle: tensors in safetensors, the rest in JSON.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fourm.formats import FORMAT, check_format
+
 _log = logging.getLogger(__name__)
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "training.safetensors"
 
 
 def save_checkpoint(
-    folder: Path, step: int, write_model: Callable[[Path], None], tensors: dict[str, Tensor], state: dict[str, Any], keep: int
+    folder: Path,
+    step: int,
+    write_model: Callable[[Path], None],
+    tensors: dict[str, Tensor],
+    state: dict[str, Any],
+    keep: int,
 ) -> Path:
     """Write the checkpoint of ``step`` and remove all but the newest ``keep``."""
     final = folder / f"step_{step:08d}"
@@ -38,8 +46,12 @@ def save_checkpoint(
     temporary = folder / f"step_{step:08d}.partial{os.getpid()}"
     temporary.mkdir()
     write_model(temporary)
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary / TENSORS)
-    (temporary / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
+    save_file(
+        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary / TENSORS
+    )
+    (temporary / STATE).write_text(
+        json.dumps({"format": FORMAT, "step": step, **state}, indent=1) + "\n"
+    )
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -60,7 +72,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files all match its manifest; warns about each one that does not."""
+    """The newest checkpoint whose files all match its manifest; warns about each one that
+    does not.
+    """
     for path in reversed(list_checkpoints(folder)):
         fault = _is_whole(path)
         if fault is None:
@@ -71,7 +85,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and state of a checkpoint that ``newest_checkpoint`` found whole."""
-    return load_file(path / TENSORS), json.loads((path / STATE).read_text())
+    state = json.loads((path / STATE).read_text())
+    check_format(state, path / STATE)
+    return load_file(path / TENSORS), state
 
 
 def _is_whole(path: Path) -> str | None:
@@ -101,20 +117,26 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-# ---- optimizer state as named tensors ------------------------------------------------------------------------------------
+# ---- optimizer state as named tensors ------------------------------------------------------------
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All state tensors, named ``optimizer.<which>.<parameter>.<name>``; sharded ones are gathered (all ranks must call)."""
+    """All state tensors, named ``optimizer.<which>.<parameter>.<name>``; sharded ones are gathered
+    (all ranks must call).
+    """
     tensors: dict[str, Tensor] = {}
     for i, optimizer in enumerate(optimizers):
         for key, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
-                tensors[f"optimizer.{i}.{key}.{name}"] = whole(value if isinstance(value, Tensor) else torch.tensor(value))
+                tensors[f"optimizer.{i}.{key}.{name}"] = gather_full(
+                    value if isinstance(value, Tensor) else torch.tensor(value)
+                )
     return tensors
 
 
-def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+def load_optimizer_tensors(
+    optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
     """Put back what ``optimizer_tensors`` gave."""
     for i, optimizer in enumerate(optimizers):
         prefix = f"optimizer.{i}."
@@ -123,19 +145,22 @@ def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dic
         for name, tensor in tensors.items():
             if name.startswith(prefix):
                 key, _, field = name.removeprefix(prefix).partition(".")
-                state.setdefault(int(key), {})[field] = like(tensor, params[int(key)])
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+                state.setdefault(int(key), {})[field] = shard_like(tensor, params[int(key)])
+        optimizer.load_state_dict(
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """A sharded tensor (FSDP2) gathered; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
 
 
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor sharded like a parameter (FSDP2); any other as it is."""
     if not hasattr(parameter, "device_mesh") or tensor.ndim == 0:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
+    mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+    return distribute_tensor(tensor.to(parameter.device), mesh, placements)

@@ -1,7 +1,9 @@
-"""A trained FourM teaches another of the same modalities: a smaller one, or one with JAR's encoder (2305.19924).
+"""A trained FourM teaches another of the same modalities: a smaller one, or one with JAR's encoder
+(2305.19924).
 
-The student starts from those of the teacher's weights that fit it by name and shape, and part of its loss is the cross-entropy against the teacher's
-probabilities for the same masked batch. Teacher and student see the same inputs, so nothing is stored beforehand.
+The student starts from those of the teacher's weights that fit it by name and shape, and part of
+its loss is the cross-entropy against the teacher's probabilities for the same masked batch. Teacher
+and student see the same inputs, so nothing is stored beforehand.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from fourm.batch import MaskedBatch
+from fourm.errors import UserError
 from fourm.loss import SoftTargets
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, load_model
@@ -21,12 +24,13 @@ class DistillConfig:
     """``teacher`` is a model folder (a checkpoint is one)."""
 
     teacher: str
-    share: float = 0.5  # of the loss that is against the teacher's probabilities; the rest is against the data
+    # of the loss that is against the teacher's probabilities; the rest is against the data
+    share: float = 0.5
     start: bool = True  # from the teacher's weights, where they fit
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise ValueError(f"distill: share must be between 0 and 1, not {self.share}")
+            raise UserError(f"distill: share must be between 0 and 1, not {self.share}")
 
 
 class Teacher:
@@ -35,8 +39,11 @@ class Teacher:
     def __init__(self, config: DistillConfig, modalities: ModalitySet) -> None:
         self.share = config.share
         self.model = load_model(config.teacher).eval().requires_grad_(False)
-        if self.model.modalities.to_mapping()["modalities"] != modalities.to_mapping()["modalities"]:
-            raise ValueError(f"distill: {config.teacher} was made for another modality set")
+        if (
+            self.model.modalities.to_mapping()["modalities"]
+            != modalities.to_mapping()["modalities"]
+        ):
+            raise UserError(f"distill: {config.teacher} was made for another modality set")
 
     @torch.no_grad()
     def soft(self, batch: MaskedBatch) -> SoftTargets:
@@ -47,7 +54,11 @@ class Teacher:
     def start(self, student: FourM) -> list[str]:
         """Copy the weights that fit; returns the names of the student's that stay fresh."""
         own, given = student.state_dict(), self.model.state_dict()
-        fits = [name for name, value in own.items() if name in given and given[name].shape == value.shape]
+        fits = [
+            name
+            for name, value in own.items()
+            if name in given and given[name].shape == value.shape
+        ]
         with torch.no_grad():
             for name in fits:
                 own[name].copy_(given[name])

@@ -1,11 +1,14 @@
-"""The training loop, one for every trained network: FourM, tokenizers, whatever implements ``Task``.
+"""The training loop, one for every trained network: FourM, tokenizers, whatever implements
+``Task``.
 
-Accelerate places the model, wraps it (DDP or FSDP2) and scales precision; data, order, normalisation and checkpoints are ours,
-because the promise is stronger than what it offers: killed at any moment and started again, the loss curve is bit-identical to one
-never interrupted, and the samples are the same on any number of ranks and loader workers with the same global batch.
+Accelerate places the model, wraps it (DDP or FSDP2) and scales precision; data, order,
+normalisation and checkpoints are ours, because the promise is stronger than what it offers: killed
+at any moment and started again, the loss curve is bit-identical to one never interrupted, and the
+samples are the same on any number of ranks and loader workers with the same global batch.
 
-A task reports each of its loss terms as a sum and a count. Counts are summed over all ranks and micro-batches *before* the backward
-pass, so the loss is a true mean over the global batch, however unevenly its targets fall.
+A task reports each of its loss terms as a sum and a count. Counts are summed over all ranks and
+micro-batches *before* the backward pass, so the loss is a true mean over the global batch, however
+unevenly its targets fall.
 """
 
 from __future__ import annotations
@@ -30,15 +33,16 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from fourm.blocks import Block
+from fourm.errors import UserError
 from fourm.training.checkpoints import (
-    like,
+    gather_full,
     load_optimizer_tensors,
     newest_checkpoint,
     optimizer_tensors,
     read_checkpoint,
     save_checkpoint,
-    whole,
-)  # fmt: skip
+    shard_like,
+)
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.schedules import ScheduleConfig, learning_rate
@@ -57,7 +61,9 @@ class LoopConfig:
     seed: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    ema: float = 0.0  # > 0: an exponential moving average of the weights is kept and is what is evaluated and exported
+    # > 0: an exponential moving average of the weights is kept and is what is evaluated and
+    # exported
+    ema: float = 0.0
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
     activation_checkpointing: bool = False
@@ -70,9 +76,16 @@ class LoopConfig:
     threads: int = 0  # CPU threads of each rank; 0 = torch's choice
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "micro_batches", "checkpoint_every", "keep_checkpoints", "log_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "micro_batches",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+        ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 class Interrupted(Exception):
@@ -80,7 +93,9 @@ class Interrupted(Exception):
 
 
 class Loop:
-    """Trains ``model`` on ``task`` in ``out``; picks up where an earlier run in the same folder was stopped."""
+    """Trains ``model`` on ``task`` in ``out``; picks up where an earlier run in the same folder was
+    stopped.
+    """
 
     def __init__(self, model: nn.Module, task: Task, config: LoopConfig, out: Path) -> None:
         self.config, self.task, self.out = config, task, out
@@ -89,33 +104,50 @@ class Loop:
             torch.set_num_threads(config.threads)
         tracker = config.tracker or None
         self.accelerator = Accelerator(
-            mixed_precision=config.precision, log_with=tracker, project_dir=str(out) if tracker else None
+            mixed_precision=config.precision,
+            log_with=tracker,
+            project_dir=str(out) if tracker else None,
         )
         self.device = self.accelerator.device
         self.model = model
         if config.activation_checkpointing:
             _checkpoint_activations(model)
         self.optimizers = build_optimizers(model, config.optimizer)
-        scale = config.batch_size / config.optimizer.per_samples if config.optimizer.per_samples else 1.0
-        self._peaks = [[group["lr"] * scale for group in optimizer.param_groups] for optimizer in self.optimizers]
+        scale = (
+            config.batch_size / config.optimizer.per_samples
+            if config.optimizer.per_samples
+            else 1.0
+        )
+        self._peaks = [
+            [group["lr"] * scale for group in optimizer.param_groups]
+            for optimizer in self.optimizers
+        ]
         prepared = self.accelerator.prepare(model, *self.optimizers)
-        self.wrapped, self.optimizers = prepared[0], [getattr(o, "optimizer", o) for o in prepared[1:]]
+        self.wrapped, self.optimizers = (
+            prepared[0],
+            [getattr(o, "optimizer", o) for o in prepared[1:]],
+        )
         if len(self.optimizers) > 1 and hasattr(next(self.wrapped.parameters()), "device_mesh"):
-            raise ValueError("Muon needs whole matrices: use optimizer.name=adamw with FSDP")
+            raise UserError("Muon needs whole matrices: use optimizer.name=adamw with FSDP")
         self.inner = self.accelerator.unwrap_model(self.wrapped)
         if config.compile:
             self.wrapped = cast(nn.Module, torch.compile(self.wrapped, dynamic=True))
-        self.ema = {n: p.detach().clone() for n, p in self.inner.named_parameters()} if config.ema else {}
+        self.ema = (
+            {n: p.detach().clone() for n, p in self.inner.named_parameters()} if config.ema else {}
+        )
         self.step = 0
         self.lead = self.accelerator.is_main_process
         if tracker:
             self.accelerator.init_trackers(out.name)
         self._signal = 0
 
-    # ---- running ---------------------------------------------------------------------------------------------------------
+    # ---- running ---------------------------------------------------------------------------------
 
     def run(self) -> dict[str, float]:
-        """Train to the last step and return the final evaluation. Raises Interrupted after saving on SIGTERM or Ctrl-C."""
+        """Train to the last step and return the final evaluation.
+
+        Raises Interrupted after saving on SIGTERM or Ctrl-C.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
         self._lock = hold_folder(self.out) if self.lead else None
         self.resume()
@@ -132,7 +164,12 @@ class Loop:
         config = self.config
         log = open(self.out / LOG_FILE, "a") if self.lead else None
         bar = tqdm(
-            total=config.steps, initial=self.step, desc=self.out.name, unit="step", disable=not self.lead, mininterval=0.5
+            total=config.steps,
+            initial=self.step,
+            desc=self.out.name,
+            unit="step",
+            disable=not self.lead,
+            mininterval=0.5,
         )
         figures: dict[str, float] = {}
         pending: list[tuple[int, Tensor, np.ndarray, Tensor]] = []
@@ -151,9 +188,13 @@ class Loop:
                 if log is not None:
                     log.writelines(json.dumps(r) + "\n" for r in records)
                     log.flush()
-                    bar.set_postfix_str(f"loss {records[-1]['loss']:.3f}, {rate:,.0f} {self.task.unit}/s")
+                    bar.set_postfix_str(
+                        f"loss {records[-1]['loss']:.3f}, {rate:,.0f} {self.task.unit}/s"
+                    )
                 if config.tracker:
-                    self.accelerator.log({**records[-1], f"{self.task.unit}_per_second": rate}, step=self.step)
+                    self.accelerator.log(
+                        {**records[-1], f"{self.task.unit}_per_second": rate}, step=self.step
+                    )
             bar.update()
             if self.adaptive is not None and self.step % self.adaptive.adapt_every == 0:
                 shares = self._adapt()
@@ -163,7 +204,10 @@ class Loop:
                 self.save()
             if stop and not last:
                 bar.close()
-                raise Interrupted(f"stopped at step {self.step} of {config.steps}; the same command goes on from here")
+                raise Interrupted(
+                    f"stopped at step {self.step} of {config.steps}; the same command goes on from"
+                    " here"
+                )
             if last or (config.eval_every and self.step % config.eval_every == 0):
                 figures = self.evaluate()
                 if log is not None and figures:
@@ -178,7 +222,9 @@ class Loop:
         return figures
 
     def _batches(self) -> Iterator[list[Any]]:
-        """This rank's batches of all steps to come; a fresh loader wherever the task's batches change."""
+        """This rank's batches of all steps to come; a fresh loader wherever the task's batches
+        change.
+        """
         step, every = self.step, self.adaptive.adapt_every if self.adaptive else self.config.steps
         while step < self.config.steps:
             end = min(self.config.steps, (step // every + 1) * every)
@@ -190,23 +236,33 @@ class Loop:
         workers = self.config.num_workers
         return iter(
             torch.utils.data.DataLoader(
-                data, batch_size=None, sampler=steps, num_workers=workers, pin_memory=self.device.type == "cuda",
+                data,
+                batch_size=None,
+                sampler=steps,
+                num_workers=workers,
+                pin_memory=self.device.type == "cuda",
                 prefetch_factor=4 if workers else None,
             )
-        )  # fmt: skip
+        )
 
     def _adapt(self) -> dict[str, Any]:
         assert self.adaptive is not None
         self.inner.eval()
         with torch.no_grad():
-            figures = self.adaptive.adapt(self.inner, self.device, self.step, lambda t: self.accelerator.reduce(t, "mean"))  # type: ignore[arg-type,return-value]
+            figures = self.adaptive.adapt(self.inner, self.device, self.step, self._mean_of_ranks)
         self.inner.train()
         return figures
 
+    def _mean_of_ranks(self, tensor: Tensor) -> Tensor:
+        return cast(Tensor, self.accelerator.reduce(tensor, "mean"))
+
     def _train_step(self, batches: list[Any]) -> tuple[Tensor, np.ndarray, Tensor, bool]:
         config, accelerator = self.config, self.accelerator
-        # what layers draw (dropout, noise, revived codes) is a function of seed, step and rank: a resumed run draws the same
-        torch.manual_seed(zlib.crc32(f"{config.seed} {self.step} {accelerator.process_index}".encode()))
+        # what layers draw (dropout, noise, revived codes) is a function of seed, step and rank: a
+        # resumed run draws the same
+        torch.manual_seed(
+            zlib.crc32(f"{config.seed} {self.step} {accelerator.process_index}".encode())
+        )
         counts = np.sum([self.task.counts(batch) for batch in batches], axis=0)
         stop = bool(self._signal)
         if accelerator.num_processes > 1:
@@ -240,7 +296,9 @@ class Loop:
             optimizer.zero_grad(set_to_none=True)
         if self.ema:
             parameters = dict(self.inner.named_parameters())
-            torch._foreach_lerp_(list(self.ema.values()), [parameters[n].detach() for n in self.ema], 1 - config.ema)  # pyright: ignore[reportPrivateImportUsage]
+            latest = [parameters[n].detach() for n in self.ema]
+            averages = list(self.ema.values())
+            torch._foreach_lerp_(averages, latest, 1 - config.ema)  # pyright: ignore[reportPrivateImportUsage]
         return total, counts, norm, stop
 
     def _backward(self, batch: Any, weights: Tensor) -> Tensor:
@@ -249,8 +307,12 @@ class Loop:
         self.accelerator.backward((sums * weights).sum() * self.accelerator.num_processes)
         return sums
 
-    def _records(self, pending: list[tuple[int, Tensor, np.ndarray, Tensor]], batches: list[Any]) -> list[dict[str, Any]]:
-        """Log lines of the steps since the last ones: losses of the global batch, one transfer for all of them."""
+    def _records(
+        self, pending: list[tuple[int, Tensor, np.ndarray, Tensor]], batches: list[Any]
+    ) -> list[dict[str, Any]]:
+        """Log lines of the steps since the last ones: losses of the global batch, one transfer for
+        all of them.
+        """
         stacked = torch.stack([sums.float() for _, sums, _, _ in pending])
         stacked = self.accelerator.reduce(stacked, "sum").cpu().double().numpy()  # type: ignore[union-attr]
         records = []
@@ -258,18 +320,30 @@ class Loop:
             loss = float((sums * self.task.weights(counts)).sum())
             if not np.isfinite(loss):
                 self._broken(batches, loss)
-            means = {n: s / c for n, s, c in zip(self.task.terms, sums.tolist(), counts.tolist(), strict=True) if c}
-            records.append({"step": step + 1, "loss": loss, "grad_norm": float(norm), "terms": means})
+            means = {
+                n: s / c
+                for n, s, c in zip(self.task.terms, sums.tolist(), counts.tolist(), strict=True)
+                if c
+            }
+            records.append(
+                {"step": step + 1, "loss": loss, "grad_norm": float(norm), "terms": means}
+            )
         return records
 
     def _broken(self, batches: list[Any], value: float) -> None:
         path = self.out / "broken_step.json"
         if self.lead:
-            described = {"step": self.step, "value": str(value), "batches": [self.task.describe(b) for b in batches]}
+            described = {
+                "step": self.step,
+                "value": str(value),
+                "batches": [self.task.describe(b) for b in batches],
+            }
             path.write_text(json.dumps(described, indent=1) + "\n")
-        raise ValueError(
-            f"the loss or gradient of step {self.step + 1} is not finite; its samples are listed in {path}."
-            " The last checkpoint is intact: lower the learning rate or remove the samples and start again"
+        raise UserError(
+            f"the loss or gradient of step {self.step + 1} is not finite; its samples are listed"
+            f" in {path}."
+            " The last checkpoint is intact: lower the learning rate or remove the samples and"
+            " start again"
         )
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -277,7 +351,7 @@ class Loop:
             sys.exit(128 + number)
         self._signal = number
 
-    # ---- state -----------------------------------------------------------------------------------------------------------
+    # ---- state -----------------------------------------------------------------------------------
 
     def evaluate(self) -> dict[str, float]:
         """The task's held-out figures, with the averaged weights where there are any."""
@@ -298,19 +372,25 @@ class Loop:
 
     def save(self) -> None:
         """Checkpoint of this step (all ranks must call)."""
-        weights = {name: whole(t) for name, t in self.inner.state_dict().items()}
+        weights = {name: gather_full(t) for name, t in self.inner.state_dict().items()}
         tensors = optimizer_tensors(self.optimizers)
         if self.ema:
-            tensors |= {f"weights.{n}": weights[n] for n in self.ema}  # the model file holds the average
-            weights = weights | {n: whole(t) for n, t in self.ema.items()}
+            # the model file holds the average
+            tensors |= {f"weights.{n}": weights[n] for n in self.ema}
+            weights = weights | {n: gather_full(t) for n, t in self.ema.items()}
         if self.lead:
             save_checkpoint(
-                self.out / "checkpoints", self.step, lambda folder: self.task.save(self.inner, weights, folder), tensors,
+                self.out / "checkpoints",
+                self.step,
+                lambda folder: self.task.save(self.inner, weights, folder),
+                tensors,
                 {
-                    "seed": self.config.seed, "batch_size": self.config.batch_size,
+                    "seed": self.config.seed,
+                    "batch_size": self.config.batch_size,
                     **({"task": self.adaptive.state()} if self.adaptive else {}),
-                }, self.config.keep_checkpoints,
-            )  # fmt: skip
+                },
+                self.config.keep_checkpoints,
+            )
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
@@ -321,8 +401,9 @@ class Loop:
 
             tensors, state = read_checkpoint(path)
             if (state["seed"], state["batch_size"]) != (self.config.seed, self.config.batch_size):
-                raise ValueError(
-                    f"{path} was trained with seed {state['seed']} and batch size {state['batch_size']}, the config says"
+                raise UserError(
+                    f"{path} was trained with seed {state['seed']} and batch size"
+                    f" {state['batch_size']}, the config says"
                     f" {self.config.seed} and {self.config.batch_size}: use another output folder"
                 )
             parameters = dict(self.inner.named_parameters())
@@ -330,12 +411,14 @@ class Loop:
                 from safetensors.torch import load_file
 
                 loaded = load_file(path / "model.safetensors")
-                self._load({n: like(loaded[n], p) for n, p in parameters.items()})
+                self._load({n: shard_like(loaded[n], p) for n, p in parameters.items()})
             else:
                 load_weights(self.inner, path / "model.safetensors")
             if self.ema:
                 self.ema = {n: p.detach().clone() for n, p in parameters.items()}
-                self._load({n: like(tensors[f"weights.{n}"], p) for n, p in parameters.items()})
+                self._load(
+                    {n: shard_like(tensors[f"weights.{n}"], p) for n, p in parameters.items()}
+                )
             load_optimizer_tensors(self.optimizers, tensors)
             self.step = state["step"]
             if self.adaptive is not None and "task" in state:

@@ -1,15 +1,19 @@
-"""Adaptive mixtures: sources and mask components are drawn more while they are being learned, less once they are known or cannot be.
+"""Adaptive mixtures: sources and mask components are drawn more while they are being learned, less
+once they are known or cannot be.
 
-Every ``every`` steps each member of the mixture is probed with fixed held-out batches. What a member has left to learn is the loss it still has,
-relative to its loss at the first probe: r = (loss - first) / first, from 0 (as at the start) to -1 (known). Shares are
-q ~ p exp(strength * r) around the configured shares p, mixed with ``floor`` of p and never more than ``cap`` times p.
+Every ``every`` steps each member of the mixture is probed with fixed held-out batches. What a
+member has left to learn is the loss it still has, relative to its loss at the first probe: r =
+(loss - first) / first, from 0 (as at the start) to -1 (known). Shares are q ~ p exp(strength * r)
+around the configured shares p, mixed with ``floor`` of p and never more than ``cap`` times p.
 
-Hard is not useful: noise and wrong labels stay hard. So a member whose loss has stopped falling over ``window`` updates counts as known (r = -1),
-which the baseline ``rule: loss``, shares in proportion to the losses, lacks. The rule is ours; JAR (2305.19924) names adaptive sampling and gives no formula, DoReMi
-(2305.10429) is the related published idea.
+Hard is not useful: noise and wrong labels stay hard. So a member whose loss has stopped falling
+over ``window`` updates counts as known (r = -1), which the baseline ``rule: loss``, shares in
+proportion to the losses, lacks. The rule is ours; JAR (2305.19924) names adaptive sampling and
+gives no formula, DoReMi (2305.10429) is the related published idea.
 
-Shares change at fixed steps and only there: between two updates the order of samples and the masks are the pure functions of the draw that they
-always are, and what is needed to go on (``state``) is a few numbers in the checkpoint. A resumed run repeats the run that was not interrupted bit by bit.
+Shares change at fixed steps and only there: between two updates the order of samples and the masks
+are the pure functions of the draw that they always are, and what is needed to go on (``state``) is
+a few numbers in the checkpoint. A resumed run repeats the run that was not interrupted bit by bit.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fourm.data.order import SampleOrder
+from fourm.errors import UserError
 from fourm.masking import MaskingConfig
 
 
@@ -39,13 +44,15 @@ class AdaptiveConfig:
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.window < 1 or self.probe_samples < 1:
-            raise ValueError("adaptive: every, window and probe_samples must be at least 1")
+            raise UserError("adaptive: every, window and probe_samples must be at least 1")
         if not 0 <= self.floor <= 1 or self.cap < 1:
-            raise ValueError("adaptive: floor must be between 0 and 1, cap at least 1")
+            raise UserError("adaptive: floor must be between 0 and 1, cap at least 1")
 
 
 def adapted_shares(base: np.ndarray, losses: np.ndarray, config: AdaptiveConfig) -> np.ndarray:
-    """Shares (n,) from the configured ones (n,) and the losses of all probes so far (updates, n), oldest first."""
+    """Shares (n,) from the configured ones (n,) and the losses of all probes so far (updates, n),
+    oldest first.
+    """
     base, latest = base / base.sum(), losses[-1]
     if config.rule == "loss":
         wanted = base * latest
@@ -67,7 +74,9 @@ def adapted_shares(base: np.ndarray, losses: np.ndarray, config: AdaptiveConfig)
 
 @dataclass
 class Mixture:
-    """Shares of sources and mask components, since when they hold, and the probes that led to them."""
+    """Shares of sources and mask components, since when they hold, and the probes that led to
+    them.
+    """
 
     sizes: list[int]  # samples of each source
     weights: list[float]
@@ -89,7 +98,9 @@ class Mixture:
 
     def order(self) -> SampleOrder:
         """Samples from the current step on."""
-        return SampleOrder(self.sizes, self.source_shares, self.seed, self.step * self.batch_size, self.drawn)
+        return SampleOrder(
+            self.sizes, self.source_shares, self.seed, self.step * self.batch_size, self.drawn
+        )
 
     def masks(self) -> MaskingConfig:
         """The masking in which components have their current shares."""
@@ -101,36 +112,58 @@ class Mixture:
 
     @property
     def moves_sources(self) -> bool:
-        return self.adaptive is not None and self.adaptive.of != "components" and len(self.sizes) > 1
+        return (
+            self.adaptive is not None and self.adaptive.of != "components" and len(self.sizes) > 1
+        )
 
     @property
     def moves_components(self) -> bool:
-        return self.adaptive is not None and self.adaptive.of != "sources" and len(self.masking.components) > 1
+        return (
+            self.adaptive is not None
+            and self.adaptive.of != "sources"
+            and len(self.masking.components) > 1
+        )
 
     def update(self, step: int, of_sources: list[float], of_components: list[float]) -> None:
-        """Take the losses of a probe after ``step`` steps; an empty list leaves that mixture as it is."""
+        """Take the losses of a probe after ``step`` steps; an empty list leaves that mixture as it
+        is.
+        """
         assert self.adaptive is not None and step > self.step
         self.drawn = self.order().drawn_before(step * self.batch_size).tolist()
         self.step = step
         if of_sources:
             self.source_losses.append(of_sources)
-            self.source_shares = adapted_shares(np.array(self.weights), np.array(self.source_losses), self.adaptive).tolist()
+            self.source_shares = adapted_shares(
+                np.array(self.weights), np.array(self.source_losses), self.adaptive
+            ).tolist()
         if of_components:
             self.component_losses.append(of_components)
             base = np.array([c.weight for c in self.masking.components])
-            self.component_shares = adapted_shares(base, np.array(self.component_losses), self.adaptive).tolist()
+            self.component_shares = adapted_shares(
+                base, np.array(self.component_losses), self.adaptive
+            ).tolist()
 
-    _STATE = ("step", "drawn", "source_shares", "component_shares", "source_losses", "component_losses")
+    _STATE = (
+        "step",
+        "drawn",
+        "source_shares",
+        "component_shares",
+        "source_losses",
+        "component_losses",
+    )
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {name: getattr(self, name) for name in self._STATE}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the checkpoint had other sources or components."""
-        if len(state["drawn"]) != len(self.sizes) or len(state["component_shares"]) != len(self.component_shares):
-            raise ValueError(
-                f"the checkpoint has a mixture of {len(state['drawn'])} sources and {len(state['component_shares'])} mask components, the config"
+        """Raises UserError where the checkpoint had other sources or components."""
+        if len(state["drawn"]) != len(self.sizes) or len(state["component_shares"]) != len(
+            self.component_shares
+        ):
+            raise UserError(
+                f"the checkpoint has a mixture of {len(state['drawn'])} sources and"
+                f" {len(state['component_shares'])} mask components, the config"
                 f" {len(self.sizes)} and {len(self.component_shares)}: use another output folder"
             )
         for name in self._STATE:
@@ -138,4 +171,9 @@ class Mixture:
 
 
 def with_shares(masking: MaskingConfig, shares: list[float]) -> MaskingConfig:
-    return replace(masking, components=tuple(replace(c, weight=w) for c, w in zip(masking.components, shares, strict=True)))
+    return replace(
+        masking,
+        components=tuple(
+            replace(c, weight=w) for c, w in zip(masking.components, shares, strict=True)
+        ),
+    )

@@ -1,9 +1,11 @@
 """Optimizers: AdamW for everything, or Muon for the blocks' matrices with AdamW for the rest.
 
-Muon (Jordan et al., 2024) takes the momentum of a matrix, makes it orthogonal with a few Newton-Schulz steps and applies that. It
-needs fewer steps than AdamW to the same loss; the price is a few small matrix products. ``torch.optim.Muon`` runs them in bfloat16,
-one matrix at a time, which is slow on CPUs; here they run in the gradients' own dtype, all matrices of a shape in one batched
-product, and ranks share the work. Fused weights (query, key, value in one matrix) are orthogonalised piece by piece: they are separate maps.
+Muon (Jordan et al., 2024) takes the momentum of a matrix, makes it orthogonal with a few
+Newton-Schulz steps and applies that. It needs fewer steps than AdamW to the same loss; the price is
+a few small matrix products. ``torch.optim.Muon`` runs them in bfloat16, one matrix at a time, which
+is slow on CPUs; here they run in the gradients' own dtype, all matrices of a shape in one batched
+product, and ranks share the work. Fused weights (query, key, value in one matrix) are
+orthogonalised piece by piece: they are separate maps.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fourm.errors import UserError
+
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -29,15 +33,18 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.95
     clip: float = 1.0  # largest norm of the gradient; 0 = off
-    per_samples: int = 0  # > 0: the rates are meant for this batch size and grow in proportion with the actual one
+    # > 0: the rates are meant for this batch size and grow in proportion with the actual one
+    per_samples: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in ("adamw", "muon"):
-            raise ValueError(f"optimizer {self.name!r} is not one of adamw, muon")
+            raise UserError(f"optimizer {self.name!r} is not one of adamw, muon")
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Approximately U V^T of each matrix's singular value decomposition: (..., R, C) -> (..., R, C)."""
+    """Approximately U V^T of each matrix's singular value decomposition: (..., R, C) -> (..., R,
+    C).
+    """
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -49,7 +56,9 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def _orthogonalize_shared(matrices: list[Tensor]) -> Tensor:
-    """All matrices (same shape) orthogonalised, each by one rank: the work is shared, the results are gathered. -> (n, R, C)"""
+    """All matrices (same shape) orthogonalised, each by one rank: the work is shared, the results
+    are gathered. -> (n, R, C)
+    """
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if world == 1:
         return orthogonalize(torch.stack(matrices))
@@ -64,10 +73,17 @@ def _orthogonalize_shared(matrices: list[Tensor]) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised; for 2-D weights of hidden layers. ``pieces[p]`` says in how many row blocks a weight falls."""
+    """Momentum orthogonalised; for 2-D weights of hidden layers. ``pieces[p]`` says in how many row
+    blocks a weight falls.
+    """
 
     def __init__(
-        self, params: list[nn.Parameter], pieces: dict[nn.Parameter, int], lr: float, momentum: float, weight_decay: float
+        self,
+        params: list[nn.Parameter],
+        pieces: dict[nn.Parameter, int],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._pieces = pieces
@@ -85,20 +101,24 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])
-                for weight, piece in zip(p.chunk(self._pieces[p]), update.chunk(self._pieces[p]), strict=True):
+                for weight, piece in zip(
+                    p.chunk(self._pieces[p]), update.chunk(self._pieces[p]), strict=True
+                ):
                     by_shape[(weight.shape[0], weight.shape[1])].append((weight, piece))
             for (rows, columns), pairs in by_shape.items():
                 updates = _orthogonalize_shared([piece for _, piece in pairs])
                 scale = max(1.0, rows / columns) ** 0.5
                 for (weight, _), update in zip(pairs, updates, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(
+                        update, alpha=-group["lr"] * scale
+                    )
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """The optimizers of a model's parameters.
 
-    Weights with two dimensions inside transformer blocks go to Muon where it is chosen; vectors, embeddings and heads to AdamW.
-    Norms, biases, embeddings and position tables are not decayed.
+    Weights with two dimensions inside transformer blocks go to Muon where it is chosen; vectors,
+    embeddings and heads to AdamW. Norms, biases, embeddings and position tables are not decayed.
     """
     matrices: list[nn.Parameter] = []
     pieces: dict[nn.Parameter, int] = {}
@@ -111,14 +131,22 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
         in_block = any(part in name for part in ("self_attention", "cross_attention", "mlp."))
         if config.name == "muon" and is_weight and in_block:
             matrices.append(p)
-            pieces[p] = 3 if "qkv" in name else 2 if "fc_in" in name and p.shape[0] > 4 * p.shape[1] else 1
+            pieces[p] = (
+                3 if "qkv" in name else 2 if "fc_in" in name and p.shape[0] > 4 * p.shape[1] else 1
+            )
         else:
             (decayed if is_weight else plain).append(p)
     groups: list[dict[str, Any]] = [
-        {"params": params, "weight_decay": decay} for params, decay in ((decayed, config.weight_decay), (plain, 0.0)) if params
+        {"params": params, "weight_decay": decay}
+        for params, decay in ((decayed, config.weight_decay), (plain, 0.0))
+        if params
     ]
     fused = any(p.is_cuda for p in model.parameters())
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused or None)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused or None)
+    ]
     if matrices:
-        optimizers.append(Muon(matrices, pieces, config.muon_lr, config.momentum, config.weight_decay))
+        optimizers.append(
+            Muon(matrices, pieces, config.muon_lr, config.momentum, config.weight_decay)
+        )
     return optimizers

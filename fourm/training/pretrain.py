@@ -2,8 +2,9 @@
 
     accelerate launch -m fourm.training.pretrain --config configs/pretrain/<x>.yaml [key=value ...]
 
-One process or many (DDP, FSDP2), from a laptop to a cluster: the same command. Started again after any stop, it goes on from its
-last checkpoint. Each checkpoint folder is a model folder: ``FourM.from_pretrained(<out>/checkpoints/step_...)``.
+One process or many (DDP, FSDP2), from a laptop to a cluster: the same command. Started again after
+any stop, it goes on from its last checkpoint. Each checkpoint folder is a model folder:
+``FourM.from_pretrained(<out>/checkpoints/step_...)``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fourm.commands import run_command
 from fourm.config import dump, load
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, open_sources
+from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig, load_model
@@ -39,7 +41,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Everything a pretraining run is made of; YAML files under ``configs/pretrain`` are this tree."""
+    """Everything a pretraining run is made of; YAML files under ``configs/pretrain`` are this
+    tree.
+    """
 
     out: str
     modalities: str  # YAML file of the modality set
@@ -47,12 +51,14 @@ class PretrainConfig:
     masking: MaskingConfig
     loop: LoopConfig
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: Literal["token", "modality"] = "token"  # mean over all targets, or mean of the modalities' means
+    # mean over all targets, or mean of the modalities' means
+    loss: Literal["token", "modality"] = "token"
     tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
     init: str = ""  # model folder to start from
     eval_samples: int = 256
     distill: DistillConfig | None = None  # learn from a trained model too
-    adaptive: AdaptiveConfig | None = None  # shares of sources and mask components follow what is being learned
+    # shares of sources and mask components follow what is being learned
+    adaptive: AdaptiveConfig | None = None
 
 
 class PretrainTask:
@@ -66,13 +72,21 @@ class PretrainTask:
         self.fingerprints = {}
         if config.tokenizers:
             codecs = CodecSet(modalities, config.tokenizers)
-            self.fingerprints = {m.name: codecs[m.name].fingerprint for m in modalities if m.tokenizer is not None}
+            self.fingerprints = {
+                m.name: codecs[m.name].fingerprint for m in modalities if m.tokenizer is not None
+            }
         self.sources = open_sources(config.data, config.data.split, modalities, self.fingerprints)
-        self.held_out = open_sources(config.data, config.data.validation_split, modalities, self.fingerprints)
+        self.held_out = open_sources(
+            config.data, config.data.validation_split, modalities, self.fingerprints
+        )
         self.mixture = Mixture(
-            [s.num_samples for s in self.sources], [s.weight for s in config.data.sources], config.masking, config.loop.seed,
-            config.loop.batch_size, config.adaptive,
-        )  # fmt: skip
+            [s.num_samples for s in self.sources],
+            [s.weight for s in config.data.sources],
+            config.masking,
+            config.loop.seed,
+            config.loop.batch_size,
+            config.adaptive,
+        )
         self.teacher = Teacher(config.distill, modalities) if config.distill is not None else None
         self._factor = np.array([m.loss_weight for m in modalities])
 
@@ -80,38 +94,61 @@ class PretrainTask:
         c = self.config
         masker = Masker(self.modalities, self.mixture.masks(), c.loop.seed)
         return MaskedBatches(
-            self.sources, self.mixture.order(), masker, c.loop.batch_size, c.loop.micro_batches, rank, world_size
+            self.sources,
+            self.mixture.order(),
+            masker,
+            c.loop.batch_size,
+            c.loop.micro_batches,
+            rank,
+            world_size,
         )
 
     def counts(self, batch: MaskedBatch) -> np.ndarray:
         return np.array(batch.decoder.counts, dtype=np.float64)
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
-        return (model(batch) if self.teacher is None else model(batch, self.teacher.soft(batch))).sums
+        return (
+            model(batch) if self.teacher is None else model(batch, self.teacher.soft(batch))
+        ).sums
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
         if self.config.loss == "token":
             return self._factor / max((self._factor * counts).sum(), 1.0)
         present = counts > 0
-        return np.where(present, self._factor / np.maximum(counts, 1), 0.0) / max((self._factor * present).sum(), 1e-9)
+        return np.where(present, self._factor / np.maximum(counts, 1), 0.0) / max(
+            (self._factor * present).sum(), 1e-9
+        )
 
     def watch(self, model: nn.Module) -> dict[str, float]:
         return {}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Cross-entropy (nats a token) of each modality under fixed masks on the validation split."""
+        """Cross-entropy (nats a token) of each modality under fixed masks on the validation
+        split.
+        """
         c = self.config
-        sums, counts = self._held_out_losses(model, device, self.held_out[0], c.masking, c.eval_samples)
-        figures = {f"loss/{n}": float(s / k) for n, s, k in zip(self.terms, sums, counts, strict=True) if k}
+        sums, counts = self._held_out_losses(
+            model, device, self.held_out[0], c.masking, c.eval_samples
+        )
+        figures = {
+            f"loss/{n}": float(s / k) for n, s, k in zip(self.terms, sums, counts, strict=True) if k
+        }
         for source in self.held_out[1:]:
             losses = self._held_out_losses(model, device, source, c.masking, c.eval_samples)
             figures[f"loss of {source.name}"] = _mean(*losses)
         return {"loss": _mean(sums, counts), **figures}
 
     def _held_out_losses(
-        self, model: nn.Module, device: torch.device, source: Source, masking: MaskingConfig, num: int
+        self,
+        model: nn.Module,
+        device: torch.device,
+        source: Source,
+        masking: MaskingConfig,
+        num: int,
     ) -> tuple[Tensor, Tensor]:
-        """Sums of cross-entropies and numbers of targets of each modality (modalities,) under masks that are always the same."""
+        """Sums of cross-entropies and numbers of targets of each modality (modalities,) under masks
+        that are always the same.
+        """
         num = min(num, source.num_samples)
         sums, counts = torch.zeros(len(self.modalities)), torch.zeros(len(self.modalities))
         for start in range(0, num, 64):
@@ -120,24 +157,35 @@ class PretrainTask:
             sums, counts = sums + losses.sums.cpu(), counts + losses.counts.cpu()
         return sums, counts
 
-    # ---- adaptive mixture (the loop's Adaptive protocol) -------------------------------------------------------------------
+    # ---- adaptive mixture (the loop's Adaptive protocol) -----------------------------------------
 
     @property
     def adapt_every(self) -> int:
         return self.config.adaptive.every if self.config.adaptive is not None else 0
 
-    def adapt(self, model: nn.Module, device: torch.device, step: int, agreed: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    def adapt(
+        self, model: nn.Module, device: torch.device, step: int, agreed: Callable[[Tensor], Tensor]
+    ) -> dict[str, Any]:
         """Probe the mixture's members and move its shares."""
         a, mixture = self.config.adaptive, self.mixture
         assert a is not None
         probes = [(s, self.config.masking) for s in self.held_out] if mixture.moves_sources else []
         num_sources = len(probes)
         if mixture.moves_components:
-            probes += [(self.held_out[0], mixture.only(i)) for i in range(len(mixture.masking.components))]
-        losses = [_mean(*self._held_out_losses(model, device, source, masking, a.probe_samples)) for source, masking in probes]
+            probes += [
+                (self.held_out[0], mixture.only(i)) for i in range(len(mixture.masking.components))
+            ]
+        losses = [
+            _mean(*self._held_out_losses(model, device, source, masking, a.probe_samples))
+            for source, masking in probes
+        ]
         found = agreed(torch.tensor(losses, dtype=torch.float64, device=device)).tolist()
         mixture.update(step, found[:num_sources], found[num_sources:])
-        return {"sources": mixture.source_shares, "components": mixture.component_shares, "probe": found}
+        return {
+            "sources": mixture.source_shares,
+            "components": mixture.component_shares,
+            "probe": found,
+        }
 
     def state(self) -> dict[str, Any]:
         return self.mixture.state()
@@ -148,7 +196,9 @@ class PretrainTask:
     def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
         assert isinstance(model, FourM)
         model.write_description(folder)
-        save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE)
+        save_file(
+            {n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE
+        )
         dump(self.config, folder / "pretrain.yaml")
 
     def describe(self, batch: MaskedBatch) -> dict[str, Any]:
@@ -162,19 +212,29 @@ def _mean(sums: Tensor, counts: Tensor) -> float:
     return float(sums.sum() / counts.sum().clamp_min(1))
 
 
-def build_model(config: PretrainConfig, modalities: ModalitySet, teacher: Teacher | None = None) -> FourM:
-    """Fresh weights from the config's seed, or those of ``init``, or what fits of the teacher's. Raises ValueError where ``init`` does not fit."""
+def build_model(
+    config: PretrainConfig, modalities: ModalitySet, teacher: Teacher | None = None
+) -> FourM:
+    """Fresh weights from the config's seed, or those of ``init``, or what fits of the teacher's.
+
+    Raises UserError where ``init`` does not fit.
+    """
     if config.init:
         model = load_model(config.init)
         if model.modalities.to_mapping()["modalities"] != modalities.to_mapping()["modalities"]:
-            raise ValueError(f"{config.init} was made for another modality set than {config.modalities}")
+            raise UserError(
+                f"{config.init} was made for another modality set than {config.modalities}"
+            )
         return model.train()
-    with torch.random.fork_rng():  # weights are a function of the seed; the global generator stays as it was
+    # weights are a function of the seed; the global generator stays as it was
+    with torch.random.fork_rng():
         torch.manual_seed(config.loop.seed)
         model = FourM(config.model, modalities)
     if teacher is not None and config.distill is not None and config.distill.start:
         fresh = teacher.start(model)
-        _log.info("starting from %s; fresh: %s", config.distill.teacher, ", ".join(fresh) or "nothing")
+        _log.info(
+            "starting from %s; fresh: %s", config.distill.teacher, ", ".join(fresh) or "nothing"
+        )
     return model
 
 
@@ -190,14 +250,21 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     figures = loop.run()
     if loop.lead:
         write_json_atomic(out / "done.json", {"step": loop.step, **figures})
-        _log.info("held out: %s", ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+        _log.info(
+            "held out: %s", ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        )
     return figures
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pretrain FourM by masked modelling.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/pretrain")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. loop.steps=1000")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes to the config, e.g. loop.steps=1000",
+    )
     options = parser.parse_args(arguments)
     run_command(lambda: pretrain(load(PretrainConfig, options.config, options.overrides)))
 

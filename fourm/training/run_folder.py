@@ -1,4 +1,6 @@
-"""The folder of a run: one process at a time trains in it, and its log never disagrees with its checkpoints."""
+"""The folder of a run: one process at a time trains in it, and its log never disagrees with its
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,21 @@ LOG_FILE = "log.jsonl"
 
 
 def hold_folder(folder: Path) -> IO[str]:
-    """Lock an output folder as long as the returned file is open; waits, and says so, while another process holds it."""
+    """Lock an output folder as long as the returned file is open; waits, and says so, while another
+    process holds it.
+    """
     lock = open(folder / ".lock", "a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # most often a run whose parent was killed: when it ends, this one goes on from its last checkpoint
+    # most often a run whose parent was killed: when it ends, this one goes on from its last
+    # checkpoint
+    except OSError:
         lock.seek(0)
-        _log.warning("another process (%s) is training in %s: waiting for it to end", lock.read().strip(), folder)
+        _log.warning(
+            "another process (%s) is training in %s: waiting for it to end",
+            lock.read().strip(),
+            folder,
+        )
         fcntl.flock(lock, fcntl.LOCK_EX)
     lock.truncate(0)
     lock.write(f"pid {os.getpid()}")
@@ -29,7 +39,9 @@ def hold_folder(folder: Path) -> IO[str]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop log lines after ``step`` (they will be written again) and a line that a crash cut short."""
+    """Drop log lines after ``step`` (they will be written again) and a line that a crash cut
+    short.
+    """
     if not path.is_file():
         return
     kept = []

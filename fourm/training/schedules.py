@@ -11,7 +11,8 @@ from typing import Literal
 class ScheduleConfig:
     name: Literal["cosine", "wsd", "inverse_sqrt"] = "cosine"
     warmup: int = 50  # steps of linear rise
-    decay: float = 0.3  # wsd and inverse_sqrt: last share of all steps, falling linearly to ``final``
+    # wsd and inverse_sqrt: last share of all steps, falling linearly to ``final``
+    decay: float = 0.3
     final: float = 0.0  # share of the peak at the end
 
 
@@ -21,7 +22,9 @@ def learning_rate(config: ScheduleConfig, step: int, num_steps: int) -> float:
         return (step + 1) / config.warmup
     if config.name == "cosine":
         progress = (step - config.warmup) / max(1, num_steps - config.warmup)
-        return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return config.final + (1 - config.final) * 0.5 * (
+            1 + math.cos(math.pi * min(progress, 1.0))
+        )
     plateau = 1.0 if config.name == "wsd" else math.sqrt(max(config.warmup, 1) / (step + 1))
     cooldown = config.decay * num_steps
     left = (num_steps - step) / cooldown if cooldown else 1.0

@@ -1,4 +1,6 @@
-"""What the loop trains: a task gives batches, losses and figures; everything else about training is the loop's."""
+"""What the loop trains: a task gives batches, losses and figures; everything else about training is
+the loop's.
+"""
 
 from __future__ import annotations
 
@@ -59,13 +61,19 @@ class Task(Protocol):
 
 @runtime_checkable
 class Adaptive(Protocol):
-    """A task whose batches depend on what was learned so far: they hold until the next multiple of ``adapt_every`` steps (0: for ever)."""
+    """A task whose batches depend on what was learned so far: they hold until the next multiple of
+    ``adapt_every`` steps (0: for ever).
+    """
 
     @property
     def adapt_every(self) -> int: ...
 
-    def adapt(self, model: nn.Module, device: torch.device, step: int, agreed: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Change what ``batches`` gives from ``step`` on; ``agreed`` is the mean of a tensor over all ranks. Returns figures for the log."""
+    def adapt(
+        self, model: nn.Module, device: torch.device, step: int, agreed: Callable[[Tensor], Tensor]
+    ) -> dict[str, Any]:
+        """Change what ``batches`` gives from ``step`` on; ``agreed`` is the mean of a tensor over
+        all ranks. Returns figures for the log.
+        """
         ...
 
     def state(self) -> dict[str, Any]:

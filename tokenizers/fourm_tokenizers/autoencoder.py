@@ -1,8 +1,9 @@
 """A trainable tokenizer: encoder, codebook, decoder, in any combination that fits the modality.
 
-Pictures, depth, normals and arrays are regressed, class maps classified, feature maps and vectors matched by angle and size. Encoders
-are ViT, convolutional, a 1-D list of tokens, or an MLP for vectors; decoders the same, or a diffusion model. Details are a small part
-of most pictures, so the loss can weight pixels by their local contrast (``detail_weight``).
+Pictures, depth, normals and arrays are regressed, class maps classified, feature maps and vectors
+matched by angle and size. Encoders are ViT, convolutional, a 1-D list of tokens, or an MLP for
+vectors; decoders the same, or a diffusion model. Details are a small part of most pictures, so the
+loss can weight pixels by their local contrast (``detail_weight``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourm.errors import UserError
 from fourm_tokenizers.diffusion import DiffusionConfig, DiffusionDecoder
 from fourm_tokenizers.networks import (
     ConvDecoder,
@@ -49,19 +51,28 @@ class AutoencoderConfig:
     num_heads: int = 4
     encoder_depth: int = 2
     decoder_depth: int = 2
-    refine_channels: int = 0  # > 0: two 3 x 3 convolutions at full resolution smooth the seams between patches
+    # > 0: two 3 x 3 convolutions at full resolution smooth the seams between patches
+    refine_channels: int = 0
     detail_weight: float = 0.0  # extra loss weight of pixels that differ from their surroundings
     quantize: bool = True  # False: a plain autoencoder of the same latent size, to compare with
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            raise UserError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
         if not self.image_size and not self.num_tokens:
-            raise ValueError("a tokenizer of vectors needs num_tokens")
-        if self.num_tokens and self.image_size and (self.encoder == "conv" or self.decoder != "vit"):
-            raise ValueError("a 1-D tokenizer (num_tokens) has encoder vit and decoder vit")
+            raise UserError("a tokenizer of vectors needs num_tokens")
+        if (
+            self.num_tokens
+            and self.image_size
+            and (self.encoder == "conv" or self.decoder != "vit")
+        ):
+            raise UserError("a 1-D tokenizer (num_tokens) has encoder vit and decoder vit")
         if self.decoder == "diffusion" and self.num_classes:
-            raise ValueError("a diffusion decoder makes pictures; class maps need decoder vit or conv")
+            raise UserError(
+                "a diffusion decoder makes pictures; class maps need decoder vit or conv"
+            )
 
     @property
     def grid(self) -> int:
@@ -86,7 +97,9 @@ class Reconstruction:
 
 
 class Autoencoder(nn.Module):
-    """Pictures are float (B, C, H, W) in [-1, 1], class maps long (B, H, W), vectors float (B, C)."""
+    """Pictures are float (B, C, H, W) in [-1, 1], class maps long (B, H, W), vectors float
+    (B, C).
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -100,7 +113,11 @@ class Autoencoder(nn.Module):
     def latents(self, values: Tensor) -> Tensor:
         """Values -> latents before quantisation (B, n, latent_dim)."""
         if self.config.num_classes:
-            values = F.one_hot(values, self.config.num_classes).permute(0, 3, 1, 2).to(self.to_code.weight.dtype)
+            values = (
+                F.one_hot(values, self.config.num_classes)
+                .permute(0, 3, 1, 2)
+                .to(self.to_code.weight.dtype)
+            )
         return self.to_code(self.encoder(values))
 
     def encode(self, values: Tensor) -> Tensor:
@@ -108,7 +125,10 @@ class Autoencoder(nn.Module):
         return self.quantizer(self.latents(values)).ids
 
     def decode(self, ids: Tensor, steps: int = 0) -> Tensor:
-        """Ids (B, n) -> normalised values or class logits. 1-D tokenizers decode any prefix; ``steps`` is of diffusion."""
+        """Ids (B, n) -> normalised values or class logits.
+
+        1-D tokenizers decode any prefix; ``steps`` is of diffusion.
+        """
         rows = self.from_code(self.quantizer.codes(ids))
         if isinstance(self.decoder, DiffusionDecoder):
             return self.decoder(rows, [zlib.crc32(i.cpu().numpy().tobytes()) for i in ids], steps)
@@ -120,29 +140,46 @@ class Autoencoder(nn.Module):
             quantized = self.quantizer(latents)
             codes, ids, loss = quantized.codes, quantized.ids, quantized.loss
         else:
-            codes, ids, loss = latents.tanh(), torch.zeros(latents.shape[:2], dtype=torch.long), latents.new_zeros(())
+            codes, ids, loss = (
+                latents.tanh(),
+                torch.zeros(latents.shape[:2], dtype=torch.long),
+                latents.new_zeros(()),
+            )
         rows = self.from_code(codes.to(latents.dtype))
         if isinstance(self.decoder, DiffusionDecoder):
             if self.training:
-                return Reconstruction(None, ids, loss + self._weighted(self.decoder.loss(values, rows).mean(1), values))
+                return Reconstruction(
+                    None,
+                    ids,
+                    loss + self._weighted(self.decoder.loss(values, rows).mean(1), values),
+                )
             output = self.decoder(rows, [zlib.crc32(i.cpu().numpy().tobytes()) for i in ids])
         elif isinstance(self.decoder, ListDecoder):
             kept = None
             if self.training:  # half of the samples show a random prefix
-                kept = torch.randint(1, 2 * self.config.num_tokens + 1, (len(rows),), device=rows.device)
+                kept = torch.randint(
+                    1, 2 * self.config.num_tokens + 1, (len(rows),), device=rows.device
+                )
             output = self.decoder(rows, kept)
         else:
             output = self.decoder(rows)
         return Reconstruction(output, ids, loss + self.loss(output, values))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Squared error plus a little absolute error; cross-entropy for class maps; angles beside it for features."""
+        """Squared error plus a little absolute error; cross-entropy for class maps; angles beside
+        it for features.
+        """
         c = self.config
         if c.num_classes:
             return self._weighted(F.cross_entropy(output, values, reduction="none"), values)
         if c.features:
-            return F.mse_loss(output, values) + _ANGLE_WEIGHT * (1 - F.cosine_similarity(output, values, dim=1)).mean()
-        return self._weighted(((output - values) ** 2 + 0.1 * (output - values).abs()).mean(1), values)
+            return (
+                F.mse_loss(output, values)
+                + _ANGLE_WEIGHT * (1 - F.cosine_similarity(output, values, dim=1)).mean()
+            )
+        return self._weighted(
+            ((output - values) ** 2 + 0.1 * (output - values).abs()).mean(1), values
+        )
 
     def _weighted(self, errors: Tensor, values: Tensor) -> Tensor:
         c = self.config
@@ -159,7 +196,9 @@ def _encoder(c: AutoencoderConfig) -> nn.Module:
         return VectorEncoder(c.channels, c.dim, c.encoder_depth, c.num_tokens)
     channels = c.num_classes or c.channels
     if c.num_tokens:
-        return ListEncoder(channels, c.patch_size, c.grid, c.dim, c.num_heads, c.encoder_depth, c.num_tokens)
+        return ListEncoder(
+            channels, c.patch_size, c.grid, c.dim, c.num_heads, c.encoder_depth, c.num_tokens
+        )
     if c.encoder == "conv":
         return ConvEncoder(channels, c.patch_size, c.dim, c.encoder_depth)
     return ViTEncoder(channels, c.patch_size, c.grid, c.dim, c.num_heads, c.encoder_depth)
@@ -170,17 +209,28 @@ def _decoder(c: AutoencoderConfig) -> nn.Module:
         return VectorDecoder(c.channels, c.dim, c.decoder_depth, c.num_tokens)
     if c.num_tokens:
         return ListDecoder(
-            c.out_channels, c.patch_size, c.grid, c.dim, c.num_heads, c.decoder_depth, c.num_tokens, c.refine_channels
+            c.out_channels,
+            c.patch_size,
+            c.grid,
+            c.dim,
+            c.num_heads,
+            c.decoder_depth,
+            c.num_tokens,
+            c.refine_channels,
         )
     if c.decoder == "diffusion":
         return DiffusionDecoder(c.diffusion, c.channels, c.patch_size, c.grid, c.dim, c.num_heads)
     if c.decoder == "conv":
         return ConvDecoder(c.out_channels, c.patch_size, c.dim, c.decoder_depth)
-    return ViTDecoder(c.out_channels, c.patch_size, c.grid, c.dim, c.num_heads, c.decoder_depth, c.refine_channels)
+    return ViTDecoder(
+        c.out_channels, c.patch_size, c.grid, c.dim, c.num_heads, c.decoder_depth, c.refine_channels
+    )
 
 
 def local_contrast(pictures: Tensor, window: int = 5) -> Tensor:
-    """How much each pixel differs from the mean of its surroundings, in [0, 1] of the picture's largest: (B, C, H, W) -> (B, H, W)."""
+    """How much each pixel differs from the mean of its surroundings, in [0, 1] of the picture's
+    largest: (B, C, H, W) -> (B, H, W).
+    """
     blurred = F.avg_pool2d(pictures, window, stride=1, padding=window // 2, count_include_pad=False)
     contrast = (pictures - blurred).abs().mean(1)
     contrast = F.avg_pool2d(contrast[:, None], 3, stride=1, padding=1)[:, 0]

@@ -1,8 +1,11 @@
-"""A diffusion model as decoder (DiVAE, 4M): a ``diffusers`` UNet denoises pictures under the quantised latents.
+"""A diffusion model as decoder (DiVAE, 4M): a ``diffusers`` UNet denoises pictures under the
+quantised latents.
 
-The UNet sees patches of a few pixels; beside them, maps that a small ViT makes of the latents at that resolution (merely enlarged latents
-do not tell a convolution where in the token it is). Trained to predict the picture, the noise or the velocity; some samples hide their latents, so that decoding can be guided. Decoding takes few deterministic (DDIM) steps; its
-noise is a function of the ids alone, so the same tokens always give the same picture.
+The UNet sees patches of a few pixels; beside them, maps that a small ViT makes of the latents at
+that resolution (merely enlarged latents do not tell a convolution where in the token it is).
+Trained to predict the picture, the noise or the velocity; some samples hide their latents, so that
+decoding can be guided. Decoding takes few deterministic (DDIM) steps; its noise is a function of
+the ids alone, so the same tokens always give the same picture.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from fourm.errors import UserError
 from fourm_tokenizers.networks import ViTDecoder
 
 
@@ -40,11 +44,24 @@ class DiffusionConfig:
 class DiffusionDecoder(nn.Module):
     """Rows (B, n, D) of a square grid -> pictures (B, C, H, W) in [-1, 1]."""
 
-    def __init__(self, config: DiffusionConfig, channels: int, patch_size: int, grid: int, dim: int, num_heads: int) -> None:
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        channels: int,
+        patch_size: int,
+        grid: int,
+        dim: int,
+        num_heads: int,
+    ) -> None:
         super().__init__()
         if patch_size % config.patch_size:
-            raise ValueError(f"the UNet's patches of {config.patch_size} pixels do not divide the tokens' {patch_size}")
-        from diffusers.models.unets.unet_2d import UNet2DModel  # here: importing diffusers takes seconds
+            raise UserError(
+                f"the UNet's patches of {config.patch_size} pixels do not divide the tokens'"
+                f" {patch_size}"
+            )
+        from diffusers.models.unets.unet_2d import (
+            UNet2DModel,  # here: importing diffusers takes seconds
+        )
 
         from fourm_tokenizers.noise import noise_betas
 
@@ -54,18 +71,35 @@ class DiffusionDecoder(nn.Module):
         last = "AttnDownBlock2D" if c.attention else "DownBlock2D"
         plain = ["DownBlock2D"] * (len(c.channels) - 1)
         self.condition = ViTDecoder(
-            c.condition_channels, patch_size // c.patch_size, grid, dim, num_heads, c.condition_depth, 0
+            c.condition_channels,
+            patch_size // c.patch_size,
+            grid,
+            dim,
+            num_heads,
+            c.condition_depth,
+            0,
         )
         self.unet = UNet2DModel(
-            in_channels=pixels + c.condition_channels, out_channels=pixels, down_block_types=(*plain, last),
-            up_block_types=(last.replace("Down", "Up"), *(name.replace("Down", "Up") for name in plain)),
-            block_out_channels=c.channels, layers_per_block=c.layers, norm_num_groups=math.gcd(32, *c.channels),
+            in_channels=pixels + c.condition_channels,
+            out_channels=pixels,
+            down_block_types=(*plain, last),
+            up_block_types=(
+                last.replace("Down", "Up"),
+                *(name.replace("Down", "Up") for name in plain),
+            ),
+            block_out_channels=c.channels,
+            layers_per_block=c.layers,
+            norm_num_groups=math.gcd(32, *c.channels),
             attention_head_dim=32 if c.channels[-1] % 32 == 0 else None,
-        )  # fmt: skip
+        )
         self.betas = noise_betas(c.schedule, c.num_train_steps, c.zero_terminal_snr)
 
-    def predict(self, noisy: Tensor, time: Tensor, rows: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Noisy pictures (B, C, H, W), times (B,), rows (B, n, D); ``hidden`` (B,) True = decode without the rows."""
+    def predict(
+        self, noisy: Tensor, time: Tensor, rows: Tensor, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Noisy pictures (B, C, H, W), times (B,), rows (B, n, D); ``hidden`` (B,) True = decode
+        without the rows.
+        """
         p, condition = self.config.patch_size, self.condition(rows)
         if hidden is not None:
             condition = condition.masked_fill(hidden[:, None, None, None], 0.0)
@@ -74,7 +108,9 @@ class DiffusionDecoder(nn.Module):
         return rearrange(out, "b (c p q) h w -> b c (h p) (w q)", p=p, q=p)
 
     def loss(self, pictures: Tensor, rows: Tensor) -> Tensor:
-        """Squared error of the prediction at random times (B, C, H, W); draws from torch's generator, which the loop seeds a step."""
+        """Squared error of the prediction at random times (B, C, H, W); draws from torch's
+        generator, which the loop seeds a step.
+        """
         from fourm_tokenizers.noise import make_scheduler
 
         c, b = self.config, len(pictures)
@@ -99,7 +135,9 @@ class DiffusionDecoder(nn.Module):
         c = self.config
         size = math.isqrt(rows.shape[1]) * self.patch_size
         shape = (1, self.channels, size, size)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        noise = [
+            torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds
+        ]
         pictures = torch.cat(noise).to(rows.device)
         scheduler = make_scheduler("ddim", self.betas, c.prediction, clip=True)
         scheduler.set_timesteps(steps or c.steps, device=str(rows.device))
@@ -107,7 +145,12 @@ class DiffusionDecoder(nn.Module):
             time = t.expand(len(pictures))
             out = self.predict(pictures, time, rows)
             if c.guidance_scale != 1.0:
-                without = self.predict(pictures, time, rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device))
+                without = self.predict(
+                    pictures,
+                    time,
+                    rows,
+                    torch.ones(len(rows), dtype=torch.bool, device=rows.device),
+                )
                 out = without + c.guidance_scale * (out - without)
             pictures = scheduler.step(out, int(t), pictures).prev_sample  # type: ignore[union-attr]
         return pictures

@@ -1,9 +1,12 @@
-"""Judge a trained tokenizer on held-out data: a JSON of figures and a picture of inputs, reconstructions and errors.
+"""Judge a trained tokenizer on held-out data: a JSON of figures and a picture of inputs,
+reconstructions and errors.
 
     python -m fourm_tokenizers.evaluate --config configs/tokenizers/<x>.yaml [--raw DIR] [--tokenizers DIR] [--out DIR]
 
-Figures by kind of value: PSNR, MS-SSIM, sharpness (and LPIPS, rFID where their networks are at hand) of pictures, relative error of depth, angle of normals, overlap of classes, cosine of
-features; for all, bits of a sample and use of the codebook. 1-D tokenizers are also judged by how many of their tokens are given.
+Figures by kind of value: PSNR, MS-SSIM, sharpness (and LPIPS, rFID where their networks are at
+hand) of pictures, relative error of depth, angle of normals, overlap of classes, cosine of
+features; for all, bits of a sample and use of the codebook. 1-D tokenizers are also judged by how
+many of their tokens are given.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from scipy import ndimage
 from fourm.commands import run_command
 from fourm.config import read_yaml
 from fourm.data.shards import write_json_atomic
+from fourm.errors import UserError
 from fourm.evaluation.metrics import dense_figures
 from fourm.modalities import Modality, ModalitySet
 from fourm.show import has_picture, picture_of
@@ -36,9 +40,11 @@ _MS_SSIM_PIXELS = 161  # smallest picture that five scales of an 11-pixel window
 
 
 def sharpness(pictures: np.ndarray, seam: int = 0) -> float:
-    """Mean absolute Laplacian of the brightness, in grey levels: uint8 (B, H, W, 3). Needs no reference; blur lowers it.
+    """Mean absolute Laplacian of the brightness, in grey levels: uint8 (B, H, W, 3). Needs no
+    reference; blur lowers it.
 
-    Seams between tokens of ``seam`` pixels would count as sharpness; pixels on either side of them are left out.
+    Seams between tokens of ``seam`` pixels would count as sharpness; pixels on either side of them
+    are left out.
     """
     grey = pictures.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     curved = np.stack([np.abs(ndimage.laplace(g)) for g in grey])
@@ -50,24 +56,33 @@ def sharpness(pictures: np.ndarray, seam: int = 0) -> float:
 
 def ms_ssim(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Multi-scale structural similarity of uint8 (B, H, W, 3), with as many scales as fit."""
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure as measure,
+    )
 
     size = predicted.shape[1]
     weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
     scales = 5 if size >= _MS_SSIM_PIXELS else max(1, int(math.log2(max(size, 16) / 12)) + 1)
     chosen = tuple(w / sum(weights[:scales]) for w in weights[:scales])
-    a, b = (torch.from_numpy(x.astype(np.float32)).permute(0, 3, 1, 2) / 255.0 for x in (predicted, truth))
+    a, b = (
+        torch.from_numpy(x.astype(np.float32)).permute(0, 3, 1, 2) / 255.0
+        for x in (predicted, truth)
+    )
     return float(measure(a, b, data_range=1.0, betas=chosen, normalize="relu"))
 
 
 def network_figures(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """LPIPS and rFID of uint8 pictures (B, H, W, 3), where the packages ``lpips`` and ``torch-fidelity`` and their weights are there."""
+    """LPIPS and rFID of uint8 pictures (B, H, W, 3), where the packages ``lpips`` and
+    ``torch-fidelity`` and their weights are there.
+    """
     a, b = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (predicted, truth))
     figures: dict[str, float] = {}
     if importlib.util.find_spec("lpips") is not None:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        figures["lpips"] = float(LearnedPerceptualImagePatchSimilarity(normalize=True)(a.float() / 255, b.float() / 255))
+        figures["lpips"] = float(
+            LearnedPerceptualImagePatchSimilarity(normalize=True)(a.float() / 255, b.float() / 255)
+        )
     if importlib.util.find_spec("torch_fidelity") is not None:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -90,11 +105,17 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
     decoded = time.perf_counter()
     use = CodeUse.of(torch.from_numpy(np.stack(ids)), codec.codebook_size)
     figures: dict[str, Any] = {
-        "samples": len(truth), "tokens": len(ids[0]), "codebook": codec.codebook_size,
-        "bits": round(len(ids[0]) * math.log2(codec.codebook_size), 1), **dense_figures(m.raw, made, truth),
-        "usage": use.usage, "perplexity": use.perplexity, "dead_codes": use.dead,
-        "encode_per_second": len(truth) / (encoded - started), "decode_per_second": len(truth) / (decoded - encoded),
-    }  # fmt: skip
+        "samples": len(truth),
+        "tokens": len(ids[0]),
+        "codebook": codec.codebook_size,
+        "bits": round(len(ids[0]) * math.log2(codec.codebook_size), 1),
+        **dense_figures(m.raw, made, truth),
+        "usage": use.usage,
+        "perplexity": use.perplexity,
+        "dead_codes": use.dead,
+        "encode_per_second": len(truth) / (encoded - started),
+        "decode_per_second": len(truth) / (decoded - encoded),
+    }
     if m.raw.type == "image":
         figures |= {
             "ms_ssim": ms_ssim(made, truth),
@@ -110,12 +131,16 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
             if kept <= config.num_tokens:
                 with torch.inference_mode():
                     part = from_values(codec.model.decode(stacked[:, :kept]), m)
-                figures["by_prefix"][kept] = dense_figures(m.raw, np.stack(part).reshape(truth.shape), truth)
+                figures["by_prefix"][kept] = dense_figures(
+                    m.raw, np.stack(part).reshape(truth.shape), truth
+                )
     return figures, made
 
 
 def _judge_plain(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """The same for an autoencoder without a codebook: there are no ids, its latents go straight to the decoder."""
+    """The same for an autoencoder without a codebook: there are no ids, its latents go straight to
+    the decoder.
+    """
     m = codec.modality
     parts: list[np.ndarray] = []
     with torch.inference_mode():
@@ -124,7 +149,11 @@ def _judge_plain(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any]
             assert output is not None
             parts += from_values(output, m)
     made = np.stack(parts).reshape(truth.shape)
-    figures: dict[str, Any] = {"samples": len(truth), "quantized": False, **dense_figures(m.raw, made, truth)}
+    figures: dict[str, Any] = {
+        "samples": len(truth),
+        "quantized": False,
+        **dense_figures(m.raw, made, truth),
+    }
     if m.raw.type == "image":
         figures |= {
             "ms_ssim": ms_ssim(made, truth),
@@ -141,16 +170,25 @@ def picture_grid(modality: Modality, truth: np.ndarray, made: np.ndarray) -> Ima
     size = 128
     errors = []
     for a, b in zip(*rows, strict=True):
-        difference = np.abs(np.asarray(a.convert("RGB"), np.float32) - np.asarray(b.convert("RGB"), np.float32)).mean(-1)
-        errors.append(Image.fromarray(np.clip(3 * difference, 0, 255).astype(np.uint8)).convert("RGB"))
+        difference = np.abs(
+            np.asarray(a.convert("RGB"), np.float32) - np.asarray(b.convert("RGB"), np.float32)
+        ).mean(-1)
+        errors.append(
+            Image.fromarray(np.clip(3 * difference, 0, 255).astype(np.uint8)).convert("RGB")
+        )
     sheet = Image.new("RGB", (size * len(rows[0]), size * 3), "white")
     for y, row in enumerate([*rows, errors]):
         for x, picture in enumerate(row):
-            sheet.paste(picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST), (x * size, y * size))
+            sheet.paste(
+                picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST),
+                (x * size, y * size),
+            )
     return sheet
 
 
-def evaluate(modality: Modality, raw: Path, folder: Path, out: Path, split: str, num: int, cache: Path) -> dict[str, Any]:
+def evaluate(
+    modality: Modality, raw: Path, folder: Path, out: Path, split: str, num: int, cache: Path
+) -> dict[str, Any]:
     """Write ``<name>.json`` and, for what can be shown, ``<name>.png`` into ``out``."""
     column = raw_column(modality, raw, split, cache)
     truth = column.gather(np.arange(min(num, len(column))))[0][:, 0]
@@ -164,13 +202,21 @@ def evaluate(modality: Modality, raw: Path, folder: Path, out: Path, split: str,
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", required=True, help="the config that the tokenizers were trained with")
+    parser.add_argument(
+        "--config", required=True, help="the config that the tokenizers were trained with"
+    )
     parser.add_argument("--raw", type=Path, help="folder of raw shards (default: the config's)")
-    parser.add_argument("--tokenizers", type=Path, help="folder of trained tokenizers (default: the config's out)")
-    parser.add_argument("--out", type=Path, help="where the figures go (default: beside the tokenizers)")
+    parser.add_argument(
+        "--tokenizers", type=Path, help="folder of trained tokenizers (default: the config's out)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="where the figures go (default: beside the tokenizers)"
+    )
     parser.add_argument("--split", default="val")
     parser.add_argument("--num", type=int, default=256, help="most samples")
-    parser.add_argument("--only", action="append", default=[], help="judge this modality alone (may be given again)")
+    parser.add_argument(
+        "--only", action="append", default=[], help="judge this modality alone (may be given again)"
+    )
     parser.add_argument("--cache", type=Path, default=Path(".cache/fourm/columns"))
     o = parser.parse_args(arguments)
 
@@ -178,15 +224,27 @@ def main(arguments: list[str] | None = None) -> None:
         described = read_yaml(o.config)
         raw, tokenizers = (o.raw or described.get("raw")), (o.tokenizers or described.get("out"))
         if raw is None or tokenizers is None:
-            raise ValueError(f"where? {o.config} does not say raw and out: give --raw and --tokenizers")
+            raise UserError(
+                f"where? {o.config} does not say raw and out: give --raw and --tokenizers"
+            )
         modalities = ModalitySet.load(o.config)
         names = o.only or [
-            m.name for m in modalities if (m.tokenizer and modalities.tokenizers[m.tokenizer].get("type") == "autoencoder")
+            m.name
+            for m in modalities
+            if (m.tokenizer and modalities.tokenizers[m.tokenizer].get("type") == "autoencoder")
         ]
         for name in names:
             m = modalities[name]
             assert m.tokenizer is not None
-            figures = evaluate(m, Path(raw), Path(tokenizers, m.tokenizer), o.out or Path(tokenizers), o.split, o.num, o.cache)
+            figures = evaluate(
+                m,
+                Path(raw),
+                Path(tokenizers, m.tokenizer),
+                o.out or Path(tokenizers),
+                o.split,
+                o.num,
+                o.cache,
+            )
             print(json.dumps({"modality": name, **figures}, indent=1))
 
     run_command(action)

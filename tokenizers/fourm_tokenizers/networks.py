@@ -1,7 +1,8 @@
-"""Encoders and decoders of trainable tokenizers: ViT, convolutional, 1-D (an ordered list of tokens), and MLP for vectors.
+"""Encoders and decoders of trainable tokenizers: ViT, convolutional, 1-D (an ordered list of
+tokens), and MLP for vectors.
 
-Encoders map (B, C, H, W) pictures (or (B, C) vectors) to rows (B, n, D); decoders map rows back. All positions are fixed sin-cos, except
-those of the tokens of a 1-D tokenizer, which are learned.
+Encoders map (B, C, H, W) pictures (or (B, C) vectors) to rows (B, n, D); decoders map rows back.
+All positions are fixed sin-cos, except those of the tokens of a 1-D tokenizer, which are learned.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fourm.attention import Layout
 from fourm.blocks import Block, layer_norm, sincos_2d
+from fourm.errors import UserError
 
 
 class Blocks(nn.Module):
@@ -53,20 +55,29 @@ class Patches(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         p = self.patch_size
         rows = self.proj(rearrange(pictures, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p))
-        return rows + places(self.position, pictures.shape[-2] // p, pictures.shape[-1] // p).to(rows.dtype)
+        return rows + places(self.position, pictures.shape[-2] // p, pictures.shape[-1] // p).to(
+            rows.dtype
+        )
 
 
 def places(table: Tensor, height: int, width: int) -> Tensor:
-    """A square position table (n, D), enlarged or reduced to another grid where it is asked for one."""
+    """A square position table (n, D), enlarged or reduced to another grid where it is asked for
+    one.
+    """
     if height * width == len(table):
         return table
     side = math.isqrt(len(table))
     maps = rearrange(table, "(h w) d -> 1 d h w", h=side)
-    return rearrange(F.interpolate(maps, (height, width), mode="bicubic", align_corners=False), "1 d h w -> (h w) d")
+    return rearrange(
+        F.interpolate(maps, (height, width), mode="bicubic", align_corners=False),
+        "1 d h w -> (h w) d",
+    )
 
 
 class ViTEncoder(nn.Module):
-    def __init__(self, channels: int, patch_size: int, grid: int, dim: int, num_heads: int, depth: int) -> None:
+    def __init__(
+        self, channels: int, patch_size: int, grid: int, dim: int, num_heads: int, depth: int
+    ) -> None:
         super().__init__()
         self.patches = Patches(channels, patch_size, grid, dim)
         self.trunk = Blocks(dim, num_heads, depth)
@@ -76,9 +87,20 @@ class ViTEncoder(nn.Module):
 
 
 class ViTDecoder(nn.Module):
-    """Rows of a grid -> pictures; ``refine`` channels of two 3 x 3 convolutions smooth the seams between patches."""
+    """Rows of a grid -> pictures; ``refine`` channels of two 3 x 3 convolutions smooth the seams
+    between patches.
+    """
 
-    def __init__(self, channels: int, patch_size: int, grid: int, dim: int, num_heads: int, depth: int, refine: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        patch_size: int,
+        grid: int,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        refine: int,
+    ) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.register_buffer("position", sincos_2d(grid, grid, dim), persistent=False)
@@ -107,10 +129,19 @@ class _Refine(nn.Module):
 
 
 class ListEncoder(nn.Module):
-    """Pictures -> an ordered list of K rows: learned queries among the patches (TiTok, 2406.07550)."""
+    """Pictures -> an ordered list of K rows: learned queries among the patches (TiTok,
+    2406.07550).
+    """
 
     def __init__(
-        self, channels: int, patch_size: int, grid: int, dim: int, num_heads: int, depth: int, num_tokens: int
+        self,
+        channels: int,
+        patch_size: int,
+        grid: int,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        num_tokens: int,
     ) -> None:
         super().__init__()
         self.patches = Patches(channels, patch_size, grid, dim)
@@ -124,10 +155,21 @@ class ListEncoder(nn.Module):
 
 
 class ListDecoder(nn.Module):
-    """Any prefix of the list -> pictures. In training a random prefix is shown (nested dropout), so early tokens matter most."""
+    """Any prefix of the list -> pictures.
+
+    In training a random prefix is shown (nested dropout), so early tokens matter most.
+    """
 
     def __init__(
-        self, channels: int, patch_size: int, grid: int, dim: int, num_heads: int, depth: int, num_tokens: int, refine: int
+        self,
+        channels: int,
+        patch_size: int,
+        grid: int,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        num_tokens: int,
+        refine: int,
     ) -> None:
         super().__init__()
         self.grid, self.patch_size = grid, patch_size
@@ -147,7 +189,9 @@ class ListDecoder(nn.Module):
         rows = torch.cat([rows, rows.new_zeros(b, num - k, rows.shape[2])], 1)
         limit = torch.full((b,), k, device=rows.device) if kept is None else kept.clamp(max=k)
         shown = torch.arange(num, device=rows.device) < limit[:, None]
-        rows = torch.where(shown[..., None], rows, self.dropped.to(rows.dtype)) + self.token_place.to(rows.dtype)
+        rows = torch.where(
+            shown[..., None], rows, self.dropped.to(rows.dtype)
+        ) + self.token_place.to(rows.dtype)
         canvas = self.position.to(rows.dtype).expand(b, -1, -1)
         patches = self.out(self.trunk(torch.cat([rows, canvas], 1))[:, num:])
         pictures = rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=self.grid, p=p, q=p)
@@ -159,7 +203,10 @@ class _ResidualConv(nn.Module):
         super().__init__()
         groups = math.gcd(8, channels)
         self.norm1, self.norm2 = nn.GroupNorm(groups, channels), nn.GroupNorm(groups, channels)
-        self.conv1, self.conv2 = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -170,7 +217,9 @@ def _widths(dim: int, patch_size: int) -> list[int]:
     """Channels of each resolution, full first; they double until ``dim``."""
     stages = int(math.log2(patch_size))
     if 2**stages != patch_size:
-        raise ValueError(f"convolutional networks need a patch_size that is a power of two, not {patch_size}")
+        raise UserError(
+            f"convolutional networks need a patch_size that is a power of two, not {patch_size}"
+        )
     return [max(8, dim >> (stages - i)) for i in range(stages)] + [dim]
 
 
@@ -198,7 +247,11 @@ class ConvDecoder(nn.Module):
         widths = _widths(dim, patch_size)[::-1]
         layers: list[nn.Module] = [_ResidualConv(dim) for _ in range(depth)]
         for a, b in itertools.pairwise(widths):
-            layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(a, b, 3, padding=1), _ResidualConv(b)]
+            layers += [
+                nn.Upsample(scale_factor=2, mode="nearest"),
+                nn.Conv2d(a, b, 3, padding=1),
+                _ResidualConv(b),
+            ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], channels, 3, padding=1))
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -216,7 +269,9 @@ class VectorEncoder(nn.Module):
         self.num_tokens = num_tokens
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return rearrange(self.split(self.layers(self.proj(vectors))), "b (k d) -> b k d", k=self.num_tokens)
+        return rearrange(
+            self.split(self.layers(self.proj(vectors))), "b (k d) -> b k d", k=self.num_tokens
+        )
 
 
 class VectorDecoder(nn.Module):

@@ -14,9 +14,11 @@ Spacing = Literal["trailing", "linspace", "leading"]
 
 
 def noise_betas(schedule: str, steps: int, zero_terminal_snr: bool) -> Tensor:
-    """Betas (T,) of ``linear``, ``scaled_linear``, ``squaredcos_cap_v2`` or ``shifted_cosine:<shift>``.
+    """Betas (T,) of ``linear``, ``scaled_linear``, ``squaredcos_cap_v2`` or
+    ``shifted_cosine:<shift>``.
 
-    ``zero_terminal_snr`` rescales them so that the last step is pure noise (2305.08891); the shifted cosine ends so by itself.
+    ``zero_terminal_snr`` rescales them so that the last step is pure noise (2305.08891); the
+    shifted cosine ends so by itself.
     """
     if schedule.startswith("shifted_cosine"):  # simple diffusion, 2301.11093
         shift = float(schedule.partition(":")[2] or 1.0)
@@ -29,12 +31,21 @@ def noise_betas(schedule: str, steps: int, zero_terminal_snr: bool) -> Tensor:
 
 
 def make_scheduler(
-    kind: Literal["ddpm", "ddim"], betas: Tensor, prediction: str, *, clip: bool = False, thresholding: bool = False,
+    kind: Literal["ddpm", "ddim"],
+    betas: Tensor,
+    prediction: str,
+    *,
+    clip: bool = False,
+    thresholding: bool = False,
     spacing: Spacing = "trailing",
-) -> DDPMScheduler | DDIMScheduler:  # fmt: skip
+) -> DDPMScheduler | DDIMScheduler:
     """A scheduler over these betas."""
     shared = {
-        "num_train_timesteps": len(betas), "trained_betas": betas.tolist(), "prediction_type": prediction, "clip_sample": clip,
-        "thresholding": thresholding, "timestep_spacing": spacing,
-    }  # fmt: skip
+        "num_train_timesteps": len(betas),
+        "trained_betas": betas.tolist(),
+        "prediction_type": prediction,
+        "clip_sample": clip,
+        "thresholding": thresholding,
+        "timestep_spacing": spacing,
+    }
     return DDPMScheduler(**shared) if kind == "ddpm" else DDIMScheduler(**shared)

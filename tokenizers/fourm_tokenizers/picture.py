@@ -1,4 +1,6 @@
-"""The codec around a learned tokenizer: ordinary pictures, depth maps, normals, class maps, arrays or vectors in and out."""
+"""The codec around a learned tokenizer: ordinary pictures, depth maps, normals, class maps, arrays
+or vectors in and out.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,8 @@ from torch import Tensor
 from fourm.config import from_mapping, to_mapping
 from fourm.data.raw import check_raw, check_vectors
 from fourm.data.store import normalize
+from fourm.errors import UserError
+from fourm.formats import FORMAT, check_format
 from fourm.modalities import Modality
 from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
@@ -26,8 +30,9 @@ _BATCH = 64  # pictures coded at once
 
 
 def to_values(raw: np.ndarray, modality: Modality) -> Tensor:
-    """Stacked raw values (B, H, W[, C]) or (B, 1, C) -> what the autoencoder takes: float (B, C, H, W) in [-1, 1], class ids (B, H, W) or
-    vectors (B, C). Features keep the numbers that their extractor gives them."""
+    """Stacked raw values (B, H, W[, C]) or (B, 1, C) -> what the autoencoder takes: float (B, C, H,
+    W) in [-1, 1], class ids (B, H, W) or vectors (B, C). Features keep the numbers that their
+    extractor gives them."""
     if modality.raw.type == "vectors":
         return torch.from_numpy(raw.reshape(len(raw), -1).astype(np.float32))
     if modality.raw.type == "labels":
@@ -44,12 +49,19 @@ def from_values(output: Tensor, modality: Modality) -> list[np.ndarray]:
     if kind == "vectors":
         return list(output[:, None].numpy())
     if kind == "labels":
-        return list(output.argmax(1).numpy().astype(np.uint8 if len(modality.raw.classes) <= 256 else np.uint16))
+        return list(
+            output.argmax(1)
+            .numpy()
+            .astype(np.uint8 if len(modality.raw.classes) <= 256 else np.uint16)
+        )
     if kind == "image":
-        return list(((output.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8))
+        return list(
+            ((output.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+        )
     if kind == "normal":
         length = output.norm(dim=1, keepdim=True)
-        unit = torch.where(length > 0.5, F.normalize(output, dim=1), torch.zeros_like(output))  # no surface: no normal
+        # no surface: no normal
+        unit = torch.where(length > 0.5, F.normalize(output, dim=1), torch.zeros_like(output))
         return list(unit.permute(0, 2, 3, 1).numpy())
     low, high = modality.raw.range
     values = (output.clamp(-1, 1) + 1) / 2 * (high - low) + low
@@ -63,13 +75,16 @@ class PictureCodec:
     def __init__(self, folder: Path, modality: Modality) -> None:
         path = folder / CONFIG_FILE
         if not path.is_file():
-            raise ValueError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
+            raise UserError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
         self.model = load_autoencoder(folder)
         config = self.model.config
-        if config.codebook_size != modality.vocab_size or config.image_size != (modality.raw.size if modality.raw.dense else 0):
-            raise ValueError(
+        if config.codebook_size != modality.vocab_size or config.image_size != (
+            modality.raw.size if modality.raw.dense else 0
+        ):
+            raise UserError(
                 f"{folder} codes {config.image_size} px into {config.codebook_size} ids,"
-                f" modality {modality.name} declares {modality.raw.size} px and {modality.vocab_size} ids"
+                f" modality {modality.name} declares {modality.raw.size} px and"
+                f" {modality.vocab_size} ids"
             )
         self.modality = modality
         self.codebook_size = config.codebook_size
@@ -90,7 +105,9 @@ class PictureCodec:
         result: list[Any] = []
         for start in range(0, len(ids), _BATCH):
             stacked = torch.from_numpy(
-                np.stack([np.asarray(i).reshape(-1) for i in ids[start : start + _BATCH]]).astype(np.int64)
+                np.stack([np.asarray(i).reshape(-1) for i in ids[start : start + _BATCH]]).astype(
+                    np.int64
+                )
             )
             result += from_values(self.model.decode(stacked), self.modality)
         return result
@@ -100,11 +117,20 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     """A trained tokenizer for coding and decoding; what only its training needed is left out."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
+        raise UserError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
     try:
         described = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if (
+        check_format(described, path) == 0
+        and "levels" in described
+        and "quantizer" not in described
+    ):
+        raise UserError(
+            f"{path} is of release 0.1.0, whose tokenizers are not read: train it again"
+        )
+    described.pop("format", None)
     model = Autoencoder(from_mapping(AutoencoderConfig, described, str(path)))
     files = WeightFiles.open(folder)
     prefix = "tokenizer." if any(name.startswith("tokenizer.") for name in files) else ""
@@ -114,12 +140,21 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     return model.eval().requires_grad_(False)
 
 
+def write_description(config: AutoencoderConfig, folder: Path) -> None:
+    """``config.json`` of a tokenizer folder, without its weights."""
+    described = {"format": FORMAT, **to_mapping(config)}
+    (folder / CONFIG_FILE).write_text(json.dumps(described, indent=1) + "\n")
+
+
 def save_autoencoder(model: Autoencoder, folder: str | Path) -> None:
     """Write a tokenizer folder that ``PictureCodec`` opens."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(to_mapping(model.config), indent=1) + "\n")
-    save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, folder / WEIGHTS_FILE)
+    write_description(model.config, folder)
+    save_file(
+        {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()},
+        folder / WEIGHTS_FILE,
+    )
 
 
 def fingerprint(*paths: Path) -> str:

@@ -1,9 +1,12 @@
 """Codebooks behind one small interface; the algorithms are those of ``vector-quantize-pytorch``.
 
-* ``fsq``: every latent number is rounded to a few levels (2309.15505). Nothing to collapse; the default.
-* ``vq``: nearest code by cosine, codes follow by exponential average, dead codes are revived from the batch, k-means at the start.
+* ``fsq``: every latent number is rounded to a few levels (2309.15505). Nothing to collapse; the
+  default.
+* ``vq``: nearest code by cosine, codes follow by exponential average, dead codes are revived from
+  the batch, k-means at the start.
 * ``lfq``: the signs of the latent are the code (2310.05737), with its entropy loss.
-* ``residual``: ``vq`` several times, each codes what the ones before left over; ids of one place lie together.
+* ``residual``: ``vq`` several times, each codes what the ones before left over; ids of one place
+  lie together.
 
 Latents are (B, n, code_dim); ids are (B, n * num_codebooks).
 """
@@ -16,6 +19,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from fourm.errors import UserError
 
 QuantizerType = Literal["fsq", "vq", "lfq", "residual"]
 
@@ -37,15 +42,20 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         if self.type == "fsq":
             if not self.levels:
-                raise ValueError("quantizer fsq needs levels, e.g. [8, 8, 8, 5]")
+                raise UserError("quantizer fsq needs levels, e.g. [8, 8, 8, 5]")
             if self.codebook_size not in (0, math.prod(self.levels)):
-                raise ValueError(f"levels {list(self.levels)} do not multiply to codebook_size {self.codebook_size}")
+                raise UserError(
+                    f"levels {list(self.levels)} do not multiply to codebook_size"
+                    f" {self.codebook_size}"
+                )
         elif self.codebook_size < 2:
-            raise ValueError(f"quantizer {self.type} needs codebook_size")
+            raise UserError(f"quantizer {self.type} needs codebook_size")
         if self.type == "lfq" and self.codebook_size & (self.codebook_size - 1):
-            raise ValueError(f"quantizer lfq needs a power of two, not codebook_size {self.codebook_size}")
+            raise UserError(
+                f"quantizer lfq needs a power of two, not codebook_size {self.codebook_size}"
+            )
         if self.type != "residual" and self.num_codebooks != 1:
-            raise ValueError("several codebooks need quantizer residual")
+            raise UserError("several codebooks need quantizer residual")
 
     @property
     def size(self) -> int:
@@ -75,15 +85,22 @@ class Quantizer(nn.Module):
 
         self.config = c = config
         shared = {
-            "dim": c.latent_dim, "codebook_size": c.codebook_size, "use_cosine_sim": True, "decay": c.decay,
-            "kmeans_init": True, "threshold_ema_dead_code": c.revive_below, "commitment_weight": c.commitment,
-        }  # fmt: skip
+            "dim": c.latent_dim,
+            "codebook_size": c.codebook_size,
+            "use_cosine_sim": True,
+            "decay": c.decay,
+            "kmeans_init": True,
+            "threshold_ema_dead_code": c.revive_below,
+            "commitment_weight": c.commitment,
+        }
         if c.type == "fsq":
             self.inner: nn.Module = library.FSQ(list(c.levels))
         elif c.type == "vq":
             self.inner = library.VectorQuantize(**shared)
         elif c.type == "lfq":
-            self.inner = library.LFQ(dim=c.latent_dim, codebook_size=c.codebook_size, entropy_loss_weight=c.entropy)
+            self.inner = library.LFQ(
+                dim=c.latent_dim, codebook_size=c.codebook_size, entropy_loss_weight=c.entropy
+            )
         else:
             self.inner = library.ResidualVQ(num_quantizers=c.num_codebooks, **shared)
 
@@ -101,7 +118,9 @@ class Quantizer(nn.Module):
         if self.config.type == "vq":
             return self.inner.get_codes_from_indices(ids)  # type: ignore[operator]
         if self.config.type == "residual":
-            return self.inner.get_output_from_indices(ids.unflatten(1, (-1, self.config.num_codebooks)))  # type: ignore[operator]
+            return self.inner.get_output_from_indices(
+                ids.unflatten(1, (-1, self.config.num_codebooks))
+            )  # type: ignore[operator]
         return self.inner.indices_to_codes(ids)  # type: ignore[operator]
 
 
@@ -118,13 +137,16 @@ class CodeUse:
         counts = torch.bincount(ids.reshape(-1).cpu(), minlength=size).double()
         share = counts[counts > 0] / counts.sum()
         used = int((counts > 0).sum())
-        return CodeUse(used / min(size, ids.numel()), float((-share * share.log()).sum().exp()), size - used)
+        return CodeUse(
+            used / min(size, ids.numel()), float((-share * share.log()).sum().exp()), size - used
+        )
 
     def advice(self, name: str) -> str:
         """What to do about it, or nothing if 10 % or more of the codes are in use."""
         if self.usage >= 0.1:
             return ""
         return (
-            f"{name} uses {100 * self.usage:.0f} % of its codes: take fewer codes or levels, raise revive_below (vq), lower the"
+            f"{name} uses {100 * self.usage:.0f} % of its codes: take fewer codes or levels, raise"
+            " revive_below (vq), lower the"
             " learning rate, or use quantizer fsq"
         )

@@ -1,4 +1,6 @@
-"""What a modality's ``tokenizer`` entry may say, and the network that follows from it and the modality."""
+"""What a modality's ``tokenizer`` entry may say, and the network that follows from it and the
+modality.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fourm.config import from_mapping, to_mapping
+from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.training.loop import LoopConfig
 from fourm_tokenizers.autoencoder import AutoencoderConfig
@@ -20,7 +23,8 @@ class AdversarialConfig:
     weight: float = 0.1
     channels: int = 64
     layers: int = 3
-    start: int = 0  # first step with adversarial gradient; the discriminator learns from the beginning
+    # first step with adversarial gradient; the discriminator learns from the beginning
+    start: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,8 @@ class TokenizerConfig:
     refine_channels: int = 0
     detail_weight: float = 0.0
     quantize: bool = True
-    perceptual: str = ""  # "lpips", "timm:<model>" or "hf:<folder>": a pretrained network compares pictures too
+    # "lpips", "timm:<model>" or "hf:<folder>": a pretrained network compares pictures too
+    perceptual: str = ""
     perceptual_weight: float = 0.1
     adversarial: AdversarialConfig | None = None
     init: str = ""  # tokenizer folder to start from: a second stage at a higher resolution, say
@@ -51,37 +56,56 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         if (self.quantizer is None) == (not self.levels):
-            raise ValueError("a tokenizer needs either levels or a quantizer")
+            raise UserError("a tokenizer needs either levels or a quantizer")
         if self.freeze_encoder and not self.init:
-            raise ValueError("freeze_encoder needs init: the folder of a trained tokenizer")
+            raise UserError("freeze_encoder needs init: the folder of a trained tokenizer")
 
     @property
     def codebook(self) -> QuantizerConfig:
         return self.quantizer or QuantizerConfig(levels=self.levels)
 
     def model(self, modality: Modality) -> AutoencoderConfig:
-        """The network for a modality. Raises ValueError where they do not fit."""
+        """The network for a modality. Raises UserError where they do not fit."""
         raw = modality.raw
         shared = {
             name: to_mapping(getattr(self, name))
             for name in (
-                "patch_size", "encoder", "decoder", "diffusion", "num_tokens", "dim", "num_heads", "encoder_depth", "decoder_depth",
-                "refine_channels", "detail_weight", "quantize",
+                "patch_size",
+                "encoder",
+                "decoder",
+                "diffusion",
+                "num_tokens",
+                "dim",
+                "num_heads",
+                "encoder_depth",
+                "decoder_depth",
+                "refine_channels",
+                "detail_weight",
+                "quantize",
             )
-        }  # fmt: skip
+        }
         values: dict[str, Any] = {
-            **shared, "image_size": raw.size if raw.dense else 0, "channels": raw.num_channels,
-            "num_classes": len(raw.classes) if raw.type == "labels" else 0, "quantizer": to_mapping(self.codebook),
+            **shared,
+            "image_size": raw.size if raw.dense else 0,
+            "channels": raw.num_channels,
+            "num_classes": len(raw.classes) if raw.type == "labels" else 0,
+            "quantizer": to_mapping(self.codebook),
             "features": raw.type == "vectors" or (raw.type == "array" and self.patch_size == 1),
-        }  # fmt: skip
+        }
         config = from_mapping(AutoencoderConfig, values, f"tokenizer of {modality.name}")
         if config.codebook_size != modality.vocab_size:
-            raise ValueError(
-                f"the tokenizer of {modality.name} has {config.codebook_size} codes, it declares {modality.vocab_size}"
+            raise UserError(
+                f"the tokenizer of {modality.name} has {config.codebook_size} codes, it declares"
+                f" {modality.vocab_size}"
             )
         num = (config.num_tokens or config.grid**2) * config.quantizer.num_codebooks
         if num != modality.num_tokens:
-            raise ValueError(f"the tokenizer of {modality.name} makes {num} tokens, it declares {modality.num_tokens}")
+            raise UserError(
+                f"the tokenizer of {modality.name} makes {num} tokens, it declares"
+                f" {modality.num_tokens}"
+            )
         if self.adversarial is not None and raw.type != "image":
-            raise ValueError(f"adversarial training is for colour pictures; {modality.name} is {raw.type}")
+            raise UserError(
+                f"adversarial training is for colour pictures; {modality.name} is {raw.type}"
+            )
         return config

@@ -1,12 +1,17 @@
-"""Structured values of 4M-21 spelled as text: picture metadata, human poses, SAM instances. Spelling as the released models know it.
+"""Structured values of 4M-21 spelled as text: picture metadata, human poses, SAM instances.
+Spelling as the released models know it.
 
-* metadata: ``{"brightness": 130.5, "n_humans": 2, ...}`` -> ``v1=<kind> v0=<bin>`` for each entry; ranged kinds have 50 bins.
-* poses: ``[{"box": [x0, y0, x1, y1], "pose": [8 ids], "global": [9 numbers], "shape": [10], "camera": [3]}, ...]`` -> ``human``, the
-  corners, then the four blocks in the order of the mapping; nobody -> ``none``. The ids are those of the pose tokenizer.
-* instances: ``{"points": [{"at": [x, y], "instances": [{"box": [x0, y0, x1, y1], "mask": [16 ids]}, ...]}, ...]}`` in pixels ->
-  ``point v0=<y> v1=<x>``, then ``polygon`` with corners and mask ids for each instance at that point, or ``none``.
+* metadata: ``{"brightness": 130.5, "n_humans": 2, ...}`` -> ``v1=<kind> v0=<bin>`` for each entry;
+  ranged kinds have 50 bins.
+* poses: ``[{"box": [x0, y0, x1, y1], "pose": [8 ids], "global": [9 numbers], "shape": [10],
+  "camera": [3]}, ...]`` -> ``human``, the corners, then the four blocks in the order of the
+  mapping; nobody -> ``none``. The ids are those of the pose tokenizer.
+* instances: ``{"points": [{"at": [x, y], "instances": [{"box": [x0, y0, x1, y1], "mask": [16 ids]},
+  ...]}, ...]}`` in pixels -> ``point v0=<y> v1=<x>``, then ``polygon`` with corners and mask ids
+  for each instance at that point, or ``none``.
 
-A decoded value encodes to the same ids again. Decoding never fails: what a model spells wrongly is left out.
+A decoded value encodes to the same ids again. Decoding never fails: what a model spells wrongly is
+left out.
 """
 
 from __future__ import annotations
@@ -16,18 +21,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from fourm.errors import UserError
+
 _MAX_COUNT = 999
 _RANGED_BINS = 50
 _HALF_IDS = 512  # ids below are v0=, the others v1= less this
 POSE_BLOCKS = {"pose": 8, "global": 9, "shape": 10, "camera": 3}  # numbers in each
-_BLOCK_SCALE = {"global": (499.5, 499.5), "shape": (166.5, 499.5), "camera": (49.95, 49.95)}  # bin = round(a x + b)
+# bin = round(a x + b)
+_BLOCK_SCALE = {"global": (499.5, 499.5), "shape": (166.5, 499.5), "camera": (49.95, 49.95)}
 NUM_MASK_IDS = 16
 _WORD = re.compile(r"v([0-3])=([0-9]+)|([a-z]+)")
 
 
 @dataclass(frozen=True)
 class MetadataKind:
-    """How one kind of metadata becomes a bin: a count in units, a range of 50 bins, or thresholds."""
+    """How one kind of metadata becomes a bin: a count in units, a range of 50 bins, or
+    thresholds.
+    """
 
     name: str
     unit: int = 1  # counts: this many make one
@@ -57,27 +67,39 @@ class MetadataKind:
 
 
 METADATA = (
-    MetadataKind("original_width", unit=32), MetadataKind("original_height", unit=32), MetadataKind("caption_n_chars"),
-    MetadataKind("caption_n_words"), MetadataKind("caption_n_sentences"), MetadataKind("n_humans"),
-    MetadataKind("n_sam_instances"), MetadataKind("n_coco_instances"), MetadataKind("coco_instance_diversity"),
-    MetadataKind("colorfulness", range=(0.0, 150.0)), MetadataKind("brightness", range=(0.0, 255.0)),
-    MetadataKind("contrast", range=(0.0, 127.0)), MetadataKind("saturation", range=(0.0, 255.0)),
-    MetadataKind("entropy", range=(0.0, 10.0)), MetadataKind("walkability", range=(0.0, 1.0)),
-    MetadataKind("objectness", range=(0.0, 1.0)), MetadataKind("semantic_diversity"),
-    MetadataKind("geometric_complexity", range=(0.0, 0.75)), MetadataKind("occlusion_score", range=(0.0, 0.25)),
-    MetadataKind("watermark_score", thresholds=(0.5,)), MetadataKind("aesthetic_score", thresholds=(4.5, 5.5)),
-)  # fmt: skip
+    MetadataKind("original_width", unit=32),
+    MetadataKind("original_height", unit=32),
+    MetadataKind("caption_n_chars"),
+    MetadataKind("caption_n_words"),
+    MetadataKind("caption_n_sentences"),
+    MetadataKind("n_humans"),
+    MetadataKind("n_sam_instances"),
+    MetadataKind("n_coco_instances"),
+    MetadataKind("coco_instance_diversity"),
+    MetadataKind("colorfulness", range=(0.0, 150.0)),
+    MetadataKind("brightness", range=(0.0, 255.0)),
+    MetadataKind("contrast", range=(0.0, 127.0)),
+    MetadataKind("saturation", range=(0.0, 255.0)),
+    MetadataKind("entropy", range=(0.0, 10.0)),
+    MetadataKind("walkability", range=(0.0, 1.0)),
+    MetadataKind("objectness", range=(0.0, 1.0)),
+    MetadataKind("semantic_diversity"),
+    MetadataKind("geometric_complexity", range=(0.0, 0.75)),
+    MetadataKind("occlusion_score", range=(0.0, 0.25)),
+    MetadataKind("watermark_score", thresholds=(0.5,)),
+    MetadataKind("aesthetic_score", thresholds=(4.5, 5.5)),
+)
 _KIND = {kind.name: (number, kind) for number, kind in enumerate(METADATA)}
 
 
 def metadata_to_text(value: Any) -> str:
-    """Raises ValueError for an unknown kind or a value that is no number."""
+    """Raises UserError for an unknown kind or a value that is no number."""
     if not isinstance(value, dict):
-        raise ValueError(f"metadata must be a mapping, not {type(value).__name__}")
+        raise UserError(f"metadata must be a mapping, not {type(value).__name__}")
     words = []
     for name, number in value.items():
         if name not in _KIND:
-            raise ValueError(f"unknown metadata {name!r}; known are {', '.join(_KIND)}")
+            raise UserError(f"unknown metadata {name!r}; known are {', '.join(_KIND)}")
         index, kind = _KIND[name]
         words.append(f"v1={index} v0={kind.to_bin(_finite(number, name))}")
     return " ".join(words)
@@ -94,9 +116,9 @@ def metadata_from_text(line: str) -> dict[str, float | int]:
 
 
 def poses_to_text(value: Any, num_bins: int) -> str:
-    """Raises ValueError for a missing block or a wrong count of numbers."""
+    """Raises UserError for a missing block or a wrong count of numbers."""
     if not isinstance(value, list):
-        raise ValueError(f"poses must be a list, not {type(value).__name__}")
+        raise UserError(f"poses must be a list, not {type(value).__name__}")
     if not value:
         return "none"
     return " ".join(_person(person, num_bins) for person in value)
@@ -104,9 +126,15 @@ def poses_to_text(value: Any, num_bins: int) -> str:
 
 def _person(person: Any, num_bins: int) -> str:
     if not isinstance(person, dict) or set(person) != {"box", *POSE_BLOCKS}:
-        raise ValueError(f"a pose must have exactly box, {', '.join(POSE_BLOCKS)}")
+        raise UserError(f"a pose must have exactly box, {', '.join(POSE_BLOCKS)}")
     corners = [_finite(n, "box") for n in _list(person["box"], 4, "box")]
-    words = ["human", *(f"v{axis}={round(min(max(c, 0.0), 1.0) * (num_bins - 1))}" for axis, c in enumerate(corners))]
+    words = [
+        "human",
+        *(
+            f"v{axis}={round(min(max(c, 0.0), 1.0) * (num_bins - 1))}"
+            for axis, c in enumerate(corners)
+        ),
+    ]
     for name in person:
         if name == "box":
             continue
@@ -116,7 +144,9 @@ def _person(person: Any, num_bins: int) -> str:
             words += [_id_word(n, "pose") for n in numbers]
         else:
             scale, offset = _BLOCK_SCALE[name]
-            words += [f"v0={round(min(max(scale * _finite(n, name) + offset, 0), 999))}" for n in numbers]
+            words += [
+                f"v0={round(min(max(scale * _finite(n, name) + offset, 0), 999))}" for n in numbers
+            ]
     return " ".join(words)
 
 
@@ -140,25 +170,33 @@ def poses_from_text(line: str, num_bins: int) -> list[dict[str, Any]]:
                 scale, offset = _BLOCK_SCALE[block]
                 person[block].append((int(number) - offset) / scale)
         ids_fit = all(0 <= i < 2 * _HALF_IDS for i in person.get("pose", ()))
-        if ids_fit and all(len(person.get(name, ())) == count for name, count in POSE_BLOCKS.items()):
+        if ids_fit and all(
+            len(person.get(name, ())) == count for name, count in POSE_BLOCKS.items()
+        ):
             people.append(person)
     return people
 
 
 def instances_to_text(value: Any, size: int) -> str:
-    """``size`` in pixels bounds all coordinates. Raises ValueError for anything of another form."""
+    """``size`` in pixels bounds all coordinates. Raises UserError for anything of another form."""
     if not isinstance(value, dict) or not isinstance(value.get("points"), list):
-        raise ValueError('instances must be {"points": [...]}')
+        raise UserError('instances must be {"points": [...]}')
     words = []
     for point in value["points"]:
         if not isinstance(point, dict) or set(point) != {"at", "instances"}:
-            raise ValueError('a point must be {"at": [x, y], "instances": [...]}')
+            raise UserError('a point must be {"at": [x, y], "instances": [...]}')
         x, y = (_pixel(n, size) for n in _list(point["at"], 2, "at"))
         words += ["point", f"v0={y}", f"v1={x}"]
         for instance in point["instances"]:
             if not isinstance(instance, dict) or set(instance) != {"box", "mask"}:
-                raise ValueError('an instance must be {"box": [x0, y0, x1, y1], "mask": [ids]}')
-            words += ["polygon", *(f"v{axis}={_pixel(n, size)}" for axis, n in enumerate(_list(instance["box"], 4, "box")))]
+                raise UserError('an instance must be {"box": [x0, y0, x1, y1], "mask": [ids]}')
+            words += [
+                "polygon",
+                *(
+                    f"v{axis}={_pixel(n, size)}"
+                    for axis, n in enumerate(_list(instance["box"], 4, "box"))
+                ),
+            ]
             words += [_id_word(i, "mask") for i in _list(instance["mask"], NUM_MASK_IDS, "mask")]
         if not point["instances"]:
             words.append("none")
@@ -206,7 +244,7 @@ def _split_words(words: _Words, at: str) -> list[_Words]:
 
 def _id_word(value: Any, what: str) -> str:
     if not isinstance(value, int) or not 0 <= value < 2 * _HALF_IDS:
-        raise ValueError(f"{what}: ids are integers in 0..{2 * _HALF_IDS - 1}, not {value!r}")
+        raise UserError(f"{what}: ids are integers in 0..{2 * _HALF_IDS - 1}, not {value!r}")
     return f"v{value // _HALF_IDS}={value % _HALF_IDS}"
 
 
@@ -216,7 +254,7 @@ def _pixel(value: Any, size: int) -> int:
 
 def _list(value: Any, count: int, what: str) -> list[Any]:
     if not isinstance(value, (list, tuple)) or len(value) != count:
-        raise ValueError(f"{what} must be {count} numbers, not {value!r}")
+        raise UserError(f"{what} must be {count} numbers, not {value!r}")
     return list(value)
 
 
@@ -224,7 +262,7 @@ def _finite(value: Any, what: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{what} must be a number, not {value!r}") from None
+        raise UserError(f"{what} must be a number, not {value!r}") from None
     if not abs(number) < float("inf"):
-        raise ValueError(f"{what} must be finite, not {value!r}")
+        raise UserError(f"{what} must be finite, not {value!r}")
     return number

@@ -1,8 +1,9 @@
-"""Training a learned tokenizer in the same loop as pretraining: batches of raw values, losses, held-out figures."""
+"""Training a learned tokenizer in the same loop as pretraining: batches of raw values, losses,
+held-out figures.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fourm.config import to_mapping
 from fourm.data.columns import Column, open_column
 from fourm.data.order import SampleOrder
 from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, shard_paths
+from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.training.loop import LoopConfig
 from fourm.weights import WEIGHTS_FILE
 from fourm_tokenizers.losses import TrainedTokenizer
-from fourm_tokenizers.picture import CONFIG_FILE, from_values, to_values
+from fourm_tokenizers.picture import from_values, to_values, write_description
 from fourm_tokenizers.quantizers import CodeUse
 from fourm_tokenizers.settings import TokenizerConfig
 
@@ -46,10 +47,15 @@ class ValueBatch:
 class ValueBatches(torch.utils.data.Dataset):
     """Step number -> this rank's micro-batches of raw values."""
 
-    def __init__(self, column: Column, modality: Modality, config: LoopConfig, rank: int, world_size: int) -> None:
+    def __init__(
+        self, column: Column, modality: Modality, config: LoopConfig, rank: int, world_size: int
+    ) -> None:
         each, odd = divmod(config.batch_size, world_size * config.micro_batches)
         if odd:
-            raise ValueError(f"batch size {config.batch_size} is not a multiple of {world_size} ranks x {config.micro_batches}")
+            raise UserError(
+                f"batch size {config.batch_size} is not a multiple of {world_size} ranks x"
+                f" {config.micro_batches}"
+            )
         self._column, self._modality, self._config = column, modality, config
         self._order = SampleOrder([len(column)], [1.0], config.seed)
         self._rank, self._world, self._each = rank, world_size, each
@@ -59,7 +65,11 @@ class ValueBatches(torch.utils.data.Dataset):
         for micro in range(self._config.micro_batches):
             first = step * self._config.batch_size + (micro * self._world + self._rank) * self._each
             samples = self._order(np.arange(first, first + self._each)).sample
-            result.append(ValueBatch(to_values(self._column.gather(samples)[0][:, 0], self._modality), samples, step))
+            result.append(
+                ValueBatch(
+                    to_values(self._column.gather(samples)[0][:, 0], self._modality), samples, step
+                )
+            )
         return result
 
 
@@ -89,7 +99,9 @@ class TokenizerTask:
         return 1.0 / np.maximum(counts, 1.0)
 
     def watch(self, model: nn.Module) -> dict[str, float]:
-        """Use of the codebook over the last batches; warns if it is under 10 % once many ids were seen."""
+        """Use of the codebook over the last batches; warns if it is under 10 % once many ids were
+        seen.
+        """
         assert isinstance(model, TrainedTokenizer)
         if not self.config.quantize or not model.recent_ids:
             return {}
@@ -110,19 +122,28 @@ class TokenizerTask:
         made: list[np.ndarray] = []
         ids: list[Tensor] = []
         for start in range(0, len(raw), _EVAL_BATCH):
-            result = model.tokenizer(to_values(raw[start : start + _EVAL_BATCH], self.modality).to(device))
+            result = model.tokenizer(
+                to_values(raw[start : start + _EVAL_BATCH], self.modality).to(device)
+            )
             made += from_values(result.output.cpu(), self.modality)
             ids.append(result.ids.cpu())
         use = CodeUse.of(torch.cat(ids), self.config.codebook.size)
         if use.advice(self.modality.name) and self.config.quantize:
             _log.warning("%s", use.advice(self.modality.name))
         figures = dense_figures(self.modality.raw, np.stack(made).reshape(raw.shape), raw)
-        return {**figures, "usage": use.usage, "perplexity": use.perplexity, "dead_codes": float(use.dead)}
+        return {
+            **figures,
+            "usage": use.usage,
+            "perplexity": use.perplexity,
+            "dead_codes": float(use.dead),
+        }
 
     def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
         assert isinstance(model, TrainedTokenizer)
-        (folder / CONFIG_FILE).write_text(json.dumps(to_mapping(model.tokenizer.config), indent=1) + "\n")
-        save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE)
+        write_description(model.tokenizer.config, folder)
+        save_file(
+            {n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE
+        )
 
     def describe(self, batch: ValueBatch) -> dict[str, Any]:
         return {"samples": batch.samples.tolist(), "keys": self._train.keys[batch.samples].tolist()}
@@ -132,11 +153,16 @@ def raw_column(modality: Modality, raw: Path, split: str, cache: Path) -> Column
     """All raw values of a dense or vector modality in a split, memory-mapped."""
     shards = shard_paths(raw, split, modality.raw_name)
     if not shards:
-        raise ValueError(f"no shards in {raw / split / modality.raw_name}")
+        raise UserError(f"no shards in {raw / split / modality.raw_name}")
     spec = modality.raw
     report = DamageReport()
     column = open_column(
-        shards, lambda data, ext: read_raw(data, ext, spec)[None], spec.extensions, f"raw {spec}", cache, report
+        shards,
+        lambda data, ext: read_raw(data, ext, spec)[None],
+        spec.extensions,
+        f"raw {spec}",
+        cache,
+        report,
     )
     report.check(cache / f"damage-{split}-{modality.raw_name}.json")
     return column

@@ -1,7 +1,9 @@
-"""Text and everything spelled as text: one WordPiece vocabulary, Hugging Face ``tokenizers`` inside.
+"""Text and everything spelled as text: one WordPiece vocabulary, Hugging Face ``tokenizers``
+inside.
 
-Ids begin as in the released 4M tokenizer: [PAD] [UNK] [SOS] [EOS], sentinels, coordinate tokens ``v0=0`` ... then class names, then
-learned pieces. A raw value becomes a line of text (``structured.py``), the line becomes ids with [EOS] at its end.
+Ids begin as in the released 4M tokenizer: [PAD] [UNK] [SOS] [EOS], sentinels, coordinate tokens
+``v0=0`` ... then class names, then learned pieces. A raw value becomes a line of text
+(``structured.py``), the line becomes ids with [EOS] at its end.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
+from fourm.errors import UserError
 from fourm.modalities import END_ID, SENTINEL_ID, UNKNOWN_ID, Modality
 from fourm_tokenizers.picture import fingerprint
 from fourm_tokenizers.structured import from_text, to_text
@@ -27,7 +30,10 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Size and layout of the vocabulary. ``vocab_size`` is the most ids; a small corpus gives fewer."""
+    """Size and layout of the vocabulary.
+
+    ``vocab_size`` is the most ids; a small corpus gives fewer.
+    """
 
     type: str = "text"
     vocab_size: int = 30000
@@ -39,7 +45,9 @@ class TextConfig:
     def __post_init__(self) -> None:
         fixed = SENTINEL_ID + self.num_sentinels + self.num_axes * self.num_bins + len(self.words)
         if self.vocab_size <= fixed:
-            raise ValueError(f"vocab_size {self.vocab_size} leaves no room for words: {fixed} ids are special")
+            raise UserError(
+                f"vocab_size {self.vocab_size} leaves no room for words: {fixed} ids are special"
+            )
 
 
 def train_text_tokenizer(config: TextConfig, lines: Iterable[str], folder: str | Path) -> Tokenizer:
@@ -48,8 +56,12 @@ def train_text_tokenizer(config: TextConfig, lines: Iterable[str], folder: str |
     tokenizer.normalizer = BertNormalizer(lowercase=True)  # type: ignore[assignment]
     tokenizer.pre_tokenizer = BertPreTokenizer()  # type: ignore[assignment]
     fixed = ["[PAD]", "[UNK]", "[SOS]", "[EOS]", *(f"[S_{i}]" for i in range(config.num_sentinels))]
-    fixed += [f"v{axis}={value}" for axis in range(config.num_axes) for value in range(config.num_bins)]
-    trainer = WordPieceTrainer(vocab_size=config.vocab_size, special_tokens=[*fixed, *config.words], show_progress=False)  # type: ignore[call-arg]
+    fixed += [
+        f"v{axis}={value}" for axis in range(config.num_axes) for value in range(config.num_bins)
+    ]
+    trainer = WordPieceTrainer(
+        vocab_size=config.vocab_size, special_tokens=[*fixed, *config.words], show_progress=False
+    )  # type: ignore[call-arg]
     tokenizer.train_from_iterator(lines, trainer)
     Path(folder).mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(Path(folder, TOKENIZER_FILE)))
@@ -62,14 +74,17 @@ class TextCodec:
     def __init__(self, folder: Path, modality: Modality) -> None:
         path = folder / TOKENIZER_FILE
         if not path.is_file():
-            raise ValueError(f"no text tokenizer in {folder}: {TOKENIZER_FILE} is missing")
+            raise UserError(f"no text tokenizer in {folder}: {TOKENIZER_FILE} is missing")
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for malformed files
-            raise ValueError(f"{path} is no tokenizer file: {error}") from None
+            raise UserError(f"{path} is no tokenizer file: {error}") from None
         self.codebook_size = self.tokenizer.get_vocab_size()
         if self.codebook_size > modality.vocab_size:
-            raise ValueError(f"{path} has {self.codebook_size} ids, modality {modality.name} declares {modality.vocab_size}")
+            raise UserError(
+                f"{path} has {self.codebook_size} ids, modality {modality.name} declares"
+                f" {modality.vocab_size}"
+            )
         self.modality = modality
         self.fingerprint = fingerprint(path)
         vocabulary = self.tokenizer.get_vocab()
@@ -109,7 +124,9 @@ def _join(pieces: list[str]) -> str:
     """Words with spaces between, none before punctuation."""
     line = ""
     for piece in pieces:
-        glued = piece in ".,;:!?)'" or line.endswith(("(", "'")) or piece == "-" or line.endswith("-")
+        glued = (
+            piece in ".,;:!?)'" or line.endswith(("(", "'")) or piece == "-" or line.endswith("-")
+        )
         line += piece if glued or not line else " " + piece
     return line
 

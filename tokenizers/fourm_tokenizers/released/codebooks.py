@@ -1,4 +1,6 @@
-"""Codebooks of the released tokenizers, for look-up: nearest code by cosine or distance, or one choice per head ("memcodes")."""
+"""Codebooks of the released tokenizers, for look-up: nearest code by cosine or distance, or one
+choice per head ("memcodes").
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fourm.errors import UserError
+
 
 class NearestCode(nn.Module):
-    """One codebook (V, L). Distances use unit vectors if ``norm_codes``; look-ups return the stored rows."""
+    """One codebook (V, L).
+
+    Distances use unit vectors if ``norm_codes``; look-ups return the stored rows.
+    """
 
     def __init__(self, size: int, dim: int, norm_codes: bool, norm_latents: bool) -> None:
         super().__init__()
@@ -24,7 +31,8 @@ class NearestCode(nn.Module):
             rows = F.normalize(rows, dim=-1)
         if self.norm_codes:
             return (F.normalize(rows, dim=-1) @ F.normalize(codes, dim=-1).T).argmax(-1)
-        return (rows @ codes.T - 0.5 * (codes**2).sum(-1)).argmax(-1)  # nearest: |x|^2 is the same for all codes
+        # nearest: |x|^2 is the same for all codes
+        return (rows @ codes.T - 0.5 * (codes**2).sum(-1)).argmax(-1)
 
     def codes(self, ids: Tensor) -> Tensor:
         """(B, h, w) -> (B, L, h, w)."""
@@ -32,12 +40,14 @@ class NearestCode(nn.Module):
 
 
 class HeadCodes(nn.Module):
-    """H codebooks: each head of the latent attends to its own learned codes and takes one ("memcodes" of lucidrains)."""
+    """H codebooks: each head of the latent attends to its own learned codes and takes one
+    ("memcodes" of lucidrains).
+    """
 
     def __init__(self, size: int, dim: int, num_heads: int) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"latent_dim {dim} is not a multiple of num_codebooks {num_heads}")
+            raise UserError(f"latent_dim {dim} is not a multiple of num_codebooks {num_heads}")
         width = dim // num_heads
         self.num_heads = num_heads
         self.codebooks = nn.Parameter(torch.zeros(num_heads, size, width), requires_grad=False)
@@ -49,7 +59,9 @@ class HeadCodes(nn.Module):
         b, _, h, w = latents.shape
         rows = rearrange(latents, "b (k d) h w -> k (b h w) d", k=self.num_heads).float()
         keys = torch.einsum("knd,kdc->knc", self.codebooks.float(), self.to_k.float())
-        return rearrange((rows @ keys.transpose(1, 2)).argmax(-1), "k (b h w) -> b k h w", b=b, h=h, w=w)
+        return rearrange(
+            (rows @ keys.transpose(1, 2)).argmax(-1), "k (b h w) -> b k h w", b=b, h=h, w=w
+        )
 
     def codes(self, ids: Tensor) -> Tensor:
         """(B, H, h, w) -> (B, L, h, w)."""

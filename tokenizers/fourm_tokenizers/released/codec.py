@@ -1,8 +1,10 @@
-"""Released tokenizers as codecs: ordinary pictures, class maps, depth, features in and out; normalisation is inside.
+"""Released tokenizers as codecs: ordinary pictures, class maps, depth, features in and out;
+normalisation is inside.
 
-Pictures and normals go in as [-1, 1], class maps as ids (0 = no class), features and vectors as their extractor gives them. Depth
-is made relative as the tokenizers were trained: less its mean and over its deviation, both without the nearest and farthest tenth; so
-what comes back is relative depth.
+Pictures and normals go in as [-1, 1], class maps as ids (0 = no class), features and vectors as
+their extractor gives them. Depth is made relative as the tokenizers were trained: less its mean and
+over its deviation, both without the nearest and farthest tenth; so what comes back is relative
+depth.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fourm.data.raw import check_raw, check_vectors
+from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.weights import WeightFiles
 from fourm_tokenizers.picture import fingerprint
@@ -35,8 +38,9 @@ class ReleasedCodec:
         self.modality = modality
         self.codebook_size = self.model.config.codebook_size
         if self.codebook_size != modality.vocab_size:
-            raise ValueError(
-                f"{folder} has {self.codebook_size} codes, modality {modality.name} declares {modality.vocab_size}"
+            raise UserError(
+                f"{folder} has {self.codebook_size} codes, modality {modality.name} declares"
+                f" {modality.vocab_size}"
             )
         files = WeightFiles.open(folder)
         paths = sorted({folder / CONFIG_FILE, *files.files.values()})
@@ -55,10 +59,14 @@ class ReleasedCodec:
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
         result: list[Any] = []
         for start in range(0, len(ids), _BATCH):
-            stacked = torch.from_numpy(np.stack([np.asarray(i, np.int64).reshape(-1) for i in ids[start : start + _BATCH]]))
+            stacked = torch.from_numpy(
+                np.stack([np.asarray(i, np.int64).reshape(-1) for i in ids[start : start + _BATCH]])
+            )
             maps = stacked.reshape(len(stacked), *self._layout())
             if isinstance(self.model, DiVAE):
-                output = self.model.decode(maps, steps=self.steps, seeds=[zlib.crc32(i.numpy().tobytes()) for i in maps])
+                output = self.model.decode(
+                    maps, steps=self.steps, seeds=[zlib.crc32(i.numpy().tobytes()) for i in maps]
+                )
             else:
                 output = self.model.decode(maps)
             result += self._raw(output)
@@ -68,7 +76,11 @@ class ReleasedCodec:
         m = self.modality
         if m.grid is not None:
             return m.grid
-        return (m.num_tokens, 1, 1) if self.model.config.quant_type == "memcodes" else (m.num_tokens, 1)
+        return (
+            (m.num_tokens, 1, 1)
+            if self.model.config.quant_type == "memcodes"
+            else (m.num_tokens, 1)
+        )
 
     def _prepared(self, raw: Sequence[Any]) -> Tensor:
         spec = self.modality.raw
@@ -82,12 +94,17 @@ class ReleasedCodec:
             stacked = relative_depth(stacked)[..., None]
         elif spec.type == "image":
             values = stacked.astype(np.float32) / 255.0
-            standard = (values - np.array(_IMAGENET_MEAN, np.float32)) / np.array(_IMAGENET_STD, np.float32)
+            standard = (values - np.array(_IMAGENET_MEAN, np.float32)) / np.array(
+                _IMAGENET_STD, np.float32
+            )
             stacked = standard if self.model.config.undo_std else values * 2.0 - 1.0
-        elif spec.type == "array" and self.modality.grid != (spec.size, spec.size):  # a picture, not a feature map
+        # a picture, not a feature map
+        elif spec.type == "array" and self.modality.grid != (spec.size, spec.size):
             low, high = spec.range
             stacked = (stacked - low) / (high - low) * 2.0 - 1.0
-        maps = torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), dtype=np.float32))
+        maps = torch.from_numpy(
+            np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), dtype=np.float32)
+        )
         channels = self.model.config.n_channels
         return maps.expand(-1, channels, -1, -1) if maps.shape[1] == 1 else maps
 
@@ -96,7 +113,9 @@ class ReleasedCodec:
         if spec.type == "vectors":
             return list(output.flatten(1)[:, None].numpy())
         if spec.type == "labels":
-            return list(output.argmax(1).numpy().astype(np.uint8 if len(spec.classes) <= 256 else np.uint16))
+            return list(
+                output.argmax(1).numpy().astype(np.uint8 if len(spec.classes) <= 256 else np.uint16)
+            )
         values = output.permute(0, 2, 3, 1).numpy()
         if spec.type == "image":
             return list(((np.clip(values, -1, 1) + 1) * 127.5).round().astype(np.uint8))
@@ -104,7 +123,9 @@ class ReleasedCodec:
             return list(values[..., 0])
         if spec.type == "normal":
             length = np.linalg.norm(values, axis=-1, keepdims=True)
-            return list(np.where(length > 1e-6, values / np.maximum(length, 1e-6), 0.0).astype(np.float32))
+            return list(
+                np.where(length > 1e-6, values / np.maximum(length, 1e-6), 0.0).astype(np.float32)
+            )
         if self.modality.grid != (spec.size, spec.size):
             low, high = spec.range
             values = (values.mean(-1, keepdims=True).clip(-1, 1) + 1) / 2 * (high - low) + low
@@ -112,7 +133,9 @@ class ReleasedCodec:
 
 
 def relative_depth(depth: np.ndarray) -> np.ndarray:
-    """Depth maps (B, H, W) -> (depth - mean) / deviation, where both leave out the smallest and the largest tenth of the values."""
+    """Depth maps (B, H, W) -> (depth - mean) / deviation, where both leave out the smallest and the
+    largest tenth of the values.
+    """
     flat = np.sort(depth.reshape(len(depth), -1).astype(np.float64), axis=1)
     tenth = int(0.1 * flat.shape[1])
     middle = flat[:, tenth : flat.shape[1] - tenth]

@@ -1,4 +1,6 @@
-"""Settings of a released tokenizer, as its ``config.json`` says them; defaults are the reference's own."""
+"""Settings of a released tokenizer, as its ``config.json`` says them; defaults are the reference's
+own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fourm.config import from_mapping
+from fourm.errors import UserError
 
 DIFFUSION_FIELDS = ("num_train_timesteps", "beta_schedule", "prediction_type", "scheduler")
 
@@ -29,7 +32,10 @@ VITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig:
-    """Fields that all released tokenizers share. Those of training alone (EMA, code replacement …) change nothing here."""
+    """Fields that all released tokenizers share.
+
+    Those of training alone (EMA, code replacement …) change nothing here.
+    """
 
     image_size: int = 224
     image_size_enc: int | None = None
@@ -96,7 +102,7 @@ class DiVAEConfig(VQConfig):
 
 
 def read_config(described: dict[str, Any], where: str) -> VQVAEConfig | DiVAEConfig:
-    """The settings in a mapping. Raises ValueError that names an unknown field."""
+    """The settings in a mapping. Raises UserError that names an unknown field."""
     kind = DiVAEConfig if any(field in described for field in DIFFUSION_FIELDS) else VQVAEConfig
     return from_mapping(kind, described, where)
 
@@ -105,5 +111,7 @@ def preset(name: str, suffix: str, where: str = "config.json") -> ViTPreset:
     """The ViT that ``vit_b_enc`` and the like stand for."""
     found = VITS.get(name.removesuffix(suffix))
     if found is None or not name.endswith(suffix):
-        raise ValueError(f"{where}: unknown network {name!r}; known are {', '.join(v + suffix for v in VITS)}")
+        raise UserError(
+            f"{where}: unknown network {name!r}; known are {', '.join(v + suffix for v in VITS)}"
+        )
     return found

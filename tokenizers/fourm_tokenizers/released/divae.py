@@ -1,7 +1,9 @@
-"""DiVAE tokenizers of 4M: a ViT encoder and a diffusion model as decoder, sampled through ``diffusers``' schedulers.
+"""DiVAE tokenizers of 4M: a ViT encoder and a diffusion model as decoder, sampled through
+``diffusers``' schedulers.
 
-The decoder denoises a picture in patches of 4 pixels; the quantised latents, enlarged to that grid, are concatenated to it. Settings
-(noise schedule, prediction type, thresholding) come from the tokenizer's file. Zero terminal SNR: 2305.08891.
+The decoder denoises a picture in patches of 4 pixels; the quantised latents, enlarged to that grid,
+are concatenated to it. Settings (noise schedule, prediction type, thresholding) come from the
+tokenizer's file. Zero terminal SNR: 2305.08891.
 """
 
 from __future__ import annotations
@@ -32,8 +34,12 @@ class PatchedDenoiser(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, noisy: Tensor, time: Tensor | int, latents: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), () or (B,), (B, L, h, w); ``hidden`` (B, h, w) True = this latent is kept from the denoiser."""
+    def forward(
+        self, noisy: Tensor, time: Tensor | int, latents: Tensor, hidden: Tensor | None = None
+    ) -> Tensor:
+        """(B, C, H, W), () or (B,), (B, L, h, w); ``hidden`` (B, h, w) True = this latent is kept
+        from the denoiser.
+        """
         if hidden is not None:
             latents = latents.masked_fill(hidden[:, None], 0.0)
         p = DENOISER_PATCH
@@ -52,36 +58,66 @@ class DiVAE(VQEncoder):
         self.decoder = PatchedDenoiser(unet)
 
     def scheduler(
-        self, kind: Literal["ddpm", "ddim"] | None = None, spacing: Spacing = "trailing", prediction: str = ""
+        self,
+        kind: Literal["ddpm", "ddim"] | None = None,
+        spacing: Spacing = "trailing",
+        prediction: str = "",
     ) -> DDPMScheduler | DDIMScheduler:
-        """The scheduler that the file names, with its settings; or another kind, spacing of time steps, or prediction type."""
+        """The scheduler that the file names, with its settings; or another kind, spacing of time
+        steps, or prediction type.
+        """
         c = self.settings
         betas = noise_betas(c.beta_schedule, c.num_train_timesteps, c.zero_terminal_snr)
         return make_scheduler(
-            kind or c.scheduler, betas, prediction or c.prediction_type, clip=c.clip_sample, thresholding=c.thresholding,
+            kind or c.scheduler,
+            betas,
+            prediction or c.prediction_type,
+            clip=c.clip_sample,
+            thresholding=c.thresholding,
             spacing=spacing,
-        )  # fmt: skip
+        )
 
     @torch.inference_mode()
     def decode(
-        self, ids: Tensor, *, steps: int = 25, size: int = 0, seeds: Sequence[int] | None = None,
+        self,
+        ids: Tensor,
+        *,
+        steps: int = 25,
+        size: int = 0,
+        seeds: Sequence[int] | None = None,
         scheduler: DDPMScheduler | DDIMScheduler | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Ids (B, h, w) -> normalised pictures (B, C, size, size) by ``steps`` steps of denoising; sample i from ``seeds[i]``."""
+    ) -> Tensor:
+        """Ids (B, h, w) -> normalised pictures (B, C, size, size) by ``steps`` steps of denoising;
+        sample i from ``seeds[i]``.
+        """
         c = self.settings
         size = size or ids.shape[-1] * c.patch_size
-        generators = [torch.Generator(ids.device).manual_seed(s) for s in (seeds or range(len(ids)))]
-        noise = torch.cat([torch.randn(1, c.n_channels, size, size, generator=g, device=ids.device) for g in generators])
-        return self.denoise(self.codes(ids), noise, scheduler or self.scheduler("ddim"), steps, generators)
+        generators = [
+            torch.Generator(ids.device).manual_seed(s) for s in (seeds or range(len(ids)))
+        ]
+        noise = torch.cat(
+            [
+                torch.randn(1, c.n_channels, size, size, generator=g, device=ids.device)
+                for g in generators
+            ]
+        )
+        return self.denoise(
+            self.codes(ids), noise, scheduler or self.scheduler("ddim"), steps, generators
+        )
 
     def denoise(
-        self, latents: Tensor, noise: Tensor, scheduler: DDPMScheduler | DDIMScheduler, steps: int,
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        scheduler: DDPMScheduler | DDIMScheduler,
+        steps: int,
         generators: torch.Generator | list[torch.Generator] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Noise (B, C, H, W) to pictures under latents (B, L, h, w)."""
         scheduler.set_timesteps(steps, device=str(noise.device))
         if scheduler.config.timestep_spacing == "linspace":  # type: ignore[attr-defined]
-            last = self.settings.num_train_timesteps - 1  # counted from the end: ties round down, as in the released code
+            # counted from the end: ties round down, as in the released code
+            last = self.settings.num_train_timesteps - 1
             times = last - np.linspace(0, last, steps).round()
             scheduler.timesteps = torch.from_numpy(times.astype(np.int64)).to(noise.device)
         picture = noise

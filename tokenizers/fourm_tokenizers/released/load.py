@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from fourm.errors import UserError
 from fourm.weights import WeightFiles, fill
 from fourm_tokenizers.released.config import DiVAEConfig, VQVAEConfig, read_config
 from fourm_tokenizers.released.divae import DiVAE
@@ -31,21 +32,31 @@ _RENAMED = [
     (r"^quantize\.codes$", "quantize.codebooks"),
     (r"^quantize\.(to_[kv])\.weight$", r"quantize.\1"),
 ]
-_TRAINING_ONLY = re.compile(r"^quantize\._codebook\.(initted|cluster_size|embed_avg)$|^(vq|perceptual)_?loss|^loss_fn\.")
+_TRAINING_ONLY = re.compile(
+    r"^quantize\._codebook\.(initted|cluster_size|embed_avg)$|^(vq|perceptual)_?loss|^loss_fn\."
+)
 
 
 def load_tokenizer(folder: str | Path, dtype: torch.dtype = torch.float32) -> VQVAE | DiVAE:
-    """Open a released tokenizer for coding and decoding. Raises ValueError that names the file and what is wrong."""
+    """Open a released tokenizer for coding and decoding.
+
+    Raises UserError that names the file and what is wrong.
+    """
     folder = Path(folder)
     files = WeightFiles.open(folder)
     config = _read_config(folder, files)
     kept = [name for name in files if not _TRAINING_ONLY.search(name)]
     if isinstance(config, DiVAEConfig):
         if config.dec_type.startswith("uvit"):
-            raise ValueError(f"{folder}: decoder {config.dec_type!r} (UViT) is not supported; its stored names are not known")
+            raise UserError(
+                f"{folder}: decoder {config.dec_type!r} (UViT) is not supported; its stored names"
+                " are not known"
+            )
         unet, sources = unet_names(files.shapes, "decoder.")
         sources = {f"decoder.unet.{name}": source for name, source in sources.items()}
-        sources |= {_our_name(name): Source(name) for name in kept if not name.startswith("decoder.")}
+        sources |= {
+            _our_name(name): Source(name) for name in kept if not name.startswith("decoder.")
+        }
         model: VQVAE | DiVAE = DiVAE(config, unet)
     else:
         sources = {_our_name(name): Source(name) for name in kept}
@@ -53,17 +64,22 @@ def load_tokenizer(folder: str | Path, dtype: torch.dtype = torch.float32) -> VQ
     expected = dict(model.state_dict())
     for name, tensor in expected.items():
         if name not in sources or sources[name].released not in files:
-            raise ValueError(f"{files.where} lacks the weight {name!r}: it does not fit its {CONFIG_FILE}")
+            raise UserError(
+                f"{files.where} lacks the weight {name!r}: it does not fit its {CONFIG_FILE}"
+            )
         source = sources[name]
         stored = files.shapes[source.released]
-        wanted = tuple(tensor.shape) if source.part is None else (3 * tensor.shape[0], *tensor.shape[1:])
+        wanted = (
+            tuple(tensor.shape) if source.part is None else (3 * tensor.shape[0], *tensor.shape[1:])
+        )
         if _squeezed(stored) != _squeezed(wanted):
-            raise ValueError(
-                f"{files.where}: {source.released!r} has shape {list(stored)}, its {CONFIG_FILE} asks for {list(wanted)}"
+            raise UserError(
+                f"{files.where}: {source.released!r} has shape {list(stored)}, its {CONFIG_FILE}"
+                f" asks for {list(wanted)}"
             )
     extra = sorted(set(kept) - {sources[name].released for name in expected})
     if extra:
-        raise ValueError(f"{files.where} holds the unknown weight {extra[0]!r}")
+        raise UserError(f"{files.where} holds the unknown weight {extra[0]!r}")
 
     def value(name: str) -> Tensor:
         source = sources[name]
@@ -82,14 +98,16 @@ def _read_config(folder: Path, files: WeightFiles) -> VQVAEConfig | DiVAEConfig:
         try:
             described: Any = json.loads(path.read_text())
         except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
+            raise UserError(f"{path} is not valid JSON: {error}") from None
         where = str(path)
     else:
-        known = {f.name for f in (*dataclasses.fields(VQVAEConfig), *dataclasses.fields(DiVAEConfig))}
+        known = {
+            f.name for f in (*dataclasses.fields(VQVAEConfig), *dataclasses.fields(DiVAEConfig))
+        }
         described = {k: yaml.safe_load(v) for k, v in files.metadata.items() if k in known}
         where = f"the header of {files.where}"
     if not isinstance(described, dict) or not described:
-        raise ValueError(f"{where} does not describe a tokenizer")
+        raise UserError(f"{where} does not describe a tokenizer")
     return read_config(described, where)
 
 

@@ -1,7 +1,8 @@
-"""Encoders and decoders of the released tokenizers: ViTs over patches or feature maps, and residual MLPs.
+"""Encoders and decoders of the released tokenizers: ViTs over patches or feature maps, and residual
+MLPs.
 
-Maps are (B, C, H, W) on both sides. The ViT is ``fourm.blocks`` with GELU and biases; its position table is stored with the weights and
-interpolated to the grid at hand.
+Maps are (B, C, H, W) on both sides. The ViT is ``fourm.blocks`` with GELU and biases; its position
+table is stored with the weights and interpolated to the grid at hand.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from fourm.attention import Layout
 from fourm.blocks import Block, sincos_2d
+from fourm.errors import UserError
 from fourm_tokenizers.released.config import ViTPreset
 
 
@@ -36,7 +38,8 @@ class _ViT(nn.Module):
         super().__init__()
         dim = size.dim
         self.pos_emb = nn.Parameter(
-            rearrange(sincos_2d(grid, grid, dim), "(h w) d -> 1 d h w", h=grid).clone(), requires_grad=False
+            rearrange(sincos_2d(grid, grid, dim), "(h w) d -> 1 d h w", h=grid).clone(),
+            requires_grad=False,
         )
         self.blocks = nn.ModuleList(
             Block(
@@ -71,7 +74,9 @@ class _ViT(nn.Module):
 class ViTEncoder(_ViT):
     """Pictures (B, C, H, W), or feature maps where ``patch_size`` is 1 -> (B, D, h, w)."""
 
-    def __init__(self, size: ViTPreset, channels: int, patch_size: int, grid: int, post_mlp: bool) -> None:
+    def __init__(
+        self, size: ViTPreset, channels: int, patch_size: int, grid: int, post_mlp: bool
+    ) -> None:
         super().__init__(size, grid, post_mlp)
         self.proj = nn.Conv2d(channels, size.dim, patch_size, patch_size)
         self.dim = size.dim
@@ -83,11 +88,21 @@ class ViTEncoder(_ViT):
 class ViTDecoder(_ViT):
     """(B, D, h, w) -> pictures (B, C, h * patch_size, w * patch_size)."""
 
-    def __init__(self, size: ViTPreset, channels: int, patch_size: int, grid: int, post_mlp: bool, out_conv: bool) -> None:
+    def __init__(
+        self,
+        size: ViTPreset,
+        channels: int,
+        patch_size: int,
+        grid: int,
+        post_mlp: bool,
+        out_conv: bool,
+    ) -> None:
         super().__init__(size, grid, post_mlp)
         self.dim, self.patch_size = size.dim, patch_size
         self.out_proj = nn.Linear(size.dim, channels * patch_size**2)
-        self.out_conv = nn.Sequential(ConvNeXtBlock(channels), ConvNeXtBlock(channels)) if out_conv else None
+        self.out_conv = (
+            nn.Sequential(ConvNeXtBlock(channels), ConvNeXtBlock(channels)) if out_conv else None
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         rows = self.out_proj(rearrange(self.run(maps), "b d h w -> b h w d"))
@@ -103,7 +118,10 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.pwconv1, self.pwconv2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.pwconv1, self.pwconv2 = (
+            nn.Linear(channels, 4 * channels),
+            nn.Linear(4 * channels, channels),
+        )
         self.gamma = nn.Parameter(1e-6 * self.norm.weight.new_ones(channels))
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -113,19 +131,31 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """Vectors as maps (B, C, h, w) -> (B, C', h, w); ``B_6-Wi_1024`` is 6 blocks of width 1024. Scaling MLPs (2306.13575)."""
+    """Vectors as maps (B, C, h, w) -> (B, C', h, w); ``B_6-Wi_1024`` is 6 blocks of width 1024.
+    Scaling MLPs (2306.13575).
+    """
 
-    def __init__(self, name: str, channels_in: int | None, channels_out: int | None, expansion: int = 4) -> None:
+    def __init__(
+        self, name: str, channels_in: int | None, channels_out: int | None, expansion: int = 4
+    ) -> None:
         super().__init__()
         found = re.fullmatch(r"BottleneckMLP/B_(\d+)-Wi_(\d+)", name)
         if found is None:
-            raise ValueError(f"unknown network {name!r}; an MLP is called BottleneckMLP/B_<blocks>-Wi_<width>")
+            raise UserError(
+                f"unknown network {name!r}; an MLP is called BottleneckMLP/B_<blocks>-Wi_<width>"
+            )
         depth, width = int(found[1]), int(found[2])
         self.dim = width
         self.linear_in = nn.Linear(channels_in or width, width)
         self.blocks = nn.ModuleList(
             nn.ModuleDict(
-                {"block": nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))}
+                {
+                    "block": nn.Sequential(
+                        nn.Linear(width, expansion * width),
+                        nn.GELU(),
+                        nn.Linear(expansion * width, width),
+                    )
+                }
             )
             for _ in range(depth)
         )

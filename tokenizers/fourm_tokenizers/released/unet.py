@@ -1,7 +1,9 @@
-"""The released diffusion decoders' UNet as ``diffusers``' ``UNet2DModel``: same network, other names.
+"""The released diffusion decoders' UNet as ``diffusers``' ``UNet2DModel``: same network, other
+names.
 
-The stored names are those of guided diffusion (2105.05233): ``input_blocks``, ``middle_block``, ``output_blocks``. Depth, widths and
-attention levels are read off the stored tensors, so any preset loads.
+The stored names are those of guided diffusion (2105.05233): ``input_blocks``, ``middle_block``,
+``output_blocks``. Depth, widths and attention levels are read off the stored tensors, so any preset
+loads.
 """
 
 from __future__ import annotations
@@ -11,11 +13,17 @@ from dataclasses import dataclass
 
 from diffusers.models.unets.unet_2d import UNet2DModel
 
+from fourm.errors import UserError
+
 Shapes = dict[str, tuple[int, ...]]
 _RESNET = [
-    ("in_layers.0", "norm1"), ("in_layers.2", "conv1"), ("emb_layers.1", "time_emb_proj"), ("out_layers.0", "norm2"),
-    ("out_layers.3", "conv2"), ("skip_connection", "conv_shortcut"),
-]  # fmt: skip
+    ("in_layers.0", "norm1"),
+    ("in_layers.2", "conv1"),
+    ("emb_layers.1", "time_emb_proj"),
+    ("out_layers.0", "norm2"),
+    ("out_layers.3", "conv2"),
+    ("skip_connection", "conv_shortcut"),
+]
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,16 @@ class Source:
 
 
 def unet_names(shapes: Shapes, prefix: str) -> tuple[UNet2DModel, dict[str, Source]]:
-    """The network that the stored tensors under ``prefix`` describe, and where each of its tensors is stored.
+    """The network that the stored tensors under ``prefix`` describe, and where each of its tensors
+    is stored.
 
-    Raises ValueError if the tensors are not those of such a network.
+    Raises UserError if the tensors are not those of such a network.
     """
-    stored = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+    stored = {
+        name.removeprefix(prefix): shape
+        for name, shape in shapes.items()
+        if name.startswith(prefix)
+    }
     names: dict[str, Source] = {}
 
     def link(ours: str, released: str) -> None:
@@ -55,7 +68,10 @@ def unet_names(shapes: Shapes, prefix: str) -> tuple[UNet2DModel, dict[str, Sour
 
     count_in, count_out = _count(stored, "input_blocks"), _count(stored, "output_blocks")
     if not count_in or not count_out or "input_blocks.0.0.weight" not in stored:
-        raise ValueError("the decoder's weights are not those of a patched UNet (input_blocks, middle_block, output_blocks)")
+        raise UserError(
+            "the decoder's weights are not those of a patched UNet (input_blocks, middle_block,"
+            " output_blocks)"
+        )
     link("conv_in", "input_blocks.0.0")
     link("time_embedding.linear_1", "time_embed.0")
     link("time_embedding.linear_2", "time_embed.2")
@@ -93,14 +109,21 @@ def unet_names(shapes: Shapes, prefix: str) -> tuple[UNet2DModel, dict[str, Sour
             link(f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{i}.{part}.conv")
             level, place = level + 1, 0
     if len(set(layers)) != 1:
-        raise ValueError("the decoder's levels have different numbers of blocks")
+        raise UserError("the decoder's levels have different numbers of blocks")
     network = UNet2DModel(
-        in_channels=stored["input_blocks.0.0.weight"][1], out_channels=stored["out.2.weight"][0], freq_shift=0,
-        flip_sin_to_cos=True, down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        in_channels=stored["input_blocks.0.0.weight"][1],
+        out_channels=stored["out.2.weight"][0],
+        freq_shift=0,
+        flip_sin_to_cos=True,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        block_out_channels=tuple(widths), layers_per_block=layers[0], downsample_padding=1, norm_num_groups=32, norm_eps=1e-5,
+        block_out_channels=tuple(widths),
+        layers_per_block=layers[0],
+        downsample_padding=1,
+        norm_num_groups=32,
+        norm_eps=1e-5,
         attention_head_dim=None,
-    )  # fmt: skip
+    )
     return network, names
 
 

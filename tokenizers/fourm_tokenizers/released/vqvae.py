@@ -1,10 +1,13 @@
-"""VQ-VAE tokenizers of 4M: pictures, class maps, feature maps or vectors <-> ids. Architecture: 4M (2312.06647), appendix."""
+"""VQ-VAE tokenizers of 4M: pictures, class maps, feature maps or vectors <-> ids. Architecture: 4M
+(2312.06647), appendix.
+"""
 
 from __future__ import annotations
 
 from einops import rearrange
 from torch import Tensor, nn
 
+from fourm.errors import UserError
 from fourm_tokenizers.released.codebooks import HeadCodes, NearestCode
 from fourm_tokenizers.released.config import VQConfig, VQVAEConfig, preset
 from fourm_tokenizers.released.networks import ResidualMLP, ViTDecoder, ViTEncoder
@@ -24,7 +27,10 @@ class VQEncoder(nn.Module):
         else:
             size = preset(c.enc_type, "_enc")
             patch = c.patch_size if c.patch_proj else 1
-            self.encoder, width = ViTEncoder(size, c.n_channels, patch, c.encoder_grid, c.post_mlp), size.dim
+            self.encoder, width = (
+                ViTEncoder(size, c.n_channels, patch, c.encoder_grid, c.post_mlp),
+                size.dim,
+            )
         self.cls_emb = nn.Embedding(c.n_labels, c.n_channels) if c.n_labels is not None else None
         self.quant_proj = nn.Conv2d(width, c.latent_dim, 1)
         self.quantize = (
@@ -33,14 +39,18 @@ class VQEncoder(nn.Module):
             else NearestCode(c.codebook_size, c.latent_dim, c.norm_codes, c.norm_latents)
         )
         if c.quant_type == "lucid" and c.num_codebooks != 1:
-            raise ValueError("several codebooks need quant_type memcodes")
+            raise UserError("several codebooks need quant_type memcodes")
 
     def prepared(self, pictures: Tensor) -> Tensor:
-        """What the encoder takes: class ids (B, H, W) become maps; standardised pictures go back to [-1, 1] where the file says so."""
+        """What the encoder takes: class ids (B, H, W) become maps; standardised pictures go back to
+        [-1, 1] where the file says so.
+        """
         if self.cls_emb is not None:
             return rearrange(self.cls_emb(pictures), "b h w c -> b c h w")
         if self.config.undo_std:
-            mean, std = (pictures.new_tensor(v)[:, None, None] for v in (_IMAGENET_MEAN, _IMAGENET_STD))
+            mean, std = (
+                pictures.new_tensor(v)[:, None, None] for v in (_IMAGENET_MEAN, _IMAGENET_STD)
+            )
             return (pictures * std + mean) * 2 - 1
         return pictures
 
@@ -70,7 +80,9 @@ class VQVAE(VQEncoder):
         else:
             size, patch = preset(c.dec_type, "_dec"), (c.patch_size_dec or c.patch_size)
             grid = (c.image_size_dec or c.image_size) // patch
-            self.decoder = ViTDecoder(size, channels, patch if c.patch_proj else 1, grid, c.post_mlp, c.out_conv)
+            self.decoder = ViTDecoder(
+                size, channels, patch if c.patch_proj else 1, grid, c.post_mlp, c.out_conv
+            )
             width = size.dim
         self.post_quant_proj = nn.Conv2d(c.latent_dim, width, 1)
 

@@ -1,4 +1,6 @@
-"""Paired latents as training data: splits by subject, and batches that are a pure function of the step."""
+"""Paired latents as training data: splits by subject, and batches that are a pure function of the
+step.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourm.alignment.latents import Latents
+from fourm.alignment.subset import best_quality, greedy_dpp
 from fourm.data.order import SampleOrder
-from fourm.fusion.latents import Latents
-from fourm.fusion.subset import best_quality, greedy_dpp
+from fourm.errors import UserError
 from fourm.training.loop import LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """Subjects for training, for choosing settings, and for the final test; never one subject in two of them."""
+    """Subjects for training, for choosing settings, and for the final test; never one subject in
+    two of them.
+    """
 
     num_val: int
     num_test: int
@@ -27,7 +32,9 @@ class SplitConfig:
     choose: Literal["random", "diverse", "best"] = (
         "random"  # which of the others; diverse: by a greedy k-DPP of the first modality's latents
     )
-    quality: str = ""  # CSV with columns key and quality (> 0; of a caption's agreement, say): what best goes by, and diverse is weighted by
+    # CSV with columns key and quality (> 0; of a caption's agreement, say): what best goes by, and
+    # diverse is weighted by
+    quality: str = ""
     seed: int = 0
 
 
@@ -41,12 +48,15 @@ class Split:
 
 
 def split_subjects(latents: Latents, config: SplitConfig) -> Split:
-    """Samples by subject. Raises ValueError if there are too few."""
+    """Samples by subject. Raises UserError if there are too few."""
     subjects = latents.group_ids
     num = int(subjects.max()) + 1
     away = config.num_val + config.num_test
     if away + max(config.num_train, 1) > num:
-        raise ValueError(f"{num} subjects are too few for {config.num_train or 1} + {config.num_val} + {config.num_test}")
+        raise UserError(
+            f"{num} subjects are too few for {config.num_train or 1} + {config.num_val} +"
+            f" {config.num_test}"
+        )
     order = np.random.default_rng(config.seed).permutation(num)
     chosen = order[away : away + config.num_train] if config.num_train else order[away:]
     if config.num_train and config.choose != "random":
@@ -54,7 +64,9 @@ def split_subjects(latents: Latents, config: SplitConfig) -> Split:
         quality = read_quality(config.quality, latents)[others] if config.quality else None
         if config.choose == "best":
             if quality is None:
-                raise ValueError("split: choose best needs quality, a CSV with columns key and quality")
+                raise UserError(
+                    "split: choose best needs quality, a CSV with columns key and quality"
+                )
             picked = best_quality(quality, config.num_train)
         else:
             first = np.unique(subjects, return_index=True)[1]  # a sample of each subject
@@ -65,23 +77,28 @@ def split_subjects(latents: Latents, config: SplitConfig) -> Split:
 
 
 def read_quality(path: str, latents: Latents) -> np.ndarray:
-    """Mean quality of each subject's samples (subjects,) from a CSV. Raises ValueError where a sample has none or one that is not positive."""
+    """Mean quality of each subject's samples (subjects,) from a CSV.
+
+    Raises UserError where a sample has none or one that is not positive.
+    """
     if not Path(path).is_file():
-        raise ValueError(f"no file {path} of qualities")
+        raise UserError(f"no file {path} of qualities")
     with open(path, newline="") as stream:
         table = csv.DictReader(stream)
         if not {"key", "quality"} <= set(table.fieldnames or ()):
-            raise ValueError(f"{path} needs the columns key and quality")
+            raise UserError(f"{path} needs the columns key and quality")
         try:
             given = {row["key"]: float(row["quality"]) for row in table}
         except (TypeError, ValueError):
-            raise ValueError(f"{path}: a quality is not a number") from None
+            raise UserError(f"{path}: a quality is not a number") from None
     lacking = [key for key in latents.keys if key not in given]
     if lacking:
-        raise ValueError(f"{path} has no quality of {len(lacking)} samples, the first is {lacking[0]}")
+        raise UserError(
+            f"{path} has no quality of {len(lacking)} samples, the first is {lacking[0]}"
+        )
     values = np.array([given[key] for key in latents.keys])
     if not (values > 0).all():
-        raise ValueError(f"{path}: qualities must be positive")
+        raise UserError(f"{path}: qualities must be positive")
     subjects = latents.group_ids
     return np.bincount(subjects, values) / np.bincount(subjects)
 
@@ -96,21 +113,39 @@ class LatentBatch:
     step: int
 
     def to(self, device: torch.device | str) -> LatentBatch:
-        return LatentBatch(tuple(v.to(device) for v in self.values), self.groups.to(device), self.samples, self.step)
+        return LatentBatch(
+            tuple(v.to(device) for v in self.values),
+            self.groups.to(device),
+            self.samples,
+            self.step,
+        )
 
     def pin_memory(self) -> LatentBatch:
-        return LatentBatch(tuple(v.pin_memory() for v in self.values), self.groups.pin_memory(), self.samples, self.step)
+        return LatentBatch(
+            tuple(v.pin_memory() for v in self.values),
+            self.groups.pin_memory(),
+            self.samples,
+            self.step,
+        )
 
 
 class LatentBatches(torch.utils.data.Dataset):
     """Step number -> this rank's micro-batches; every epoch shows each sample once."""
 
     def __init__(
-        self, latents: dict[str, Latents], samples: np.ndarray, config: LoopConfig, rank: int, world_size: int
+        self,
+        latents: dict[str, Latents],
+        samples: np.ndarray,
+        config: LoopConfig,
+        rank: int,
+        world_size: int,
     ) -> None:
         each, odd = divmod(config.batch_size, world_size * config.micro_batches)
         if odd:
-            raise ValueError(f"batch size {config.batch_size} is not a multiple of {world_size} ranks x {config.micro_batches}")
+            raise UserError(
+                f"batch size {config.batch_size} is not a multiple of {world_size} ranks x"
+                f" {config.micro_batches}"
+            )
         self._latents, self._samples, self._config = list(latents.values()), samples, config
         self._order = SampleOrder([len(samples)], [1.0], config.seed)
         self._rank, self._world, self._each = rank, world_size, each

@@ -1,4 +1,6 @@
-"""Trainable connectors over frozen latents: FuseMix's residual heads, Alt-MoE's shared mixture of experts, and a dense rival for it."""
+"""Trainable connectors over frozen latents: FuseMix's residual heads, Alt-MoE's shared mixture of
+experts, and a dense rival for it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fourm.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,9 @@ class ConnectorConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.num_experts:
-            raise ValueError(f"top_k {self.top_k} must be between 1 and num_experts {self.num_experts}")
+            raise UserError(
+                f"top_k {self.top_k} must be between 1 and num_experts {self.num_experts}"
+            )
 
 
 class ResidualHead(nn.Module):
@@ -37,11 +43,14 @@ class ResidualHead(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.LayerNorm(dim), nn.Linear(dim, config.expand * dim), nn.GELU(), nn.Dropout(config.dropout),
+                nn.LayerNorm(dim),
+                nn.Linear(dim, config.expand * dim),
+                nn.GELU(),
+                nn.Dropout(config.dropout),
                 nn.Linear(config.expand * dim, dim),
             )
             for _ in range(config.depth)
-        )  # fmt: skip
+        )
         self.out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.dim_out))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -51,7 +60,10 @@ class ResidualHead(nn.Module):
 
 
 class Experts(nn.Module):
-    """A pool of two-layer experts of which each row uses ``top_k``. Rows of one expert are computed together, the others not at all."""
+    """A pool of two-layer experts of which each row uses ``top_k``.
+
+    Rows of one expert are computed together, the others not at all.
+    """
 
     def __init__(self, config: ConnectorConfig) -> None:
         super().__init__()
@@ -79,26 +91,36 @@ class Experts(nn.Module):
         return F.dropout(hidden @ self.outer[index] + self.outer_bias[index], p)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (n, h) -> (n, h), the balance loss (1 where all experts are used alike), and rows that went to each expert (E,)."""
+        """Rows (n, h) -> (n, h), the balance loss (1 where all experts are used alike), and rows
+        that went to each expert (E,).
+        """
         values, chosen, probabilities = self.route(rows)
         result = torch.zeros_like(rows)
         for index in range(self.config.num_experts):
             at, slot = torch.nonzero(chosen == index, as_tuple=True)
             if len(at):
-                result = result.index_add(0, at, values[at, slot, None] * self.expert(index, rows[at]))
+                result = result.index_add(
+                    0, at, values[at, slot, None] * self.expert(index, rows[at])
+                )
         use = torch.bincount(chosen.reshape(-1), minlength=self.config.num_experts).float()
         balance = self.config.num_experts * (use / use.sum() * probabilities.mean(0)).sum()
         return result, balance, use
 
 
 class DenseTrunk(nn.Module):
-    """One two-layer network with as many parameters as all experts together: what a mixture has to beat."""
+    """One two-layer network with as many parameters as all experts together: what a mixture has to
+    beat.
+    """
 
     def __init__(self, config: ConnectorConfig) -> None:
         super().__init__()
         h, wide = config.hidden, config.hidden * config.num_experts
         self.net = nn.Sequential(
-            nn.Linear(h, wide), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(wide, h), nn.Dropout(config.dropout)
+            nn.Linear(h, wide),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(wide, h),
+            nn.Dropout(config.dropout),
         )
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,13 +139,16 @@ class Predicted:
 
 
 class SharedConnector(nn.Module):
-    """Alt-MoE / M3-JEPA (2409.05929): from a modality's latent to what another one's would be, one trunk for all directions.
+    """Alt-MoE / M3-JEPA (2409.05929): from a modality's latent to what another one's would be, one
+    trunk for all directions.
 
-    Input = projection + direction embedding; for each of the two losses a loss embedding, the same gate, the same experts. ``pooled`` rows
-    of tokens are averaged after the trunk under their mask.
+    Input = projection + direction embedding; for each of the two losses a loss embedding, the same
+    gate, the same experts. ``pooled`` rows of tokens are averaged after the trunk under their mask.
     """
 
-    def __init__(self, dims: dict[str, int], directions: list[tuple[str, str]], config: ConnectorConfig) -> None:
+    def __init__(
+        self, dims: dict[str, int], directions: list[tuple[str, str]], config: ConnectorConfig
+    ) -> None:
         super().__init__()
         h = config.hidden
         self.directions = {pair: i for i, pair in enumerate(directions)}
@@ -134,27 +159,43 @@ class SharedConnector(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(2))
         self.regress = nn.ModuleDict({name: nn.Linear(h, dim) for name, dim in dims.items()})
         self.contrast = nn.ModuleDict({name: nn.Linear(h, config.dim_out) for name in dims})
-        self.target = nn.ModuleDict({name: nn.Linear(dim, config.dim_out) for name, dim in dims.items()})
+        self.target = nn.ModuleDict(
+            {name: nn.Linear(dim, config.dim_out) for name, dim in dims.items()}
+        )
 
-    def embed(self, z: Tensor, pair: tuple[str, str], loss: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def embed(
+        self, z: Tensor, pair: tuple[str, str], loss: int, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (B, d) or (B, L, d) with a mask (B, L) -> (B, h), balance, use of experts."""
         tokens = z if z.ndim == 3 else z[:, None]
-        kept = torch.ones(tokens.shape[:2], dtype=torch.bool, device=z.device) if mask is None else mask
-        rows = F.gelu(self.project[pair[0]](tokens[kept]) + self.direction[self.directions[pair]]) + self.loss[loss]
+        kept = (
+            torch.ones(tokens.shape[:2], dtype=torch.bool, device=z.device)
+            if mask is None
+            else mask
+        )
+        rows = (
+            F.gelu(self.project[pair[0]](tokens[kept]) + self.direction[self.directions[pair]])
+            + self.loss[loss]
+        )
         moved, balance, use = self.trunk(rows)
         rows = F.gelu(self.norms[loss](moved)) + rows
         sample = torch.nonzero(kept)[:, 0]
         total = rows.new_zeros(len(z), rows.shape[1]).index_add(0, sample, rows)
         return total / kept.sum(1, keepdim=True).clamp_min(1), balance, use
 
-    def forward(self, source: Tensor, target: Tensor, pair: tuple[str, str], mask: Tensor | None = None) -> Predicted:
+    def forward(
+        self, source: Tensor, target: Tensor, pair: tuple[str, str], mask: Tensor | None = None
+    ) -> Predicted:
         compared, balance, use = self.embed(source, pair, 0, mask)
         regressed, more, also = self.embed(source, pair, 1, mask)
         pooled = target.mean(1) if target.ndim == 3 else target
         return Predicted(
-            self.contrast[pair[1]](compared), self.target[pair[1]](pooled.detach()), self.regress[pair[1]](regressed),
-            (balance + more) / 2, use + also,
-        )  # fmt: skip
+            self.contrast[pair[1]](compared),
+            self.target[pair[1]](pooled.detach()),
+            self.regress[pair[1]](regressed),
+            (balance + more) / 2,
+            use + also,
+        )
 
 
 def dense_reference(experts: Experts, rows: Tensor) -> Tensor:

@@ -1,15 +1,21 @@
-"""JAR (2305.19924) as an option of FourM's encoder: all input tokens are resampled once to a few latents, on which the other layers run.
+"""JAR (2305.19924) as an option of FourM's encoder: all input tokens are resampled once to a few
+latents, on which the other layers run.
 
-A few stem layers see all tokens. Then N latents read the image-like tokens and N others the sequences; the sequences' latents take in the images'
-through tanh gates, transformer layers follow, and that is iterated with learned weights. Encoder layers after the stem are divided among the iterations, so depth stays
-the same while their cost no longer grows with the input.
+A few stem layers see all tokens. Then N latents read the image-like tokens and N others the
+sequences; the sequences' latents take in the images' through tanh gates, transformer layers follow,
+and that is iterated with learned weights. Encoder layers after the stem are divided among the
+iterations, so depth stays the same while their cost no longer grows with the input.
 
 Not in the paper and needed here (``docs/fusion.md`` has the measurements):
 
-* ``start: pooled``: a latent begins as the mean of tokens that lie near each other in the picture, of whatever modality, instead of a learned vector that knows no place
-  (``learned``, the paper's). Attention and MLPs begin at zero on top, so that with as many latents as tokens the encoder begins as a plain one.
-* norms, residuals and a visible position signal; a null token for each group, so that a sample may lack one.
-* ``context: latents+stem``, where the decoder also reads the stem's tokens: dense targets need what lies at their own place.
+* ``start: pooled``: a latent begins as the mean of tokens that lie near each other in the picture,
+  of whatever modality, instead of a learned vector that knows no place (``learned``, the paper's).
+  Attention and MLPs begin at zero on top, so that with as many latents as tokens the encoder begins
+  as a plain one.
+* norms, residuals and a visible position signal; a null token for each group, so that a sample may
+  lack one.
+* ``context: latents+stem``, where the decoder also reads the stem's tokens: dense targets need what
+  lies at their own place.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ from torch import Tensor, nn
 from fourm.attention import Layout, PreparedLayout
 from fourm.batch import EncoderStream
 from fourm.blocks import MLP, Attention, Block, layer_norm
+from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 
 _QUERY_STD = 0.3  # of the queries and null tokens: small ones look like nothing at all
@@ -34,7 +41,11 @@ Start = Literal["pooled", "learned"]
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """JAR's sizes. ``num_tokens`` latents of images and as many of sequences; the module says what the choices mean."""
+    """JAR's sizes.
+
+    ``num_tokens`` latents of images and as many of sequences; the module says what the choices
+    mean.
+    """
 
     num_tokens: int
     iterations: int = 2
@@ -44,7 +55,7 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1 or self.iterations < 1 or self.stem_layers < 0:
-            raise ValueError("num_tokens and iterations must be at least 1, stem_layers at least 0")
+            raise UserError("num_tokens and iterations must be at least 1, stem_layers at least 0")
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,12 @@ class Resampler(nn.Module):
             nn.init.normal_(self.attention.proj.weight, std=d**-0.5)
         self.mlp.reset_parameters()
 
-    def forward(self, rows: Tensor, counts: np.ndarray, start: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Rows of a group (T_g, D), ascending by sample, ``counts`` (B,) of each sample, what latents start from (B * N, D)."""
+    def forward(
+        self, rows: Tensor, counts: np.ndarray, start: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """Rows of a group (T_g, D), ascending by sample, ``counts`` (B,) of each sample, what
+        latents start from (B * N, D).
+        """
         num, (n, _) = len(counts), self.queries.shape
         owner = np.concatenate(
             [np.arange(num), np.repeat(np.arange(num), counts)]
@@ -104,17 +119,29 @@ class Spans:
 
     @classmethod
     def of(cls, counts: np.ndarray, num_tokens: int, device: torch.device) -> Spans:
-        """Each sample's rows in ``num_tokens`` spans as even as can be; with fewer rows than spans, some rows are in two."""
+        """Each sample's rows in ``num_tokens`` spans as even as can be; with fewer rows than spans,
+        some rows are in two.
+        """
         i = np.arange(num_tokens)
         first = i * counts[:, None] // num_tokens
-        last = np.minimum(np.maximum((i + 1) * counts[:, None] // num_tokens, first + 1), counts[:, None])
+        last = np.minimum(
+            np.maximum((i + 1) * counts[:, None] // num_tokens, first + 1), counts[:, None]
+        )
         lengths = (last - first).reshape(-1)
         offset = (np.cumsum(counts) - counts)[:, None]
         inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         row = np.repeat((first + offset).reshape(-1), lengths) + inside
-        latent, weight = np.repeat(np.arange(len(lengths)), lengths), 1.0 / np.repeat(lengths, lengths)
+        latent, weight = (
+            np.repeat(np.arange(len(lengths)), lengths),
+            1.0 / np.repeat(lengths, lengths),
+        )
         weight = torch.from_numpy(weight.astype(np.float32)).to(device)[:, None]
-        return cls(torch.from_numpy(latent).to(device), torch.from_numpy(row).to(device), weight, len(lengths))
+        return cls(
+            torch.from_numpy(latent).to(device),
+            torch.from_numpy(row).to(device),
+            weight,
+            len(lengths),
+        )
 
     def mean(self, rows: Tensor) -> Tensor:
         """(T, D) -> (B * N, D); zeros where a sample has no rows."""
@@ -139,41 +166,67 @@ class GatedFusion(nn.Module):
 
     def forward(self, state: Tensor, images: Tensor, layout: PreparedLayout) -> Tensor:
         ready = self.norm_state(state)
-        state = ready + self.gates[0].tanh() * self.attention(ready, layout, self.norm_images(images))
+        state = ready + self.gates[0].tanh() * self.attention(
+            ready, layout, self.norm_images(images)
+        )
         return state + self.gates[1].tanh() * self.mlp(self.norm_mlp(state))
 
 
 class TokenFusion(nn.Module):
     """Everything between the stem and the decoder's context."""
 
-    def __init__(self, config: FusionConfig, shape: BlockShape, depth: int, modalities: ModalitySet) -> None:
+    def __init__(
+        self, config: FusionConfig, shape: BlockShape, depth: int, modalities: ModalitySet
+    ) -> None:
         super().__init__()
         if config.stem_layers > depth:
-            raise ValueError(f"fusion.stem_layers {config.stem_layers} is more than the encoder's {depth} layers")
+            raise UserError(
+                f"fusion.stem_layers {config.stem_layers} is more than the encoder's {depth} layers"
+            )
         self.config, self.shape = config, shape
-        self.images, self.sequences = (Resampler(config.num_tokens, shape, config.start) for _ in range(2))
-        self.fuse = nn.ModuleList(GatedFusion(shape, config.start) for _ in range(config.iterations))
+        self.images, self.sequences = (
+            Resampler(config.num_tokens, shape, config.start) for _ in range(2)
+        )
+        self.fuse = nn.ModuleList(
+            GatedFusion(shape, config.start) for _ in range(config.iterations)
+        )
         self.carry = nn.Parameter(torch.ones(config.iterations - 1))
-        self.place = nn.Parameter(torch.randn(config.num_tokens, shape.dim) * 0.02)  # of the latents in the decoder's context
-        bounds = np.linspace(0, depth - config.stem_layers, config.iterations + 1).round().astype(int)
-        self.spans = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))  # layers of each iteration
+        # of the latents in the decoder's context
+        self.place = nn.Parameter(torch.randn(config.num_tokens, shape.dim) * 0.02)
+        bounds = (
+            np.linspace(0, depth - config.stem_layers, config.iterations + 1).round().astype(int)
+        )
+        # layers of each iteration
+        self.spans = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
 
         self._is_sequence = np.array([m.kind == "sequence" for m in modalities])
         self._first = np.array(modalities.position_offsets)
         self._rank = np.concatenate([_order_in_space(m) for m in modalities])
 
     def forward(
-        self, rows: Tensor, place: Tensor, stream: EncoderStream, layers: list[Block], dtype: torch.dtype
+        self,
+        rows: Tensor,
+        place: Tensor,
+        stream: EncoderStream,
+        layers: list[Block],
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """Stem output (T, D) and the rows' places (T, D) -> latents and their places in the decoder's context, (B * N, D) both."""
+        """Stem output (T, D) and the rows' places (T, D) -> latents and their places in the
+        decoder's context, (B * N, D) both.
+        """
         lengths, n = stream.lengths, self.config.num_tokens
-        sample, is_sequence = np.repeat(np.arange(len(lengths)), lengths), self._is_sequence[stream.kinds]
+        sample, is_sequence = (
+            np.repeat(np.arange(len(lengths)), lengths),
+            self._is_sequence[stream.kinds],
+        )
         rank = self._rank[self._first[stream.kinds] + stream.places]
         visible, at = rows + place, self.place.to(rows.dtype).repeat(len(lengths), 1)
         found = []
         for resampler, mine in ((self.images, ~is_sequence), (self.sequences, is_sequence)):
             index = np.flatnonzero(mine)
-            index = torch.from_numpy(index[np.lexsort((rank[index], sample[index]))]).to(rows.device)
+            index = torch.from_numpy(index[np.lexsort((rank[index], sample[index]))]).to(
+                rows.device
+            )
             counts = np.bincount(sample[mine], minlength=len(lengths))
             start = None
             if self.config.start == "pooled":
@@ -185,7 +238,9 @@ class TokenFusion(nn.Module):
         images, start = found
         if self.config.start == "pooled":
             start = start + images
-        layout = Layout.per_sample(np.full(len(lengths), n)).on(rows.device, self.shape.backend, dtype)
+        layout = Layout.per_sample(np.full(len(lengths), n)).on(
+            rows.device, self.shape.backend, dtype
+        )
         state = start
         for i, ((first, last), fuse) in enumerate(zip(self.spans, self.fuse, strict=True)):
             state = fuse(state, images, layout)
@@ -197,7 +252,9 @@ class TokenFusion(nn.Module):
 
 
 def _order_in_space(m: Modality) -> np.ndarray:
-    """Sort key of a modality's positions: cells of all grids along one Z-curve over the picture, whatever their number; then the others."""
+    """Sort key of a modality's positions: cells of all grids along one Z-curve over the picture,
+    whatever their number; then the others.
+    """
     if m.grid is None:
         return _CURVE**2 + np.arange(m.num_positions)
     y, x = (((np.arange(side) + 0.5) / side * _CURVE).astype(np.int64) for side in m.grid)

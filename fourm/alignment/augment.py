@@ -1,7 +1,8 @@
 """Augmentation of cached latents: FuseMix's shared mixup (2312.10144), its baselines, and noise.
 
-FuseMix mixes two pairs with one lambda *shared* by all modalities, so that the mixed latents are a true pair again. Baselines: nothing,
-a lambda for each modality (which breaks the pair), Gaussian noise.
+FuseMix mixes two pairs with one lambda *shared* by all modalities, so that the mixed latents are a
+true pair again. Baselines: nothing, a lambda for each modality (which breaks the pair), Gaussian
+noise.
 """
 
 from __future__ import annotations
@@ -13,23 +14,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourm.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """What is done to a batch of paired latents."""
 
     mixup: Literal["none", "shared", "independent"] = "shared"
-    per: Literal["batch", "sample"] = "batch"  # one lambda for the batch, as the paper, or one for each sample
+    # one lambda for the batch, as the paper, or one for each sample
+    per: Literal["batch", "sample"] = "batch"
     alpha: float = 1.0  # of Beta(alpha, alpha); 1 = uniform
     noise: float = 0.0  # deviation of Gaussian noise, in deviations of the latents' entries
 
     def __post_init__(self) -> None:
         if self.alpha <= 0 or self.noise < 0:
-            raise ValueError(f"alpha {self.alpha} must be above 0 and noise {self.noise} at least 0")
+            raise UserError(f"alpha {self.alpha} must be above 0 and noise {self.noise} at least 0")
 
 
-def augment(latents: list[Tensor], config: AugmentConfig, generator: torch.Generator) -> list[Tensor]:
-    """Paired latents, one (B, d) for each modality -> the same shapes. Partners are a random order, the same in all modalities."""
+def augment(
+    latents: list[Tensor], config: AugmentConfig, generator: torch.Generator
+) -> list[Tensor]:
+    """Paired latents, one (B, d) for each modality -> the same shapes.
+
+    Partners are a random order, the same in all modalities.
+    """
     result = latents
     if config.mixup != "none":
         num = len(latents[0])
@@ -52,4 +61,6 @@ def _lambda(config: AugmentConfig, num: int, generator: torch.Generator) -> Tens
     if config.alpha == 1.0:
         return torch.rand(size, generator=generator)
     seed = int(torch.randint(2**31, (), generator=generator))
-    return torch.from_numpy(np.random.default_rng(seed).beta(config.alpha, config.alpha, size)).float()
+    return torch.from_numpy(
+        np.random.default_rng(seed).beta(config.alpha, config.alpha, size)
+    ).float()

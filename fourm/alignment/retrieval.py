@@ -1,10 +1,14 @@
-"""Figures of aligned spaces: retrieval over the full gallery, zero-shot classes; exact search, or an index of a library."""
+"""Figures of aligned spaces: retrieval over the full gallery, zero-shot classes; exact search, or
+an index of a library.
+"""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 import numpy as np
+
+from fourm.errors import UserError
 
 _BLOCK = 4096
 
@@ -41,7 +45,7 @@ class FaissIndex:
         try:
             import faiss  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ValueError("this index needs faiss: pip install faiss-cpu") from None
+            raise UserError("this index needs faiss: pip install faiss-cpu") from None
         self.index = faiss.index_factory(gallery.shape[1], description, faiss.METRIC_INNER_PRODUCT)
         self.index.train(np.ascontiguousarray(gallery, np.float32))
         self.index.add(np.ascontiguousarray(gallery, np.float32))
@@ -61,14 +65,18 @@ def recall(
     gallery_groups: np.ndarray,
     at: tuple[int, ...] = (1, 5, 10),
 ) -> dict[str, float]:
-    """Share of queries (Q, D) that have an item of their own group among the nearest k of the whole gallery (G, D)."""
+    """Share of queries (Q, D) that have an item of their own group among the nearest k of the whole
+    gallery (G, D).
+    """
     found = ExactIndex(normalized(gallery)).search(normalized(queries), max(at))
     hit = gallery_groups[found] == query_groups[:, None]
     return {f"R@{k}": float(hit[:, :k].any(1).mean()) for k in at}
 
 
 def zero_shot(vectors: np.ndarray, prompts: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy of the nearest of the classes' prompt vectors: (B, D), (C, D) or (C, prompts, D), (B,)."""
+    """Accuracy of the nearest of the classes' prompt vectors: (B, D), (C, D) or (C, prompts, D),
+    (B,).
+    """
     if prompts.ndim == 3:
         prompts = normalized(prompts).mean(1)
     scores = normalized(vectors) @ normalized(prompts).T

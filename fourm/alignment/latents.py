@@ -1,8 +1,10 @@
 """Cached latents of a frozen encoder: one memory-mapped matrix, its keys, and what made it.
 
-A folder holds ``vectors.npy`` (n, d), ``keys.txt`` (one key a line), ``latents.json`` (encoder, fingerprint, hash of the keys), and, where rows
-are tokens of samples, ``offsets.npy`` (samples + 1,); ``groups.txt`` says which samples belong to one subject (several captions of one
-picture). Nothing is pickled. Latents of two encoders are used together only through ``paired``, which refuses other keys or order.
+A folder holds ``vectors.npy`` (n, d), ``keys.txt`` (one key a line), ``latents.json`` (encoder,
+fingerprint, hash of the keys), and, where rows are tokens of samples, ``offsets.npy`` (samples +
+1,); ``groups.txt`` says which samples belong to one subject (several captions of one picture).
+Nothing is pickled. Latents of two encoders are used together only through ``paired``, which refuses
+other keys or order.
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-VECTORS, OFFSETS, KEYS, GROUPS, ABOUT = "vectors.npy", "offsets.npy", "keys.txt", "groups.txt", "latents.json"
+from fourm.errors import UserError
+
+VECTORS, OFFSETS, KEYS, GROUPS, ABOUT = (
+    "vectors.npy",
+    "offsets.npy",
+    "keys.txt",
+    "groups.txt",
+    "latents.json",
+)
 _CHECKED_ROWS = 65_536
 
 
@@ -33,7 +43,10 @@ class LatentInfo:
 
 @dataclass(frozen=True)
 class Latents:
-    """Opened latents. ``vectors`` are rows; row i belongs to ``keys[i]`` unless there are ``offsets``."""
+    """Opened latents.
+
+    ``vectors`` are rows; row i belongs to ``keys[i]`` unless there are ``offsets``.
+    """
 
     info: LatentInfo
     vectors: np.ndarray  # (rows, d), memory-mapped
@@ -48,7 +61,12 @@ class Latents:
         """Vectors of samples (B, d) float32; of token latents the mean of each sample's tokens."""
         if self.offsets is None:
             return np.asarray(self.vectors[samples], np.float32)
-        return np.stack([np.asarray(self.vectors[self.offsets[i] : self.offsets[i + 1]], np.float32).mean(0) for i in samples])
+        return np.stack(
+            [
+                np.asarray(self.vectors[self.offsets[i] : self.offsets[i + 1]], np.float32).mean(0)
+                for i in samples
+            ]
+        )
 
     def tokens(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Padded tokens (B, L, d) float32 and their mask (B, L), True = a token."""
@@ -57,7 +75,9 @@ class Latents:
         lengths = self.offsets[samples + 1] - self.offsets[samples]
         padded = np.zeros((len(samples), max(1, int(lengths.max())), self.info.dim), np.float32)
         mask = np.arange(padded.shape[1]) < lengths[:, None]
-        padded[mask] = np.concatenate([self.vectors[self.offsets[i] : self.offsets[i + 1]] for i in samples])
+        padded[mask] = np.concatenate(
+            [self.vectors[self.offsets[i] : self.offsets[i + 1]] for i in samples]
+        )
         return padded, mask
 
     @cached_property
@@ -67,32 +87,58 @@ class Latents:
 
 
 def write_latents(
-    folder: Path, vectors: np.ndarray, keys: list[str], *, encoder: str, fingerprint: str, modality: str,
-    groups: list[str] | None = None, offsets: np.ndarray | None = None,
-) -> None:  # fmt: skip
-    """Write a folder of latents. Raises ValueError for counts that do not agree."""
+    folder: Path,
+    vectors: np.ndarray,
+    keys: list[str],
+    *,
+    encoder: str,
+    fingerprint: str,
+    modality: str,
+    groups: list[str] | None = None,
+    offsets: np.ndarray | None = None,
+) -> None:
+    """Write a folder of latents. Raises UserError for counts that do not agree."""
     _count(vectors, keys, groups, offsets)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ABOUT).unlink(missing_ok=True)  # written last: a folder without it is not finished
     np.save(folder / VECTORS, vectors, allow_pickle=False)
     describe_latents(
-        folder, vectors, keys, encoder=encoder, fingerprint=fingerprint, modality=modality, groups=groups, offsets=offsets
+        folder,
+        vectors,
+        keys,
+        encoder=encoder,
+        fingerprint=fingerprint,
+        modality=modality,
+        groups=groups,
+        offsets=offsets,
     )
 
 
-def _count(vectors: np.ndarray, keys: list[str], groups: list[str] | None, offsets: np.ndarray | None) -> int:
+def _count(
+    vectors: np.ndarray, keys: list[str], groups: list[str] | None, offsets: np.ndarray | None
+) -> int:
     """Number of samples, the same by all accounts."""
     num = len(vectors) if offsets is None else len(offsets) - 1
     if vectors.ndim != 2 or num != len(keys) or (groups is not None and len(groups) != num):
-        raise ValueError(f"{num} latents of shape {vectors.shape} do not go with {len(keys)} keys")
+        raise UserError(f"{num} latents of shape {vectors.shape} do not go with {len(keys)} keys")
     return num
 
 
 def describe_latents(
-    folder: Path, vectors: np.ndarray, keys: list[str], *, encoder: str, fingerprint: str, modality: str,
-    groups: list[str] | None = None, offsets: np.ndarray | None = None,
-) -> None:  # fmt: skip
-    """Finish a folder whose vectors are written already. Raises ValueError for counts that do not agree."""
+    folder: Path,
+    vectors: np.ndarray,
+    keys: list[str],
+    *,
+    encoder: str,
+    fingerprint: str,
+    modality: str,
+    groups: list[str] | None = None,
+    offsets: np.ndarray | None = None,
+) -> None:
+    """Finish a folder whose vectors are written already.
+
+    Raises UserError for counts that do not agree.
+    """
     num = _count(vectors, keys, groups, offsets)
     for name in (OFFSETS, GROUPS):  # of an earlier packing
         (folder / name).unlink(missing_ok=True)
@@ -102,48 +148,76 @@ def describe_latents(
     if groups is not None:
         (folder / GROUPS).write_text("".join(f"{group}\n" for group in groups))
     info = LatentInfo(
-        encoder=encoder, fingerprint=fingerprint, modality=modality, dim=vectors.shape[1], num=num, keys=hash_keys(keys)
+        encoder=encoder,
+        fingerprint=fingerprint,
+        modality=modality,
+        dim=vectors.shape[1],
+        num=num,
+        keys=hash_keys(keys),
     )
     (folder / ABOUT).write_text(json.dumps(asdict(info), indent=1) + "\n")
 
 
 def open_latents(folder: str | Path) -> Latents:
-    """Open a folder. Raises ValueError for one that is unfinished, inconsistent, or holds numbers that are not finite."""
+    """Open a folder.
+
+    Raises UserError for one that is unfinished, inconsistent, or holds numbers that are not finite.
+    """
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
-        raise ValueError(f"no latents in {folder}: {ABOUT} is missing (make them with `fourm latents`)")
+        raise UserError(
+            f"no latents in {folder}: {ABOUT} is missing (make them with `fourm latents`)"
+        )
     try:
         info = LatentInfo(**json.loads((folder / ABOUT).read_text()))
         vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-        offsets = np.load(folder / OFFSETS, allow_pickle=False) if (folder / OFFSETS).is_file() else None
+        offsets = (
+            np.load(folder / OFFSETS, allow_pickle=False) if (folder / OFFSETS).is_file() else None
+        )
     except (ValueError, TypeError, OSError, EOFError) as error:
-        raise ValueError(f"latents in {folder} cannot be read: {error}") from None
+        raise UserError(f"latents in {folder} cannot be read: {error}") from None
     keys = (folder / KEYS).read_text().splitlines()
     groups = (folder / GROUPS).read_text().splitlines() if (folder / GROUPS).is_file() else keys
     num = len(vectors) if offsets is None else len(offsets) - 1
-    if not num == len(keys) == len(groups) == info.num or vectors.shape[1] != info.dim or hash_keys(keys) != info.keys:
-        raise ValueError(f"latents in {folder} are inconsistent: {num} rows, {len(keys)} keys, {info.num} promised")
+    if (
+        not num == len(keys) == len(groups) == info.num
+        or vectors.shape[1] != info.dim
+        or hash_keys(keys) != info.keys
+    ):
+        raise UserError(
+            f"latents in {folder} are inconsistent: {num} rows, {len(keys)} keys, {info.num}"
+            " promised"
+        )
     for start in range(0, len(vectors), _CHECKED_ROWS):
         finite = np.isfinite(vectors[start : start + _CHECKED_ROWS]).all(1)
         if not finite.all():
             row = start + int(np.argmin(finite))
             at = row if offsets is None else int(np.searchsorted(offsets, row, "right")) - 1
-            raise ValueError(f"latents in {folder}: those of {keys[at]!r} are not finite numbers")
+            raise UserError(f"latents in {folder}: those of {keys[at]!r} are not finite numbers")
     return Latents(info, vectors, keys, groups, offsets)
 
 
 def paired(named: dict[str, Latents]) -> dict[str, Latents]:
-    """The same latents, checked to be of the same samples in the same order. Raises ValueError that names the first difference."""
+    """The same latents, checked to be of the same samples in the same order.
+
+    Raises UserError that names the first difference.
+    """
     (first_name, first), *others = named.items()
     for name, other in others:
         if other.info.keys == first.info.keys:
             continue
-        where = next((i for i, (a, b) in enumerate(zip(first.keys, other.keys, strict=False)) if a != b), None)
-        detail = (
-            f"sample {where} is {first.keys[where]!r} and {other.keys[where]!r}" if where is not None else "one ends earlier"
+        where = next(
+            (i for i, (a, b) in enumerate(zip(first.keys, other.keys, strict=False)) if a != b),
+            None,
         )
-        raise ValueError(
-            f"latents {first_name} ({len(first)} samples) and {name} ({len(other)}) are not of the same samples in the same order: {detail}"
+        detail = (
+            f"sample {where} is {first.keys[where]!r} and {other.keys[where]!r}"
+            if where is not None
+            else "one ends earlier"
+        )
+        raise UserError(
+            f"latents {first_name} ({len(first)} samples) and {name} ({len(other)}) are not of the"
+            f" same samples in the same order: {detail}"
         )
     return named
 

@@ -1,4 +1,6 @@
-"""Contrastive loss: symmetric InfoNCE with a learnable, clamped temperature, masked false negatives, any number of ranks."""
+"""Contrastive loss: symmetric InfoNCE with a learnable, clamped temperature, masked false
+negatives, any number of ranks.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,12 @@ class Temperature(nn.Module):
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: Tensor, groups: Tensor | None = None) -> Tensor:
-    """Sum over this rank's rows of the symmetric cross-entropy of matching row i of ``a`` (B, D) to row i of ``b``.
+    """Sum over this rank's rows of the symmetric cross-entropy of matching row i of ``a`` (B, D) to
+    row i of ``b``.
 
-    Negatives are the rows of all ranks; those of one group (other captions of one picture) are left out, not pushed away. Rows are
-    normalised here. Divide by the global number of rows for the mean.
+    Negatives are the rows of all ranks; those of one group (other captions of one picture) are left
+    out, not pushed away. Rows are normalised here. Divide by the global number of rows for the
+    mean.
     """
     a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     all_a, all_b, first = _gathered(a), _gathered(b), len(a) * _rank()

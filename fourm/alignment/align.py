@@ -1,0 +1,222 @@
+"""Align frozen encoders on cached latents: FuseMix (2312.10144) and Alt-MoE (2409.05929), one
+trainer, in the loop that trains FourM.
+
+    fourm fusion align CONFIG [key=value ...]          (or accelerate launch -m fourm.alignment.align --config CONFIG)
+
+FuseMix is ``connect.kind: heads`` with shared mixup; Alt-MoE is ``experts`` with regression beside
+contrast and a schedule over directions. Their parts combine freely. Held-out figures are recalls
+over the whole validation gallery; the test subjects are only looked at by ``fourm fusion
+evaluate``. Batches of any size fit in memory: with ``chunk`` embeddings are recomputed chunk by
+chunk in the backward pass, which gives the exact gradient of the whole batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fourm.alignment.aligner import AlignConfig, Aligner
+from fourm.alignment.latents import Latents, hash_keys, open_latents, paired, write_latents
+from fourm.alignment.pairs import LatentBatch, LatentBatches, split_subjects
+from fourm.alignment.retrieval import recall
+from fourm.commands import run_command
+from fourm.config import dump, load
+from fourm.data.shards import write_json_atomic
+from fourm.errors import UserError
+from fourm.training.loop import Loop
+from fourm.weights import WEIGHTS_FILE
+
+
+class AlignTask:
+    """Alignment as a task of the loop."""
+
+    terms = ("contrast", "regression", "balance")
+    unit = "pairs"
+
+    def __init__(self, config: AlignConfig) -> None:
+        self.config = config
+        self.latents = paired(
+            {name: open_latents(folder) for name, folder in config.latents.items()}
+        )
+        self.split = split_subjects(next(iter(self.latents.values())), config.split)
+        if config.loop.batch_size > len(self.split.train):
+            raise UserError(
+                f"batch size {config.loop.batch_size} is more than the {len(self.split.train)}"
+                " training samples"
+            )
+
+    def model(self) -> Aligner:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.loop.seed)
+            model = Aligner(
+                self.config, {name: held.info.dim for name, held in self.latents.items()}
+            )
+        for name, held in self.latents.items():
+            model.prepare[name].fit(torch.from_numpy(held.rows(self.split.train)))  # type: ignore[operator]
+        return model
+
+    def batches(self, rank: int, world_size: int) -> LatentBatches:
+        return LatentBatches(self.latents, self.split.train, self.config.loop, rank, world_size)
+
+    def counts(self, batch: LatentBatch) -> np.ndarray:
+        return np.full(3, float(len(batch.samples)))
+
+    def forward(self, model: nn.Module, batch: LatentBatch) -> Tensor:
+        return model(batch)
+
+    def weights(self, counts: np.ndarray) -> np.ndarray:
+        return 1.0 / np.maximum(counts, 1.0)
+
+    def watch(self, model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, Aligner)
+        figures = {"temperature": float(model.temperature().detach())}
+        if model.last_use and self.config.connect.kind == "experts":
+            use = torch.stack(list(model.last_use.values())).sum(0)
+            figures["expert_entropy"] = entropy_share(use)
+        return figures
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        assert isinstance(model, Aligner)
+        return retrieval_figures(model, self.latents, self.split.val, device)
+
+    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+        dump(self.config, folder / "align.yaml")
+        dims = {name: held.info.dim for name, held in self.latents.items()}
+        made_by = {name: held.info.fingerprint for name, held in self.latents.items()}
+        write_json_atomic(folder / "latents.json", {"dims": dims, "fingerprints": made_by})
+        save_file(
+            {n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE
+        )
+
+    def describe(self, batch: LatentBatch) -> dict[str, Any]:
+        keys = next(iter(self.latents.values())).keys
+        return {"samples": batch.samples.tolist(), "keys": [keys[i] for i in batch.samples]}
+
+
+def entropy_share(use: Tensor) -> float:
+    """Entropy of the use of experts, 1 = all alike, 0 = one alone."""
+    p = use.double() / use.sum().clamp_min(1)
+    return float(-(p * p.clamp_min(1e-12).log()).sum() / np.log(max(len(use), 2)))
+
+
+@torch.no_grad()
+def retrieval_figures(
+    model: Aligner, latents: dict[str, Latents], samples: np.ndarray, device: torch.device | str
+) -> dict[str, float]:
+    """R@1, R@5 and R@10 of every direction over the gallery of all these samples, and their
+    means.
+    """
+    figures: dict[str, float] = {}
+    values = {
+        name: torch.from_numpy(held.rows(samples)).to(device) for name, held in latents.items()
+    }
+    groups = next(iter(latents.values())).group_ids[samples]
+    for source, target in model.config.directions:
+        queries = model.predict(source, target, values[source]).cpu().numpy()
+        gallery = model.targets(target, values[target]).cpu().numpy()
+        for name, value in recall(queries, gallery, groups, groups).items():
+            figures[f"{source}>{target}/{name}"] = value
+    for k in (1, 5, 10):
+        figures[f"R@{k}"] = float(
+            np.mean([v for name, v in figures.items() if name.endswith(f"/R@{k}")])
+        )
+    return figures
+
+
+def align(config: AlignConfig) -> dict[str, float]:
+    """Train to the end, or go on where an earlier run stopped; returns the validation figures."""
+    task, out = AlignTask(config), Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    loop = Loop(task.model(), task, config.loop, out)
+    if loop.lead:
+        dump(config, out / "config.yaml")
+    figures = loop.run()
+    if loop.lead:
+        write_json_atomic(out / "done.json", {"step": loop.step, **figures})
+    return figures
+
+
+def load_aligner(folder: str | Path) -> Aligner:
+    """A trained aligner from a checkpoint folder (or the newest one of a run's folder)."""
+    from fourm.training.checkpoints import newest_checkpoint
+    from fourm.weights import load_weights
+
+    folder = Path(folder)
+    folder = newest_checkpoint(folder / "checkpoints") or folder
+    if not (folder / "latents.json").is_file():
+        raise UserError(f"no aligner in {folder}")
+    config = load(AlignConfig, folder / "align.yaml")
+    model = Aligner(config, json.loads((folder / "latents.json").read_text())["dims"])
+    load_weights(model, folder / WEIGHTS_FILE)
+    return model.eval().requires_grad_(False)
+
+
+def figures_on_test(folder: str | Path) -> dict[str, float]:
+    """Recalls of a trained aligner on the test subjects.
+
+    Raises UserError for latents of another encoder than it was trained on.
+    """
+    from fourm.training.checkpoints import newest_checkpoint
+
+    model = load_aligner(folder)
+    latents = paired({name: open_latents(path) for name, path in model.config.latents.items()})
+    at = newest_checkpoint(Path(folder) / "checkpoints") or Path(folder)
+    for name, made_by in json.loads((at / "latents.json").read_text())["fingerprints"].items():
+        if latents[name].info.fingerprint != made_by:
+            raise UserError(
+                f"latents {model.config.latents[name]} are of encoder {latents[name].info.encoder}"
+                f" ({latents[name].info.fingerprint}),"
+                f" {folder} was trained on {made_by}"
+            )
+    split = split_subjects(next(iter(latents.values())), model.config.split)
+    return retrieval_figures(model, latents, split.test, "cpu")
+
+
+@torch.no_grad()
+def embed_latents(folder: str | Path, modality: str, latents: str | Path, out: str | Path) -> int:
+    """Latents of a modality -> unit vectors in the alignment's space, as latents again.
+
+    Returns how many.
+    """
+    model, held = load_aligner(folder), open_latents(latents)
+    if modality not in model.names:
+        raise UserError(f"{folder} aligns {', '.join(model.names)}, not {modality}")
+    rows = [
+        F.normalize(model.embed(modality, torch.from_numpy(held.rows(part))), dim=-1)
+        for part in np.array_split(np.arange(len(held)), -(-len(held) // 4096))
+    ]
+    write_latents(
+        Path(out),
+        torch.cat(rows).numpy(),
+        held.keys,
+        encoder=f"{held.info.encoder} aligned",
+        modality=held.info.modality,
+        fingerprint=hash_keys([held.info.fingerprint, str(folder)]),
+        groups=None if held.groups == held.keys else held.groups,
+    )
+    return len(held)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Align frozen encoders on cached latents.")
+    parser.add_argument("--config", required=True, help="YAML file, see configs/fusion")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes to the config, e.g. loop.steps=1000",
+    )
+    options = parser.parse_args(arguments)
+    run_command(lambda: align(load(AlignConfig, options.config, options.overrides)))
+
+
+if __name__ == "__main__":
+    main()
