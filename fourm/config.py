@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from fourm.choices import Choice
 from fourm.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
@@ -103,6 +104,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in arguments:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
         return value
+    if isinstance(hint, type) and issubclass(hint, Choice):
+        return _choose(hint, value, where)
     if dataclasses.is_dataclass(hint):
         return from_mapping(hint, value, where)  # type: ignore[arg-type]
     if origin is dict:
@@ -129,6 +132,20 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     raise TypeError(f"no rule to read a config value of type {hint}")
 
 
+def _choose(family: type[Choice], value: Any, where: str) -> Any:
+    """A member of a family of kinds, from its name or a mapping that begins with its ``type``."""
+    if isinstance(value, family):
+        return value
+    given = {"type": value} if isinstance(value, str) else value
+    if not isinstance(given, dict) or not isinstance(given.get("type"), str):
+        raise UserError(f"{where}: expected a name or a mapping with 'type', found {value!r}")
+    try:
+        member = family.find(given["type"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return from_mapping(member, {k: v for k, v in given.items() if k != "type"}, where)
+
+
 def _number(text: str) -> Any:
     """YAML 1.1 reads ``1e-3`` as text."""
     try:
@@ -140,11 +157,9 @@ def _number(text: str) -> Any:
 def to_mapping(config: Any) -> Any:
     """A dataclass tree as plain mappings and lists."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {
-            f.name: to_mapping(getattr(config, f.name))
-            for f in dataclasses.fields(config)
-            if f.init
-        }
+        named = {"type": config.type_name} if isinstance(config, Choice) else {}
+        fields = [f.name for f in dataclasses.fields(config) if f.init]
+        return named | {name: to_mapping(getattr(config, name)) for name in fields}
     if isinstance(config, dict):
         return {key: to_mapping(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
