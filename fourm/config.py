@@ -63,6 +63,9 @@ def from_mapping(cls: type[ConfigT], data: Any, where: str) -> ConfigT:
     """A dataclass from a mapping; ``where`` (file and key) begins every error message."""
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected a mapping, found {data!r}")
+    upgrade = getattr(cls, "upgrade", None)  # keys that earlier releases wrote
+    if upgrade is not None:
+        data = upgrade(data)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:

@@ -259,7 +259,7 @@ class AnyToAnyPipeline:
         """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean
         over rows is a good vector.
 
-        A row for each input token, in the order of the modality set; with ``model.fusion`` N
+        A row for each input token, in the order of the modality set; with a latent encoder N
         latents instead.
         """
         state = self.encode(inputs)
@@ -267,10 +267,7 @@ class AnyToAnyPipeline:
             encoder_stream(state, self.modalities, [frozenset()]), lambda t: t.to(self.model.device)
         )
         encoded = self.model.encode(stream)
-        counts = stream.lengths + self.model.config.num_registers
-        if self.model.config.fusion is not None:
-            counts = np.full(state.num_samples, self.model.config.fusion.num_tokens)
-        return list(encoded.features.float().cpu().split(counts.tolist()))
+        return list(encoded.features.float().cpu().split(encoded.num_features.tolist()))
 
     def _raw_type(self, name: str) -> str:
         return self.modalities[name].raw.type

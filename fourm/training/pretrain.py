@@ -31,6 +31,7 @@ from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig, load_model
+from fourm.objectives import CrossEntropy, Objective
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.loop import Loop, LoopConfig
 from fourm.training.mixture import AdaptiveConfig, Mixture
@@ -53,6 +54,7 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     # mean over all targets, or mean of the modalities' means
     loss: Literal["token", "modality"] = "token"
+    objective: Objective = field(default_factory=CrossEntropy)  # what targets are scored by
     tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
     init: str = ""  # model folder to start from
     eval_samples: int = 256
@@ -107,9 +109,10 @@ class PretrainTask:
         return np.array(batch.decoder.counts, dtype=np.float64)
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
-        return (
-            model(batch) if self.teacher is None else model(batch, self.teacher.soft(batch))
-        ).sums
+        objective = self.config.objective
+        if self.teacher is not None:
+            objective = self.teacher.objective(objective, batch)
+        return model(batch, objective).sums
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
         if self.config.loss == "token":
