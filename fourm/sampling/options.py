@@ -67,8 +67,9 @@ class SamplingOptions:
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        numbers = {f.name: getattr(self, f.name) for f in fields(self)} | self.condition_weights
-        for name, value in numbers.items():
+        numbers = {f.name: getattr(self, f.name) for f in fields(self)}
+        weights = {f"condition_weights.{name}": w for name, w in self.condition_weights.items()}
+        for name, value in (numbers | weights).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name} must be a finite number, not {value}")
         if self.steps < 1:
