@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Iterable
 from typing import ClassVar, Self
@@ -83,4 +84,6 @@ class Choice:
             raise UserError(f"{cls._family} {name!r} cannot be imported: {error}") from None
         if not (isinstance(found, type) and issubclass(found, cls)):
             raise UserError(f"{cls._family} {name!r} is no {cls.__name__}")
+        if inspect.isabstract(found):
+            raise UserError(f"{cls._family} {name!r} is a base for others and does nothing itself")
         return found

@@ -343,6 +343,7 @@ def test_the_halton_order_refuses_a_set(modalities, model):
     "wrong, message",
     [
         ({"scheme": "haltn"}, "'haltn' is not one of entropy, .*; did you mean 'halton'"),
+        ({"scheme": "fourm.sampling.schemes:InOrder"}, "is a base for others"),
         ({"scheme": {"type": "maskgit", "nose": 2.0}}, "'nose'; did you mean 'noise'"),
         ({"scheme": {"type": "maskgit", "remask": 1.0}}, "remask must be .* less than 1, not 1.0"),
         ({"scheme": {"type": "maskgit", "noise": float("nan")}}, "noise must be a finite number"),
