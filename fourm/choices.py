@@ -18,10 +18,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Iterable
 from typing import ClassVar, Self
 
 from fourm.errors import UserError
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known name nearest to a wrong one, if one is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class Choice:
@@ -61,11 +69,9 @@ class Choice:
             importlib.import_module(f"{cls._package}.{name}")
         if name not in cls._members:
             known = cls.names()
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
                 f"{cls._family} {name!r} is not one of {', '.join(known)}"
-                f" and not of the form package.module:Class{hint}"
+                f" and not of the form package.module:Class{did_you_mean(name, known)}"
             )
         return cls._members[name]  # type: ignore[return-value]
 
@@ -78,4 +84,6 @@ class Choice:
             raise UserError(f"{cls._family} {name!r} cannot be imported: {error}") from None
         if not (isinstance(found, type) and issubclass(found, cls)):
             raise UserError(f"{cls._family} {name!r} is no {cls.__name__}")
+        if inspect.isabstract(found):
+            raise UserError(f"{cls._family} {name!r} is a base for others and does nothing itself")
         return found

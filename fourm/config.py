@@ -14,9 +14,10 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
 
-from fourm.choices import Choice
+from fourm.choices import Choice, did_you_mean
 from fourm.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
@@ -88,6 +89,20 @@ def from_mapping(cls: type[ConfigT], data: Any, where: str) -> ConfigT:
         raise UserError(f"{where}: {error}") from None
 
 
+def check_fields(config: Any) -> None:
+    """Hold the fields of a (frozen) dataclass to its type hints, for its ``__post_init__``.
+
+    So what is made in Python is checked as what is read from YAML: numbers and names are refused
+    where they are wrong (UserError), and the name of a ``Choice`` becomes its member.
+    """
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, np.generic):  # numpy's numbers are as good as Python's
+            value = value.item()
+        object.__setattr__(config, f.name, _convert(hints[f.name], value, f.name))
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -105,7 +120,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise errors[0]
     if origin is typing.Literal:
         if value not in arguments:
-            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
+            known = [str(a) for a in arguments]
+            near = did_you_mean(str(value), known)
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(known)}{near}")
         return value
     if isinstance(hint, type) and issubclass(hint, Choice):
         return _choose(hint, value, where)

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
+from fourm.config import check_fields
 from fourm.errors import UserError
 from fourm.modalities import FIRST_SENTINEL, ModalitySet
 from fourm.rng import CounterRNG
@@ -43,6 +44,9 @@ class MaskingComponent:
     keep: dict[str, Keep] = field(default_factory=dict)
     num_inputs: tuple[int, int] | None = None  # instead of the mixture's
     num_targets: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)

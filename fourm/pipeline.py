@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from fourm.batch import map_tensors
 from fourm.codecs import CodecSet
-from fourm.config import from_mapping, read_yaml, to_mapping
+from fourm.config import read_yaml, to_mapping
 from fourm.data.raw import check_raw, check_vectors, fit_picture, to_rgb
 from fourm.data.store import to_vectors
 from fourm.errors import UserError
@@ -215,7 +215,7 @@ class AnyToAnyPipeline:
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
             if settings:
-                chosen = _changed(chosen, settings)
+                chosen = chosen.changed(settings)
             report = (
                 None if progress is None else (lambda done, of, name=name: progress(name, done, of))
             )
@@ -324,7 +324,7 @@ class AnyToAnyPipeline:
 def read_options(path: Path) -> dict[str, SamplingOptions]:
     """Sampling settings by target, or by ``condition->target``."""
     return {
-        name: from_mapping(SamplingOptions, entry, f"{path}: {name}")
+        name: SamplingOptions.read(entry, f"{path}: {name}")
         for name, entry in read_yaml(path).items()
     }
 
@@ -332,16 +332,6 @@ def read_options(path: Path) -> dict[str, SamplingOptions]:
 def is_released(modalities: ModalitySet) -> bool:
     """True if the set's tokenizers are those of the released 4M family."""
     return any(settings.get("type") == "released" for settings in modalities.tokenizers.values())
-
-
-def _changed(options: SamplingOptions, settings: dict[str, Any]) -> SamplingOptions:
-    try:
-        return replace(options, **settings)
-    except TypeError:
-        known = ", ".join(options.__dataclass_fields__)
-        raise UserError(
-            f"unknown sampling option among {', '.join(settings)}; known are {known}"
-        ) from None
 
 
 def _is_batch(value: Any, raw_type: str) -> bool:

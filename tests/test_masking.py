@@ -7,6 +7,7 @@ import pytest
 from conftest import ALL_TO_ALL, make_tokens
 
 from fourm.batch import MASK_QUERY
+from fourm.errors import UserError
 from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens, split_spans
 from fourm.modalities import FIRST_SENTINEL, ModalitySet
 from tests.masking_reference import mask_sample
@@ -244,3 +245,10 @@ def test_in_4m_mode_budgets_and_spans_have_the_reference_s_distributions():
         ).max()
         < 0.04
     )
+
+
+def test_an_unknown_rule_of_keeping_is_refused_from_python_too():
+    with pytest.raises(
+        UserError, match=r"keep\.caption: 'al' is not one of .*; did you mean 'all'"
+    ):
+        MaskingComponent(keep={"caption": "al"})

@@ -89,7 +89,7 @@ def test_every_shipped_config_loads():
         import yaml
 
         for name, entry in yaml.safe_load(path.read_text()).items():
-            from_mapping(SamplingOptions, entry, f"{path}: {name}")
+            SamplingOptions.read(entry, f"{path}: {name}")
 
 
 @pytest.mark.parametrize(

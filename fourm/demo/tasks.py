@@ -29,12 +29,13 @@ from fourm.demo.world import COLORS, SHAPES, describe, make_scenes
 from fourm.evaluation.metrics import absrel, box_f1, delta1, mean_angle, mean_iou, psnr
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.sampling.options import SamplingOptions
+from fourm.sampling.schemes import ROAR
 
 _MEAN_SCENES = 1024
 _BATCH = 64
 
 # dense targets from pixels: one step, the likeliest code
-PARALLEL = SamplingOptions(scheme="roar", steps=1, temperature=0.0)
+PARALLEL = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
 GREEDY = SamplingOptions(temperature=0.0)
 
 

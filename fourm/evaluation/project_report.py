@@ -10,16 +10,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fourm.config import from_mapping, read_yaml
 from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.data.store import Source, SourceConfig
 from fourm.evaluation.matrix import token_matrix
 from fourm.model import load_model
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline import AnyToAnyPipeline, read_options
 from fourm.project import Project
 from fourm.report import Gallery, Report, read_curves
-from fourm.sampling.options import SamplingOptions
 
 _SAMPLES = 8
 _MATRIX_SAMPLES = 48
@@ -28,11 +26,7 @@ _MATRIX_SAMPLES = 48
 def assemble(project: Project) -> AnyToAnyPipeline:
     """Newest checkpoint, tokenizers and generation settings as one pipeline folder."""
     path = project.root / "generation.yaml"
-    table = read_yaml(path) if path.is_file() else {}
-    options = {
-        name: from_mapping(SamplingOptions, entry, f"{path}: {name}")
-        for name, entry in table.items()
-    }
+    options = read_options(path) if path.is_file() else {}
     pipe = AnyToAnyPipeline(load_model(project.newest()), project.tokenizers, options)
     pipe.save_pretrained(project.model)
     return pipe
