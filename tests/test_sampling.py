@@ -14,8 +14,9 @@ from fourm.errors import UserError
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
 from fourm.ragged import ranks
 from fourm.rng import CounterRNG
-from fourm.sampling.autoregressive import UncachedDecoder, fill_gaps
+from fourm.sampling.autoregressive import UncachedDecoder
 from fourm.sampling.choose import choose, filtered
+from fourm.sampling.gaps import fill_gaps
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schedules import tokens_done

@@ -10,15 +10,10 @@ import numpy as np
 import torch
 
 from fourm.modalities import END_ID, FIRST_SENTINEL
-from fourm.sampling.autoregressive import (
-    CachedDecoder,
-    UncachedDecoder,
-    count_gaps,
-    fill_gaps,
-    forbidden_ids,
-)
+from fourm.sampling.autoregressive import CachedDecoder, UncachedDecoder
 from fourm.sampling.choose import choose
 from fourm.sampling.draws import Purpose
+from fourm.sampling.gaps import count_gaps, fill_gaps, forbidden_ids
 from fourm.sampling.state import SampleState
 from fourm.sampling.task import Task
 
