@@ -16,12 +16,11 @@ module of the same name there, so that a file put beside the others needs no edi
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from typing import ClassVar, Self
 
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
 
 
 class Choice:
@@ -61,11 +60,9 @@ class Choice:
             importlib.import_module(f"{cls._package}.{name}")
         if name not in cls._members:
             known = cls.names()
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
                 f"{cls._family} {name!r} is not one of {', '.join(known)}"
-                f" and not of the form package.module:Class{hint}"
+                f" and not of the form package.module:Class{nearest(name, known)}"
             )
         return cls._members[name]  # type: ignore[return-value]
 
