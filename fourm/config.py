@@ -136,13 +136,13 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def at_least(config: Any, least: int, *names: str) -> None:
-    """Raise UserError unless each named field (a number, or a tuple of them) is ``least`` or
+    """Raise UserError unless each named field (a number, a tuple of them, or None) is ``least`` or
     more.
     """
     for name in names:
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if not number >= least:  # NaN is less, too
+            if number is not None and not number >= least:  # NaN is less, too
                 raise UserError(f"{name} must be at least {least}, not {number}")
 
 
