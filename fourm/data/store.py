@@ -203,14 +203,14 @@ def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.nda
     """
     first, *others = columns
     shared = columns[first].keys
-    report.num_seen = len(shared)
+    listed = {f"{shard}/{key}" for _, shard, key in report.samples}
     if all(np.array_equal(columns[name].keys, shared) for name in others):
+        report.num_seen = _num_distinct(shared, listed)
         return {name: np.arange(len(shared)) for name in columns}
     for name in others:
         shared = shared[np.isin(shared, columns[name].keys)]
     everything = np.unique(np.concatenate([column.keys for column in columns.values()]))
-    report.num_seen = len(everything)
-    listed = {f"{Path(entry.shard).stem}/{entry.key}" for entry in report.entries}
+    report.num_seen = _num_distinct(everything, listed)
     held = {name: set(column.keys.tolist()) for name, column in columns.items()}
     for key in everything[~np.isin(everything, shared)].tolist():
         if key not in listed:
@@ -225,6 +225,11 @@ def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.nda
         order = np.argsort(column.keys, kind="stable")
         rows[name] = order[np.searchsorted(column.keys, shared, sorter=order)]
     return rows
+
+
+def _num_distinct(keys: np.ndarray, listed: set[str]) -> int:
+    """Samples there are: those with a key in some column, and those that none could read."""
+    return len(keys) + int((~np.isin(np.array(list(listed), np.str_), keys)).sum())
 
 
 class MaskedBatches(torch.utils.data.Dataset):
