@@ -215,6 +215,8 @@ class AnyToAnyPipeline:
         conditions = state.present
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
+            if not isinstance(chosen, SamplingOptions):
+                raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
             if settings:
                 chosen = from_mapping(SamplingOptions, settings, "sampling settings", chosen)
             report = (
@@ -430,10 +432,10 @@ def _is_batch(value: Any, raw_type: str) -> bool:
 
 def _prepare(value: Any, m: Modality) -> Any:
     """Pictures of any size and kind become the array that the modality holds."""
-    if isinstance(value, (str, os.PathLike)) and m.raw.type != "text":
+    if isinstance(value, (str, os.PathLike)) and m.raw.dense:
         raise UserError(
-            f"{str(value)!r} is a name, not a value of type {m.raw.type}: open the file first"
-            + (", e.g. with PIL.Image.open" if m.raw.type == "image" else "")
+            f"{str(value)!r} is a name, not a value of type {m.raw.type}: open the file first, e.g."
+            " with PIL.Image.open or numpy.load"
         )
     if isinstance(value, Image.Image):
         if m.raw.type == "image":

@@ -89,8 +89,8 @@ def inspect(raw: Path, config: Path, out: Path) -> list[Count]:
         num_members = len(damage.entries) - len(damage.shards)
         report.heading(
             "Damage",
-            f"{num_members} members of {damage.num_seen} cannot be read, {len(damage.shards)} shards"
-            " not to their end",
+            f"{num_members} members of {damage.num_seen} cannot be read, {len(damage.shards)}"
+            " shards not to their end",
         )
         shown = [
             [html.escape(text) for text in (e.shard, e.key, e.reason)] for e in damage.entries[:200]

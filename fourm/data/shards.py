@@ -86,7 +86,7 @@ class DamageReport:
         num_samples, num_shards = len(self.samples), len(self.shards)
         if num_samples + num_shards > self.max_rate * max(self.num_seen, 1):
             first = self.entries[0]
-            cut = f" and {num_shards} shards cannot be read to their end" if num_shards else ""
+            cut = f", shards that end early: {num_shards}" if num_shards else ""
             raise UserError(
                 f"{num_samples} of {self.num_seen} samples are damaged{cut} (first:"
                 f" {first.shard}: {first.key}: {first.reason});"

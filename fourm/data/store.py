@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 
 from fourm.batch import MaskedBatch
+from fourm.config import at_least
 from fourm.data.columns import Column, open_column
 from fourm.data.order import SampleOrder
 from fourm.data.raw import read_npy, read_raw
@@ -34,6 +35,11 @@ class SourceConfig:
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "weight")
+        if not self.tokens and not self.raw:
+            raise UserError("a source needs tokens or raw: the folder of its shards")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -44,8 +50,11 @@ class DataConfig:
     max_damage: float = 0.05  # largest share of samples that may be skipped
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "max_damage")
         if not self.sources:
             raise UserError("data needs at least one source")
+        if not any(source.weight for source in self.sources):
+            raise UserError("all sources have weight 0: no sample is ever drawn")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -33,6 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from fourm.blocks import Block
+from fourm.config import at_least
 from fourm.errors import UserError
 from fourm.training.checkpoints import (
     gather_full,
@@ -77,16 +78,11 @@ class LoopConfig:
     threads: int = 0  # CPU threads of each rank; 0 = torch's choice
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "micro_batches",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "log_every",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least(self, 1, "steps", "batch_size", "micro_batches")
+        at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
+        at_least(self, 0, "ema", "num_workers", "eval_every", "threads")
+        if self.ema >= 1:
+            raise UserError(f"ema must be below 1, not {self.ema}: nothing would be averaged in")
 
 
 class Interrupted(Exception):
@@ -154,23 +150,23 @@ class Loop:
         self.resume()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            return self._run()
+            with tqdm(
+                total=self.config.steps,
+                initial=self.step,
+                desc=self.out.name,
+                unit="step",
+                disable=not self.lead,
+                mininterval=0.5,
+            ) as bar:
+                return self._run(bar)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             if self._lock is not None:
                 self._lock.close()
 
-    def _run(self) -> dict[str, float]:
+    def _run(self, bar: tqdm) -> dict[str, float]:
         config = self.config
-        bar = tqdm(
-            total=config.steps,
-            initial=self.step,
-            desc=self.out.name,
-            unit="step",
-            disable=not self.lead,
-            mininterval=0.5,
-        )
         figures: dict[str, float] = {}
         pending: list[tuple[int, Tensor, np.ndarray, Tensor]] = []
         started, counted = time.perf_counter(), 0.0
@@ -209,7 +205,6 @@ class Loop:
             if self.step % config.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
-                bar.close()
                 raise Interrupted(
                     f"stopped at step {self.step} of {config.steps}; the same command goes on from"
                     " here"
