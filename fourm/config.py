@@ -46,8 +46,8 @@ def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
-        several = "\n" in text and error.problem_mark is not None
-        line = f":{error.problem_mark.line + 1}" if several else ""
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark is not None and "\n" in text else ""
         context = f" ({error.context})" if error.context else ""
         raise UserError(f"{where}{line}: {error.problem}{context}") from None
     except yaml.YAMLError as error:

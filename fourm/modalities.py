@@ -46,7 +46,7 @@ PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
 FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 
 MAX_VOCAB = 2**31  # ids are at most uint32 on disk and int64 in memory
-# modalities and tokenizers name folders
+# of modalities and tokenizers: folders are called so
 _NAME = re.compile(r"[\w@-][\w@.-]*")
 
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
@@ -150,8 +150,8 @@ class Modality:
             )
         if self.kind == "continuous":
             object.__setattr__(self, "output", False)
-            if self.patch_size and self.grid is None:
-                side = _num_patches(self.raw.size, self.patch_size)
+            side = _num_patches(self.raw.size, self.patch_size) if self.patch_size else 0
+            if side and self.grid is None:
                 object.__setattr__(self, "grid", (side, side))
                 object.__setattr__(self, "width", self.patch_size**2 * self.raw.num_channels)
             if not self.width:
@@ -335,6 +335,9 @@ def _read_modality(
 ) -> Modality:
     """One entry of the table; fills in what follows from its tokenizer or its source."""
     entry.pop("name", None)
+    for key in ("tokenizer", "source"):
+        if isinstance(entry.get(key), list):
+            raise UserError(f"{where}: {key} must be a name, not {entry[key]!r}")
     spec = entry.get("tokenizer")
     if isinstance(spec, dict):  # settings given in place: the tokenizer has the modality's name
         tokenizers[name] = dict(spec)
@@ -409,6 +412,8 @@ def _num_patches(size: int, patch_size: int, where: str = "") -> int:
     prefix = f"{where}: " if where else ""
     if not patch_size:
         raise UserError(f"{prefix}patch_size must be at least 1, not 0")
+    if not size:
+        raise UserError(f"{prefix}patch_size needs a raw form that has a size (pixels)")
     if size % patch_size:
         raise UserError(f"{prefix}{size} px is no multiple of patch_size {patch_size}")
     return size // patch_size

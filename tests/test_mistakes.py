@@ -191,6 +191,9 @@ MODALITY_SETS = {
     "no table": (RGB, "picture", r"modality rgb must be a mapping, not 'picture'"),
     "no tokenizer": (("tokenizers", "text"), 3, r"tokenizer text must be a mapping, not 3"),
     "a source outside": ((*RGB, "source"), "../x", r"name '../x': names are letters"),
+    "a list of sources": ((*PIXELS, "source"), ["rgb"], r"source must be a name, not \['rgb'\]"),
+    "a list of tokenizers": ((*CAPTION, "tokenizer"), ["x"], r"tokenizer must be a name"),
+    "patches of nothing": ((*PIXELS, "raw"), {"type": "text"}, r"needs a raw form that has a size"),
     "no number": ((*RGB, "raw", "channels"), 2.5, r"channels: expected int, found 2.5"),
 }
 
@@ -328,7 +331,9 @@ def project(world, tmp_path) -> Path:
 
 
 def break_shard(path: Path, broken: set[int], end: float = 1.0) -> None:
-    """Members number ``broken`` are no arrays; the file stops after ``end`` of its bytes."""
+    """Members number ``broken`` are no arrays; the file stops, inside a member, after ``end`` of its
+    bytes.
+    """
     members = list(read_shard(path, lambda data, _: data, ("npy",), DamageReport()))
     write_shard(
         path, [(k, "npy", b"no array" if i in broken else d) for i, (k, d) in enumerate(members)]
@@ -357,7 +362,7 @@ def test_a_sample_damaged_in_several_modalities_is_one_damaged_sample(project):
 
 
 def test_a_shard_that_ends_early_is_told_apart_from_samples(project):
-    break_shard(shard_path(project.parent / "tokens", "train", "rgb", 0), {0}, end=0.51)
+    break_shard(shard_path(project.parent / "tokens", "train", "rgb", 0), {0}, end=0.54)
     with pytest.raises(UserError) as caught:
         opened(project)
     found = re.search(
