@@ -331,8 +331,8 @@ def project(world, tmp_path) -> Path:
 
 
 def break_shard(path: Path, broken: set[int], end: float = 1.0) -> None:
-    """Members number ``broken`` are no arrays; the file stops, inside a member, after ``end`` of its
-    bytes.
+    """Members number ``broken`` are no arrays; the file stops after ``end`` of its bytes, inside a
+    member.
     """
     members = list(read_shard(path, lambda data, _: data, ("npy",), DamageReport()))
     write_shard(
