@@ -201,7 +201,13 @@ class AnyToAnyPipeline:
             UserError: for an unknown name, a raw value that is not what its modality holds, or
                 lists of different lengths.
         """
-        targets = [targets] if isinstance(targets, str) else list(targets)
+        targets = [targets] if isinstance(targets, str) else targets
+        if not isinstance(targets, Sequence):
+            raise UserError(
+                f"targets are names in an order, e.g. ['depth', 'rgb'], not {targets!r}"
+            )
+        if not isinstance(options or {}, Mapping):
+            raise UserError(f"options map targets to SamplingOptions, they are not {options!r}")
         if not targets:
             raise UserError("no targets: name at least one modality to generate")
         for name in (*targets, *(options or {})):
@@ -447,6 +453,7 @@ def _prepare(value: Any, m: Modality) -> Any:
         and isinstance(value, np.ndarray)
         and value.ndim == 3
         and value.dtype == np.uint8
+        and value.size
     ):
         if value.shape[2] != 3:
             raise UserError(f"a picture needs 3 colour channels, this has {value.shape[2]}")

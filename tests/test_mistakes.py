@@ -9,6 +9,7 @@ import resource
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from fourm.model import ModelConfig
 from fourm.pipeline import AnyToAnyPipeline, Tokens, check_options
 from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
-from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
+from fourm.training.checkpoints import list_checkpoints
 from fourm.training.loop import LoopConfig
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.run_folder import append_log
@@ -200,7 +201,7 @@ MODALITY_SETS = {
 
 def changed(path: tuple[str, ...], value: object) -> dict:
     """The tiny modality set with one other entry."""
-    data = copy.deepcopy(TINY)
+    data: dict[str, Any] = copy.deepcopy(TINY)
     table = data
     for key in path[:-1]:
         table = table[key]
@@ -386,7 +387,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_its_last_checkpoint(pr
     out = project.parent / "run"
     pretrain(load(PretrainConfig, project, ["loop.steps=5"]))
     config = load(PretrainConfig, project, ["loop.steps=10"])
-    size = (newest_checkpoint(out / "checkpoints") / "model.safetensors").stat().st_size
+    size = (out / "checkpoints" / "step_00000005" / "model.safetensors").stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))
     try:
@@ -435,6 +436,12 @@ CALLS = {
     "no samples": ({"num_samples": 0}, "num_samples must be at least 1, not 0"),
     "samples half": ({"num_samples": 1.5}, "num_samples must be a whole number"),
     "no targets": ({"targets": []}, "no targets"),
+    "targets that are no names": ({"targets": 3}, "targets are names in an order"),
+    "options for no target": ({"options": 5}, "options map targets to SamplingOptions"),
+    "an empty picture": (
+        {"inputs": {"rgb": np.zeros((0, 0, 3), np.uint8)}},
+        r"image has shape \(0, 0, 3\)",
+    ),
     "an unknown target": ({"targets": "dpeth"}, "unknown modality 'dpeth'.*mean 'depth'"),
     "a target that is no output": ({"targets": "pixels"}, "pixels cannot be generated"),
     "options of no target": ({"options": {"x": SamplingOptions()}}, "unknown modality 'x'"),
