@@ -39,8 +39,10 @@ from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.training.checkpoints import list_checkpoints
 from fourm.training.loop import LoopConfig
+from fourm.training.optimizers import OptimizerConfig
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.run_folder import append_log
+from fourm.training.schedules import ScheduleConfig
 
 # ---- YAML ----------------------------------------------------------------------------------------
 
@@ -264,6 +266,10 @@ SIZES = [
     (LoopConfig, {"num_workers": -1}, "num_workers must be at least 0"),
     (LoopConfig, {"ema": 1.0}, "ema must be below 1"),
     (LoopConfig, {"ema": float("nan")}, "ema must be at least 0, not nan"),
+    (OptimizerConfig, {"lr": -1.0}, "lr must be at least 0"),
+    (OptimizerConfig, {"clip": -1.0}, "clip must be at least 0"),
+    (OptimizerConfig, {"name": "adam"}, "'adam' is not one of adamw, muon"),
+    (ScheduleConfig, {"warmup": -1}, "warmup must be at least 0"),
     (SourceConfig, {"weight": -1.0}, "weight must be at least 0"),
     (SourceConfig, {"tokens": ""}, "a source needs tokens or raw"),
     (DataConfig, {"sources": (SourceConfig(tokens="x", weight=0.0),)}, "all sources have weight 0"),
