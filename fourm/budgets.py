@@ -60,7 +60,7 @@ def draw_budgets(
     Floors of share x total; each token that the floors leave over goes to the largest share of a
     fresh Dirichlet draw. ``draws`` (B,) and ``purpose`` are the counters of the randomness.
     """
-    b, num = alpha.shape
+    num = alpha.shape[1]
     which = np.arange(num)
     log_gamma = rng.log_gamma_variate(alpha, draws[:, None], which, purpose, 0)
     log_share = log_gamma - np.logaddexp.reduce(log_gamma, axis=1, keepdims=True)

@@ -16,20 +16,12 @@ module of the same name there, so that a file put beside the others needs no edi
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
 from typing import ClassVar, Self
 
-from fourm.errors import UserError
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known name nearest to a wrong one, if one is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+from fourm.errors import UserError, nearest
 
 
 class Choice:
@@ -71,7 +63,7 @@ class Choice:
             known = cls.names()
             raise UserError(
                 f"{cls._family} {name!r} is not one of {', '.join(known)}"
-                f" and not of the form package.module:Class{did_you_mean(name, known)}"
+                f" and not of the form package.module:Class{nearest(name, known)}"
             )
         return cls._members[name]  # type: ignore[return-value]
 

@@ -16,7 +16,7 @@ import numpy as np
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
 from fourm.modalities import Modality, ModalitySet
 
 BUILT_IN = {
@@ -61,7 +61,7 @@ def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) 
         if settings.get("type") == "text":
             hint = f"put its tokenizer.json into {path} (or train one: python -m fourm_tokenizers.train_text)"
         raise UserError(f"tokenizer {modality.tokenizer!r} is not in {folder}; {hint}")
-    return load_object(settings.get("type", ""))(path, modality)
+    return load_object(str(settings.get("type", "")))(path, modality)
 
 
 def _from_hub(repository: str, name: str, folder: str | Path) -> Path:
@@ -74,15 +74,19 @@ def _from_hub(repository: str, name: str, folder: str | Path) -> Path:
         ) from None
 
 
-def load_object(name: str) -> Any:
-    """The class or function behind a codec type."""
-    target = BUILT_IN.get(name, name)
-    module, _, attribute = target.partition(":")
-    if not attribute:
+def check_type(name: str) -> None:
+    """Raise UserError unless ``name`` is a built-in type of tokenizers or names one elsewhere."""
+    if name not in BUILT_IN and not all(name.partition(":")):
         raise UserError(
             f"tokenizer type {name!r} is not one of {', '.join(BUILT_IN)} and not of the form"
-            " package.module:Class"
+            f" package.module:Class{nearest(name, BUILT_IN)}"
         )
+
+
+def load_object(name: str) -> Any:
+    """The class or function behind a codec type."""
+    check_type(name)
+    module, _, attribute = BUILT_IN.get(name, name).partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

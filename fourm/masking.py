@@ -18,7 +18,7 @@ import numpy as np
 
 from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
 from fourm.budgets import NEVER, draw_budgets
-from fourm.config import check_fields
+from fourm.config import at_least, check_fields
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 from fourm.ragged import ranks
@@ -51,6 +51,17 @@ class MaskingComponent:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        at_least(self, 0, "weight", "input_default", "target_default")
+        for name, alpha in (*self.input.items(), *self.target.items()):
+            if not alpha >= 0:
+                raise UserError(f"the alpha of {name} must be at least 0, not {alpha}")
+        for name in ("num_inputs", "num_targets"):
+            _check_range(name, getattr(self, name))
+
+    def can_target(self, modality: Modality) -> bool:
+        """True if tokens of the modality can be targets."""
+        alpha = self.target.get(modality.name, self.target_default)
+        return modality.output and alpha > NEVER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +77,21 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         if not self.components:
             raise UserError("masking needs at least one component")
-        for low, high in (self.num_inputs, self.num_targets):
-            if not 0 <= low <= high:
+        for name in ("num_inputs", "num_targets"):
+            _check_range(name, getattr(self, name))
+        if not any(component.weight for component in self.components):
+            raise UserError("all masking components have weight 0: none is ever drawn")
+        for number, component in enumerate(self.components, 1):
+            if not (component.num_targets or self.num_targets)[1]:
                 raise UserError(
-                    f"a number of tokens must be a range [low, high], not [{low}, {high}]"
+                    f"masking component {number} has num_targets [0, 0]: there is nothing to learn"
                 )
 
     def check(self, modalities: ModalitySet) -> None:
-        """Raise ValueError where a component names an unknown modality or one that cannot have that
-        role.
+        """Raise UserError where a component names an unknown modality or one that cannot have that
+        role, or can never give a target.
         """
-        for component in self.components:
+        for number, component in enumerate(self.components, 1):
             for name in (*component.input, *component.target, *component.keep):
                 modalities.index(name)
             for name, alpha in component.input.items():
@@ -85,6 +100,16 @@ class MaskingConfig:
             for name, alpha in component.target.items():
                 if alpha > NEVER and not modalities[name].output:
                     raise UserError(f"masking: {name} is no output modality")
+            if not any(component.can_target(m) for m in modalities):
+                raise UserError(
+                    f"masking component {number} never gives a target: no output modality has an"
+                    " alpha above 0 (target, target_default)"
+                )
+
+
+def _check_range(name: str, limits: tuple[int, int] | None) -> None:
+    if limits is not None and not 0 <= limits[0] <= limits[1]:
+        raise UserError(f"{name} must be a range [low, high] of tokens, not {list(limits)}")
 
 
 @dataclass(frozen=True)

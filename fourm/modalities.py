@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm.config import from_mapping, read_yaml, to_mapping
-from fourm.errors import UserError
+from fourm.config import at_least, from_mapping, read_yaml, to_mapping
+from fourm.errors import UserError, nearest
 
 Kind = Literal["grid", "set", "sequence", "continuous"]
 RawType = Literal[
@@ -43,6 +44,10 @@ RawType = Literal[
 # ids every sequence tokenizer begins with (the layout of the released 4M text tokenizer)
 PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
 FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
+
+MAX_VOCAB = 2**31  # ids are at most uint32 on disk and int64 in memory
+# of modalities and tokenizers: folders are called so
+_NAME = re.compile(r"[\w@-][\w@.-]*")
 
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
     "image": ("png", "jpg", "jpeg", "webp"),
@@ -80,7 +85,8 @@ class RawSpec:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.type in _DENSE and self.size <= 0:
+        at_least(self, 0, "size", "channels", "rate")
+        if self.type in _DENSE and not self.size:
             raise UserError(f"raw type {self.type} needs a size (pixels)")
         if self.type == "labels" and not self.classes:
             raise UserError("raw type labels needs the list of its classes")
@@ -133,19 +139,28 @@ class Modality:
     loss_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in (self.name, self.raw_name, self.tokenizer or self.name):
+            check_name(name)
+        at_least(self, 1, "grid", "chunk_size")
+        at_least(self, 0, "vocab_size", "max_tokens", "patch_size", "width", "labeller_size")
+        at_least(self, 0, "loss_weight")
+        if self.vocab_size > MAX_VOCAB:
+            raise UserError(
+                f"modality {self.name} has {self.vocab_size:,} ids; {MAX_VOCAB:,} are the most"
+            )
         if self.kind == "continuous":
             object.__setattr__(self, "output", False)
-            if self.patch_size and self.grid is None:
-                side = self.raw.size // self.patch_size
+            side = _num_patches(self.raw.size, self.patch_size) if self.patch_size else 0
+            if side and self.grid is None:
                 object.__setattr__(self, "grid", (side, side))
                 object.__setattr__(self, "width", self.patch_size**2 * self.raw.num_channels)
             if not self.width:
                 raise UserError(f"continuous modality {self.name} needs patch_size or width")
-        elif self.vocab_size <= 0:
+        elif not self.vocab_size:
             raise UserError(f"modality {self.name} needs vocab_size or a tokenizer that tells it")
         if self.kind == "grid" and self.grid is None:
             raise UserError(f"grid modality {self.name} needs grid: [rows, columns]")
-        if self.grid is None and self.max_tokens <= 0:
+        if self.grid is None and not self.max_tokens:
             raise UserError(f"modality {self.name} needs max_tokens")
         if self.levels and math.prod(self.levels) != self.vocab_size:
             raise UserError(
@@ -177,6 +192,8 @@ class ModalitySet:
     tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in self.tokenizers:
+            check_name(name)
         names = [m.name for m in self.modalities]
         if len(set(names)) != len(names):
             raise UserError("two modalities have the same name")
@@ -203,8 +220,9 @@ class ModalitySet:
         for i, m in enumerate(self.modalities):
             if m.name == name:
                 return i
+        known = [m.name for m in self.modalities]
         raise UserError(
-            f"unknown modality {name!r}; this set has {', '.join(m.name for m in self.modalities)}"
+            f"unknown modality {name!r}; this set has {', '.join(known)}{nearest(str(name), known)}"
         )
 
     @property
@@ -254,16 +272,18 @@ class ModalitySet:
         for key in data:
             if key not in ("modalities", "tokenizers"):
                 raise UserError(f"{where}: unknown key {key!r}; did you mean 'modalities'?")
-        tokenizers = {name: dict(spec) for name, spec in (data.get("tokenizers") or {}).items()}
+        tokenizers = {
+            name: dict(_mapping(spec, f"{where}: tokenizer {name}"))
+            for name, spec in _mapping(data.get("tokenizers") or {}, f"{where}: tokenizers").items()
+        }
         table = data.get("modalities")
         if not isinstance(table, dict) or not table:
             raise UserError(f"{where}: the table 'modalities' is missing or empty")
         modalities = []
         for name, entry in table.items():
-            if not isinstance(entry, dict):
-                raise UserError(f"{where}: modality {name} must be a mapping")
+            place = f"{where}: modality {name}"
             modalities.append(
-                _read_modality(name, dict(entry), table, tokenizers, f"{where}: modality {name}")
+                _read_modality(name, dict(_mapping(entry, place)), table, tokenizers, place)
             )
         return ModalitySet(tuple(modalities), tokenizers)
 
@@ -315,6 +335,9 @@ def _read_modality(
 ) -> Modality:
     """One entry of the table; fills in what follows from its tokenizer or its source."""
     entry.pop("name", None)
+    for key in ("tokenizer", "source"):
+        if isinstance(entry.get(key), list):
+            raise UserError(f"{where}: {key} must be a name, not {entry[key]!r}")
     spec = entry.get("tokenizer")
     if isinstance(spec, dict):  # settings given in place: the tokenizer has the modality's name
         tokenizers[name] = dict(spec)
@@ -331,24 +354,66 @@ def _read_modality(
         entry["raw"] = source["raw"]
     given = entry.get("raw")
     raw: dict[str, Any] = given if isinstance(given, dict) else {}
-    if "levels" in settings:
-        entry.setdefault("levels", list(settings["levels"]))
-        entry.setdefault("vocab_size", math.prod(settings["levels"]))
-    elif isinstance(settings.get("quantizer"), dict):
-        codebook = settings["quantizer"]
+    codebook = settings if "levels" in settings else settings.get("quantizer")
+    if isinstance(codebook, dict):
         if "levels" in codebook:
-            entry.setdefault("levels", list(codebook["levels"]))
-        entry.setdefault(
-            "vocab_size", codebook.get("codebook_size", math.prod(codebook.get("levels", [0])))
-        )
+            levels = _levels(codebook["levels"], where)
+            entry.setdefault("levels", levels)
+            entry.setdefault("vocab_size", math.prod(levels))
+        entry.setdefault("vocab_size", _size(codebook, "codebook_size", where))
     elif "vocab_size" in settings:
         entry.setdefault("vocab_size", settings["vocab_size"])
-    if entry.get("kind") == "set" and settings.get("num_tokens"):
-        codebook = settings.get("quantizer") or {}
-        entry.setdefault("max_tokens", settings["num_tokens"] * codebook.get("num_codebooks", 1))
+    if entry.get("kind") == "set" and _size(settings, "num_tokens", where):
+        quantizer = settings.get("quantizer")
+        each = _size(quantizer, "num_codebooks", where, 1) if isinstance(quantizer, dict) else 1
+        entry.setdefault("max_tokens", settings["num_tokens"] * each)
     if entry.get("kind") == "sequence" and entry.get("tokenizer"):
         entry.setdefault("vocab", entry["tokenizer"])
-    if "patch_size" in settings and raw.get("size") and entry.get("kind") == "grid":
-        side = raw["size"] // settings["patch_size"]
-        entry.setdefault("grid", [side, side])
+    if "patch_size" in settings and raw.get("size") and entry.get("kind") in ("grid", "set"):
+        side = _num_patches(_size(raw, "size", where), _size(settings, "patch_size", where), where)
+        if entry["kind"] == "grid":
+            entry.setdefault("grid", [side, side])
     return from_mapping(Modality, {"name": name, **entry}, where)
+
+
+def check_name(name: str) -> None:
+    """Raise UserError unless a modality or tokenizer can have this name: a folder is called so."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            f"name {name!r}: names are letters, digits and _ - . @, and begin with no dot"
+        )
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where} must be a mapping, not {value!r}")
+    return value
+
+
+def _size(table: dict[str, Any], key: str, where: str, default: int = 0) -> int:
+    """A whole number in settings that are a tokenizer's to check, but are reckoned with here."""
+    value = table.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{where}: {key} must be a whole number, not {value!r}")
+    return value
+
+
+def _levels(value: Any, where: str) -> list[int]:
+    levels = list(value) if isinstance(value, (list, tuple)) else []
+    if not levels or not all(isinstance(level, int) and level > 1 for level in levels):
+        raise UserError(
+            f"{where}: levels must be whole numbers from 2 on, e.g. [8, 8, 8, 5], not {value!r}"
+        )
+    return levels
+
+
+def _num_patches(size: int, patch_size: int, where: str = "") -> int:
+    """Patches along a side."""
+    prefix = f"{where}: " if where else ""
+    if not patch_size:
+        raise UserError(f"{prefix}patch_size must be at least 1, not 0")
+    if not size:
+        raise UserError(f"{prefix}patch_size needs a raw form that has a size (pixels)")
+    if size % patch_size:
+        raise UserError(f"{prefix}{size} px is no multiple of patch_size {patch_size}")
+    return size // patch_size

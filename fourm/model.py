@@ -22,7 +22,7 @@ from fourm.attention import prepare
 from fourm.attention.rows import take_rows
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.blocks import Block, BlockShape
-from fourm.config import from_mapping, to_mapping
+from fourm.config import at_least, from_mapping, to_mapping
 from fourm.embedding import TOKEN_STD, TokenTable
 from fourm.encoder import Encoded, EncoderConfig, Latent, Plain
 from fourm.errors import UserError
@@ -71,6 +71,10 @@ class ModelConfig:
     encoder: EncoderConfig = field(default_factory=Plain)
 
     def __post_init__(self) -> None:
+        at_least(self, 1, "dim", "num_heads")
+        at_least(self, 0, "encoder_depth", "decoder_depth", "num_registers")
+        if int(self.dim * self.mlp_ratio) < 1:
+            raise UserError(f"mlp_ratio {self.mlp_ratio} leaves layers of dim {self.dim} no width")
         if self.dim % 4 or self.dim % self.num_heads:
             raise UserError(
                 f"dim {self.dim} must be a multiple of 4 and of num_heads {self.num_heads}"

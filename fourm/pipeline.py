@@ -12,8 +12,10 @@ folder with ``tokenizers/`` beside the weights and, if the model has preferred s
 
 from __future__ import annotations
 
+import operator
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from fourm.codecs import CodecSet
 from fourm.config import read_yaml, to_mapping
 from fourm.data.raw import check_raw, check_vectors, fit_picture, to_rgb
 from fourm.data.store import to_vectors
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, load_model
 from fourm.resources import configs_folder
@@ -145,6 +147,9 @@ class AnyToAnyPipeline:
                 configs_folder() / "generate" / "4m.yaml" if is_released(model.modalities) else None
             )
         options = read_options(options_path) if options_path is not None else {}
+        # those of the released family's settings that this one lacks are for its other models
+        if not is_released(model.modalities):
+            check_options(options, model.modalities, f"{options_path}")
         return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options)
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
@@ -172,8 +177,8 @@ class AnyToAnyPipeline:
 
     def __call__(
         self,
-        inputs: dict[str, Any],
-        targets: Sequence[str],
+        inputs: Mapping[str, Any],
+        targets: Sequence[str] | str,
         *,
         seed: int | Sequence[int] = 0,
         num_samples: int = 1,
@@ -185,7 +190,7 @@ class AnyToAnyPipeline:
 
         Args:
             inputs: name -> raw value, ``Partial``, ``Tokens``, or a list of them (one a sample).
-            targets: names, in the order of generation; each is given all before it.
+            targets: names, in the order of generation; each is given all before it. Or one name.
             seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
             num_samples: pictures from one and the same input.
             options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
@@ -196,24 +201,28 @@ class AnyToAnyPipeline:
             UserError: for an unknown name, a raw value that is not what its modality holds, or
                 lists of different lengths.
         """
+        targets = [targets] if isinstance(targets, str) else targets
+        if not isinstance(targets, Sequence):
+            raise UserError(
+                f"targets are names in an order, e.g. ['depth', 'rgb'], not {targets!r}"
+            )
+        if not isinstance(options or {}, Mapping):
+            raise UserError(f"options map targets to SamplingOptions, they are not {options!r}")
         if not targets:
             raise UserError("no targets: name at least one modality to generate")
-        for name in targets:
+        for name in (*targets, *(options or {})):
             if not self.modalities[name].output:
                 raise UserError(
                     f"{name} cannot be generated; outputs are"
                     f" {', '.join(m.name for m in self.modalities.outputs)}"
                 )
         state = self.encode(inputs, num_samples)
-        seeds = np.array(
-            [seed + i for i in range(state.num_samples)] if isinstance(seed, int) else list(seed),
-            dtype=np.int64,
-        )
-        if len(seeds) != state.num_samples:
-            raise UserError(f"{len(seeds)} seeds for {state.num_samples} samples")
+        seeds = _seeds(seed, state.num_samples)
         conditions = state.present
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
+            if not isinstance(chosen, SamplingOptions):
+                raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
             if settings:
                 chosen = chosen.changed(settings)
             report = (
@@ -234,13 +243,26 @@ class AnyToAnyPipeline:
                     return self.options[f"{name}->{target}"]
         return self.options.get(target) or SamplingOptions()
 
-    def encode(self, inputs: dict[str, Any], num_samples: int = 1) -> SampleState:
+    def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
+        if not isinstance(inputs, Mapping):
+            raise UserError(
+                f"inputs are a mapping of names to values, not {type(inputs).__name__};"
+                f" names are {', '.join(m.name for m in self.modalities.inputs)}"
+            )
+        num_samples = _whole(num_samples, "num_samples")
+        if num_samples < 1:
+            raise UserError(f"num_samples must be at least 1, not {num_samples}")
         lists = {
             name: value if _is_batch(value, self._raw_type(name)) else [value] * num_samples
             for name, value in inputs.items()
         }
         sizes = {name: len(value) for name, value in lists.items()}
+        for name, size in sizes.items():
+            if not size:
+                raise UserError(f"input {name} is an empty list")
+            if num_samples not in (1, size):
+                raise UserError(f"input {name} is a list of {size}, num_samples is {num_samples}")
         if len(set(sizes.values())) > 1:
             raise UserError(
                 "inputs have different numbers of samples: "
@@ -255,7 +277,7 @@ class AnyToAnyPipeline:
         return state
 
     @torch.inference_mode()
-    def features(self, inputs: dict[str, Any]) -> list[torch.Tensor]:
+    def features(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean
         over rows is a good vector.
 
@@ -296,7 +318,7 @@ class AnyToAnyPipeline:
         ids, keep = [], []
         for value in values:
             if isinstance(value, Tokens):
-                ids.append(np.asarray(value.ids, np.int64).reshape(-1))
+                ids.append(_ids(value.ids))
             else:
                 assert codec is not None
                 raw = value.raw if isinstance(value, Partial) else value
@@ -329,9 +351,59 @@ def read_options(path: Path) -> dict[str, SamplingOptions]:
     }
 
 
+def check_options(options: dict[str, Any], modalities: ModalitySet, where: str) -> None:
+    """Raise UserError where a key is neither an output nor ``condition->output``."""
+    outputs = [m.name for m in modalities.outputs]
+    conditions = {name for m in modalities for name in (m.name, m.raw_name)}
+    for key in options:
+        condition, arrow, target = key.rpartition("->")
+        if target not in outputs:
+            raise UserError(
+                f"{where}: {target!r} is no output of this model; it has"
+                f" {', '.join(outputs)}{nearest(target, outputs)}"
+            )
+        if arrow and condition not in conditions:
+            raise UserError(
+                f"{where}: {condition!r} in {key!r} is no modality of this model"
+                f"{nearest(condition, conditions)}"
+            )
+
+
 def is_released(modalities: ModalitySet) -> bool:
     """True if the set's tokenizers are those of the released 4M family."""
     return any(settings.get("type") == "released" for settings in modalities.tokenizers.values())
+
+
+def _whole(value: Any, name: str) -> int:
+    """An int, numpy's too."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} must be a whole number, not {value!r}") from None
+
+
+def _seeds(seed: Any, num: int) -> np.ndarray:
+    """One seed (that of the first sample) or one for each of ``num`` samples, as (num,) int64."""
+    if seed is None:
+        raise UserError("seed must be a number: nothing is random by itself here")
+    if np.ndim(seed) == 0:
+        first = _whole(seed, "seed")
+        seeds = [first + i for i in range(num)]
+    else:
+        seeds = [_whole(value, "a seed") for value in seed]
+    if len(seeds) != num:
+        raise UserError(f"{len(seeds)} seeds for {num} samples")
+    limits = np.iinfo(np.int64)
+    if min(seeds) < limits.min or max(seeds) > limits.max:
+        raise UserError(f"seeds must fit 64 bits: {limits.min} to {limits.max}, not {max(seeds)}")
+    return np.array(seeds, np.int64)
+
+
+def _ids(value: Any) -> np.ndarray:
+    ids = np.asarray(value)
+    if ids.size and ids.dtype.kind not in "iu":
+        raise UserError(f"ids must be integers, not {ids.dtype}")
+    return ids.astype(np.int64).reshape(-1)
 
 
 def _is_batch(value: Any, raw_type: str) -> bool:
@@ -363,6 +435,11 @@ def _is_batch(value: Any, raw_type: str) -> bool:
 
 def _prepare(value: Any, m: Modality) -> Any:
     """Pictures of any size and kind become the array that the modality holds."""
+    if isinstance(value, (str, os.PathLike)) and m.raw.dense:
+        raise UserError(
+            f"{str(value)!r} is a name, not a value of type {m.raw.type}: open the file first, e.g."
+            " with PIL.Image.open or numpy.load"
+        )
     if isinstance(value, Image.Image):
         if m.raw.type == "image":
             value = np.asarray(fit_picture(to_rgb(value), m.raw.size))
@@ -373,6 +450,7 @@ def _prepare(value: Any, m: Modality) -> Any:
         and isinstance(value, np.ndarray)
         and value.ndim == 3
         and value.dtype == np.uint8
+        and value.size
     ):
         if value.shape[2] != 3:
             raise UserError(f"a picture needs 3 colour channels, this has {value.shape[2]}")

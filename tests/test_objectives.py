@@ -1,7 +1,11 @@
 """Objectives: each scores what its definition says, with gradients, in one piece or in chunks."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 import torch
+from conftest import make_tokens
 
 from fourm.config import from_mapping, to_mapping
 from fourm.errors import UserError
@@ -26,9 +30,6 @@ def test_z_loss_adds_the_squared_log_partition_with_its_gradient(chunk_logits):
 
 
 def test_a_model_is_scored_by_the_objective_it_is_given(model, modalities, masker):
-    import numpy as np
-    from conftest import make_tokens
-
     batch = masker(make_tokens(modalities, 4), np.arange(4))
     with torch.no_grad():
         plain, named = model(batch).sums, model(batch, CrossEntropy()).sums
@@ -36,6 +37,11 @@ def test_a_model_is_scored_by_the_objective_it_is_given(model, modalities, maske
     assert torch.equal(plain, named)
     present = torch.tensor(batch.decoder.counts) > 0
     assert (more[present] > plain[present]).all()
+
+
+@dataclass(frozen=True)
+class Scored:
+    by: Objective
 
 
 class Halved(CrossEntropy):
@@ -46,14 +52,9 @@ class Halved(CrossEntropy):
 
 
 def test_an_objective_is_chosen_in_a_config_also_from_elsewhere(model, modalities, masker):
-    import numpy as np
-    from conftest import make_tokens
-
-    from fourm.config import _convert
-
-    chosen = _convert(Objective, {"type": "z_loss", "weight": 1e-3}, "objective")
+    chosen = from_mapping(Scored, {"by": {"type": "z_loss", "weight": 1e-3}}, "config").by
     assert chosen == ZLoss(weight=1e-3) and to_mapping(chosen)["type"] == "z_loss"
-    own = _convert(Objective, f"{Halved.__module__}:Halved", "objective")
+    own = from_mapping(Scored, {"by": f"{Halved.__module__}:Halved"}, "config").by
     batch = masker(make_tokens(modalities, 4), np.arange(4))
     with torch.no_grad():
         assert torch.allclose(model(batch, own).sums, model(batch).sums / 2)

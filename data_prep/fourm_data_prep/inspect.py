@@ -86,8 +86,11 @@ def inspect(raw: Path, config: Path, out: Path) -> list[Count]:
         report.heading("Steps", "from the completion manifests")
         report.table(["step", "shards", "samples", "skipped", "seconds"], seconds)
     if damage.entries:
+        num_members = len(damage.entries) - len(damage.shards)
         report.heading(
-            "Damage", f"{len(damage.entries)} members of {damage.num_seen} cannot be read"
+            "Damage",
+            f"{num_members} members of {damage.num_seen} cannot be read, {len(damage.shards)}"
+            " shards not to their end",
         )
         shown = [
             [html.escape(text) for text in (e.shard, e.key, e.reason)] for e in damage.entries[:200]

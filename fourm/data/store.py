@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 
 from fourm.batch import MaskedBatch
+from fourm.config import at_least
 from fourm.data.columns import Column, open_column
 from fourm.data.order import SampleOrder
 from fourm.data.raw import read_npy, read_raw
@@ -34,6 +35,11 @@ class SourceConfig:
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "weight")
+        if not self.tokens and not self.raw:
+            raise UserError("a source needs tokens or raw: the folder of its shards")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -44,8 +50,11 @@ class DataConfig:
     max_damage: float = 0.05  # largest share of samples that may be skipped
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "max_damage")
         if not self.sources:
             raise UserError("data needs at least one source")
+        if not any(source.weight for source in self.sources):
+            raise UserError("all sources have weight 0: no sample is ever drawn")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -203,14 +212,14 @@ def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.nda
     """
     first, *others = columns
     shared = columns[first].keys
-    report.num_seen = len(shared)
+    listed = {f"{shard}/{key}" for _, shard, key in report.samples}
     if all(np.array_equal(columns[name].keys, shared) for name in others):
+        report.num_seen = _num_distinct(shared, listed)
         return {name: np.arange(len(shared)) for name in columns}
     for name in others:
         shared = shared[np.isin(shared, columns[name].keys)]
     everything = np.unique(np.concatenate([column.keys for column in columns.values()]))
-    report.num_seen = len(everything)
-    listed = {f"{Path(entry.shard).stem}/{entry.key}" for entry in report.entries}
+    report.num_seen = _num_distinct(everything, listed)
     held = {name: set(column.keys.tolist()) for name, column in columns.items()}
     for key in everything[~np.isin(everything, shared)].tolist():
         if key not in listed:
@@ -225,6 +234,11 @@ def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.nda
         order = np.argsort(column.keys, kind="stable")
         rows[name] = order[np.searchsorted(column.keys, shared, sorter=order)]
     return rows
+
+
+def _num_distinct(keys: np.ndarray, listed: set[str]) -> int:
+    """Samples there are: those with a key in some column, and those that none could read."""
+    return len(keys) + int((~np.isin(np.array(list(listed), np.str_), keys)).sum())
 
 
 class MaskedBatches(torch.utils.data.Dataset):

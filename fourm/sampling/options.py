@@ -6,9 +6,8 @@ import math
 from dataclasses import InitVar, dataclass, field, fields, replace
 from typing import Any
 
-from fourm.choices import did_you_mean
 from fourm.config import check_fields, from_mapping
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
 from fourm.sampling.schedules import (
     GuidanceSchedule,
     TemperatureSchedule,
@@ -104,7 +103,7 @@ class SamplingOptions:
         known = [f.name for f in fields(self)]
         for name in settings:
             if name not in known and name not in _EARLIER_KEYS:
-                near = did_you_mean(name, known)
+                near = nearest(name, known)
                 raise UserError(
                     f"unknown sampling option {name!r}; known are {', '.join(known)}{near}"
                 )

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fourm.config import at_least
 from fourm.errors import UserError
 from fourm.roles import Role, parameter_roles
 
@@ -38,6 +39,9 @@ class OptimizerConfig:
     per_samples: int = 0
 
     def __post_init__(self) -> None:
+        at_least(
+            self, 0, "lr", "muon_lr", "weight_decay", "betas", "momentum", "clip", "per_samples"
+        )
         if self.name not in ("adamw", "muon"):
             raise UserError(f"optimizer {self.name!r} is not one of adamw, muon")
 

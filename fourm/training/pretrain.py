@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fourm.batch import MaskedBatch
 from fourm.codecs import CodecSet
 from fourm.commands import run_command
-from fourm.config import dump, load
+from fourm.config import at_least, dump, load
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, open_sources
 from fourm.errors import UserError
@@ -61,6 +61,9 @@ class PretrainConfig:
     distill: DistillConfig | None = None  # learn from a trained model too
     # shares of sources and mask components follow what is being learned
     adaptive: AdaptiveConfig | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "eval_samples")
 
 
 class PretrainTask:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fourm.config import from_mapping, to_mapping
+from fourm.config import at_least, from_mapping, to_mapping
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.training.loop import LoopConfig
@@ -55,6 +55,10 @@ class TokenizerConfig:
     train: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2000, batch_size=16))
 
     def __post_init__(self) -> None:
+        at_least(self, 2, "levels")
+        at_least(self, 1, "patch_size", "dim", "num_heads")
+        at_least(self, 0, "num_tokens", "encoder_depth", "decoder_depth", "refine_channels")
+        at_least(self, 0, "detail_weight", "perceptual_weight")
         if (self.quantizer is None) == (not self.levels):
             raise UserError("a tokenizer needs either levels or a quantizer")
         if self.freeze_encoder and not self.init:

@@ -19,6 +19,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
+from fourm.config import at_least
 from fourm.errors import UserError
 from fourm.modalities import END_ID, SENTINEL_ID, UNKNOWN_ID, Modality
 from fourm_tokenizers.picture import fingerprint
@@ -43,6 +44,8 @@ class TextConfig:
     words: tuple[str, ...] = ()  # class names that stay whole
 
     def __post_init__(self) -> None:
+        at_least(self, 1, "num_sentinels")
+        at_least(self, 0, "num_axes", "num_bins")
         fixed = SENTINEL_ID + self.num_sentinels + self.num_axes * self.num_bins + len(self.words)
         if self.vocab_size <= fixed:
             raise UserError(

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fourm.codecs import BUILT_IN
+from fourm.codecs import BUILT_IN, check_type
 from fourm.commands import run_command
 from fourm.config import apply_override, from_mapping, read_yaml
 from fourm.data.raw import read_raw
@@ -113,7 +113,8 @@ def train_tokenizer(
     for override in overrides:
         apply_override(settings, override)
     users = [m for m in modalities if m.tokenizer == name]
-    kind = settings.get("type", "")
+    kind = str(settings.get("type", ""))
+    check_type(kind)
     folder = out / name
     if kind == "text":
         if (folder / TOKENIZER_FILE).is_file():
@@ -124,10 +125,9 @@ def train_tokenizer(
     elif kind == "autoencoder":
         if not (folder / FIGURES_FILE).is_file():
             train_autoencoder(users[0], settings, raw, folder, cache)
-    elif kind in BUILT_IN or ":" not in kind:
+    elif kind in BUILT_IN:
         raise UserError(
-            f"tokenizer {name}: type {kind!r} is not one of {', '.join(BUILT_IN)} and not of the"
-            " form package.module:Class"
+            f"tokenizer {name}: type {kind} is trained already; name the others with --only"
         )
 
 
