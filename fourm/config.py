@@ -105,7 +105,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
         return value
     if isinstance(hint, type) and issubclass(hint, Choice):
-        return _choose(hint, value, where)
+        return choose(hint, value, where)
     if dataclasses.is_dataclass(hint):
         return from_mapping(hint, value, where)  # type: ignore[arg-type]
     if origin is dict:
@@ -132,7 +132,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     raise TypeError(f"no rule to read a config value of type {hint}")
 
 
-def _choose(family: type[Choice], value: Any, where: str) -> Any:
+def choose(family: type[Choice], value: Any, where: str) -> Any:
     """A member of a family of kinds, from its name or a mapping that begins with its ``type``."""
     if isinstance(value, family):
         return value

@@ -18,94 +18,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm.config import from_mapping, read_yaml, to_mapping
+from fourm.config import choose, from_mapping, read_yaml, to_mapping
 from fourm.errors import UserError
+from fourm.raw import Raw
 
 Kind = Literal["grid", "set", "sequence", "continuous"]
-RawType = Literal[
-    "image",
-    "depth",
-    "normal",
-    "labels",
-    "array",
-    "vectors",
-    "text",
-    "boxes",
-    "palette",
-    "numbers",
-    "words",
-    "metadata",
-    "poses",
-    "instances",
-    "audio",
-]
-
 # ids every sequence tokenizer begins with (the layout of the released 4M text tokenizer)
 PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
 FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 
-_EXTENSIONS: dict[str, tuple[str, ...]] = {
-    "image": ("png", "jpg", "jpeg", "webp"),
-    "depth": ("npy", "png"),
-    "normal": ("png", "npy"),
-    "labels": ("png", "npy"),
-    "array": ("npy",),
-    "vectors": ("npy", "npz"),
-    "text": ("txt",),
-    "boxes": ("json",),
-    "palette": ("json",),
-    "numbers": ("json",),
-    "words": ("json",),
-    "metadata": ("json",),
-    "poses": ("json",),
-    "instances": ("json",),
-    "audio": ("wav",),
-}
-_DENSE = ("image", "depth", "normal", "labels", "array")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawSpec:
-    """The raw form of a modality: what lies in its shards and what users pass and get."""
-
-    type: RawType
-    size: int = 0  # pixels of both sides, for picture-like types
-    channels: int = 0  # numbers at each pixel; 0 = the type's own (image and normal 3, depth 1)
-    # depth, array, numbers: values that the tokenizer resolves
-    range: tuple[float, float] = (0.0, 1.0)
-    rate: int = 0  # audio: samples a second
-    classes: tuple[str, ...] = ()  # labels: name of each class id
-    # image: a model that reads its pixels wants (value / 255 - mean) / std instead of [-1, 1]
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.type in _DENSE and self.size <= 0:
-            raise UserError(f"raw type {self.type} needs a size (pixels)")
-        if self.type == "labels" and not self.classes:
-            raise UserError("raw type labels needs the list of its classes")
-        if self.type == "audio" and self.rate < 1000:
-            raise UserError("raw type audio needs a rate (samples a second), e.g. 16000")
-        if self.type == "vectors" and not self.channels:
-            raise UserError("raw type vectors needs channels (numbers in a vector)")
-        if len(self.mean) != len(self.std):
-            raise UserError("mean and std go together: one number for each channel")
-        if self.range[0] >= self.range[1]:
-            raise UserError(f"range {list(self.range)} is empty")
-
-    @property
-    def num_channels(self) -> int:
-        return self.channels or {"image": 3, "normal": 3}.get(self.type, 1)
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """File extensions it is read from, the one it is written with first."""
-        return _EXTENSIONS[self.type]
-
-    @property
-    def dense(self) -> bool:
-        """Picture-like: one value or vector at each pixel."""
-        return self.type in _DENSE
+# settings that a raw type could carry up to release 0.4, whether it knew them or not
+_ANY_TYPES_SETTINGS = ("size", "channels", "range", "rate", "classes", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +37,7 @@ class Modality:
 
     name: str
     kind: Kind
-    raw: RawSpec
+    raw: Raw
     tokenizer: str | None = None  # name of the codec that makes its ids
     source: str = ""  # name of the raw data it is made from; its own name if empty
     labeller: str = ""  # what makes its raw form out of the picture when data is imported
@@ -136,7 +59,7 @@ class Modality:
         if self.kind == "continuous":
             object.__setattr__(self, "output", False)
             if self.patch_size and self.grid is None:
-                side = self.raw.size // self.patch_size
+                side = self.raw.pixels // self.patch_size
                 object.__setattr__(self, "grid", (side, side))
                 object.__setattr__(self, "width", self.patch_size**2 * self.raw.num_channels)
             if not self.width:
@@ -237,15 +160,10 @@ class ModalitySet:
         """Plain mappings that ``from_mapping`` reads back to an equal set."""
         modalities = {}
         for m in self.modalities:
-            values = to_mapping(m)
-            defaults = {f.name: f.default for f in dataclasses.fields(Modality)}
-            kept = {k: v for k, v in values.items() if k != "name" and v != to_mapping(defaults[k])}
-            kept["raw"] = {
-                k: v
-                for k, v in values["raw"].items()
-                if k == "type" or v not in (0, [], [0.0, 1.0])
-            }
-            modalities[m.name] = kept
+            entry = _changed_settings(m)
+            del entry["name"]
+            entry["raw"] = {"type": m.raw.type_name, **_changed_settings(m.raw)}
+            modalities[m.name] = entry
         return {"tokenizers": self.tokenizers, "modalities": modalities}
 
     @staticmethod
@@ -291,7 +209,7 @@ class ModalitySet:
                 (
                     m.name,
                     m.kind,
-                    m.raw.type + (f" {m.raw.size}px" if m.raw.size else ""),
+                    m.raw.type_name + (f" {m.raw.pixels}px" if m.raw.pixels else ""),
                     m.tokenizer or "-",
                     str(m.vocab_size or "-"),
                     shape,
@@ -329,8 +247,8 @@ def _read_modality(
                 f"{where}: source {entry['source']!r} is not a modality with a raw form"
             )
         entry["raw"] = source["raw"]
-    given = entry.get("raw")
-    raw: dict[str, Any] = given if isinstance(given, dict) else {}
+    if "raw" in entry:
+        entry["raw"] = _read_raw(entry["raw"], f"{where}: raw")
     if "levels" in settings:
         entry.setdefault("levels", list(settings["levels"]))
         entry.setdefault("vocab_size", math.prod(settings["levels"]))
@@ -348,7 +266,32 @@ def _read_modality(
         entry.setdefault("max_tokens", settings["num_tokens"] * codebook.get("num_codebooks", 1))
     if entry.get("kind") == "sequence" and entry.get("tokenizer"):
         entry.setdefault("vocab", entry["tokenizer"])
-    if "patch_size" in settings and raw.get("size") and entry.get("kind") == "grid":
-        side = raw["size"] // settings["patch_size"]
+    pixels = entry["raw"].pixels if "raw" in entry else 0
+    if "patch_size" in settings and pixels and entry.get("kind") == "grid":
+        side = pixels // settings["patch_size"]
         entry.setdefault("grid", [side, side])
     return from_mapping(Modality, {"name": name, **entry}, where)
+
+
+def _read_raw(given: Any, where: str) -> Raw:
+    """A raw type from its entry. Of the settings that releases up to 0.4 wrote for any type, those
+    that the type does not have, or that are zero, say nothing and are left out.
+    """
+    if not isinstance(given, dict) or not isinstance(given.get("type"), str):
+        return choose(Raw, given, where)
+    try:
+        known = {f.name for f in dataclasses.fields(Raw.find(given["type"]))}
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    kept = {
+        key: value
+        for key, value in given.items()
+        if key not in _ANY_TYPES_SETTINGS or (key in known and value not in (0, []))
+    }
+    return choose(Raw, kept, where)
+
+
+def _changed_settings(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their defaults, as plain values."""
+    values = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config)}
+    return {name: to_mapping(v) for name, (v, default) in values.items() if v != default}

@@ -11,7 +11,6 @@ from typing import Any
 from tqdm import tqdm
 
 from fourm.config import from_mapping, read_yaml
-from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.data.store import Source, SourceConfig
 from fourm.evaluation.matrix import token_matrix
@@ -46,11 +45,7 @@ def held_out(project: Project, pipe: AnyToAnyPipeline, num: int) -> dict[str, li
             continue
         values[m.name] = {}
         for path in shard_paths(project.raw, "val", m.raw_name):
-            values[m.name] |= dict(
-                read_shard(
-                    path, lambda d, e, m=m: read_raw(d, e, m.raw), m.raw.extensions, DamageReport()
-                )
-            )
+            values[m.name] |= dict(read_shard(path, m.raw.read, m.raw.extensions, DamageReport()))
     shared = [key for key in next(iter(values.values())) if all(key in v for v in values.values())]
     shared = shared[:: max(1, len(shared) // num)][:num]
     return {name: [v[key] for key in shared] for name, v in values.items()}
