@@ -67,7 +67,8 @@ def from_mapping(cls: type[ConfigT], data: Any, where: str) -> ConfigT:
     for key in data:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
-            raise UserError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}?")
+            hint = f"did you mean {near[0]!r}?" if near else "nothing can be set here"
+            raise UserError(f"{where}: unknown key {key!r}; {hint}")
     hints = typing.get_type_hints(cls)
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     missing = [
