@@ -23,11 +23,12 @@ from fourm.errors import UserError
 from fourm.raw import Raw
 
 Kind = Literal["grid", "set", "sequence", "continuous"]
+
 # ids every sequence tokenizer begins with (the layout of the released 4M text tokenizer)
 PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
 FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 
-# settings that a raw type could carry up to release 0.4, whether it knew them or not
+# settings that any raw type could carry up to release 0.4, whether it knew them or not
 _ANY_TYPES_SETTINGS = ("size", "channels", "range", "rate", "classes", "mean", "std")
 
 
@@ -274,13 +275,14 @@ def _read_modality(
 
 
 def _read_raw(given: Any, where: str) -> Raw:
-    """A raw type from its entry. Of the settings that releases up to 0.4 wrote for any type, those
-    that the type does not have, or that are zero, say nothing and are left out.
+    """A raw type from its entry. Of the settings that releases up to 0.4 wrote for any of their
+    types, those that the type does not have, or that are zero, say nothing and are left out.
     """
-    if not isinstance(given, dict) or not isinstance(given.get("type"), str):
+    kind = given.get("type") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or ":" in kind:
         return choose(Raw, given, where)
     try:
-        known = {f.name for f in dataclasses.fields(Raw.find(given["type"]))}
+        known = {f.name for f in dataclasses.fields(Raw.find(kind))}
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     kept = {

@@ -110,6 +110,8 @@ def test_types_have_settings_of_their_own_and_are_written_back():
         read({"type": "image", "sise": 8})
     with pytest.raises(UserError, match="raw type 'imag' is not one of.*did you mean 'image'"):
         read({"type": "imag", "size": 8})
+    with pytest.raises(UserError, match=r"x: raw: unknown key 'rate'; did you mean 'range'"):
+        read({"type": "series:Series", "length": 5, "rate": 3})
     with pytest.raises(UserError, match="needs a size"):
         read({"type": "image"})
     with pytest.raises(UserError, match="is empty"):

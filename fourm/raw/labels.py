@@ -50,6 +50,7 @@ class Labels(Dense, name="labels"):
         return array.astype(self.dtype)
 
     def to_floats(self, values: np.ndarray) -> np.ndarray:
+        """Ids as numbers: -1 for the first class, 2 more for each next one."""
         return with_channels(values).astype(np.float32) * 2.0 - 1.0
 
     def network_form(self, patch_size: int) -> NetworkForm:

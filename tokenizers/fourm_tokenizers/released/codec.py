@@ -23,7 +23,6 @@ from fourm.modalities import Modality
 from fourm.raw.array import Array
 from fourm.raw.depth import Depth
 from fourm.raw.image import Image
-from fourm.raw.labels import Labels
 from fourm.raw.normal import Normal
 from fourm.raw.vectors import Vectors
 from fourm.weights import WeightFiles
@@ -107,7 +106,7 @@ class ReleasedCodec:
             prepared = checked
         else:
             prepared = raw.to_network(checked)
-        if isinstance(raw, Labels):
+        if prepared.ndim == 3:  # class ids
             return torch.from_numpy(prepared)
         if prepared.ndim == 2:  # vectors
             return torch.from_numpy(prepared)[:, :, None, None]
