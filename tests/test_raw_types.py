@@ -127,6 +127,20 @@ def test_settings_that_earlier_releases_wrote_for_any_type_are_still_read():
     assert read({"type": "array", "size": 8, **every, "channels": 0}) == Array(size=8)
 
 
+def test_values_are_named_on_the_command_line_by_a_file_or_by_themselves(tmp_path):
+    boxes = [{"box": [0.0, 0.0, 1.0, 1.0], "label": "cube"}]
+    (tmp_path / "b.json").write_bytes(Boxes().write(boxes))
+    assert Boxes().from_argument(str(tmp_path / "b.json")) == boxes
+    assert Boxes().from_argument(Boxes().printed(boxes)) == boxes
+    assert Text().from_argument("a cat") == "a cat"
+    (tmp_path / "v.npy").write_bytes(Vectors(channels=2).write([1, 2]))
+    assert Vectors(channels=2).from_argument(str(tmp_path / "v.npy")).tolist() == [[1, 2]]
+    with pytest.raises(UserError, match=r"no file absent\.png"):
+        Image(size=8).from_argument("absent.png")
+    with pytest.raises(UserError, match="not valid JSON"):
+        Words().from_argument("absent.json")
+
+
 def test_raw_types_and_modality_tables_need_no_torch():
     program = (
         "import sys; from fourm.modalities import ModalitySet; from fourm.raw import Raw;"

@@ -94,6 +94,9 @@ class ReleasedCodec:
 
     def _prepared(self, values: Sequence[Any]) -> Tensor:
         raw = self.modality.raw
+        if isinstance(raw, Vectors):  # of several, the first
+            first = np.stack([raw.check(value)[0] for value in values])
+            return torch.from_numpy(first)[:, :, None, None]
         checked = np.stack([raw.check(value) for value in values])
         if isinstance(raw, Depth):
             prepared = relative_depth(checked)[..., None]
@@ -108,8 +111,6 @@ class ReleasedCodec:
             prepared = raw.to_network(checked)
         if prepared.ndim == 3:  # class ids
             return torch.from_numpy(prepared)
-        if prepared.ndim == 2:  # vectors
-            return torch.from_numpy(prepared)[:, :, None, None]
         maps = torch.from_numpy(
             np.ascontiguousarray(prepared.transpose(0, 3, 1, 2), dtype=np.float32)
         )
