@@ -14,7 +14,8 @@ from typing import Any
 
 from fourm.errors import UserError
 from fourm.pipeline import AnyToAnyPipeline
-from fourm.show import has_picture, picture_of, text_of
+from fourm.raw.image import Image
+from fourm.raw.text import Text
 
 
 def build_app(pipe: AnyToAnyPipeline) -> Any:
@@ -24,8 +25,8 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    texts = [m for m in pipe.modalities.inputs if m.raw.type == "text"]
-    pictures = [m for m in pipe.modalities if m.raw.type == "image" and not m.source]
+    texts = [m for m in pipe.modalities.inputs if isinstance(m.raw, Text)]
+    pictures = [m for m in pipe.modalities if isinstance(m.raw, Image) and not m.source]
     outputs = pipe.modalities.outputs
 
     def generate(*values: Any) -> list[Any]:
@@ -45,11 +46,11 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
         shown: list[Any] = []
         for m in outputs:
             result = out.get(m.name)
-            if has_picture(m.raw):
-                picture = picture_of(result.values[0], m.raw) if result else None
+            if m.raw.has_picture:
+                picture = m.raw.picture(result.values[0]) if result else None
                 shown.append(picture.resize((256, 256)) if picture else None)
             else:
-                shown.append(text_of(result.values[0], m.raw) if result else "")
+                shown.append(m.raw.line(result.values[0]) if result else "")
         return shown
 
     with gr.Blocks(title="fourm") as page:
@@ -74,7 +75,7 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
             with gr.Column():
                 results = [
                     gr.Image(label=m.name, format="png")
-                    if has_picture(m.raw)
+                    if m.raw.has_picture
                     else gr.Textbox(label=m.name, interactive=False)
                     for m in outputs
                 ]

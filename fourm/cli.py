@@ -380,14 +380,13 @@ def _generate(parser: argparse.ArgumentParser):
     def run(o: argparse.Namespace) -> None:
         from fourm.pipeline import AnyToAnyPipeline
         from fourm.resources import demo_model_folder
-        from fourm.show import has_picture
 
         pipe = AnyToAnyPipeline.from_pretrained(o.model or demo_model_folder())
         given = dict(_named(text) for text in o.input)
         if o.caption is not None:
             given["caption"] = o.caption
         inputs = {
-            name: _read_input(pipe.modalities[name].raw, value) for name, value in given.items()
+            name: pipe.modalities[name].raw.from_argument(value) for name, value in given.items()
         }
         settings: dict[str, Any] = {}
         if o.guidance is not None:
@@ -397,22 +396,23 @@ def _generate(parser: argparse.ArgumentParser):
         results = pipe(inputs, o.targets, seed=o.seed, num_samples=o.num, **settings)
         o.out.mkdir(parents=True, exist_ok=True)
         for name, result in results.items():
-            spec = result.modality.raw
-            for i in range(len(result.values)):
-                path = o.out / f"{name}-{o.seed + i}"
-                if has_picture(spec):
+            raw = result.modality.raw
+            for i, value in enumerate(result.values):
+                path = (o.out / f"{name}-{o.seed + i}").with_suffix(f".{raw.extensions[0]}")
+                text = raw.printed(value)
+                if raw.has_picture:
                     picture = result.images[i]
                     scale = max(1, 256 // max(picture.size))
                     picture.resize((picture.width * scale, picture.height * scale)).save(
                         path.with_suffix(".png")
                     )
                     print(path.with_suffix(".png"))
-                if not spec.dense:
-                    text = result.values[i] if spec.type == "text" else json.dumps(result.values[i])
-                    path.with_suffix(".txt" if spec.type == "text" else ".json").write_text(
-                        text + "\n"
-                    )
+                if text is not None:
+                    path.write_text(text + "\n")
                     print(f"{name}: {text}")
+                elif not raw.has_picture:
+                    path.write_bytes(raw.write(value))
+                    print(path)
 
     return run
 
@@ -482,22 +482,6 @@ def _named(text: str) -> tuple[str, str]:
     if not sign:
         raise UserError(f"--input {text!r} is not of the form NAME=VALUE")
     return name, value
-
-
-def _read_input(spec: Any, value: str) -> Any:
-    from fourm.data.raw import open_picture, read_npy, read_raw
-
-    if spec.type == "text":
-        return value
-    path = Path(value)
-    if not spec.dense and not path.is_file():
-        return read_raw(value.encode(), "json", spec)
-    if not path.is_file():
-        raise UserError(f"no file {value}")
-    data = path.read_bytes()
-    if not spec.dense:
-        return read_raw(data, "json", spec)
-    return read_npy(data) if path.suffix == ".npy" else open_picture(data)
 
 
 _COMMANDS = {

@@ -113,7 +113,7 @@ def from_mapping(cls: type[ConfigT], data: Any, where: str, base: ConfigT | None
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            near = nearest(str(key), fields, always=True)
+            near = nearest(str(key), fields, always=True) or "; nothing can be set here"
             raise UserError(f"{where}: unknown key {key!r}{near}")
     hints = typing.get_type_hints(cls)
     before = {
@@ -187,7 +187,7 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(known)}{near}")
         return value
     if isinstance(hint, type) and issubclass(hint, Choice):
-        return _choose(hint, value, where, default)
+        return choose(hint, value, where, default)
     if dataclasses.is_dataclass(hint):
         base = default if isinstance(default, hint) else None  # type: ignore[arg-type]
         return from_mapping(hint, value, where, base)  # type: ignore[arg-type]
@@ -219,7 +219,7 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     raise TypeError(f"no rule to read a config value of type {hint}")
 
 
-def _choose(family: type[Choice], value: Any, where: str, default: Any) -> Any:
+def choose(family: type[Choice], value: Any, where: str, default: Any = None) -> Any:
     """A member of a family of kinds, from its name or a mapping that begins with its ``type``. A
     mapping for a member that is the default already changes only what it names.
     """

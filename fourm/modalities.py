@@ -19,27 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm.config import at_least, from_mapping, read_yaml, to_mapping
+from fourm.config import at_least, choose, from_mapping, read_yaml, to_mapping
 from fourm.errors import UserError, nearest
+from fourm.raw import Raw
 
 Kind = Literal["grid", "set", "sequence", "continuous"]
-RawType = Literal[
-    "image",
-    "depth",
-    "normal",
-    "labels",
-    "array",
-    "vectors",
-    "text",
-    "boxes",
-    "palette",
-    "numbers",
-    "words",
-    "metadata",
-    "poses",
-    "instances",
-    "audio",
-]
 
 # ids every sequence tokenizer begins with (the layout of the released 4M text tokenizer)
 PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
@@ -48,70 +32,8 @@ FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 MAX_VOCAB = 2**31  # ids are at most uint32 on disk and int64 in memory
 # of modalities and tokenizers: folders are called so
 _NAME = re.compile(r"[\w@-][\w@.-]*")
-
-_EXTENSIONS: dict[str, tuple[str, ...]] = {
-    "image": ("png", "jpg", "jpeg", "webp"),
-    "depth": ("npy", "png"),
-    "normal": ("png", "npy"),
-    "labels": ("png", "npy"),
-    "array": ("npy",),
-    "vectors": ("npy", "npz"),
-    "text": ("txt",),
-    "boxes": ("json",),
-    "palette": ("json",),
-    "numbers": ("json",),
-    "words": ("json",),
-    "metadata": ("json",),
-    "poses": ("json",),
-    "instances": ("json",),
-    "audio": ("wav",),
-}
-_DENSE = ("image", "depth", "normal", "labels", "array")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawSpec:
-    """The raw form of a modality: what lies in its shards and what users pass and get."""
-
-    type: RawType
-    size: int = 0  # pixels of both sides, for picture-like types
-    channels: int = 0  # numbers at each pixel; 0 = the type's own (image and normal 3, depth 1)
-    # depth, array, numbers: values that the tokenizer resolves
-    range: tuple[float, float] = (0.0, 1.0)
-    rate: int = 0  # audio: samples a second
-    classes: tuple[str, ...] = ()  # labels: name of each class id
-    # image: a model that reads its pixels wants (value / 255 - mean) / std instead of [-1, 1]
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "size", "channels", "rate")
-        if self.type in _DENSE and not self.size:
-            raise UserError(f"raw type {self.type} needs a size (pixels)")
-        if self.type == "labels" and not self.classes:
-            raise UserError("raw type labels needs the list of its classes")
-        if self.type == "audio" and self.rate < 1000:
-            raise UserError("raw type audio needs a rate (samples a second), e.g. 16000")
-        if self.type == "vectors" and not self.channels:
-            raise UserError("raw type vectors needs channels (numbers in a vector)")
-        if len(self.mean) != len(self.std):
-            raise UserError("mean and std go together: one number for each channel")
-        if self.range[0] >= self.range[1]:
-            raise UserError(f"range {list(self.range)} is empty")
-
-    @property
-    def num_channels(self) -> int:
-        return self.channels or {"image": 3, "normal": 3}.get(self.type, 1)
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """File extensions it is read from, the one it is written with first."""
-        return _EXTENSIONS[self.type]
-
-    @property
-    def dense(self) -> bool:
-        """Picture-like: one value or vector at each pixel."""
-        return self.type in _DENSE
+# settings that any raw type could carry up to release 0.4, whether it knew them or not
+_ANY_TYPES_SETTINGS = ("size", "channels", "range", "rate", "classes", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +42,7 @@ class Modality:
 
     name: str
     kind: Kind
-    raw: RawSpec
+    raw: Raw
     tokenizer: str | None = None  # name of the codec that makes its ids
     source: str = ""  # name of the raw data it is made from; its own name if empty
     labeller: str = ""  # what makes its raw form out of the picture when data is imported
@@ -150,7 +72,7 @@ class Modality:
             )
         if self.kind == "continuous":
             object.__setattr__(self, "output", False)
-            side = _num_patches(self.raw.size, self.patch_size) if self.patch_size else 0
+            side = _num_patches(self.raw.pixels, self.patch_size) if self.patch_size else 0
             if side and self.grid is None:
                 object.__setattr__(self, "grid", (side, side))
                 object.__setattr__(self, "width", self.patch_size**2 * self.raw.num_channels)
@@ -255,15 +177,10 @@ class ModalitySet:
         """Plain mappings that ``from_mapping`` reads back to an equal set."""
         modalities = {}
         for m in self.modalities:
-            values = to_mapping(m)
-            defaults = {f.name: f.default for f in dataclasses.fields(Modality)}
-            kept = {k: v for k, v in values.items() if k != "name" and v != to_mapping(defaults[k])}
-            kept["raw"] = {
-                k: v
-                for k, v in values["raw"].items()
-                if k == "type" or v not in (0, [], [0.0, 1.0])
-            }
-            modalities[m.name] = kept
+            entry = _changed_settings(m)
+            del entry["name"]
+            entry["raw"] = {"type": m.raw.type_name, **_changed_settings(m.raw)}
+            modalities[m.name] = entry
         return {"tokenizers": self.tokenizers, "modalities": modalities}
 
     @staticmethod
@@ -311,7 +228,7 @@ class ModalitySet:
                 (
                     m.name,
                     m.kind,
-                    m.raw.type + (f" {m.raw.size}px" if m.raw.size else ""),
+                    m.raw.type_name + (f" {m.raw.pixels}px" if m.raw.pixels else ""),
                     m.tokenizer or "-",
                     str(m.vocab_size or "-"),
                     shape,
@@ -352,8 +269,8 @@ def _read_modality(
                 f"{where}: source {entry['source']!r} is not a modality with a raw form"
             )
         entry["raw"] = source["raw"]
-    given = entry.get("raw")
-    raw: dict[str, Any] = given if isinstance(given, dict) else {}
+    if "raw" in entry:
+        entry["raw"] = _read_raw(entry["raw"], f"{where}: raw")
     codebook = settings if "levels" in settings else settings.get("quantizer")
     if isinstance(codebook, dict):
         if "levels" in codebook:
@@ -369,8 +286,9 @@ def _read_modality(
         entry.setdefault("max_tokens", settings["num_tokens"] * each)
     if entry.get("kind") == "sequence" and entry.get("tokenizer"):
         entry.setdefault("vocab", entry["tokenizer"])
-    if "patch_size" in settings and raw.get("size") and entry.get("kind") in ("grid", "set"):
-        side = _num_patches(_size(raw, "size", where), _size(settings, "patch_size", where), where)
+    pixels = entry["raw"].pixels if "raw" in entry else 0
+    if "patch_size" in settings and pixels and entry.get("kind") in ("grid", "set"):
+        side = _num_patches(pixels, _size(settings, "patch_size", where), where)
         if entry["kind"] == "grid":
             entry.setdefault("grid", [side, side])
     return from_mapping(Modality, {"name": name, **entry}, where)
@@ -417,3 +335,28 @@ def _num_patches(size: int, patch_size: int, where: str = "") -> int:
     if size % patch_size:
         raise UserError(f"{prefix}{size} px is no multiple of patch_size {patch_size}")
     return size // patch_size
+
+
+def _read_raw(given: Any, where: str) -> Raw:
+    """A raw type from its entry. Of the settings that releases up to 0.4 wrote for any of their
+    types, those that the type does not have, or that are zero, say nothing and are left out.
+    """
+    kind = given.get("type") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or ":" in kind:
+        return choose(Raw, given, where)
+    try:
+        known = {f.name for f in dataclasses.fields(Raw.find(kind))}
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    kept = {
+        key: value
+        for key, value in given.items()
+        if key not in _ANY_TYPES_SETTINGS or (key in known and value not in (0, []))
+    }
+    return choose(Raw, kept, where)
+
+
+def _changed_settings(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their defaults, as plain values."""
+    values = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config)}
+    return {name: to_mapping(v) for name, (v, default) in values.items() if v != default}

@@ -13,7 +13,6 @@ folder with ``tokenizers/`` beside the weights and, if the model has preferred s
 from __future__ import annotations
 
 import operator
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ from safetensors.torch import load_file, save_file
 from fourm.batch import map_tensors
 from fourm.codecs import CodecSet
 from fourm.config import read_yaml, to_mapping
-from fourm.data.raw import check_raw, check_vectors, fit_picture, to_rgb
 from fourm.data.store import to_vectors
 from fourm.errors import UserError, nearest
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
@@ -40,7 +38,6 @@ from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState, encoder_stream
-from fourm.show import picture_of
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
 
@@ -77,7 +74,7 @@ class Generated:
     @property
     def images(self) -> list[Image.Image]:
         """The values as pictures (depth, normals and classes in colour, boxes drawn)."""
-        return [picture_of(value, self.modality.raw) for value in self.values]
+        return [self.modality.raw.picture(value) for value in self.values]
 
     @property
     def texts(self) -> list[str]:
@@ -254,7 +251,7 @@ class AnyToAnyPipeline:
         if num_samples < 1:
             raise UserError(f"num_samples must be at least 1, not {num_samples}")
         lists = {
-            name: value if _is_batch(value, self._raw_type(name)) else [value] * num_samples
+            name: value if _is_batch(value, self.modalities[name]) else [value] * num_samples
             for name, value in inputs.items()
         }
         sizes = {name: len(value) for name, value in lists.items()}
@@ -291,9 +288,6 @@ class AnyToAnyPipeline:
         encoded = self.model.encode(stream)
         return list(encoded.features.float().cpu().split(encoded.num_features.tolist()))
 
-    def _raw_type(self, name: str) -> str:
-        return self.modalities[name].raw.type
-
     def _add(self, state: SampleState, name: str, values: list[Any]) -> None:
         m = self.modalities[name]
         direct = next(
@@ -303,13 +297,11 @@ class AnyToAnyPipeline:
         plain = not any(isinstance(value, (Partial, Tokens)) for value in values)
         # the model reads this raw form itself, without loss
         if direct is not None and (plain or m.kind == "continuous"):
-            if direct.raw.type == "vectors":
-                state.grids[direct.name] = _padded(
-                    [check_vectors(value, direct.raw) for value in values], direct.num_tokens
-                )
+            given = [direct.raw.accept(value) for value in values]
+            if not direct.patch_size:
+                state.grids[direct.name] = _padded(given, direct.num_tokens)
                 return
-            raw = np.stack([_prepare(value, direct) for value in values])
-            vectors = to_vectors(raw, direct)
+            vectors = to_vectors(np.stack(given), direct)
             state.grids[direct.name] = GridState(vectors, np.ones(vectors.shape[:2], bool))
             return
         codec = (
@@ -322,7 +314,7 @@ class AnyToAnyPipeline:
             else:
                 assert codec is not None
                 raw = value.raw if isinstance(value, Partial) else value
-                ids.append(codec.encode([_prepare(raw, m)])[0])
+                ids.append(codec.encode([m.raw.accept(raw)])[0])
             keep.append(_token_mask(value, m, len(ids[-1])))
             if len(ids[-1]) and (ids[-1].min() < 0 or ids[-1].max() >= m.vocab_size):
                 raise UserError(f"id {ids[-1].max()} is outside the vocabulary of {m.vocab_size}")
@@ -406,56 +398,11 @@ def _ids(value: Any) -> np.ndarray:
     return ids.astype(np.int64).reshape(-1)
 
 
-def _is_batch(value: Any, raw_type: str) -> bool:
-    """A list of samples, as opposed to one sample that is itself a list (boxes, palettes, numbers,
-    words).
-    """
-    if not isinstance(value, (list, tuple)):
-        return False
-    if raw_type in ("boxes", "palette", "numbers", "words", "poses"):
-        inner = {
-            "boxes": dict,
-            "poses": dict,
-            "palette": (list, tuple),
-            "numbers": (int, float),
-            "words": str,
-        }[raw_type]
-        if not value:
-            return False
-        first = value[0]
-        if raw_type == "palette":  # a palette is a list of triples; a batch is a list of palettes
-            return isinstance(first, (Partial, Tokens)) or (
-                isinstance(first, (list, tuple))
-                and bool(first)
-                and isinstance(first[0], (list, tuple))
-            )
-        return not isinstance(first, inner)
-    return True
-
-
-def _prepare(value: Any, m: Modality) -> Any:
-    """Pictures of any size and kind become the array that the modality holds."""
-    if isinstance(value, (str, os.PathLike)) and m.raw.dense:
-        raise UserError(
-            f"{str(value)!r} is a name, not a value of type {m.raw.type}: open the file first, e.g."
-            " with PIL.Image.open or numpy.load"
-        )
-    if isinstance(value, Image.Image):
-        if m.raw.type == "image":
-            value = np.asarray(fit_picture(to_rgb(value), m.raw.size))
-        else:
-            value = np.asarray(value)
-    elif (
-        m.raw.type == "image"
-        and isinstance(value, np.ndarray)
-        and value.ndim == 3
-        and value.dtype == np.uint8
-        and value.size
-    ):
-        if value.shape[2] != 3:
-            raise UserError(f"a picture needs 3 colour channels, this has {value.shape[2]}")
-        value = np.asarray(fit_picture(Image.fromarray(value), m.raw.size))
-    return check_raw(value, m.raw) if m.raw.dense else value
+def _is_batch(value: Any, m: Modality) -> bool:
+    """A list of samples, as opposed to one sample that may itself be a list."""
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (Partial, Tokens)):
+        return True
+    return m.raw.is_batch(value)
 
 
 def _padded(values: list[np.ndarray], most: int) -> GridState:
@@ -479,16 +426,14 @@ def _token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
     keep = np.asarray(keep, bool)
     if keep.size == num:
         return keep.reshape(-1)
-    if m.grid is not None and keep.shape == (m.raw.size, m.raw.size):
+    if m.grid is not None and keep.shape == (m.raw.pixels, m.raw.pixels):
         rows, columns = m.grid
-        return (
-            keep.reshape(rows, m.raw.size // rows, columns, m.raw.size // columns)
-            .all((1, 3))
-            .reshape(-1)
-        )
+        pixels = m.raw.pixels
+        parts = keep.reshape(rows, pixels // rows, columns, pixels // columns)
+        return parts.all((1, 3)).reshape(-1)
     raise UserError(
-        f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.size} x"
-        f" {m.raw.size} pixels"
+        f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.pixels} x"
+        f" {m.raw.pixels} pixels"
     )
 
 

@@ -168,8 +168,8 @@ MODALITY_SETS = {
         5,
         r"16 px is no multiple of patch_size 5",
     ),
-    "size in words": ((*RGB, "raw", "size"), "big", r"rgb: size must be a whole number, not 'big'"),
-    "negative size": ((*CAPTION, "raw", "size"), -4, r"size must be at least 0, not -4"),
+    "size in words": ((*RGB, "raw", "size"), "big", r"rgb: raw: size: expected int, found 'big'"),
+    "negative size": ((*RGB, "raw", "size"), -4, r"raw: raw type image needs a size"),
     "no patch": ((*CODES, "patch_size"), 0, r"rgb: patch_size must be at least 1"),
     "patch in words": ((*CODES, "patch_size"), "x", r"rgb: patch_size must be a whole number"),
     "no levels": ((*CODES, "levels"), [], r"rgb: levels must be whole numbers from 2 on"),
@@ -197,7 +197,7 @@ MODALITY_SETS = {
     "a list of sources": ((*PIXELS, "source"), ["rgb"], r"source must be a name, not \['rgb'\]"),
     "a list of tokenizers": ((*CAPTION, "tokenizer"), ["x"], r"tokenizer must be a name"),
     "patches of nothing": ((*PIXELS, "raw"), {"type": "text"}, r"needs a raw form that has a size"),
-    "no number": ((*RGB, "raw", "channels"), 2.5, r"channels: expected int, found 2.5"),
+    "no number": ((*RGB, "raw", "mean"), 2.5, r"mean: expected a list, found 2.5"),
 }
 
 

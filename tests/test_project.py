@@ -13,13 +13,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from fourm.data.raw import write_raw
 from fourm.data.shards import shard_path, write_shard
 from fourm.demo.render import render
 from fourm.demo.scenes_to_shards import VALIDATION_SEED, annotate, write_scene_shard
 from fourm.demo.world import SHAPES, describe, make_scenes
-from fourm.modalities import RawSpec
 from fourm.pipeline import AnyToAnyPipeline, Partial, Tokens
+from fourm.raw.array import Array
+from fourm.raw.words import Words
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -88,12 +88,12 @@ def project(tmp_path_factory) -> Path:
         words = [[MATERIAL[shape] for _, _, shape in describe(scenes, i)] for i in range(num)]
         heat = [p.astype(np.float32).mean(-1, keepdims=True) / 128.0 for p in pictures]
         spec = {
-            "material": RawSpec(type="words"),
-            "heat": RawSpec(type="array", size=SIZE, range=(0.0, 2.0)),
+            "material": Words(),
+            "heat": Array(size=SIZE, range=(0.0, 2.0)),
         }
         for name, values in (("material", words), ("heat", heat)):
             members = [
-                (k, spec[name].extensions[0], write_raw(v, spec[name]))
+                (k, spec[name].extensions[0], spec[name].write(v))
                 for k, v in zip(keys, values, strict=True)
             ]
             write_shard(shard_path(root / "raw", split, name, 0), members)

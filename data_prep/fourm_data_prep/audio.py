@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourm.data.sound import log_mel, read_wav
 from fourm.errors import UserError
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
+from fourm.raw.audio import Audio, read_wav
 from fourm_data_prep.labellers import Samples
+from fourm_data_prep.mel import log_mel
 
 _RATE = 16000  # samples a second that networks for speech are trained on
 _VOICE = "en"
@@ -71,8 +72,10 @@ def _with_length(data: bytes) -> bytes:
     )
 
 
-def speech(samples: Samples, spec: RawSpec) -> list[Any]:
+def speech(samples: Samples, spec: Raw) -> list[Any]:
     """-> waveforms float32 (n,)."""
+    if not isinstance(spec, Audio):
+        raise UserError(f"labeller speech makes audio, not {spec.type_name}")
     return [say(text, spec.rate) for text in samples.captions]
 
 
@@ -85,9 +88,9 @@ def _sounds(samples: Samples, rate: int) -> Sequence[np.ndarray]:
     )
 
 
-def logmel(samples: Samples, spec: RawSpec) -> list[Any]:
+def logmel(samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (frames, channels)."""
-    return [log_mel(sound, _RATE, spec.channels) for sound in _sounds(samples, _RATE)]
+    return [log_mel(sound, _RATE, spec.num_channels) for sound in _sounds(samples, _RATE)]
 
 
 @cache
@@ -110,7 +113,7 @@ def _network(name: str) -> tuple[Any, Any]:
     ), extractor
 
 
-def audio(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def audio(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (frames, C), each sound by itself, so that none depends on its neighbours'
     lengths.
     """

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fourm.errors import UserError
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Samples:
     sounds: Callable[[int], Sequence[np.ndarray]] | None = None
 
 
-Labeller = Callable[[Samples, RawSpec], list[Any]]
+Labeller = Callable[[Samples, Raw], list[Any]]
 
 
 def open_labeller(name: str) -> Labeller:

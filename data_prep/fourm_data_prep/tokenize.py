@@ -24,8 +24,8 @@ import numpy as np
 
 from fourm.codecs import CodecSet
 from fourm.commands import run_command
-from fourm.data.geometry import Crop, crops_of, cut, fit_value
-from fourm.data.raw import read_raw, write_npy
+from fourm.data.crops import Crop, crops_of
+from fourm.data.npy import write_npy
 from fourm.data.shards import (
     DamageReport,
     read_shard,
@@ -161,7 +161,7 @@ class TokenizeStep:
         down for each.
         """
         modalities = [self.modalities[name] for name in names]
-        widest = max((m.raw for m in modalities), key=lambda spec: spec.size)
+        widest = max((m.raw for m in modalities), key=lambda raw: raw.pixels)
         made: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in names}
         pending: list[tuple[str, Any]] = []
 
@@ -176,7 +176,7 @@ class TokenizeStep:
             pending.clear()
 
         extensions = tuple(dict.fromkeys(e for m in modalities for e in m.raw.extensions))
-        decode = partial(read_raw, spec=widest, native=self.crops > 1 or len(names) > 1)
+        decode = partial(widest.read, native=self.crops > 1 or len(names) > 1)
         for item in read_shard(source, decode, extensions, report):
             pending.append(item)
             if len(pending) == _ENCODE_SAMPLES:
@@ -186,9 +186,9 @@ class TokenizeStep:
 
     def _crops(self, key: str, value: Any, m: Modality) -> list[tuple[int, Any]]:
         if self.crops == 1:
-            return [(0, fit_value(value, m.raw) if m.raw.dense else value)]
+            return [(0, m.raw.fit(value))]
         return [
-            (i, cut(value, crop, m.raw))
+            (i, m.raw.cut(value, crop))
             for i, crop in enumerate(crops_of(key, self.crops, flip=self.flip))
         ]
 

@@ -16,8 +16,8 @@ from einops import rearrange
 from fourm.batch import MaskedBatch
 from fourm.config import at_least
 from fourm.data.columns import Column, open_column
+from fourm.data.npy import read_npy
 from fourm.data.order import SampleOrder
-from fourm.data.raw import read_npy, read_raw
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig, SampleTokens
@@ -142,32 +142,15 @@ def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
     """
     if not m.patch_size:
         return values.astype(np.float32)
-    if values.ndim == 3:
-        values = values[..., None]
-    values = normalize(values, m)
+    values = m.raw.to_floats(values)
     return rearrange(values, "b (h p) (w q) c -> b (h w) (p q c)", p=m.patch_size, q=m.patch_size)
-
-
-def normalize(values: np.ndarray, m: Modality) -> np.ndarray:
-    """Dense raw values -> float32 in [-1, 1] over the range that the modality declares."""
-    if m.raw.type == "image" and m.raw.mean:
-        return (values.astype(np.float32) / 255.0 - np.array(m.raw.mean, np.float32)) / np.array(
-            m.raw.std, np.float32
-        )
-    if m.raw.type == "image":
-        return values.astype(np.float32) / 127.5 - 1.0
-    if m.raw.type == "normal":
-        return values.astype(np.float32)
-    low, high = m.raw.range
-    return (values.astype(np.float32) - low) / (high - low) * 2.0 - 1.0
 
 
 def _decoder(m: Modality):
     if m.kind == "continuous":
-        dense = m.raw.dense and m.patch_size > 0
-        return lambda data, extension: (
-            read_raw(data, extension, m.raw)[None] if dense else read_raw(data, extension, m.raw)
-        )
+        if m.patch_size:  # a column holds rows: a picture is one of them
+            return lambda data, extension: m.raw.read(data, extension)[None]
+        return m.raw.read
     dtype = token_dtype(m.vocab_size)
 
     def decode(data: bytes, extension: str) -> np.ndarray:
@@ -184,7 +167,8 @@ def _decoder(m: Modality):
 
 
 def _described(m: Modality) -> str:
-    return f"{m.kind} {m.vocab_size} {m.num_tokens} {m.raw if m.kind == 'continuous' else ''} {m.patch_size}"
+    raw = m.raw if m.kind == "continuous" else ""
+    return f"{m.kind} {m.vocab_size} {m.num_tokens} {raw} {m.patch_size}"
 
 
 def _check_tokenizer(path: Path, m: Modality, wanted: str | None) -> None:

@@ -62,7 +62,7 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     project.write_configs(configs_folder(), chosen.config)
     cores = os.cpu_count() or 1
     modalities = ModalitySet.load(project.modalities)
-    pixels = modalities["rgb"].raw.size
+    pixels = modalities["rgb"].raw.pixels
 
     project.stage(
         "render",

@@ -227,7 +227,7 @@ def released_config(model: FourM) -> ReleasedConfig:
         num_heads=c.num_heads,
         norm_bias=c.norm_bias,
         act_layer="SiLU" if c.activation == "silu" else "GELU",
-        image_size=pictures[0].raw.size if pictures else 224,
+        image_size=pictures[0].raw.pixels if pictures else 224,
         patch_size=pictures[0].patch_size if pictures else 16,
         mlp_ratio=c.mlp_ratio,
         qkv_bias=c.qkv_bias,

@@ -28,9 +28,8 @@ from fourm.commands import run_command
 from fourm.config import read_yaml
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
-from fourm.evaluation.metrics import dense_figures
 from fourm.modalities import Modality, ModalitySet
-from fourm.show import has_picture, picture_of
+from fourm.raw.image import Image as RawImage
 from fourm_tokenizers.picture import PictureCodec, from_values, to_values
 from fourm_tokenizers.quantizers import CodeUse
 from fourm_tokenizers.task import raw_column
@@ -71,6 +70,15 @@ def ms_ssim(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float(measure(a, b, data_range=1.0, betas=chosen, normalize="relu"))
 
 
+def picture_figures(predicted: np.ndarray, truth: np.ndarray, seam: int) -> dict[str, float]:
+    """Figures of uint8 pictures (B, H, W, 3) that need no network."""
+    return {
+        "ms_ssim": ms_ssim(predicted, truth),
+        "sharpness": sharpness(predicted, seam),
+        "sharpness_of_truth": sharpness(truth, seam),
+    }
+
+
 def network_figures(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """LPIPS and rFID of uint8 pictures (B, H, W, 3), where the packages ``lpips`` and
     ``torch-fidelity`` and their weights are there.
@@ -109,19 +117,15 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
         "tokens": len(ids[0]),
         "codebook": codec.codebook_size,
         "bits": round(len(ids[0]) * math.log2(codec.codebook_size), 1),
-        **dense_figures(m.raw, made, truth),
+        **m.raw.figures(made, truth),
         "usage": use.usage,
         "perplexity": use.perplexity,
         "dead_codes": use.dead,
         "encode_per_second": len(truth) / (encoded - started),
         "decode_per_second": len(truth) / (decoded - encoded),
     }
-    if m.raw.type == "image":
-        figures |= {
-            "ms_ssim": ms_ssim(made, truth),
-            "sharpness": sharpness(made, codec.model.config.patch_size),
-            "sharpness_of_truth": sharpness(truth, codec.model.config.patch_size),
-        }
+    if isinstance(m.raw, RawImage):
+        figures |= picture_figures(made, truth, codec.model.config.patch_size)
         figures |= network_figures(made, truth)
     config = codec.model.config
     if config.num_tokens and config.image_size:
@@ -131,8 +135,8 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
             if kept <= config.num_tokens:
                 with torch.inference_mode():
                     part = from_values(codec.model.decode(stacked[:, :kept]), m)
-                figures["by_prefix"][kept] = dense_figures(
-                    m.raw, np.stack(part).reshape(truth.shape), truth
+                figures["by_prefix"][kept] = m.raw.figures(
+                    np.stack(part).reshape(truth.shape), truth
                 )
     return figures, made
 
@@ -152,21 +156,16 @@ def _judge_plain(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any]
     figures: dict[str, Any] = {
         "samples": len(truth),
         "quantized": False,
-        **dense_figures(m.raw, made, truth),
+        **m.raw.figures(made, truth),
     }
-    if m.raw.type == "image":
-        figures |= {
-            "ms_ssim": ms_ssim(made, truth),
-            "sharpness": sharpness(made, codec.model.config.patch_size),
-            "sharpness_of_truth": sharpness(truth, codec.model.config.patch_size),
-        }
+    if isinstance(m.raw, RawImage):
+        figures |= picture_figures(made, truth, codec.model.config.patch_size)
     return figures, made
 
 
 def picture_grid(modality: Modality, truth: np.ndarray, made: np.ndarray) -> Image.Image:
     """Rows of inputs, reconstructions and absolute errors (grey, three times as strong)."""
-    spec = modality.raw
-    rows = [[picture_of(v, spec) for v in values[:_SHOWN]] for values in (truth, made)]
+    rows = [[modality.raw.picture(v) for v in values[:_SHOWN]] for values in (truth, made)]
     size = 128
     errors = []
     for a, b in zip(*rows, strict=True):
@@ -195,7 +194,7 @@ def evaluate(
     codec = PictureCodec(folder, modality)
     figures, made = judge(codec, truth)
     write_json_atomic(out / f"{modality.name}.json", figures)
-    if has_picture(modality.raw):
+    if modality.raw.has_picture:
         picture_grid(modality, truth, made).save(out / f"{modality.name}.png")
     return figures
 

@@ -4,12 +4,13 @@ modality.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fourm.config import at_least, from_mapping, to_mapping
 from fourm.errors import UserError
 from fourm.modalities import Modality
+from fourm.raw.image import Image
 from fourm.training.loop import LoopConfig
 from fourm_tokenizers.autoencoder import AutoencoderConfig
 from fourm_tokenizers.diffusion import DiffusionConfig
@@ -90,11 +91,8 @@ class TokenizerConfig:
         }
         values: dict[str, Any] = {
             **shared,
-            "image_size": raw.size if raw.dense else 0,
-            "channels": raw.num_channels,
-            "num_classes": len(raw.classes) if raw.type == "labels" else 0,
+            **asdict(raw.network_form(self.patch_size)),
             "quantizer": to_mapping(self.codebook),
-            "features": raw.type == "vectors" or (raw.type == "array" and self.patch_size == 1),
         }
         config = from_mapping(AutoencoderConfig, values, f"tokenizer of {modality.name}")
         if config.codebook_size != modality.vocab_size:
@@ -108,8 +106,8 @@ class TokenizerConfig:
                 f"the tokenizer of {modality.name} makes {num} tokens, it declares"
                 f" {modality.num_tokens}"
             )
-        if self.adversarial is not None and raw.type != "image":
+        if self.adversarial is not None and not isinstance(raw, Image):
             raise UserError(
-                f"adversarial training is for colour pictures; {modality.name} is {raw.type}"
+                f"adversarial training is for colour pictures; {modality.name} is {raw.type_name}"
             )
         return config

@@ -21,7 +21,6 @@ import torch
 from fourm.codecs import BUILT_IN, check_type
 from fourm.commands import run_command
 from fourm.config import apply_override, from_mapping, read_yaml
-from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
@@ -32,7 +31,6 @@ from fourm_tokenizers.autoencoder import Autoencoder
 from fourm_tokenizers.losses import TrainedTokenizer
 from fourm_tokenizers.picture import CONFIG_FILE, load_autoencoder
 from fourm_tokenizers.settings import TokenizerConfig
-from fourm_tokenizers.structured import to_text
 from fourm_tokenizers.task import TokenizerTask
 from fourm_tokenizers.text import TOKENIZER_FILE, TextConfig, train_text_tokenizer
 
@@ -96,10 +94,8 @@ def text_lines(users: list[Modality], raw: Path, num_bins: int) -> list[str]:
     report = DamageReport()
     for m in users:
         for shard in shard_paths(raw, "train", m.raw_name):
-            for _, value in read_shard(
-                shard, lambda d, e, m=m: read_raw(d, e, m.raw), m.raw.extensions, report
-            ):
-                lines.append(to_text(value, m.raw, num_bins))
+            for _, value in read_shard(shard, m.raw.read, m.raw.extensions, report):
+                lines.append(m.raw.to_text(value, num_bins))
             if len(lines) > _TEXT_SAMPLES:
                 break
     return lines
