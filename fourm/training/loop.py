@@ -33,7 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from fourm.blocks import Block
-from fourm.errors import UserError
+from fourm.errors import Interrupted, UserError
 from fourm.training.checkpoints import (
     gather_full,
     load_optimizer_tensors,
@@ -86,10 +86,6 @@ class LoopConfig:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C: the state has been saved."""
 
 
 class Loop:
