@@ -15,7 +15,10 @@ from fourm.cli.verb import PATH, verb
 @click.option("--latents", required=True, type=PATH, help="Folder of latents.")
 @click.option("--out", required=True, type=PATH, help="Folder of the mapped latents.")
 def command(run: Path, modality: str, latents: Path, out: Path) -> None:
-    """Map latents into an alignment's space. RUN is the folder of the run."""
+    """Map latents into an alignment's space.
+
+    RUN is the folder of the run.
+    """
     from fourm.alignment.align import embed_latents
 
     print(f"{embed_latents(run, modality, latents, out)} latents in {out}")

@@ -14,7 +14,10 @@ from fourm.cli.verb import PATH, verb
 @click.argument("run", type=PATH)
 @click.option("--labels", required=True, type=PATH, help="CSV with the target's classes.")
 def command(run: Path, labels: Path) -> None:
-    """Accuracy of an adaptation on its target. RUN is the folder of the run."""
+    """Accuracy of an adaptation on its target.
+
+    RUN is the folder of the run.
+    """
     from fourm.alignment.adapt import accuracy
 
     print(json.dumps(accuracy(run, labels), indent=1))
