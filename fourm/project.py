@@ -160,6 +160,9 @@ class _Stage:
         return StageFailed(f"error: this {how}: {shown(self.command)}", abs(code))
 
 
+_SAVING_SECONDS = 30.0  # that commands have to end by themselves after Ctrl-C
+
+
 def run_all(commands: list[list[str]], at_once: int = 1, threads: int = 0) -> None:
     """Run commands, ``at_once`` at a time in their order, with ``threads`` CPU threads each (0 =
     torch's choice).
@@ -190,6 +193,13 @@ def run_all(commands: list[list[str]], at_once: int = 1, threads: int = 0) -> No
                     if failure is not None:
                         raise failure
                 time.sleep(0.05)
+        except KeyboardInterrupt:
+            # a terminal sends Ctrl-C to the commands as well, and one that trains saves: a second
+            # signal now would end it before it has
+            patience = time.monotonic() + _SAVING_SECONDS
+            while any(s.process.poll() is None for s in running) and time.monotonic() < patience:
+                time.sleep(0.05)
+            raise
         finally:
             for stage in running:
                 stage.process.terminate()

@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(status)
 
 
-def door(verb: str) -> Callable[[list[str] | None], None]:
+def door(verb: str) -> Callable[..., None]:
     """The ``main`` that a module of earlier releases offered: its arguments go to ``fourm verb``.
 
     ``python -m fourm.training.pretrain --config X`` is ``fourm pretrain --config X``.

@@ -91,7 +91,7 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     print_summary(finish_metrics(project))
     print(
         f"\nreport:  {project.report}\nfigures: {project.metrics}\ntry:     fourm generate --model"
-        f" {project.model} --caption 'a large red cube left of a small blue sphere' --targets rgb"
+        f" {project.model} --caption 'a large red cube left of a small blue sphere'"
     )
 
 
