@@ -130,7 +130,7 @@ class Project:
         return path
 
 
-def fourm(verb: str, *arguments: str | Path) -> list[str]:
+def command_line(verb: str, *arguments: str | Path) -> list[str]:
     """The command line ``fourm verb arguments...``, by this Python."""
     return [sys.executable, "-m", "fourm", verb, *map(str, arguments)]
 
@@ -209,12 +209,12 @@ def run_all(commands: list[list[str]], at_once: int = 1, threads: int = 0) -> No
 
 def tokenize_command(project: Project) -> list[str]:
     """``fourm tokenize`` of a whole project."""
-    return fourm("tokenize", project.root)
+    return command_line("tokenize", project.root)
 
 
 def pretrain_command(project: Project, overrides: tuple[str, ...] = ()) -> list[str]:
     """``fourm pretrain`` with the project's config."""
-    return fourm("pretrain", project.pretrain_config, *overrides)
+    return command_line("pretrain", project.pretrain_config, *overrides)
 
 
 def tokenizer_commands(
@@ -231,7 +231,7 @@ def tokenizer_commands(
         return modalities.tokenizers[name].get("dim", 0) ** 2 * steps(name)
 
     return [
-        fourm(
+        command_line(
             "train-tokenizer",
             project.modalities,
             *(changes(steps(name)) if cost(name) else ()),

@@ -23,10 +23,10 @@ from click.testing import CliRunner
 
 from fourm.cli import ending, main
 from fourm.cli.extras import where_to_get
-from fourm.cli.program import _verbs, program
+from fourm.cli.program import program, verbs
 from fourm.cli.verb import verb
 from fourm.errors import Interrupted, StageFailed, UserError
-from fourm.project import Project, fourm, run_all, shown
+from fourm.project import Project, command_line, run_all, shown
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -68,14 +68,14 @@ def add_verb(monkeypatch):
             return self.command
 
     def add(name, action, **options):
-        known = {**_verbs(), name: Found(verb(**options)(action))}
-        monkeypatch.setattr("fourm.cli.program._verbs", lambda: known)
+        known = {**verbs(), name: Found(verb(**options)(action))}
+        monkeypatch.setattr("fourm.cli.program.verbs", lambda: known)
 
     return add
 
 
 def test_every_verb_that_is_declared_can_be_called_and_says_what_it_does():
-    assert set(_verbs()) == set(VERBS), "install the package again: pip install -e ."
+    assert set(verbs()) == set(VERBS), "install the package again: pip install -e ."
     for name in VERBS:
         done = CliRunner().invoke(program, [name, "--help"])
         assert done.exit_code == 0, done.output
@@ -211,7 +211,7 @@ def test_what_goes_on_says_so_when_it_is_cut_short_and_nothing_else_does(add_ver
         told = capfd.readouterr().err
         assert stopped.value.code == 130 and told.startswith("\ninterrupted")
         assert ("goes on" in told) == resumes
-    keeps = {name for name in VERBS if getattr(_verbs()[name].load(), "resumes", False)}
+    keeps = {name for name in VERBS if getattr(verbs()[name].load(), "resumes", False)}
     assert {"pretrain", "train-tokenizer", "import", "tokenize", "quickstart", "demo"} <= keeps
     assert not keeps & {"generate", "convert", "export", "app", "modalities", "train-text"}
     assert ending.ending_of(Interrupted("stopped at step 3"), None) == ending.Ending(
@@ -264,7 +264,7 @@ def test_a_module_that_is_not_installed_is_named_with_its_extra(add_verb, capfd,
 
 def test_a_stage_s_own_line_is_the_last_of_its_project(add_verb, capfd):
     slow = [sys.executable, "-c", "import time; time.sleep(60)"]
-    commands = [slow, fourm("modalities", "nowhere.yaml")]
+    commands = [slow, command_line("modalities", "nowhere.yaml")]
 
     with pytest.raises(StageFailed, match="no config file nowhere.yaml") as failed:
         run_all(commands, at_once=2)
@@ -279,7 +279,7 @@ def test_a_stage_that_says_nothing_is_named(capfd):
     with pytest.raises(StageFailed, match=r"stopped with status 3: .*exit\(3\)") as failed:
         run_all([[sys.executable, "-c", "exit(3)"]])
     assert failed.value.status == 3
-    assert shown(fourm("report", "runs/a b")) == "fourm report 'runs/a b'"
+    assert shown(command_line("report", "runs/a b")) == "fourm report 'runs/a b'"
 
 
 _SAVES = """

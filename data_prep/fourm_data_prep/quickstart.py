@@ -13,7 +13,7 @@ from fourm.errors import UserError
 from fourm.modalities import ModalitySet
 from fourm.project import (
     Project,
-    fourm,
+    command_line,
     have_tokenizers,
     pretrain_command,
     run_all,
@@ -43,7 +43,7 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
         kept = max(_FEWEST_STEPS, round(share * steps))
         return (f"train.steps={kept}",) if kept < steps else ()
 
-    importing = fourm(
+    importing = command_line(
         "import",
         folder,
         "--config",
@@ -72,7 +72,7 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
         lambda: run_all([training], threads=cores),
         (project.pretrain / "done.json").is_file,
     )
-    project.stage("report", lambda: run_all([fourm("report", out)]), project.report.is_file)
+    project.stage("report", lambda: run_all([command_line("report", out)]), project.report.is_file)
     print(
         f"\nproject: {out} (edit modalities.yaml and pretrain.yaml, then run the commands above"
         f" again)\nreport:  {project.report}"

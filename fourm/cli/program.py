@@ -29,7 +29,8 @@ GROUP = "fourm.commands"
 
 
 @cache
-def _verbs() -> dict[str, EntryPoint]:
+def verbs() -> dict[str, EntryPoint]:
+    """Where the verbs of all installed packages are, by name in alphabetical order."""
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
 
 
@@ -37,18 +38,18 @@ class Program(click.Group):
     """All verbs of all installed packages; none is imported before it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_verbs())
+        return list(verbs())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = _verbs().get(cmd_name)
+        entry = verbs().get(cmd_name)
         return entry.load() if entry else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in _verbs():
-            near = difflib.get_close_matches(name, _verbs(), n=1, cutoff=0.0)
+        if name not in verbs():
+            near = difflib.get_close_matches(name, verbs(), n=1, cutoff=0.0)
             if not near:
                 raise click.UsageError("fourm has no commands here: install the package again")
             raise click.UsageError(f"unknown command {name!r}; did you mean {near[0]!r}?", ctx)
