@@ -8,8 +8,10 @@ nothing anywhere.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import socket
 from typing import Any
 
 from fourm.errors import UserError
@@ -81,6 +83,25 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
                 ]
         button.click(generate, [*fields, chosen, seed, guidance], results, api_name="generate")
     return page
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise UserError unless ``port`` of ``host`` can be served on."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as trial:
+            # as servers do: a port that was in use a moment ago is free
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except socket.gaierror:
+        raise UserError(f"--host {host!r} is no address of this machine") from None
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(f"--host {host!r} is no address of this machine") from None
+        raise UserError(
+            f"port {port} of {host} cannot be had ({error.strerror}): give another --port"
+        ) from None
 
 
 def serve(pipe: AnyToAnyPipeline, host: str, port: int) -> None:

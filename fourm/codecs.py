@@ -59,7 +59,7 @@ def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) 
     if not path.is_dir():
         hint = "train it first"
         if settings.get("type") == "text":
-            hint = f"put its tokenizer.json into {path} (or train one: python -m fourm_tokenizers.train_text)"
+            hint = f"put its tokenizer.json into {path} (or train one: fourm train-text)"
         raise UserError(f"tokenizer {modality.tokenizer!r} is not in {folder}; {hint}")
     return load_object(str(settings.get("type", "")))(path, modality)
 

@@ -137,6 +137,9 @@ class AnyToAnyPipeline:
                 raise UserError(
                     f"{name} is no folder and cannot be had from the hub: {type(error).__name__}"
                 ) from None
+        inner = folder / "model"
+        if not (folder / "config.json").is_file() and (inner / "config.json").is_file():
+            raise UserError(f"{folder} is a project, not a model: its model is {inner}")
         model = load_model(folder, dtype).to(device)
         options_path = folder / GENERATION_FILE
         if not options_path.is_file():

@@ -25,8 +25,8 @@ from PIL import Image
 from worlds import curve, write_project
 
 from fourm.choices import Choice
+from fourm.cli import main
 from fourm.codecs import load_object
-from fourm.commands import run_command
 from fourm.config import apply_override, from_mapping, load, read_yaml
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.data.store import DataConfig, Source, SourceConfig
@@ -398,7 +398,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_its_last_checkpoint(pr
     resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))
     try:
         with pytest.raises(SystemExit) as ended:
-            run_command(lambda: pretrain(config))
+            main(["pretrain", str(project), "loop.steps=10"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ended.value.code == 2

@@ -1,6 +1,6 @@
 """Adapt frozen contrastive latents to an unlabelled domain: UniMoS, "Split to Merge" (2403.06946).
 
-    fourm fusion adapt CONFIG [key=value ...]
+    fourm adapt CONFIG [KEY=VALUE]...
 
 Each picture's vector is separated into a language-associated and a vision-associated part; the
 first is read by the class prompts, the second by a small classifier; a learned weight merges them.
@@ -16,7 +16,6 @@ averaged instead of summed, logits at the contrastive model's own temperature.
 
 from __future__ import annotations
 
-import argparse
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.alignment.latents import Latents, open_latents
-from fourm.commands import run_command
+from fourm.cli import door
 from fourm.config import dump, load
 from fourm.data.order import SampleOrder
 from fourm.data.shards import write_json_atomic
@@ -461,15 +460,8 @@ def _selected(task: AdaptTask, folder: Path) -> tuple[UniMoS, int]:
     return best[1], best[2]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description="Adapt contrastive latents to an unlabelled domain."
-    )
-    parser.add_argument("--config", required=True, help="YAML file, see configs/fusion")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
-    options = parser.parse_args(arguments)
-    run_command(lambda: adapt(load(AdaptConfig, options.config, options.overrides)))
-
+# door of earlier releases: python -m fourm.alignment.adapt is fourm adapt
+main = door("adapt")
 
 if __name__ == "__main__":
     main()

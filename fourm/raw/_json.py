@@ -46,9 +46,9 @@ class Json(Raw):
 
     def from_argument(self, text: str) -> Any:
         """A file, or the JSON itself."""
-        if Path(text).is_file():
-            return super().from_argument(text)
-        return self.read(text.encode(), "json")
+        if text.lstrip().startswith(("[", "{")) and not Path(text).is_file():
+            return self.read(text.encode(), "json")
+        return super().from_argument(text)
 
     def line(self, value: Any) -> str:
         return self.printed(value)

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from fourm.blocks import Block
 from fourm.config import at_least
-from fourm.errors import UserError
+from fourm.errors import Interrupted, UserError
 from fourm.training.checkpoints import (
     gather_full,
     load_optimizer_tensors,
@@ -83,10 +83,6 @@ class LoopConfig:
         at_least(self, 0, "ema", "num_workers", "eval_every", "threads")
         if self.ema >= 1:
             raise UserError(f"ema must be below 1, not {self.ema}: nothing would be averaged in")
-
-
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C: the state has been saved."""
 
 
 class Loop:

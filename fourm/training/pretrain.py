@@ -1,6 +1,7 @@
 """Pretraining: masked modelling of any modality set.
 
-    accelerate launch -m fourm.training.pretrain --config configs/pretrain/<x>.yaml [key=value ...]
+    fourm pretrain configs/pretrain/<x>.yaml [KEY=VALUE]...
+    accelerate launch -m fourm pretrain CONFIG ...          (several GPUs or machines)
 
 One process or many (DDP, FSDP2), from a laptop to a cluster: the same command. Started again after
 any stop, it goes on from its last checkpoint. Each checkpoint folder is a model folder:
@@ -9,7 +10,6 @@ any stop, it goes on from its last checkpoint. Each checkpoint folder is a model
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.batch import MaskedBatch
+from fourm.cli import door
 from fourm.codecs import CodecSet
-from fourm.commands import run_command
-from fourm.config import at_least, dump, load
+from fourm.config import at_least, dump
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, open_sources
 from fourm.errors import UserError
@@ -262,18 +262,8 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     return figures
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Pretrain FourM by masked modelling.")
-    parser.add_argument("--config", required=True, help="YAML file, see configs/pretrain")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="changes to the config, e.g. loop.steps=1000",
-    )
-    options = parser.parse_args(arguments)
-    run_command(lambda: pretrain(load(PretrainConfig, options.config, options.overrides)))
-
+# door of earlier releases: python -m fourm.training.pretrain is fourm pretrain
+main = door("pretrain")
 
 if __name__ == "__main__":
     main()

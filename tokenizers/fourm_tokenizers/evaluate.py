@@ -1,7 +1,7 @@
 """Judge a trained tokenizer on held-out data: a JSON of figures and a picture of inputs,
 reconstructions and errors.
 
-    python -m fourm_tokenizers.evaluate --config configs/tokenizers/<x>.yaml [--raw DIR] [--tokenizers DIR] [--out DIR]
+    fourm evaluate-tokenizer configs/tokenizers/<x>.yaml [--raw DIR] [--tokenizers DIR] [--out DIR]
 
 Figures by kind of value: PSNR, MS-SSIM, sharpness (and LPIPS, rFID where their networks are at
 hand) of pictures, relative error of depth, angle of normals, overlap of classes, cosine of
@@ -11,11 +11,10 @@ many of their tokens are given.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import math
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from fourm.commands import run_command
+from fourm.cli import door
 from fourm.config import read_yaml
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
@@ -199,55 +198,42 @@ def evaluate(
     return figures
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--config", required=True, help="the config that the tokenizers were trained with"
-    )
-    parser.add_argument("--raw", type=Path, help="folder of raw shards (default: the config's)")
-    parser.add_argument(
-        "--tokenizers", type=Path, help="folder of trained tokenizers (default: the config's out)"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="where the figures go (default: beside the tokenizers)"
-    )
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--num", type=int, default=256, help="most samples")
-    parser.add_argument(
-        "--only", action="append", default=[], help="judge this modality alone (may be given again)"
-    )
-    parser.add_argument("--cache", type=Path, default=Path(".cache/fourm/columns"))
-    o = parser.parse_args(arguments)
+def evaluate_all(
+    config: Path,
+    raw: Path | None,
+    tokenizers: Path | None,
+    out: Path | None,
+    split: str,
+    num: int,
+    only: Sequence[str],
+    cache: Path,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and figures of all modalities of a config with a learned tokenizer, or of ``only``
+    these; folders left out are the config's, ``out`` that of the tokenizers.
 
-    def action() -> None:
-        described = read_yaml(o.config)
-        raw, tokenizers = (o.raw or described.get("raw")), (o.tokenizers or described.get("out"))
-        if raw is None or tokenizers is None:
-            raise UserError(
-                f"where? {o.config} does not say raw and out: give --raw and --tokenizers"
-            )
-        modalities = ModalitySet.load(o.config)
-        names = o.only or [
-            m.name
-            for m in modalities
-            if (m.tokenizer and modalities.tokenizers[m.tokenizer].get("type") == "autoencoder")
-        ]
-        for name in names:
-            m = modalities[name]
-            assert m.tokenizer is not None
-            figures = evaluate(
-                m,
-                Path(raw),
-                Path(tokenizers, m.tokenizer),
-                o.out or Path(tokenizers),
-                o.split,
-                o.num,
-                o.cache,
-            )
-            print(json.dumps({"modality": name, **figures}, indent=1))
+    Raises UserError for folders that no one names.
+    """
+    described = read_yaml(config)
+    raw_folder = raw or described.get("raw")
+    tokenizers_folder = tokenizers or described.get("out")
+    if raw_folder is None or tokenizers_folder is None:
+        raise UserError(f"where? {config} does not say raw and out: give --raw and --tokenizers")
+    modalities = ModalitySet.load(config)
+    learned = [
+        m.name
+        for m in modalities
+        if m.tokenizer and modalities.tokenizers[m.tokenizer].get("type") == "autoencoder"
+    ]
+    for name in only or learned:
+        m = modalities[name]
+        assert m.tokenizer is not None
+        folder = Path(tokenizers_folder, m.tokenizer)
+        place = out or Path(tokenizers_folder)
+        yield name, evaluate(m, Path(raw_folder), folder, place, split, num, cache)
 
-    run_command(action)
 
+# door of earlier releases: python -m fourm_tokenizers.evaluate is fourm evaluate-tokenizer
+main = door("evaluate-tokenizer")
 
 if __name__ == "__main__":
     main()
