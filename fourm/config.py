@@ -140,8 +140,8 @@ def check_fields(config: Any) -> None:
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if isinstance(value, numbers.Number) and hasattr(value, "item"):
-            value = value.item()  # numpy's numbers are as good as Python's
+        if isinstance(value, numbers.Number):  # numpy's numbers are as good as Python's
+            value = getattr(value, "item", lambda number=value: number)()
         object.__setattr__(config, f.name, _convert(hints[f.name], value, f.name))
 
 
