@@ -1,7 +1,8 @@
 """Any-to-any generation in a few lines, in the style of diffusers.
 
     pipe = AnyToAnyPipeline.from_pretrained("folder-or-hub-id")
-    out = pipe({"caption": "a red cube left of a blue sphere"}, targets=["depth", "rgb"], guidance_scale=3.0, seed=0)
+    given = {"caption": "a red cube left of a blue sphere"}
+    out = pipe(given, targets=["depth", "rgb"], guidance_scale=3.0, seed=0)
     out["rgb"].images[0].save("scene.png")
 
 Inputs and outputs are raw forms: PIL pictures or arrays, strings, lists of boxes. Targets are
