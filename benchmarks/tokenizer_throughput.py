@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from fourm_tokenizers.networks import Blocks
-from fourm_tokenizers.quantizers import QuantizerConfig
+from fourm_tokenizers.quantizers.fsq import FSQConfig
 from torch import Tensor
 
 from fourm.blocks import Attention, Block
@@ -92,7 +92,7 @@ def main() -> None:
         image_size=SIZE,
         patch_size=PATCH,
         channels=3,
-        quantizer=QuantizerConfig(levels=(8, 8, 8, 5)),
+        quantizer=FSQConfig(levels=(8, 8, 8, 5)),
         dim=DIM,
         num_heads=HEADS,
         encoder_depth=DEPTH,

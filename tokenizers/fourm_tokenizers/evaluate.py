@@ -31,8 +31,8 @@ from fourm.errors import UserError
 from fourm.evaluation.metrics import dense_figures
 from fourm.modalities import Modality, ModalitySet
 from fourm.show import has_picture, picture_of
+from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.picture import PictureCodec, from_values, to_values
-from fourm_tokenizers.quantizers import CodeUse
 from fourm_tokenizers.task import raw_column
 
 _SHOWN = 8
