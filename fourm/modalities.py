@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from fourm.codec_types import sizes_of
 from fourm.config import from_mapping, read_yaml, to_mapping
 from fourm.errors import UserError
 
@@ -331,24 +332,27 @@ def _read_modality(
         entry["raw"] = source["raw"]
     given = entry.get("raw")
     raw: dict[str, Any] = given if isinstance(given, dict) else {}
-    if "levels" in settings:
-        entry.setdefault("levels", list(settings["levels"]))
-        entry.setdefault("vocab_size", math.prod(settings["levels"]))
-    elif isinstance(settings.get("quantizer"), dict):
-        codebook = settings["quantizer"]
-        if "levels" in codebook:
-            entry.setdefault("levels", list(codebook["levels"]))
-        entry.setdefault(
-            "vocab_size", codebook.get("codebook_size", math.prod(codebook.get("levels", [0])))
-        )
-    elif "vocab_size" in settings:
-        entry.setdefault("vocab_size", settings["vocab_size"])
-    if entry.get("kind") == "set" and settings.get("num_tokens"):
-        codebook = settings.get("quantizer") or {}
-        entry.setdefault("max_tokens", settings["num_tokens"] * codebook.get("num_codebooks", 1))
+    _fill_sizes(entry, settings, raw, where)
     if entry.get("kind") == "sequence" and entry.get("tokenizer"):
         entry.setdefault("vocab", entry["tokenizer"])
-    if "patch_size" in settings and raw.get("size") and entry.get("kind") == "grid":
-        side = raw["size"] // settings["patch_size"]
-        entry.setdefault("grid", [side, side])
     return from_mapping(Modality, {"name": name, **entry}, where)
+
+
+def _fill_sizes(
+    entry: dict[str, Any], settings: dict[str, Any], raw: dict[str, Any], where: str
+) -> None:
+    """Set the sizes that the YAML leaves to the tokenizer."""
+    count = {"grid": "grid", "set": "max_tokens"}.get(entry.get("kind", ""))
+    complete = "vocab_size" in entry and (count is None or count in entry)
+    try:
+        told = sizes_of(settings, raw, complete)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    derived: dict[str, Any] = {"vocab_size": told.vocab_size, "levels": list(told.levels)}
+    if count == "grid" and told.grid is not None:
+        derived["grid"] = list(told.grid)
+    if count == "max_tokens":
+        derived["max_tokens"] = told.num_tokens
+    for key, value in derived.items():
+        if value:
+            entry.setdefault(key, value)

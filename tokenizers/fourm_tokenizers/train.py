@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fourm.codecs import BUILT_IN
+from fourm.codec_types import BUILT_IN
 from fourm.commands import run_command
 from fourm.config import apply_override, from_mapping, read_yaml
 from fourm.data.raw import read_raw
