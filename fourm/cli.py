@@ -293,7 +293,7 @@ def _fusion(parser: argparse.ArgumentParser):
         ("adapt", "UniMoS: adapt to an unlabelled domain"),
     ):
         part = what.add_parser(name, help=text)
-        part.add_argument("config", help="YAML file, see configs/fusion")
+        part.add_argument("config", help="YAML file, see configs/alignment")
         part.add_argument(
             "overrides",
             nargs="*",

@@ -39,8 +39,9 @@ def plain_sizes(settings: Mapping[str, Any], raw: Mapping[str, Any]) -> Sizes:
     if not isinstance(levels, (list, tuple)) or not all(isinstance(n, int) for n in levels):
         raise UserError(f"levels {levels!r} must be a list of whole numbers")
     patch, pixels = settings.get("patch_size"), raw.get("size")
-    known = isinstance(patch, int) and isinstance(pixels, int) and patch > 0
-    side = pixels // patch if known else 0
+    side = 0
+    if isinstance(patch, int) and isinstance(pixels, int) and patch > 0:
+        side = pixels // patch
     return Sizes(
         vocab_size=math.prod(levels) if levels else settings.get("vocab_size", 0),
         levels=tuple(levels),

@@ -6,7 +6,7 @@ sequences; the sequences' latents take in the images' through tanh gates, transf
 and that is iterated with learned weights. Encoder layers after the stem are divided among the
 iterations, so depth stays the same while their cost no longer grows with the input.
 
-Not in the paper and needed here (``docs/fusion.md`` has the measurements):
+Not in the paper and needed here (``docs/latent_encoder.md`` has the measurements):
 
 * ``start: pooled``: a latent begins as the mean of tokens that lie near each other in the picture,
   of whatever modality, instead of a learned vector that knows no place (``learned``, the paper's).

@@ -1,4 +1,4 @@
-"""Small latents on disk for tests of fusion: views of shared causes to align, and two domains to
+"""Small latents on disk for tests of alignment: views of shared causes to align, and two domains to
 adapt between.
 """
 

@@ -465,7 +465,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Adapt contrastive latents to an unlabelled domain."
     )
-    parser.add_argument("--config", required=True, help="YAML file, see configs/fusion")
+    parser.add_argument("--config", required=True, help="YAML file, see configs/alignment")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     options = parser.parse_args(arguments)
     run_command(lambda: adapt(load(AdaptConfig, options.config, options.overrides)))

@@ -207,7 +207,7 @@ def embed_latents(folder: str | Path, modality: str, latents: str | Path, out: s
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Align frozen encoders on cached latents.")
-    parser.add_argument("--config", required=True, help="YAML file, see configs/fusion")
+    parser.add_argument("--config", required=True, help="YAML file, see configs/alignment")
     parser.add_argument(
         "overrides",
         nargs="*",

@@ -51,7 +51,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig:
-    """Everything an alignment is made of; YAML files under ``configs/fusion`` are this tree."""
+    """Everything an alignment is made of; YAML files under ``configs/alignment`` are this tree."""
 
     out: str
     latents: dict[str, str]  # modality -> folder of its latents

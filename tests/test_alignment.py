@@ -1,4 +1,4 @@
-"""Fusion on cached latents: what is promised of the store, the losses, the connectors, adaptation,
+"""Alignment on cached latents: what is promised of the store, the losses, the connectors, adaptation,
 and of runs that are killed.
 """
 
@@ -479,7 +479,7 @@ def test_contrast_across_two_ranks_is_that_of_the_whole_batch(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = f"import sys; sys.path[:0] = ['tests']; import test_fusion; test_fusion._rank(int(sys.argv[1]), {port}, {str(tmp_path)!r})"
+    program = f"import sys; sys.path[:0] = ['tests']; import test_alignment; test_alignment._rank(int(sys.argv[1]), {port}, {str(tmp_path)!r})"
     running = [
         subprocess.Popen([sys.executable, "-c", program, str(rank)], cwd=ROOT, env=ENVIRONMENT)
         for rank in range(2)
@@ -498,7 +498,7 @@ def test_contrast_across_two_ranks_is_that_of_the_whole_batch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "fusion").glob("*.yaml")), ids=lambda p: p.stem
+    "path", sorted((ROOT / "configs" / "alignment").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_every_config_loads(path):
     from fourm.config import load

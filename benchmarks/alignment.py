@@ -1,13 +1,13 @@
-"""Do the fusion methods do what their papers say, in miniature? Emoji in five styles, frozen
+"""Do the alignment methods do what their papers say, in miniature? Emoji in five styles, frozen
 EfficientNet-Lite and MiniLM latents.
 
     python examples/emoji_styles.py runs/styles/pictures         (once)
-    bash examples/style_latents.sh runs/styles                   (once, 4 minutes: imports the pictures, caches their latents)
-    python benchmarks/fusion.py fusemix|altmoe|unimos [--root runs/styles] [--seeds 3]
+    bash examples/style_latents.sh runs/styles                   (once: caches their latents)
+    python benchmarks/alignment.py fusemix|altmoe|unimos [--root runs/styles] [--seeds 3]
 
 Splits are by subject and seed; settings were chosen on the validation subjects of seed 100, which
-no table uses; figures are of the test subjects. Writes ``fusion_<part>.json``; exit status 0 where
-the claims named in the output hold.
+no table uses; figures are of the test subjects. Writes ``alignment_<part>.json``; exit status 0
+where the claims named in the output hold.
 """
 
 from __future__ import annotations
@@ -389,7 +389,7 @@ def main() -> None:
         "seeds": o.seeds,
         "seconds": round(time.perf_counter() - started),
     }
-    path = o.out or Path(__file__).with_name(f"fusion_{o.part}.json")
+    path = o.out or Path(__file__).with_name(f"alignment_{o.part}.json")
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(result, indent=1, ensure_ascii=False))
     sys.exit(0 if all(claims.values()) else 1)
