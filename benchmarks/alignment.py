@@ -31,11 +31,13 @@ import torch
 import torch.nn.functional as F
 from fourm_data_prep.labellers import Samples, open_labeller
 
-from fourm.alignment.adapt import AdaptConfig, accuracy, adapt, read_classes
+from fourm.alignment.adapt import accuracy, adapt
 from fourm.alignment.align import AlignTask, align, figures_on_test, load_aligner
 from fourm.alignment.aligner import AlignConfig, gradient_cosines
+from fourm.alignment.domains import read_classes
 from fourm.alignment.latents import open_latents, write_latents
 from fourm.alignment.pairs import batch_of
+from fourm.alignment.unimos import AdaptConfig
 from fourm.config import from_mapping
 from fourm.modalities import RawSpec
 
@@ -80,12 +82,13 @@ def run_all(scratch: Path, plans: list[dict[str, Any]]) -> list[Path]:
 def table(rows: Rows) -> dict[str, dict[str, str]]:
     """Mean and deviation of each figure over the seeds."""
     return {
-        name: {
-            k: f"{100 * np.mean([r[k] for r in runs]):.1f} ± {100 * np.std([r[k] for r in runs]):.1f}"
-            for k in runs[0]
-        }
+        name: {figure: per_cent([run[figure] for run in runs]) for figure in runs[0]}
         for name, runs in rows.items()
     }
+
+
+def per_cent(values: list[float]) -> str:
+    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values):.1f}"
 
 
 def mean(rows: Rows, name: str, figure: str) -> float:

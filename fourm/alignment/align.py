@@ -1,7 +1,8 @@
 """Align frozen encoders on cached latents: FuseMix (2312.10144) and Alt-MoE (2409.05929), one
 trainer, in the loop that trains FourM.
 
-    fourm fusion align CONFIG [key=value ...]          (or accelerate launch -m fourm.alignment.align --config CONFIG)
+    fourm fusion align CONFIG [key=value ...]
+    accelerate launch -m fourm.alignment.align --config CONFIG [key=value ...]     (several ranks)
 
 FuseMix is ``connect.kind: heads`` with shared mixup; Alt-MoE is ``experts`` with regression beside
 contrast and a schedule over directions. Their parts combine freely. Held-out figures are recalls
