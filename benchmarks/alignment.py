@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.samples import Samples
 
 from fourm.alignment.adapt import accuracy, adapt
 from fourm.alignment.align import AlignTask, align, figures_on_test, load_aligner

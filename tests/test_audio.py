@@ -9,7 +9,8 @@ import wave
 import numpy as np
 import pytest
 import torch
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.samples import Samples
 
 from fourm.data.raw import read_raw, write_raw
 from fourm.data.shards import shard_path, write_shard

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from fourm.errors import UserError
 from fourm.modalities import RawSpec
-from fourm_data_prep.labellers import Labeller, Samples
+from fourm_data_prep.samples import Labeller, Samples
 
 _PALETTE_COLORS = 5
 _EDGE_SIGMA = 0.8  # pixels
@@ -96,7 +96,7 @@ def alpha(samples: Samples, spec: RawSpec) -> list[Any]:
     ]
 
 
-EXACT: dict[str, Labeller] = {
+LABELLERS: dict[str, Labeller] = {
     "edges": edges,
     "canny": canny,
     "palette": palette,

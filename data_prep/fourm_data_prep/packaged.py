@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from fourm.errors import UserError
 from fourm.modalities import RawSpec
-from fourm_data_prep.labellers import Labeller, Samples
+from fourm_data_prep.samples import Labeller, Samples
 
 _BATCH = 8
 # widths of each block
@@ -344,7 +344,7 @@ def _warp(picture: np.ndarray, center: np.ndarray, side: float, angle: float) ->
     )
 
 
-PACKAGED: dict[str, Labeller] = {
+LABELLERS: dict[str, Labeller] = {
     "hed": hed,
     "efficientnet": efficientnet,
     "minilm": minilm,

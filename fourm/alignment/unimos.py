@@ -1,9 +1,9 @@
 """UniMoS, "Split to Merge" (2403.06946): the network that adapts contrastive latents, and its loss.
 
 Each picture's vector z is separated into a language-associated part L(z) and a vision-associated
-part V(z). The first is read by the class prompts, the second by a small classifier; a learned weight w
-merges their opinions. A discriminator, trained on the source to tell the two kinds of parts from
-each other, tells the target's parts where to lie.
+part V(z). The first is read by the class prompts, the second by a small classifier; a learned
+weight w merges their opinions. A discriminator, trained on the source to tell the two kinds of
+parts from each other, tells the target's parts where to lie.
 
 Differences from the paper: squares of the parts' product are averaged instead of summed, and
 logits are at the contrastive model's own temperature. The two phases of the published step (all
