@@ -1,7 +1,7 @@
 """Pictures a second of a ViT tokenizer, encoding and training, against the same network written
 plainly.
 
-    python benchmarks/tokenizer_throughput.py [--threads 1] [--out benchmarks/tokenizer_throughput.json]
+    python benchmarks/tokenizer_throughput.py [--threads 1] [--out FILE.json]
 
 The plain one has the same weights and gives the same numbers, but explicit softmax attention over
 (B, H, N, N) scores, separate projections of queries, keys and values, and separate gate and value

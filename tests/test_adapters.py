@@ -510,7 +510,8 @@ def test_latents_of_any_encoder_are_cached_shard_by_shard_and_a_rerun_does_nothi
     assert again.num_before == again.num_done == 2
     config.write_text(
         text
-        + "  edges: {kind: grid, raw: {type: array, size: 24}, labeller: edges, vocab_size: 8, grid: [2, 2]}\n"
+        + "  edges: {kind: grid, raw: {type: array, size: 24}, labeller: edges,"
+        + " vocab_size: 8, grid: [2, 2]}\n"
     )
     label(tmp_path / "raw", config, [], engine=one)
     for split in ("train", "val"):

@@ -151,7 +151,7 @@ def test_code_use_counts_and_advises_below_a_tenth():
     assert CodeUse.of(torch.arange(256), 256).advice("rgb") == ""
 
 
-def test_the_discriminator_learns_from_detached_pictures_and_the_tokenizer_from_a_frozen_discriminator():
+def test_the_discriminator_sees_detached_pictures_and_the_tokenizer_a_frozen_discriminator():
     config = TokenizerConfig(
         levels=(4, 4, 4),
         patch_size=4,
@@ -229,7 +229,10 @@ def test_measures_of_pictures_know_sharp_from_blurred():
     assert ms_ssim(sharp, sharp) == pytest.approx(1.0, abs=1e-4) and ms_ssim(blurred, sharp) < 0.7
 
 
-TRAIN = "{steps: 40, batch_size: 8, threads: 1, num_workers: 0, checkpoint_every: 20, keep_checkpoints: 9, optimizer: {name: muon}}"
+TRAIN = (
+    "{steps: 40, batch_size: 8, threads: 1, num_workers: 0, checkpoint_every: 20,"
+    " keep_checkpoints: 9, optimizer: {name: muon}}"
+)
 TRAINED = {
     "vq": (
         "grid",
