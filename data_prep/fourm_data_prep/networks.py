@@ -46,6 +46,7 @@ def read_settings(reader: str, name: str) -> Any:
 
 def is_kind(auto: str, name: str) -> bool:
     """True if a network is of those that an ``AutoModel...`` opens; other classes take any."""
+    # the library's own table, by which its from_pretrained chooses
     kinds = getattr(getattr(_library(name), auto), "_model_mapping", None)
     return kinds is None or type(read_settings("AutoConfig", name)) in kinds
 

@@ -179,6 +179,7 @@ class UniMoS(nn.Module):
     def _teacher(self, z: Tensor) -> Tensor:
         """Log-probabilities (B, classes) of the unadapted model."""
         logits = self.zero_shot_logits(z)
+        # softmax does not see the shift: it keeps large logits of low temperatures in range
         return (logits - logits.mean(1, keepdim=True)).log_softmax(-1)
 
     def _tell_apart(self, z: Tensor, frozen: bool) -> Tensor:
