@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from fourm.choices import Choice
-from fourm.config import _choose, from_mapping, to_mapping
+from fourm.config import from_mapping, to_mapping
 from fourm.errors import UserError
 
 
@@ -42,20 +42,6 @@ def test_a_kind_is_named_alone_or_with_its_settings_and_written_back():
     assert drawing.shape.area() == 9.0
     assert to_mapping(drawing) == {"shape": {"type": "square", "side": 3.0}, "other": None}
     assert from_mapping(Drawing, to_mapping(drawing), "f") == drawing
-
-
-def test_a_family_with_a_default_reads_settings_without_a_name():
-    @dataclass(frozen=True, kw_only=True)
-    class Line(Choice, family="line", default="solid"):
-        width: int = 1
-
-    @dataclass(frozen=True, kw_only=True)
-    class Solid(Line, name="solid"):
-        pass
-
-    assert _choose(Line, {"width": 2}, "f") == Solid(width=2)
-    with pytest.raises(UserError, match="a mapping with 'type'"):
-        from_mapping(Drawing, {"shape": {"side": 2}}, "f")
 
 
 def test_a_kind_that_lies_elsewhere_is_found_by_its_place():

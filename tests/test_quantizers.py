@@ -12,6 +12,8 @@ import pytest
 import torch
 from fourm_tokenizers.picture import PictureCodec, load_autoencoder
 from fourm_tokenizers.quantizers import Quantized, Quantizer, QuantizerConfig
+from fourm_tokenizers.quantizers.fsq import FSQConfig
+from fourm_tokenizers.settings import TokenizerConfig
 from fourm_tokenizers.train import main as train_main
 
 from fourm.demo.scenes_to_shards import write_scene_shard
@@ -110,3 +112,10 @@ def test_a_description_with_the_settings_of_all_types_is_read_if_it_is_of_an_ear
     path.write_text(json.dumps(described))
     with pytest.raises(UserError, match="unknown key 'depth'"):
         load_autoencoder(tmp_path / "rgb")
+
+
+def test_settings_without_a_type_are_those_of_fsq():
+    config = from_mapping(TokenizerConfig, {"quantizer": {"levels": [4, 3]}}, "tokenizer")
+    assert config.codebook == FSQConfig(levels=(4, 3))
+    with pytest.raises(UserError, match="unknown key 'decay'"):
+        from_mapping(TokenizerConfig, {"quantizer": {"levels": [4], "decay": 0.9}}, "tokenizer")
