@@ -33,21 +33,42 @@ class Sizes:
 
 def plain_sizes(settings: Mapping[str, Any], raw: Mapping[str, Any]) -> Sizes:
     """Sizes from settings with the usual names: ``levels``, ``vocab_size``, ``patch_size`` (pixels
-    of a token's side) and ``num_tokens``.
+    of a token's side) and ``num_tokens``. Raises UserError for values that are no sizes.
     """
-    levels = settings.get("levels") or ()
-    if not isinstance(levels, (list, tuple)) or not all(isinstance(n, int) for n in levels):
-        raise UserError(f"levels {levels!r} must be a list of whole numbers")
-    patch, pixels = settings.get("patch_size"), raw.get("size")
+    levels = _levels(settings["levels"]) if "levels" in settings else ()
     side = 0
-    if isinstance(patch, int) and isinstance(pixels, int) and patch > 0:
-        side = pixels // patch
+    if "patch_size" in settings and raw.get("size"):
+        side = _num_patches(whole(raw, "size"), whole(settings, "patch_size"))
     return Sizes(
         vocab_size=math.prod(levels) if levels else settings.get("vocab_size", 0),
-        levels=tuple(levels),
+        levels=levels,
         grid=(side, side) if side else None,
-        num_tokens=settings.get("num_tokens", 0),
+        num_tokens=whole(settings, "num_tokens"),
     )
+
+
+def whole(table: Mapping[str, Any], key: str, default: int = 0) -> int:
+    """A size in settings or a raw form. Raises UserError for anything but a whole number."""
+    value = table.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{key} must be a whole number, not {value!r}")
+    return value
+
+
+def _levels(value: Any) -> tuple[int, ...]:
+    levels = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if not levels or not all(isinstance(level, int) and level > 1 for level in levels):
+        raise UserError(f"levels must be whole numbers from 2 on, e.g. [8, 8, 8, 5], not {value!r}")
+    return levels
+
+
+def _num_patches(size: int, patch_size: int) -> int:
+    """Patches along a side."""
+    if not patch_size:
+        raise UserError("patch_size must be at least 1, not 0")
+    if size % patch_size:
+        raise UserError(f"{size} px is no multiple of patch_size {patch_size}")
+    return size // patch_size
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_a_codec_that_cannot_be_imported_is_missed_only_where_a_size_is():
         modality(settings, vocab_size=40)
     with pytest.raises(UserError, match="needs vocab_size or a tokenizer that tells it"):
         modality({"type": f"{__name__}:Sizes"}, grid=[2, 2])
-    with pytest.raises(UserError, match="modality m: levels 8 must be a list"):
+    with pytest.raises(UserError, match="modality m: levels must be whole numbers from 2 on"):
         modality({"type": "autoencoder", "levels": 8})
 
 

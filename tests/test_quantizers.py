@@ -16,6 +16,7 @@ from fourm_tokenizers.quantizers.fsq import FSQConfig
 from fourm_tokenizers.settings import TokenizerConfig
 from fourm_tokenizers.train import main as train_main
 
+from fourm.config import from_mapping
 from fourm.demo.scenes_to_shards import write_scene_shard
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fourm.codec_types import Sizes, plain_sizes
+from fourm.codec_types import Sizes, plain_sizes, whole
 
 
 def autoencoder_sizes(settings: Mapping[str, Any], raw: Mapping[str, Any]) -> Sizes:
@@ -21,10 +21,10 @@ def autoencoder_sizes(settings: Mapping[str, Any], raw: Mapping[str, Any]) -> Si
     quantizer = settings.get("quantizer")
     if not isinstance(quantizer, dict):
         return sizes
-    codebook = plain_sizes(quantizer, raw)
+    codebook = plain_sizes(quantizer, {})
     return replace(
         sizes,
-        vocab_size=quantizer.get("codebook_size") or codebook.vocab_size,
+        vocab_size=whole(quantizer, "codebook_size") or codebook.vocab_size,
         levels=codebook.levels,
-        num_tokens=sizes.num_tokens * quantizer.get("num_codebooks", 1),
+        num_tokens=sizes.num_tokens * whole(quantizer, "num_codebooks", 1),
     )
