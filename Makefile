@@ -20,7 +20,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/ready
-	$(RUN) -m fourm.cli demo --size $(SIZE) --out $(OUT)
+	$(RUN) -m fourm demo --size $(SIZE) --out $(OUT)
 
 test: $(VENV)/ready
 	$(RUN) -m pytest

@@ -32,7 +32,7 @@ import torch
 import yaml
 
 from fourm.config import from_mapping, read_yaml
-from fourm.data.raw import write_npy
+from fourm.data.npy import write_npy
 from fourm.data.shards import shard_path, write_shard
 from fourm.data.store import Source, SourceConfig
 from fourm.modalities import ModalitySet

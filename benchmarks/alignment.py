@@ -40,7 +40,7 @@ from fourm.alignment.latents import open_latents, write_latents
 from fourm.alignment.pairs import batch_of
 from fourm.alignment.unimos import AdaptConfig
 from fourm.config import from_mapping
-from fourm.modalities import RawSpec
+from fourm.raw.vectors import Vectors
 
 OPTIMIZER = {"lr": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.999], "clip": 1.0}
 Rows = dict[str, list[dict[str, float]]]
@@ -295,9 +295,7 @@ def unimos(root: Path, seeds: int, scratch: Path) -> tuple[dict[str, Any], dict[
     names, counts = np.unique(list(classes_of.values()), return_counts=True)
     classes = [str(n) for n, c in zip(names, counts, strict=True) if c >= SMALLEST_CLASS]
     lines = [f"an emoji of {name.replace('-', ' ')}" for name in classes]
-    prompts = np.concatenate(
-        open_labeller("minilm")(Samples([], lines), RawSpec(type="vectors", channels=384))
-    )
+    prompts = np.concatenate(open_labeller("minilm")(Samples([], lines), Vectors(channels=384)))
     for seed in range(seeds):
         model = load_aligner(mini_clip(root, seed, scratch))
 

@@ -79,7 +79,7 @@ def main() -> None:
         column = raw_column(m, Path(described["raw"]), "val", o.cache)
         truth = column.gather(np.random.default_rng(0).permutation(len(column))[: o.num])[0][:, 0]
         # pixels of a token: its seams are no sharpness
-        side = m.raw.size // math.isqrt(m.num_tokens)
+        side = m.raw.pixels // math.isqrt(m.num_tokens)
         codec = PictureCodec(Path(described["out"], "rgb"), m)
         made = np.stack(codec.decode(codec.encode(list(truth))))
         figures[name] = {

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import webdataset as wds
 
-from fourm.data.raw import read_npy, write_npy
+from fourm.data.npy import read_npy, write_npy
 from fourm.data.shards import shard_path, write_shard
 from fourm.data.store import Source, SourceConfig
 from fourm.modalities import ModalitySet

@@ -79,9 +79,9 @@ def plain_loss(model: FourM, batch: MaskedBatch, tokens: SampleTokens) -> Tensor
     content = model.tokens(kind.expand_as(ids).reshape(-1), ids.reshape(-1)).unflatten(
         0, ids.shape
     )  # every token of every modality
-    place = (model.positions(kind, position) + model.modality[kind]).expand_as(content)
+    place = (model.positions(kind, position).added + model.modality[kind]).expand_as(content)
     target_place = (
-        model.positions(kind, position) + model.decoder_modality[kind] + model.mask_token
+        model.positions(kind, position).added + model.decoder_modality[kind] + model.mask_token
     ).expand_as(content)
     e, d = batch.encoder, batch.decoder
     pick_in = (e.modality * n + e.position).reshape(BATCH, BUDGET)

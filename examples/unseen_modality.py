@@ -1,7 +1,7 @@
 """A modality that FourM was never trained on drives its generation: captions -> MiniLM -> (FuseMix)
 -> ImageNet features -> tokens -> pictures.
 
-    make demo                                       (once: its scenes and its picture tokenizer are used)
+    make demo                       (once: its scenes and its picture tokenizer are used)
     pip install -e '.[demo,labels]'
     python examples/unseen_modality.py runs/demo --out runs/unseen
 
@@ -36,8 +36,8 @@ from fourm.alignment.aligner import AlignConfig
 from fourm.config import from_mapping
 from fourm.demo.judge import PixelJudge
 from fourm.demo.tasks import held_out_scenes
-from fourm.modalities import RawSpec
 from fourm.pipeline import AnyToAnyPipeline
+from fourm.raw.vectors import Vectors
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
 
@@ -180,16 +180,12 @@ def main() -> None:
     pipe = AnyToAnyPipeline.from_pretrained(model, tokenizers=out / "tokenizers")
     scenes, judge = held_out_scenes(4, o.num, 48), PixelJudge(48)
     words = np.concatenate(
-        open_labeller("minilm")(
-            Samples([], scenes.raw["caption"]), RawSpec(type="vectors", channels=384)
-        )
+        open_labeller("minilm")(Samples([], scenes.raw["caption"]), Vectors(channels=384))
     )
     with torch.no_grad():
         mapped = head.embed("text", torch.from_numpy(words)).numpy()
     own = np.concatenate(
-        open_labeller("efficientnet")(
-            Samples(scenes.raw["rgb"]), RawSpec(type="vectors", channels=1280)
-        )
+        open_labeller("efficientnet")(Samples(scenes.raw["rgb"]), Vectors(channels=1280))
     )
     figures, sheets = {}, [scenes.raw["rgb"][:12]]
     for name, vectors in (

@@ -8,13 +8,16 @@ nothing anywhere.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import socket
 from typing import Any
 
 from fourm.errors import UserError
 from fourm.pipeline import AnyToAnyPipeline
-from fourm.show import has_picture, picture_of, text_of
+from fourm.raw.image import Image
+from fourm.raw.text import Text
 
 
 def build_app(pipe: AnyToAnyPipeline) -> Any:
@@ -24,8 +27,8 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    texts = [m for m in pipe.modalities.inputs if m.raw.type == "text"]
-    pictures = [m for m in pipe.modalities if m.raw.type == "image" and not m.source]
+    texts = [m for m in pipe.modalities.inputs if isinstance(m.raw, Text)]
+    pictures = [m for m in pipe.modalities if isinstance(m.raw, Image) and not m.source]
     outputs = pipe.modalities.outputs
 
     def generate(*values: Any) -> list[Any]:
@@ -45,11 +48,11 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
         shown: list[Any] = []
         for m in outputs:
             result = out.get(m.name)
-            if has_picture(m.raw):
-                picture = picture_of(result.values[0], m.raw) if result else None
+            if m.raw.has_picture:
+                picture = m.raw.picture(result.values[0]) if result else None
                 shown.append(picture.resize((256, 256)) if picture else None)
             else:
-                shown.append(text_of(result.values[0], m.raw) if result else "")
+                shown.append(m.raw.line(result.values[0]) if result else "")
         return shown
 
     with gr.Blocks(title="fourm") as page:
@@ -74,12 +77,31 @@ def build_app(pipe: AnyToAnyPipeline) -> Any:
             with gr.Column():
                 results = [
                     gr.Image(label=m.name, format="png")
-                    if has_picture(m.raw)
+                    if m.raw.has_picture
                     else gr.Textbox(label=m.name, interactive=False)
                     for m in outputs
                 ]
         button.click(generate, [*fields, chosen, seed, guidance], results, api_name="generate")
     return page
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise UserError unless ``port`` of ``host`` can be served on."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as trial:
+            # as servers do: a port that was in use a moment ago is free
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except socket.gaierror:
+        raise UserError(f"--host {host!r} is no address of this machine") from None
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(f"--host {host!r} is no address of this machine") from None
+        raise UserError(
+            f"port {port} of {host} cannot be had ({error.strerror}): give another --port"
+        ) from None
 
 
 def serve(pipe: AnyToAnyPipeline, host: str, port: int) -> None:

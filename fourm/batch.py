@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm.attention import Layout
+from fourm.layout import Layout
 
 MASK_QUERY = -1  # decoder input of a position that is predicted in parallel
 

@@ -17,12 +17,12 @@ family with a ``default`` takes a mapping without ``type`` for that member's set
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import inspect
 import pkgutil
 from typing import ClassVar, Self
 
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
 
 
 class Choice:
@@ -66,11 +66,9 @@ class Choice:
             importlib.import_module(f"{cls._package}.{name}")
         if name not in cls._members:
             known = cls.names()
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
                 f"{cls._family} {name!r} is not one of {', '.join(known)}"
-                f" and not of the form package.module:Class{hint}"
+                f" and not of the form package.module:Class{nearest(name, known)}"
             )
         return cls._members[name]  # type: ignore[return-value]
 
@@ -83,4 +81,6 @@ class Choice:
             raise UserError(f"{cls._family} {name!r} cannot be imported: {error}") from None
         if not (isinstance(found, type) and issubclass(found, cls)):
             raise UserError(f"{cls._family} {name!r} is no {cls.__name__}")
+        if inspect.isabstract(found):
+            raise UserError(f"{cls._family} {name!r} is a base for others and does nothing itself")
         return found

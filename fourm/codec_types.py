@@ -1,24 +1,29 @@
 """Types of codecs: under which name each is found, and what its settings say of its tokens.
 
 A modality's sizes follow from its tokenizer's settings, and only the codec knows how: this module
-asks it. Reading a modality set must stay quick, so a built-in codec answers from a light module
-beside it. A codec of your own (``type: package.module:Class``) may have a static method
+asks it. Packages name their codecs in the entry points ``fourm.codecs``. Reading a modality set
+must stay quick, so such a codec answers from a light module, named in ``fourm.codec_sizes``. A
+codec of your own (``type: package.module:Class``) may have a static method
 
     sizes(settings, raw) -> Sizes
 
-of its settings and the modality's raw form, both as YAML says them. It is asked, and for that
-imported, where YAML leaves a size out; ``plain_sizes`` holds for codecs without it.
+of its settings as YAML says them and the modality's raw type. It is asked, and for that imported,
+where YAML leaves a size out; ``plain_sizes`` holds for codecs without it.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
+from fourm.raw import Raw
+
+_CODECS, _SIZES = "fourm.codecs", "fourm.codec_sizes"  # groups of entry points
 
 
 @dataclass(frozen=True)
@@ -31,24 +36,34 @@ class Sizes:
     num_tokens: int = 0  # of a sample that becomes a list
 
 
-def plain_sizes(settings: Mapping[str, Any], raw: Mapping[str, Any]) -> Sizes:
+def plain_sizes(settings: Mapping[str, Any], raw: Raw) -> Sizes:
     """Sizes from settings with the usual names: ``levels``, ``vocab_size``, ``patch_size`` (pixels
     of a token's side) and ``num_tokens``. Raises UserError for values that are no sizes.
     """
-    levels = _levels(settings["levels"]) if "levels" in settings else ()
     side = 0
-    if "patch_size" in settings and raw.get("size"):
-        side = _num_patches(whole(raw, "size"), whole(settings, "patch_size"))
+    if "patch_size" in settings and raw.pixels:
+        side = num_patches(raw.pixels, whole(settings, "patch_size"))
+    vocab_size, levels = codebook_sizes(settings)
     return Sizes(
-        vocab_size=math.prod(levels) if levels else settings.get("vocab_size", 0),
+        vocab_size=vocab_size,
         levels=levels,
         grid=(side, side) if side else None,
         num_tokens=whole(settings, "num_tokens"),
     )
 
 
+def codebook_sizes(settings: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+    """Number of ids, and FSQ levels, from ``levels`` or ``vocab_size``. Raises UserError for values
+    that are no sizes.
+    """
+    if "levels" not in settings:
+        return settings.get("vocab_size", 0), ()
+    levels = _levels(settings["levels"])
+    return math.prod(levels), levels
+
+
 def whole(table: Mapping[str, Any], key: str, default: int = 0) -> int:
-    """A size in settings or a raw form. Raises UserError for anything but a whole number."""
+    """A size in settings. Raises UserError for anything but a whole number."""
     value = table.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UserError(f"{key} must be a whole number, not {value!r}")
@@ -62,62 +77,62 @@ def _levels(value: Any) -> tuple[int, ...]:
     return levels
 
 
-def _num_patches(size: int, patch_size: int) -> int:
-    """Patches along a side."""
+def num_patches(size: int, patch_size: int) -> int:
+    """Patches along a side of ``size`` pixels. Raises UserError if they do not fill it."""
     if not patch_size:
         raise UserError("patch_size must be at least 1, not 0")
+    if not size:
+        raise UserError("patch_size needs a raw form that has a size (pixels)")
     if size % patch_size:
         raise UserError(f"{size} px is no multiple of patch_size {patch_size}")
     return size // patch_size
 
 
-@dataclass(frozen=True)
-class BuiltIn:
-    """Where a built-in codec lies, and where the function that tells its sizes."""
-
-    codec: str
-    sizes: str = f"{__name__}:{plain_sizes.__name__}"
+def codec_names() -> list[str]:
+    """Types that have a short name."""
+    return sorted(_entries(_CODECS))
 
 
-BUILT_IN = {
-    "autoencoder": BuiltIn(
-        "fourm_tokenizers.picture:PictureCodec", "fourm_tokenizers.sizes:autoencoder_sizes"
-    ),
-    "text": BuiltIn("fourm_tokenizers.text:open_text_codec"),
-    "released": BuiltIn("fourm_tokenizers.released.codec:ReleasedCodec"),
-}
+def check_type(name: str) -> None:
+    """Raise UserError unless ``name`` is a known type of tokenizers or names one elsewhere."""
+    known = codec_names()
+    if name not in known and not all(name.partition(":")):
+        raise UserError(
+            f"tokenizer type {name!r} is not one of {', '.join(known)} and not of the form"
+            f" package.module:Class{nearest(name, known)}"
+        )
 
 
 def find_codec(name: str) -> Any:
     """The class or function that opens codecs of a type. Raises UserError."""
-    if name in BUILT_IN:
-        return _load(BUILT_IN[name].codec)
-    if ":" not in name:
-        raise UserError(
-            f"tokenizer type {name!r} is not one of {', '.join(BUILT_IN)} and not of the form"
-            " package.module:Class"
-        )
-    return _load(name)
+    check_type(name)
+    return _load(name, _CODECS)
 
 
-def sizes_of(settings: Mapping[str, Any], raw: Mapping[str, Any], complete: bool) -> Sizes:
-    """Sizes of a modality with these tokenizer settings and this raw form, both as YAML says them.
+def sizes_of(settings: Mapping[str, Any], raw: Raw, complete: bool) -> Sizes:
+    """Sizes of a modality of this raw type with these tokenizer settings, as YAML says them.
 
     ``complete``: YAML gives all sizes, so that a codec of the user's own need not be imported.
     Raises UserError for settings that have no meaning.
     """
-    name = settings.get("type", "")
-    tell: Callable[[Mapping[str, Any], Mapping[str, Any]], Sizes] = plain_sizes
-    if name in BUILT_IN:
-        tell = _load(BUILT_IN[name].sizes)
+    name = str(settings.get("type", ""))
+    tell: Callable[[Mapping[str, Any], Raw], Sizes] = plain_sizes
+    if name in _entries(_SIZES):
+        tell = _load(name, _SIZES)
     elif ":" in name and not complete:
-        tell = getattr(_load(name), "sizes", plain_sizes)
+        tell = getattr(find_codec(name), "sizes", plain_sizes)
     return tell(settings, raw)
 
 
-def _load(target: str) -> Any:
-    module, _, attribute = target.partition(":")
+@cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def _load(name: str, group: str) -> Any:
+    """What an entry point names, or ``package.module:Class`` itself."""
+    entry = _entries(group).get(name) or EntryPoint(name, name, group)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return entry.load()
     except (ImportError, AttributeError) as error:
-        raise UserError(f"tokenizer type {target!r} cannot be loaded: {error}") from None
+        raise UserError(f"tokenizer type {name!r} cannot be loaded: {error}") from None

@@ -53,12 +53,9 @@ def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) 
     if not path.is_dir():
         hint = "train it first"
         if settings.get("type") == "text":
-            hint = (
-                f"put its tokenizer.json into {path} (or train one:"
-                " python -m fourm_tokenizers.train_text)"
-            )
+            hint = f"put its tokenizer.json into {path} (or train one: fourm train-text)"
         raise UserError(f"tokenizer {modality.tokenizer!r} is not in {folder}; {hint}")
-    return find_codec(settings.get("type", ""))(path, modality)
+    return find_codec(str(settings.get("type", "")))(path, modality)
 
 
 def _from_hub(repository: str, name: str, folder: str | Path) -> Path:

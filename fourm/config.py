@@ -2,35 +2,74 @@
 
 A config is a tree of dataclasses. ``load`` reads YAML into it, applies ``a.b=value`` overrides, and
 refuses unknown keys with the nearest known one; ``dump`` writes the resolved tree so that it can be
-passed back unchanged.
+passed back unchanged. A table changes only what it names: where a field's default is a config of
+its own, the keys given are laid over that default.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import numbers
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
 
 from fourm.choices import Choice
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
 
 ConfigT = TypeVar("ConfigT")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error: one of the two would be lost."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name = (key.tag, key.value)
+                if name in first:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"key {key.value!r} is given twice, first in line {first[name]}",
+                        problem_mark=key.start_mark,
+                    )
+                first[name] = key.start_mark.line + 1
+        return node
+
+
+def _parse(text: str, where: str) -> Any:
+    """The value of a YAML text; errors say ``where`` and in which line."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark is not None and "\n" in text else ""
+        context = f" ({error.context})" if error.context else ""
+        raise UserError(f"{where}{line}: {error.problem}{context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+    # a date that is none, such as 2024-13-45, a recursive list, a key that is a list
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid YAML: {error}") from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file with a mapping at its top. Raises UserError where it is missing or no mapping."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; a config is a YAML file")
     if not path.is_file():
         raise UserError(f"no config file {path}")
     try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text; a config is a YAML file") from None
+    data = _parse(text, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold a mapping of keys to values")
     return data
@@ -50,42 +89,83 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     if not sign or not key:
         raise UserError(f"override {override!r} is not of the form key=value")
     *parents, last = key.split(".")
+    if not all((*parents, last)):
+        raise UserError(f"override {override!r}: a name between the dots is empty")
     for parent in parents:
         child = data.setdefault(parent, {})
         if not isinstance(child, dict):
             raise UserError(f"override {override!r}: {parent} is not a mapping")
         data = child
-    value = yaml.safe_load(text)
+    value = _parse(text, f"override {override!r}")
     data[last] = _number(value) if isinstance(value, str) else value
 
 
-def from_mapping(cls: type[ConfigT], data: Any, where: str) -> ConfigT:
-    """A dataclass from a mapping; ``where`` (file and key) begins every error message."""
+def from_mapping(cls: type[ConfigT], data: Any, where: str, base: ConfigT | None = None) -> ConfigT:
+    """A dataclass from a mapping; ``where`` (file and key) begins every error message.
+
+    What the mapping does not name is as in ``base``, or has its default.
+    """
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected a mapping, found {data!r}")
+    upgrade = getattr(cls, "upgrade", None)  # keys that earlier releases wrote
+    if upgrade is not None:
+        data = upgrade(data)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
-            raise UserError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}?")
+            near = nearest(str(key), fields, always=True) or "; nothing can be set here"
+            raise UserError(f"{where}: unknown key {key!r}{near}")
     hints = typing.get_type_hints(cls)
-    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
+    before = {
+        name: _default(f) if base is None else getattr(base, name) for name, f in fields.items()
+    }
+    values = {
+        key: _convert(hints[key], value, f"{where}: {key}", before[key])
+        for key, value in data.items()
+    }
+    missing = [n for n in fields if n not in values and before[n] is dataclasses.MISSING]
     if missing:
         raise UserError(f"{where}: missing key {missing[0]!r}")
     try:
-        return cls(**values)
+        return cls(**(values if base is None else before | values))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def check_fields(config: Any) -> None:
+    """Hold the fields of a (frozen) dataclass to its type hints, for its ``__post_init__``.
+
+    So what is made in Python is checked as what is read from YAML: numbers and names are refused
+    where they are wrong (UserError), and the name of a ``Choice`` becomes its member.
+    """
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, np.generic):  # numpy's numbers are as good as Python's
+            value = value.item()
+        object.__setattr__(config, f.name, _convert(hints[f.name], value, f.name))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """What a field holds that is not given; MISSING if it must be."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def at_least(config: Any, least: int, *names: str) -> None:
+    """Raise UserError unless each named field (a number, a tuple of them, or None) is ``least`` or
+    more.
+    """
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not number >= least:  # NaN is less, too
+                raise UserError(f"{name} must be at least {least}, not {number}")
+
+
+def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
+    """``value`` as the type ``hint``; a table is laid over ``default`` where that is a config."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -96,18 +176,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         errors = []
         for option in options:
             try:
-                return _convert(option, value, where)
+                return _convert(option, value, where, default)
             except ValueError as error:
                 errors.append(error)
         raise errors[0]
     if origin is typing.Literal:
         if value not in arguments:
-            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
+            known = [str(argument) for argument in arguments]
+            near = nearest(str(value), known)
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(known)}{near}")
         return value
     if isinstance(hint, type) and issubclass(hint, Choice):
-        return _choose(hint, value, where)
+        return choose(hint, value, where, default)
     if dataclasses.is_dataclass(hint):
-        return from_mapping(hint, value, where)  # type: ignore[arg-type]
+        base = default if isinstance(default, hint) else None  # type: ignore[arg-type]
+        return from_mapping(hint, value, where, base)  # type: ignore[arg-type]
     if origin is dict:
         if not isinstance(value, dict):
             raise UserError(f"{where}: expected a mapping, found {value!r}")
@@ -122,18 +205,24 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return origin(_convert(arguments[0], v, where) for v in value)
     if hint is float:
         value = _number(value) if isinstance(value, str) else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's too
             raise UserError(f"{where}: expected a number, found {value!r}")
         return float(value)
-    if hint in (int, str, bool):
-        if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+    if hint is int:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise UserError(f"{where}: expected int, found {value!r}")
+        return int(value)
+    if hint in (str, bool):
+        if not isinstance(value, hint):
             raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
         return value
     raise TypeError(f"no rule to read a config value of type {hint}")
 
 
-def _choose(family: type[Choice], value: Any, where: str) -> Any:
-    """A member of a family of kinds, from its name or a mapping that begins with its ``type``."""
+def choose(family: type[Choice], value: Any, where: str, default: Any = None) -> Any:
+    """A member of a family of kinds, from its name or a mapping that begins with its ``type``. A
+    mapping for a member that is the default already changes only what it names.
+    """
     if isinstance(value, family):
         return value
     given = {"type": value} if isinstance(value, str) else value
@@ -145,7 +234,8 @@ def _choose(family: type[Choice], value: Any, where: str) -> Any:
         member = family.find(given["type"])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return from_mapping(member, {k: v for k, v in given.items() if k != "type"}, where)
+    base = default if type(default) is member and isinstance(value, dict) else None
+    return from_mapping(member, {k: v for k, v in given.items() if k != "type"}, where, base)
 
 
 def _number(text: str) -> Any:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourm.blocks import sincos_1d, sincos_2d
 from fourm.modalities import Modality, ModalitySet
+from fourm.roles import TABLE, state_roles
 
 TOKEN_STD = 0.3  # sin-cos positions have 0.7: place counts for more than content at the start
 
@@ -51,11 +51,13 @@ class TokenTable(nn.Module):
         own = [self.vocabularies.get(m.vocab or m.name, (0, 0))[0] for m in modalities]
         self.register_buffer("start", torch.tensor(own), persistent=False)
         self.table = nn.Parameter(torch.empty(starts[-1], dim))
+        state_roles(self, table=TABLE)
         index, self.num_level_rows = _level_index(sizes, levels)
         self.register_buffer("level_index", index, persistent=False)
-        self.levels = (
-            nn.Parameter(torch.empty(self.num_level_rows, dim)) if self.num_level_rows > 1 else None
-        )
+        self.levels = None
+        if self.num_level_rows > 1:
+            self.levels = nn.Parameter(torch.empty(self.num_level_rows, dim))
+            state_roles(self, levels=TABLE)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,51 +121,3 @@ def _level_index(sizes: dict[str, int], levels: dict[str, tuple[int, ...]]) -> t
             next_row += level
         start += size
     return index, next_row
-
-
-class PositionTable(nn.Module):
-    """Positions of all modalities end to end: 2-D sin-cos for grids, 1-D for sequences, learned for
-    sets.
-    """
-
-    fixed: Tensor
-    learned_row: Tensor
-    start: Tensor
-
-    def __init__(self, modalities: ModalitySet, members: list[Modality], dim: int) -> None:
-        """``members`` are the modalities whose positions are used (and, for sets, learned)."""
-        super().__init__()
-        fixed, learned_row, num_learned = [], [], 1
-        self.learned_start: dict[str, int] = {}  # first row of a set's learned positions
-        for m in modalities:
-            if m.grid is not None:
-                fixed.append(sincos_2d(*m.grid, dim))
-            elif m.kind == "set":
-                fixed.append(torch.zeros(m.num_positions, dim))
-            else:
-                fixed.append(sincos_1d(m.num_positions, dim))
-            learns = m.kind == "set" and m.grid is None and m in members
-            learned_row.append(
-                torch.arange(num_learned, num_learned + m.num_positions)
-                if learns
-                else torch.zeros(m.num_positions).long()
-            )
-            if learns:
-                self.learned_start[m.name] = num_learned
-                num_learned += m.num_positions
-        self.register_buffer("fixed", torch.cat(fixed), persistent=False)
-        self.register_buffer("learned_row", torch.cat(learned_row), persistent=False)
-        self.register_buffer("start", torch.tensor(modalities.position_offsets), persistent=False)
-        self.learned = (
-            nn.Parameter(torch.randn(num_learned, dim) * TOKEN_STD) if num_learned > 1 else None
-        )
-        if self.learned is not None:
-            self.learned.data[0] = 0.0
-
-    def forward(self, modality: Tensor, position: Tensor) -> Tensor:
-        """Modality and position of each row, (T,) both -> (T, D)."""
-        row = self.start[modality] + position
-        vectors = F.embedding(row, self.fixed)
-        if self.learned is not None:
-            vectors = vectors + F.embedding(self.learned_row[row], self.learned, padding_idx=0)
-        return vectors

@@ -1,12 +1,36 @@
-"""The one kind of error that a user can mend: a wrong path, a misspelt key, a damaged file.
+"""The errors that are no faults of this software, and how a command ends on each
+(``fourm.cli.ending``).
 
-Commands turn a ``UserError`` into one line and exit status 2. Every other exception is a fault of
-this software and keeps its traceback, a ``UserError`` out of numpy or torch included.
+A ``UserError`` is what a user can mend: a wrong path, a misspelt key, a damaged file. Every other
+exception keeps its traceback, a ``ValueError`` out of numpy or torch included.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
-    """Names the thing that is wrong and how to mend it. A ``UserError``, so that libraries' users
+    """Names the thing that is wrong and how to mend it. A ``ValueError``, so that libraries' users
     who catch that still do."""
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C in a training: the state has been saved."""
+
+
+class StageFailed(Exception):
+    """A command that a project ran ended badly; the message is that command's own last line."""
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(line)
+        self.status = status
+
+
+def nearest(name: str, known: Iterable[str], always: bool = False) -> str:
+    """The end of a sentence about an unknown name: what could be meant, or nothing where nothing
+    known is like it (``always``: the most alike all the same).
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0 if always else 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

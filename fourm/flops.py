@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fourm.encoder import Latent
 from fourm.model import ModelConfig
 
 
@@ -25,8 +26,7 @@ class Flops:
 
 
 def _mlp(c: ModelConfig, rows: int) -> int:
-    hidden = int(2 * int(c.mlp_ratio * c.dim) / 3) if c.gated_mlp else int(c.mlp_ratio * c.dim)
-    return 2 * rows * c.dim * hidden * (3 if c.gated_mlp else 2)
+    return 2 * rows * c.dim * c.block.hidden * (3 if c.gated_mlp else 2)
 
 
 def _attention(c: ModelConfig, queries: int, keys: int) -> int:
@@ -45,17 +45,24 @@ def encoder_flops(c: ModelConfig, num_images: int, num_sequences: int) -> int:
     patches are left out.
     """
     n = num_images + num_sequences
-    if c.fusion is None:
-        return (
-            c.encoder_depth * _layer(c, n + c.num_registers) + 2 * (n + c.num_registers) * c.dim**2
-        )
-    f = c.fusion
+    if not isinstance(c.encoder, Latent):
+        rows = n + c.num_registers
+        return c.encoder_depth * _layer(c, rows) + 2 * rows * c.dim**2
+    f = c.encoder
     latents = f.num_tokens
     total = f.stem_layers * _layer(c, n) + (c.encoder_depth - f.stem_layers) * _layer(c, latents)
     for keys in (num_images + 1, num_sequences + 1):
         total += _attention(c, latents, keys) + _mlp(c, latents)
     total += f.iterations * (_attention(c, latents, latents) + _mlp(c, latents))
-    return total + 2 * (latents + (n if f.context == "latents+stem" else 0)) * c.dim**2
+    return total + 2 * _context_rows(c, n) * c.dim**2
+
+
+def _context_rows(c: ModelConfig, num_inputs: int) -> int:
+    """Rows that the decoder reads of a sample with ``num_inputs`` tokens."""
+    if not isinstance(c.encoder, Latent):
+        return num_inputs + c.num_registers
+    stem = num_inputs if c.encoder.context == "latents+stem" else 0
+    return c.encoder.num_tokens + stem
 
 
 def flops(
@@ -68,12 +75,7 @@ def flops(
     """With ``targets`` tokens of each target modality (they see their own only) and the sizes of
     their heads.
     """
-    n = num_images + num_sequences
-    context = (
-        n + c.num_registers
-        if c.fusion is None
-        else c.fusion.num_tokens + (n if c.fusion.context == "latents+stem" else 0)
-    )
+    context = _context_rows(c, num_images + num_sequences)
     decoder = 0
     for rows in targets:
         decoder += c.decoder_depth * (

@@ -20,91 +20,71 @@ Not in the paper and needed here (``docs/latent_encoder.md`` has the measurement
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fourm.attention import Layout, PreparedLayout
+from fourm.attention import PreparedLayout, prepare
 from fourm.batch import EncoderStream
-from fourm.blocks import MLP, Attention, Block, layer_norm
+from fourm.blocks import MLP, Attention, Block, BlockShape
+from fourm.encoder import Encoded, Latent
 from fourm.errors import UserError
+from fourm.layout import Layout
 from fourm.modalities import Modality, ModalitySet
+from fourm.ragged import rows_of_blocks, starts
+from fourm.roles import TABLE, state_roles
 
 _QUERY_STD = 0.3  # of the queries and null tokens: small ones look like nothing at all
+_PLACE_STD = 0.02
 _CURVE = 1 << 12  # places along each side of the picture that the Z-curve tells apart
 _GATE = 0.5  # gates start half open; from zero they start slowly
-Start = Literal["pooled", "learned"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FusionConfig:
-    """JAR's sizes.
-
-    ``num_tokens`` latents of images and as many of sequences; the module says what the choices
-    mean.
-    """
-
-    num_tokens: int
-    iterations: int = 2
-    stem_layers: int = 1
-    context: Literal["latents", "latents+stem"] = "latents"
-    start: Start = "pooled"
-
-    def __post_init__(self) -> None:
-        if self.num_tokens < 1 or self.iterations < 1 or self.stem_layers < 0:
-            raise UserError("num_tokens and iterations must be at least 1, stem_layers at least 0")
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """What all attention layers of the encoder share."""
-
-    dim: int
-    num_heads: int
-    mlp_ratio: float
-    gated: bool
-    activation: str
-    backend: str
+def _begin(attention: Attention, mlp: MLP, reads_at_once: bool) -> None:
+    """Fresh weights: nothing is added at first, unless attention alone brings the tokens in."""
+    attention.reset_parameters()
+    if reads_at_once:
+        nn.init.normal_(attention.proj.weight, std=attention.proj.in_features**-0.5)
+    mlp.reset_parameters()
 
 
 class Resampler(nn.Module):
     """N latents read a group's tokens: packed rows -> (B * N, D)."""
 
-    def __init__(self, num_tokens: int, shape: BlockShape, start: Start) -> None:
+    def __init__(self, config: Latent, shape: BlockShape, backend: str) -> None:
         super().__init__()
-        d = shape.dim
-        std = _QUERY_STD if start == "learned" else 0.02
-        self.queries = nn.Parameter(torch.randn(num_tokens, d) * std)
-        self.null = nn.Parameter(torch.randn(1, d) * _QUERY_STD)
-        self.norm_query, self.norm_rows, self.norm_mlp = (layer_norm(d, False) for _ in range(3))
-        self.attention = Attention(d, shape.num_heads, False, False, False, False)
-        self.mlp = MLP(d, shape.mlp_ratio, shape.gated, False, shape.activation)
-        self.backend = shape.backend
-        self.attention.reset_parameters()
-        if start == "learned":  # nothing else brings the tokens in
-            nn.init.normal_(self.attention.proj.weight, std=d**-0.5)
-        self.mlp.reset_parameters()
+        learned = config.start == "learned"
+        std = _QUERY_STD if learned else _PLACE_STD
+        self.queries = nn.Parameter(torch.randn(config.num_tokens, shape.dim) * std)
+        self.null = nn.Parameter(torch.randn(1, shape.dim) * _QUERY_STD)
+        state_roles(self, queries=TABLE, null=TABLE)
+        self.norm_query, self.norm_rows, self.norm_mlp = (shape.norm() for _ in range(3))
+        self.attention, self.mlp = Attention(shape), MLP(shape)
+        self.backend = backend
+        _begin(self.attention, self.mlp, reads_at_once=learned)
 
-    def forward(
-        self, rows: Tensor, counts: np.ndarray, start: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
-        """Rows of a group (T_g, D), ascending by sample, ``counts`` (B,) of each sample, what
-        latents start from (B * N, D).
+    def forward(self, rows: Tensor, counts: np.ndarray, start: Tensor | None) -> Tensor:
+        """Latents of each sample (B * N, D).
+
+        Args:
+            rows: of a group (T_g, D), ascending by sample; counts: (B,) of each sample.
+            start: what latents start from (B * N, D), beside the queries.
         """
-        num, (n, _) = len(counts), self.queries.shape
-        owner = np.concatenate(
-            [np.arange(num), np.repeat(np.arange(num), counts)]
-        )  # a null token first, then the sample's rows
+        num, n = len(counts), len(self.queries)
+        # a null token of each sample first, then its rows: sorted by owner they lie together
+        owner = np.concatenate([np.arange(num), np.repeat(np.arange(num), counts)])
         order = torch.from_numpy(np.argsort(owner, kind="stable")).to(rows.device)
         keys = torch.cat([self.null.to(rows.dtype).expand(num, -1), rows])[order]
-        layout = Layout.per_sample(np.full(num, n), counts + 1).on(rows.device, self.backend, dtype)
+        layout = prepare(Layout.per_sample(np.full(num, n), counts + 1), rows, self.backend)
         latents = self.queries.to(rows.dtype).repeat(num, 1)
         if start is not None:
             latents = latents + start
-        latents = latents + self.attention(self.norm_query(latents), layout, self.norm_rows(keys))
+        asked = self.norm_query(latents)
+        latents = latents + self.attention(asked, layout, keys, self.norm_rows)
         return latents + self.mlp(self.norm_mlp(latents))
 
 
@@ -119,29 +99,19 @@ class Spans:
 
     @classmethod
     def of(cls, counts: np.ndarray, num_tokens: int, device: torch.device) -> Spans:
-        """Each sample's rows in ``num_tokens`` spans as even as can be; with fewer rows than spans,
-        some rows are in two.
+        """Each sample's rows (``counts`` (B,) of them) in ``num_tokens`` spans as even as can be;
+        with fewer rows than spans, some rows are in two.
         """
         i = np.arange(num_tokens)
         first = i * counts[:, None] // num_tokens
-        last = np.minimum(
-            np.maximum((i + 1) * counts[:, None] // num_tokens, first + 1), counts[:, None]
-        )
+        last = np.maximum((i + 1) * counts[:, None] // num_tokens, first + 1)
+        last = np.minimum(last, counts[:, None])
         lengths = (last - first).reshape(-1)
-        offset = (np.cumsum(counts) - counts)[:, None]
-        inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        row = np.repeat((first + offset).reshape(-1), lengths) + inside
-        latent, weight = (
-            np.repeat(np.arange(len(lengths)), lengths),
-            1.0 / np.repeat(lengths, lengths),
-        )
-        weight = torch.from_numpy(weight.astype(np.float32)).to(device)[:, None]
-        return cls(
-            torch.from_numpy(latent).to(device),
-            torch.from_numpy(row).to(device),
-            weight,
-            len(lengths),
-        )
+        row = rows_of_blocks((first + starts(counts)[:, None]).reshape(-1), lengths)
+        latent = np.repeat(np.arange(len(lengths)), lengths)
+        weight = (1.0 / np.repeat(lengths, lengths)).astype(np.float32)
+        on_device = [torch.from_numpy(array).to(device) for array in (latent, row, weight)]
+        return cls(on_device[0], on_device[1], on_device[2][:, None], len(lengths))
 
     def mean(self, rows: Tensor) -> Tensor:
         """(T, D) -> (B * N, D); zeros where a sample has no rows."""
@@ -152,95 +122,116 @@ class Spans:
 class GatedFusion(nn.Module):
     """Latents of sequences take in those of images, as far as two gates let them."""
 
-    def __init__(self, shape: BlockShape, start: Start) -> None:
+    def __init__(self, config: Latent, shape: BlockShape) -> None:
         super().__init__()
-        d = shape.dim
-        self.norm_state, self.norm_images, self.norm_mlp = (layer_norm(d, False) for _ in range(3))
-        self.attention = Attention(d, shape.num_heads, False, False, False, False)
-        self.mlp = MLP(d, shape.mlp_ratio, shape.gated, False, shape.activation)
+        self.norm_state, self.norm_images, self.norm_mlp = (shape.norm() for _ in range(3))
+        self.attention, self.mlp = Attention(shape), MLP(shape)
         self.gates = nn.Parameter(torch.full((2,), _GATE))
-        self.attention.reset_parameters()
-        if start == "learned":
-            nn.init.normal_(self.attention.proj.weight, std=d**-0.5)
-        self.mlp.reset_parameters()
+        _begin(self.attention, self.mlp, reads_at_once=config.start == "learned")
 
     def forward(self, state: Tensor, images: Tensor, layout: PreparedLayout) -> Tensor:
+        """(B * N, D) both -> (B * N, D)."""
         ready = self.norm_state(state)
-        state = ready + self.gates[0].tanh() * self.attention(
-            ready, layout, self.norm_images(images)
-        )
+        seen = self.attention(ready, layout, images, self.norm_images)
+        state = ready + self.gates[0].tanh() * seen
         return state + self.gates[1].tanh() * self.mlp(self.norm_mlp(state))
 
 
-class TokenFusion(nn.Module):
-    """Everything between the stem and the decoder's context."""
+class LatentEncoder(nn.Module):
+    """Everything that a latent encoder has beside the layers of a plain one."""
 
     def __init__(
-        self, config: FusionConfig, shape: BlockShape, depth: int, modalities: ModalitySet
+        self,
+        config: Latent,
+        shape: BlockShape,
+        depth: int,
+        modalities: ModalitySet,
+        backend: str,
     ) -> None:
         super().__init__()
         if config.stem_layers > depth:
             raise UserError(
-                f"fusion.stem_layers {config.stem_layers} is more than the encoder's {depth} layers"
+                f"encoder: stem_layers {config.stem_layers} is more than the encoder's {depth}"
+                " layers"
             )
-        self.config, self.shape = config, shape
-        self.images, self.sequences = (
-            Resampler(config.num_tokens, shape, config.start) for _ in range(2)
-        )
-        self.fuse = nn.ModuleList(
-            GatedFusion(shape, config.start) for _ in range(config.iterations)
-        )
+        self.config, self.backend = config, backend
+        self.images = Resampler(config, shape, backend)
+        self.sequences = Resampler(config, shape, backend)
+        self.fuse = nn.ModuleList(GatedFusion(config, shape) for _ in range(config.iterations))
         self.carry = nn.Parameter(torch.ones(config.iterations - 1))
         # of the latents in the decoder's context
-        self.place = nn.Parameter(torch.randn(config.num_tokens, shape.dim) * 0.02)
-        bounds = (
-            np.linspace(0, depth - config.stem_layers, config.iterations + 1).round().astype(int)
-        )
-        # layers of each iteration
-        self.spans = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
-
+        self.place = nn.Parameter(torch.randn(config.num_tokens, shape.dim) * _PLACE_STD)
+        state_roles(self, place=TABLE)
+        bounds = np.linspace(0, depth - config.stem_layers, config.iterations + 1)
+        bounds = bounds.round().astype(int).tolist()
+        self.spans = list(itertools.pairwise(bounds))  # layers of each iteration
         self._is_sequence = np.array([m.kind == "sequence" for m in modalities])
         self._first = np.array(modalities.position_offsets)
-        self._rank = np.concatenate([_order_in_space(m) for m in modalities])
+        self._along_curve = np.concatenate([_order_in_space(m) for m in modalities])
 
     def forward(
         self,
         rows: Tensor,
         place: Tensor,
         stream: EncoderStream,
-        layers: list[Block],
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        """Stem output (T, D) and the rows' places (T, D) -> latents and their places in the
-        decoder's context, (B * N, D) both.
+        blocks: list[Block],
+        finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    ) -> Encoded:
+        """The stem's layers over all rows, the others over a few latents of each sample.
+
+        Args:
+            rows: (T, D) embedded input; place: (T, D) what is added for their places.
+            blocks: the encoder's layers.
+            finish: rows and their places -> features and context, all (n, D).
+        """
+        stem, later = blocks[: self.config.stem_layers], blocks[self.config.stem_layers :]
+        layout = prepare(Layout.per_sample(stream.lengths), rows, self.backend)
+        for block in stem:
+            rows = block(rows, layout)
+        images, sequences, at = self._resampled(rows, place, stream)
+        features, context = finish(self._iterate(images, sequences, later), at)
+        num, n = len(stream.lengths), self.config.num_tokens
+        lengths = np.full(num, n)
+        if self.config.context == "latents+stem":
+            sample = np.arange(num)
+            owner = np.concatenate([np.repeat(sample, n), np.repeat(sample, stream.lengths)])
+            order = torch.from_numpy(np.argsort(owner, kind="stable")).to(rows.device)
+            context = torch.cat([context, finish(rows, place)[1]])[order]
+            lengths = lengths + stream.lengths
+        return Encoded(features, context, lengths, np.full(num, n))
+
+    def _resampled(
+        self, rows: Tensor, place: Tensor, stream: EncoderStream
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents of images, of sequences, and the places of latents in the context, (B * N, D)
+        each.
         """
         lengths, n = stream.lengths, self.config.num_tokens
-        sample, is_sequence = (
-            np.repeat(np.arange(len(lengths)), lengths),
-            self._is_sequence[stream.kinds],
-        )
-        rank = self._rank[self._first[stream.kinds] + stream.places]
-        visible, at = rows + place, self.place.to(rows.dtype).repeat(len(lengths), 1)
+        sample = np.repeat(np.arange(len(lengths)), lengths)
+        is_sequence = self._is_sequence[stream.kinds]
+        along_curve = self._along_curve[self._first[stream.kinds] + stream.places]
+        at = self.place.to(rows.dtype).repeat(len(lengths), 1)
+        visible = rows + place
         found = []
         for resampler, mine in ((self.images, ~is_sequence), (self.sequences, is_sequence)):
             index = np.flatnonzero(mine)
-            index = torch.from_numpy(index[np.lexsort((rank[index], sample[index]))]).to(
-                rows.device
-            )
+            index = index[np.lexsort((along_curve[index], sample[index]))]
+            taken = torch.from_numpy(index).to(rows.device)
             counts = np.bincount(sample[mine], minlength=len(lengths))
             start = None
             if self.config.start == "pooled":
                 spans = Spans.of(counts, n, rows.device)
-                start = spans.mean(rows[index])
+                start = spans.mean(rows[taken])
                 if resampler is self.images:
-                    at = at + spans.mean(place[index])
-            found.append(resampler(visible[index], counts, start, dtype))
-        images, start = found
-        if self.config.start == "pooled":
-            start = start + images
-        layout = Layout.per_sample(np.full(len(lengths), n)).on(
-            rows.device, self.shape.backend, dtype
-        )
+                    at = at + spans.mean(place[taken])
+            found.append(resampler(visible[taken], counts, start))
+        return found[0], found[1], at
+
+    def _iterate(self, images: Tensor, sequences: Tensor, layers: list[Block]) -> Tensor:
+        """Latents of both groups (B * N, D) -> the encoder's output (B * N, D)."""
+        num, n = len(images) // self.config.num_tokens, self.config.num_tokens
+        layout = prepare(Layout.per_sample(np.full(num, n)), images, self.backend)
+        start = sequences + images if self.config.start == "pooled" else sequences
         state = start
         for i, ((first, last), fuse) in enumerate(zip(self.spans, self.fuse, strict=True)):
             state = fuse(state, images, layout)
@@ -248,12 +239,12 @@ class TokenFusion(nn.Module):
                 state = layer(state, layout)
             if i + 1 < len(self.spans):
                 state = self.carry[i] * state + start
-        return state, at
+        return state
 
 
 def _order_in_space(m: Modality) -> np.ndarray:
-    """Sort key of a modality's positions: cells of all grids along one Z-curve over the picture,
-    whatever their number; then the others.
+    """Sort key of a modality's positions (P,): cells of all grids along one Z-curve over the
+    picture, whatever their number; then the others.
     """
     if m.grid is None:
         return _CURVE**2 + np.arange(m.num_positions)
@@ -263,4 +254,5 @@ def _order_in_space(m: Modality) -> np.ndarray:
 
 def _spread(value: np.ndarray) -> np.ndarray:
     """Bits of numbers below ``_CURVE`` moved apart, a gap after each."""
-    return np.sum([(value >> bit & 1) << 2 * bit for bit in range(_CURVE.bit_length())], axis=0)
+    bits = [(value >> bit & 1) << 2 * bit for bit in range(_CURVE.bit_length())]
+    return np.sum(bits, axis=0)

@@ -8,7 +8,6 @@ losses (2411.09009), in plain torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +20,9 @@ CHUNK_LOGITS = 1 << 24  # logits made at once
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, z_weight: float, chunk: int
+    ) -> Tensor:
         total = rows.new_zeros((), dtype=torch.float32)
         rows_grad = torch.empty_like(rows)
         weight_grad = torch.zeros_like(weight, dtype=torch.float32)
@@ -30,27 +31,35 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = (part @ weight.T).float()
             log_z = logits.logsumexp(-1)
             total += (log_z - logits.gather(1, wanted[:, None])[:, 0]).sum()
-            probability = (logits - log_z[:, None]).exp_()
-            probability[torch.arange(len(wanted), device=wanted.device), wanted] -= 1.0
-            probability = probability.to(rows.dtype)
-            rows_grad[start : start + chunk] = probability @ weight
-            weight_grad += (probability.T @ part).float()
+            gradient = (logits - log_z[:, None]).exp_()
+            if z_weight:  # d/dlogits of w * log_z^2 is 2 w log_z times the probabilities
+                total += z_weight * log_z.square().sum()
+                gradient *= 1.0 + 2.0 * z_weight * log_z[:, None]
+            gradient[torch.arange(len(wanted), device=wanted.device), wanted] -= 1.0
+            gradient = gradient.to(rows.dtype)
+            rows_grad[start : start + chunk] = gradient @ weight
+            weight_grad += (gradient.T @ part).float()
         ctx.save_for_backward(rows_grad, weight_grad.to(weight.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         rows_grad, weight_grad = ctx.saved_tensors
-        return rows_grad * grads[0], weight_grad * grads[0], None, None
+        return rows_grad * grads[0], weight_grad * grads[0], None, None, None
 
 
 def linear_cross_entropy(
-    rows: Tensor, weight: Tensor, targets: Tensor, chunk_logits: int = CHUNK_LOGITS
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    z_weight: float = 0.0,
+    chunk_logits: int = CHUNK_LOGITS,
 ) -> Tensor:
     """Sum of -log softmax(rows @ weight.T)[target], in nats.
 
     Args:
         rows: (n, D); weight: (V, D); targets: (n,) ids below V.
+        z_weight: adds this times the square of each row's log-partition (z-loss).
         chunk_logits: most logits to hold at once; fewer in all are computed in one piece.
 
     Returns:
@@ -59,22 +68,12 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(rows.device.type):
         dtype = torch.get_autocast_dtype(rows.device.type)
         rows, weight = rows.to(dtype), weight.to(dtype)
-    if rows.shape[0] * weight.shape[0] <= chunk_logits:
-        return F.cross_entropy((rows @ weight.T).float(), targets, reduction="sum")
-    return _ChunkedCrossEntropy.apply(
-        rows, weight, targets, max(1, chunk_logits // weight.shape[0])
-    )
-
-
-@dataclass(frozen=True)
-class SoftTargets:
-    """What a teacher predicts for the targets of a batch, as its decoder rows and heads: its
-    probabilities are made chunk by chunk.
-    """
-
-    rows: Tensor  # (T, D') sorted by modality, as ``DecoderStream.by_modality`` sorts
-    heads: dict[str, Tensor]  # vocabulary -> (V, D')
-    share: float  # of the soft loss in the whole
+    if rows.shape[0] * weight.shape[0] > chunk_logits:
+        chunk = max(1, chunk_logits // weight.shape[0])
+        return _ChunkedCrossEntropy.apply(rows, weight, targets, z_weight, chunk)
+    logits = (rows @ weight.T).float()
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    return loss + z_weight * logits.logsumexp(-1).square().sum() if z_weight else loss
 
 
 def soft_cross_entropy(
@@ -84,7 +83,7 @@ def soft_cross_entropy(
     teacher_weight: Tensor,
     chunk_logits: int = CHUNK_LOGITS,
 ) -> Tensor:
-    """Sum of -sum_v p(v) log softmax(rows @ weight.T)[v] over rows, p the teacher's probabilities;
+    """Sum over rows of -sum_v p(v) log softmax(rows @ weight.T)[v], p the teacher's probabilities;
     in nats. Logits are made again for the gradient.
 
     Args:
@@ -93,9 +92,11 @@ def soft_cross_entropy(
 
     def of(part: Tensor, taught: Tensor) -> Tensor:
         wanted = (taught @ teacher_weight.to(taught.dtype).T).float().softmax(-1)
-        return -(wanted * (part @ weight.to(part.dtype).T).float().log_softmax(-1)).sum()
+        log_p = (part @ weight.to(part.dtype).T).float().log_softmax(-1)
+        return -(wanted * log_p).sum()
 
-    chunk, total = max(1, chunk_logits // weight.shape[0]), rows.new_zeros((), dtype=torch.float32)
+    chunk = max(1, chunk_logits // weight.shape[0])
+    total = rows.new_zeros((), dtype=torch.float32)
     for part, taught in zip(rows.split(chunk), teacher_rows.split(chunk), strict=True):
         piece = checkpoint(of, part, taught, use_reentrant=False)
         assert isinstance(piece, Tensor)

@@ -11,17 +11,22 @@ order of calls.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Literal
 
 import numpy as np
 
 from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
+from fourm.budgets import NEVER, draw_budgets
+from fourm.config import at_least, check_fields
 from fourm.errors import UserError
-from fourm.modalities import FIRST_SENTINEL, ModalitySet
+from fourm.modalities import Modality, ModalitySet
+from fourm.ragged import ranks
 from fourm.rng import CounterRNG
+from fourm.spans import Spans, input_lengths, split_spans
 
 Keep = Literal["random", "all", "binary", "none"]
-NEVER = 1e-6  # a smaller alpha never gets a token
+_NO_ALPHA = 1e-9  # in place of 0, of which there is no Gamma draw
 # a sequence too long for its budget is redrawn with this share of its keep probability
 _SHRINK = 0.9
 _MAX_REDRAWS = 200
@@ -44,6 +49,20 @@ class MaskingComponent:
     num_inputs: tuple[int, int] | None = None  # instead of the mixture's
     num_targets: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        at_least(self, 0, "weight", "input_default", "target_default")
+        for name, alpha in (*self.input.items(), *self.target.items()):
+            if not alpha >= 0:
+                raise UserError(f"the alpha of {name} must be at least 0, not {alpha}")
+        for name in ("num_inputs", "num_targets"):
+            _check_range(name, getattr(self, name))
+
+    def can_target(self, modality: Modality) -> bool:
+        """True if tokens of the modality can be targets."""
+        alpha = self.target.get(modality.name, self.target_default)
+        return modality.output and alpha > NEVER
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig:
@@ -58,17 +77,21 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         if not self.components:
             raise UserError("masking needs at least one component")
-        for low, high in (self.num_inputs, self.num_targets):
-            if not 0 <= low <= high:
+        for name in ("num_inputs", "num_targets"):
+            _check_range(name, getattr(self, name))
+        if not any(component.weight for component in self.components):
+            raise UserError("all masking components have weight 0: none is ever drawn")
+        for number, component in enumerate(self.components, 1):
+            if not (component.num_targets or self.num_targets)[1]:
                 raise UserError(
-                    f"a number of tokens must be a range [low, high], not [{low}, {high}]"
+                    f"masking component {number} has num_targets [0, 0]: there is nothing to learn"
                 )
 
     def check(self, modalities: ModalitySet) -> None:
-        """Raise ValueError where a component names an unknown modality or one that cannot have that
-        role.
+        """Raise UserError where a component names an unknown modality or one that cannot have that
+        role, or can never give a target.
         """
-        for component in self.components:
+        for number, component in enumerate(self.components, 1):
             for name in (*component.input, *component.target, *component.keep):
                 modalities.index(name)
             for name, alpha in component.input.items():
@@ -77,6 +100,16 @@ class MaskingConfig:
             for name, alpha in component.target.items():
                 if alpha > NEVER and not modalities[name].output:
                     raise UserError(f"masking: {name} is no output modality")
+            if not any(component.can_target(m) for m in modalities):
+                raise UserError(
+                    f"masking component {number} never gives a target: no output modality has an"
+                    " alpha above 0 (target, target_default)"
+                )
+
+
+def _check_range(name: str, limits: tuple[int, int] | None) -> None:
+    if limits is not None and not 0 <= limits[0] <= limits[1]:
+        raise UserError(f"{name} must be a range [low, high] of tokens, not {list(limits)}")
 
 
 @dataclass(frozen=True)
@@ -92,16 +125,18 @@ class SampleTokens:
         return len(self.samples)
 
 
-@dataclass(frozen=True)
-class Spans:
-    """Sequences split into an input with sentinels and the target that fills them in."""
+class Purpose(IntEnum):
+    """What a random number is for: one of the counters that it is a function of."""
 
-    input_ids: np.ndarray  # (B, L) ids, sentinels in place of hidden spans
-    input_mask: np.ndarray  # (B, L) True = part of the input
-    target_ids: np.ndarray  # (B, 2 L + 2)
-    target_lengths: np.ndarray  # (B,)
-    # (B, 2 L + 2) True where a sentinel opens a span or closes the target
-    target_starts: np.ndarray
+    COMPONENT = 0
+    INPUT_BUDGET = 1
+    TARGET_BUDGET = 2
+    NUM_INPUTS = 3
+    NUM_TARGETS = 4
+    KEEP_SHARE = 5  # of a sequence, how much is kept
+    KEEP = 6  # which chunks are kept; one more for each redraw
+    ORDER = 7 + _MAX_REDRAWS  # of a grid's positions
+    WINDOW = 8 + _MAX_REDRAWS  # which part of a target that is too long
 
 
 class Masker:
@@ -111,139 +146,135 @@ class Masker:
         config.check(modalities)
         self.modalities, self.config = modalities, config
         self._rng = CounterRNG(seed, "masking")
+        parts = config.components
         self._input_alpha = np.array(
-            [
-                [_alpha(c.input, c.input_default, m.name, m.input) for m in modalities]
-                for c in config.components
-            ]
+            [[_alpha(c.input, c.input_default, m.name, m.input) for m in modalities] for c in parts]
         )
         self._target_alpha = np.array(
             [
                 [_alpha(c.target, c.target_default, m.name, m.output) for m in modalities]
-                for c in config.components
+                for c in parts
             ]
         )
-        weights = np.array([c.weight for c in config.components])
+        weights = np.array([c.weight for c in parts])
         self._thresholds = np.cumsum(weights / weights.sum())[:-1]
         self.causal = np.array([m.kind == "sequence" for m in modalities])
 
     def __call__(self, tokens: SampleTokens, draws: np.ndarray) -> MaskedBatch:
         """Mask a batch; ``draws`` (B,) are the numbers that its randomness is a function of."""
-        config, b = self.config, len(tokens)
-        component = np.searchsorted(self._thresholds, self._rng.uniform(draws, 0), side="right")
-        num_inputs, num_targets = self._totals(component, draws)
-        # (B, modalities)
-        held = np.stack(
-            [tokens.lengths.get(m.name, np.zeros(b, np.int64)) for m in self.modalities], 1
-        )
-
-        alpha = self._input_alpha[component]
-        share, log_p = self._budgets(alpha, num_inputs, draws, purpose=1)
-        given = np.minimum(share, held)
-        if config.redistribute:
-            given = _hand_out(given, held, num_inputs, log_p, alpha > NEVER)
-        spans: dict[str, Spans] = {}
-        fixed = np.zeros(len(self.modalities), dtype=bool)
-        for i, m in enumerate(self.modalities):
-            if m.kind == "sequence":
-                spans[m.name] = self._spans(i, tokens, given[:, i], component, draws)
-                given[:, i] = spans[m.name].input_mask.sum(1)
-                fixed[i] = True
-        if config.redistribute:  # what sentinels saved goes to the images
-            given = _hand_out(given, np.where(fixed, given, held), num_inputs, log_p, alpha > NEVER)
-
-        free = held - given
-        for i, m in enumerate(self.modalities):
-            # the first sentinel is given, so a target of T ids is T - 1 predictions
-            if m.kind == "sequence":
-                free[:, i] = np.where(held[:, i] > 0, spans[m.name].target_lengths - 1, 0)
-        alpha = self._target_alpha[component]
-        share, log_p = self._budgets(alpha, num_targets, draws, purpose=2)
-        wanted = np.minimum(share, free)
-        if config.redistribute:
-            wanted = _hand_out(wanted, free, num_targets, log_p, alpha > NEVER)
-        else:  # a budget of n target ids is n - 1 predictions
-            wanted[:, fixed] = np.maximum(np.minimum(share[:, fixed], free[:, fixed] + 1) - 1, 0)
+        uniform = self._rng.uniform(draws, Purpose.COMPONENT)
+        component = np.searchsorted(self._thresholds, uniform, side="right")
+        held = self._held(tokens)
+        given, spans = self._inputs(tokens, held, component, draws)
+        wanted = self._targets(held, given, spans, component, draws)
         return self._streams(tokens, spans, given, wanted, draws)
 
-    def _totals(self, component: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = self.config.components
-        inputs = np.array([c.num_inputs or self.config.num_inputs for c in parts])[component]
-        targets = np.array([c.num_targets or self.config.num_targets for c in parts])[component]
-        return (
-            self._rng.integers(inputs[:, 0], inputs[:, 1], draws, 3),
-            self._rng.integers(targets[:, 0], targets[:, 1], draws, 4),
-        )
+    def _held(self, tokens: SampleTokens) -> np.ndarray:
+        """Tokens of each modality that the samples have (B, M)."""
+        none = np.zeros(len(tokens), dtype=np.int64)
+        return np.stack([tokens.lengths.get(m.name, none) for m in self.modalities], axis=1)
 
-    def _budgets(
-        self, alpha: np.ndarray, total: np.ndarray, draws: np.ndarray, purpose: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of each modality (B, M) and the Dirichlet draw behind them (logarithms).
+    def _inputs(
+        self, tokens: SampleTokens, held: np.ndarray, component: np.ndarray, draws: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, Spans]]:
+        """Input tokens of each modality (B, M), and how sequences are split."""
+        ranges = [c.num_inputs or self.config.num_inputs for c in self.config.components]
+        total = self._total(ranges, component, draws, Purpose.NUM_INPUTS)
+        alpha = self._input_alpha[component]
+        budgets = draw_budgets(self._rng, alpha, total, draws, Purpose.INPUT_BUDGET)
+        given = np.minimum(budgets.tokens, held)
+        if self.config.redistribute:
+            given = budgets.hand_out(given, held, total)
+        spans: dict[str, Spans] = {}
+        for i, m in enumerate(self.modalities):
+            if m.kind == "sequence":
+                spans[m.name] = self._split(i, m, tokens, given[:, i], component, draws)
+                given[:, i] = spans[m.name].input_mask.sum(1)
+        if self.config.redistribute:  # what sentinels saved goes to the images
+            given = budgets.hand_out(given, np.where(self.causal, given, held), total)
+        return given, spans
 
-        Floors of share x total; each token that the floors leave over goes to the largest share of
-        a fresh Dirichlet draw.
-        """
-        b, num = alpha.shape
-        which = np.arange(num)
-        log_g = self._rng.log_gamma_variate(alpha, draws[:, None], which, purpose, 0)
-        log_p = log_g - np.logaddexp.reduce(log_g, axis=1, keepdims=True)
-        base = np.floor(np.exp(log_p) * total[:, None]).astype(np.int64)
-        left = total - base.sum(1)
-        fresh = self._rng.log_gamma_variate(
-            alpha[:, None],
-            draws[:, None, None],
-            which[None, None],
-            purpose,
-            1 + which[None, :, None],
-        )
-        winner = fresh.argmax(-1)  # (B, M): owner of the i-th token left over
-        counted = which[None] < left[:, None]
-        np.add.at(
-            base,
-            (np.broadcast_to(np.arange(b)[:, None], winner.shape)[counted], winner[counted]),
-            1,
-        )
-        return np.where(alpha > NEVER, base, 0), log_p
+    def _targets(
+        self,
+        held: np.ndarray,
+        given: np.ndarray,
+        spans: dict[str, Spans],
+        component: np.ndarray,
+        draws: np.ndarray,
+    ) -> np.ndarray:
+        """Target tokens of each modality (B, M)."""
+        ranges = [c.num_targets or self.config.num_targets for c in self.config.components]
+        total = self._total(ranges, component, draws, Purpose.NUM_TARGETS)
+        free = held - given
+        for i, m in enumerate(self.modalities):
+            if m.kind == "sequence":
+                free[:, i] = spans[m.name].num_predictions
+        alpha = self._target_alpha[component]
+        budgets = draw_budgets(self._rng, alpha, total, draws, Purpose.TARGET_BUDGET)
+        wanted = np.minimum(budgets.tokens, free)
+        if self.config.redistribute:
+            return budgets.hand_out(wanted, free, total)
+        # a budget of n target ids is n - 1 predictions
+        of_sequences = np.minimum(budgets.tokens, free + 1) - 1
+        return np.where(self.causal, np.maximum(of_sequences, 0), wanted)
 
-    def _spans(
+    def _total(
+        self,
+        ranges: list[tuple[int, int]],
+        component: np.ndarray,
+        draws: np.ndarray,
+        purpose: Purpose,
+    ) -> np.ndarray:
+        """Tokens of each sample (B,), within the range of its component."""
+        low, high = np.array(ranges)[component].T
+        return self._rng.integers(low, high, draws, purpose)
+
+    def _split(
         self,
         index: int,
+        m: Modality,
         tokens: SampleTokens,
         budget: np.ndarray,
         component: np.ndarray,
         draws: np.ndarray,
     ) -> Spans:
-        """Draw spans of the sequences of one modality within ``budget`` (B,) input ids."""
-        m = list(self.modalities)[index]
+        """Draw spans of the sequences of one modality within ``budget`` (B,) input ids.
+
+        An input that is too long is drawn again with a smaller share, as 4M does; one that never
+        fits is hidden whole.
+        """
         ids, lengths = tokens.ids.get(m.name), tokens.lengths.get(m.name)
         if ids is None or lengths is None:
-            ids, lengths = np.zeros((len(tokens), 0), np.int64), np.zeros(len(tokens), np.int64)
-        keep_rule = np.array([c.keep.get(m.name, "random") for c in self.config.components])[
-            component
-        ]
-        u = self._rng.uniform(draws, index, 5)
-        q = np.select(
-            [keep_rule == "all", keep_rule == "binary", keep_rule == "none"],
-            [1.0, np.where(u < 0.5, 0.0, 1.0), 0.0],
-            u,
-        )
+            ids = np.zeros((len(tokens), 0), dtype=np.int64)
+            lengths = np.zeros(len(tokens), dtype=np.int64)
+        share = self._keep_share(index, m, component, draws)
         chunk = np.arange(ids.shape[1]) // m.chunk_size
         keep = np.zeros(ids.shape, dtype=bool)
-        open_ = budget > 0
+        too_long = budget > 0
         for attempt in range(_MAX_REDRAWS):
-            rows = np.flatnonzero(open_)
+            rows = np.flatnonzero(too_long)
             if not len(rows):
                 break
-            drawn = (
-                self._rng.uniform(draws[rows, None], index, 6 + attempt, chunk[None])
-                <= q[rows, None]
-            )
-            keep[rows] = drawn
-            size = _input_lengths(drawn, lengths[rows])
-            open_[rows] = size > budget[rows]
-            q = np.where(open_, q * _SHRINK, q)
-        keep[open_] = False
+            again = Purpose.KEEP + attempt
+            uniform = self._rng.uniform(draws[rows, None], index, again, chunk[None])
+            keep[rows] = uniform <= share[rows, None]
+            too_long[rows] = input_lengths(keep[rows], lengths[rows]) > budget[rows]
+            share = np.where(too_long, share * _SHRINK, share)
+        keep[too_long] = False
         return split_spans(ids, lengths, keep, budget > 0)
+
+    def _keep_share(
+        self, index: int, m: Modality, component: np.ndarray, draws: np.ndarray
+    ) -> np.ndarray:
+        """Share of each sequence that is kept (B,), by the rule of its component."""
+        rules = [c.keep.get(m.name, "random") for c in self.config.components]
+        rule = np.array(rules)[component]
+        uniform = self._rng.uniform(draws, index, Purpose.KEEP_SHARE)
+        either = np.where(uniform < 0.5, 0.0, 1.0)
+        chosen = [rule == "all", rule == "binary", rule == "none"]
+        return np.select(chosen, [1.0, either, 0.0], uniform)
+
+    # ---- rows ------------------------------------------------------------------------------------
 
     def _streams(
         self,
@@ -256,133 +287,74 @@ class Masker:
         encoder, decoder = StreamRows(len(tokens)), StreamRows(len(tokens))
         for i, m in enumerate(self.modalities):
             if m.kind == "sequence":
-                span = spans[m.name]
-                rows, columns = np.nonzero(span.input_mask)
-                position = np.cumsum(span.input_mask, axis=1)[rows, columns] - 1
-                encoder.add(i, rows, position, span.input_ids[rows, columns])
-                start = self._target_window(i, span, wanted[:, i], draws)
-                place = np.arange(span.target_ids.shape[1] - 1)
-                inside = (place >= start[:, None]) & (place < (start + wanted[:, i])[:, None])
-                rows, columns = np.nonzero(inside)
-                decoder.add(
-                    i,
-                    rows,
-                    columns - start[rows],
-                    span.target_ids[rows, columns],
-                    span.target_ids[rows, columns + 1],
-                )
-                continue
-            active = np.flatnonzero((given[:, i] > 0) | (wanted[:, i] > 0))
-            if not len(active):
-                continue
-            rank = self._ranks(i, m.num_tokens, tokens.lengths[m.name][active], draws[active])
-            rows, columns = np.nonzero(rank < given[active, i, None])
-            if m.kind == "continuous":
-                encoder.add_vectors(
-                    m.name, i, active[rows], columns, tokens.vectors[m.name][active[rows], columns]
-                )
-                continue
-            ids = tokens.ids[m.name]
-            encoder.add(i, active[rows], columns, ids[active[rows], columns])
-            last = given[active, i] + wanted[active, i]
-            rows, columns = np.nonzero((rank >= given[active, i, None]) & (rank < last[:, None]))
-            query = np.full(len(rows), MASK_QUERY)
-            decoder.add(i, active[rows], columns, query, ids[active[rows], columns])
+                uniform = self._rng.uniform(draws, i, Purpose.WINDOW)
+                start = spans[m.name].window_starts(wanted[:, i], uniform)
+                _add_sequences(encoder, decoder, i, spans[m.name], start, wanted[:, i])
+            else:
+                self._add_grids(encoder, decoder, i, m, tokens, given[:, i], wanted[:, i], draws)
         return MaskedBatch(encoder.encoder(), decoder.decoder(self.causal), tokens.samples)
 
-    def _ranks(self, index: int, num: int, lengths: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """A random order of each sample's positions (B, num): rank of every position; absent
-        positions come last.
+    def _add_grids(
+        self,
+        encoder: StreamRows,
+        decoder: StreamRows,
+        index: int,
+        m: Modality,
+        tokens: SampleTokens,
+        given: np.ndarray,
+        wanted: np.ndarray,
+        draws: np.ndarray,
+    ) -> None:
+        """Rows of a grid, set or continuous modality: the first ``given`` (B,) positions of a
+        random order are inputs, the next ``wanted`` (B,) are targets.
         """
-        key = self._rng.uniform(draws[:, None], index, 7 + _MAX_REDRAWS, np.arange(num)[None])
-        key = np.where(np.arange(num)[None] < lengths[:, None], key, 2.0)
-        rank = np.empty(key.shape, dtype=np.int64)
-        np.put_along_axis(rank, np.argsort(key, axis=1), np.arange(num)[None], axis=1)
-        return rank
+        samples = np.flatnonzero((given > 0) | (wanted > 0))
+        if not len(samples):
+            return
+        given, wanted = given[samples, None], wanted[samples, None]
+        lengths = tokens.lengths[m.name][samples]
+        rank = self._random_ranks(index, m.num_tokens, lengths, draws[samples])
+        rows, positions = np.nonzero(rank < given)
+        if m.kind == "continuous":
+            values = tokens.vectors[m.name][samples[rows], positions]
+            encoder.add_vectors(m.name, index, samples[rows], positions, values)
+            return
+        ids = tokens.ids[m.name]
+        encoder.add(index, samples[rows], positions, ids[samples[rows], positions])
+        rows, positions = np.nonzero((rank >= given) & (rank < given + wanted))
+        query = np.full(len(rows), MASK_QUERY)
+        decoder.add(index, samples[rows], positions, query, ids[samples[rows], positions])
 
-    def _target_window(
-        self, index: int, span: Spans, wanted: np.ndarray, draws: np.ndarray
+    def _random_ranks(
+        self, index: int, num: int, lengths: np.ndarray, draws: np.ndarray
     ) -> np.ndarray:
-        """Where each target begins (B,): 0 if it fits, else a random span start after which
-        ``wanted`` predictions remain.
-
-        If too little remains after the start drawn, the earliest start from which the tail fits is
-        taken.
+        """A random order of each sample's positions: rank of every one (B, num); those that a
+        sample lacks come last.
         """
-        last = span.target_lengths - 1  # predictions in the whole target
-        starts = span.target_starts & (np.arange(span.target_starts.shape[1])[None] < last[:, None])
-        count = starts.sum(1)
-        pick = np.minimum(
-            (self._rng.uniform(draws, index, 8 + _MAX_REDRAWS) * count).astype(np.int64), count - 1
-        )
-        order = np.cumsum(starts, axis=1) - 1
-        drawn = (starts & (order == pick[:, None])).argmax(1)
-        tail_fits = starts & ((last[:, None] - np.arange(starts.shape[1])[None]) <= wanted[:, None])
-        earliest = np.where(tail_fits.any(1), tail_fits.argmax(1), 0)
-        start = np.where(last - drawn >= wanted, drawn, earliest)
-        return np.where((last <= wanted) | (wanted == 0), 0, start)
+        position = np.arange(num)[None]
+        key = self._rng.uniform(draws[:, None], index, Purpose.ORDER, position)
+        return ranks(np.where(position < lengths[:, None], key, 2.0))
+
+
+def _add_sequences(
+    encoder: StreamRows,
+    decoder: StreamRows,
+    index: int,
+    spans: Spans,
+    start: np.ndarray,
+    wanted: np.ndarray,
+) -> None:
+    """Rows of a sequence: the whole input, and ``wanted`` (B,) predictions from ``start`` (B,)."""
+    samples, places = np.nonzero(spans.input_mask)
+    position = np.cumsum(spans.input_mask, axis=1)[samples, places] - 1
+    encoder.add(index, samples, position, spans.input_ids[samples, places])
+    place = np.arange(spans.target_ids.shape[1] - 1)
+    inside = (place >= start[:, None]) & (place < (start + wanted)[:, None])
+    samples, places = np.nonzero(inside)
+    before, after = spans.target_ids[samples, places], spans.target_ids[samples, places + 1]
+    decoder.add(index, samples, places - start[samples], before, after)
 
 
 def _alpha(table: dict[str, float], default: float, name: str, allowed: bool) -> float:
-    return max(table.get(name, default), 1e-9) if allowed else 1e-9
-
-
-def _hand_out(
-    taken: np.ndarray, most: np.ndarray, total: np.ndarray, log_p: np.ndarray, allowed: np.ndarray
-) -> np.ndarray:
-    """Share what is left of ``total`` (B,) among modalities below ``most`` (B, M), in proportion to
-    their Dirichlet shares.
-    """
-    taken = taken.copy()
-    for _ in range(taken.shape[1] + 1):
-        left = np.maximum(total - taken.sum(1), 0)
-        room = np.where(allowed, most - taken, 0)
-        rows = np.flatnonzero((left > 0) & (room.sum(1) > 0))
-        if not len(rows):
-            break
-        weight = np.where(room[rows] > 0, log_p[rows], -np.inf)
-        weight = np.exp(weight - weight.max(1, keepdims=True))
-        ideal = weight / weight.sum(1, keepdims=True) * left[rows, None]
-        part = np.floor(ideal).astype(np.int64)
-        rank = np.argsort(np.argsort(-(ideal - part), axis=1, kind="stable"), axis=1)
-        part += (rank < (left[rows] - part.sum(1))[:, None]) & (room[rows] > 0)
-        taken[rows] += np.minimum(part, room[rows])
-    return taken
-
-
-def _input_lengths(keep: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    inside = np.arange(keep.shape[1])[None] < lengths[:, None]
-    hidden = inside & ~keep
-    first = hidden & ~np.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
-    return (keep & inside).sum(1) + first.sum(1)
-
-
-def split_spans(ids: np.ndarray, lengths: np.ndarray, keep: np.ndarray, given: np.ndarray) -> Spans:
-    """Hide what ``keep`` (B, L) leaves out behind sentinels.
-
-    Every run of hidden ids becomes one sentinel, numbered from [S_1]; the target is each sentinel
-    followed by what it hides and one closing sentinel. Where ``given`` (B,) is False the input is
-    empty and the target is [S_1], the whole sequence, [S_2].
-    """
-    b, most = ids.shape
-    ids = ids.astype(np.int64)
-    inside = np.arange(most)[None] < lengths[:, None]
-    hidden = inside & (~keep | ~given[:, None])
-    first = hidden & ~np.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
-    number = np.cumsum(first, axis=1)  # spans opened so far
-    input_mask = inside & (~hidden | first) & given[:, None]
-    input_ids = np.where(first, FIRST_SENTINEL + number - 1, ids)
-
-    target = np.zeros((b, 2 * most + 2), dtype=np.int64)
-    starts = np.zeros(target.shape, dtype=bool)
-    place = np.cumsum(hidden, axis=1) - 1 + number  # of a hidden id, after the sentinels up to it
-    rows, columns = np.nonzero(hidden)
-    target[rows, place[rows, columns]] = ids[rows, columns]
-    rows, columns = np.nonzero(first)
-    target[rows, place[rows, columns] - 1] = FIRST_SENTINEL + number[rows, columns] - 1
-    starts[rows, place[rows, columns] - 1] = True
-    count = first.sum(1)
-    end = hidden.sum(1) + count
-    target[np.arange(b), end] = FIRST_SENTINEL + count
-    starts[np.arange(b), end] = True
-    return Spans(input_ids, input_mask, target, np.where(lengths > 0, end + 1, 0), starts)
+    """A Dirichlet parameter; one that is never drawn where the modality cannot have the role."""
+    return max(table.get(name, default), _NO_ALPHA) if allowed else _NO_ALPHA

@@ -12,101 +12,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm.codec_types import sizes_of
-from fourm.config import from_mapping, read_yaml, to_mapping
-from fourm.errors import UserError
+from fourm.codec_types import num_patches, sizes_of
+from fourm.config import at_least, choose, from_mapping, read_yaml, to_mapping
+from fourm.errors import UserError, nearest
+from fourm.raw import Raw
 
 Kind = Literal["grid", "set", "sequence", "continuous"]
-RawType = Literal[
-    "image",
-    "depth",
-    "normal",
-    "labels",
-    "array",
-    "vectors",
-    "text",
-    "boxes",
-    "palette",
-    "numbers",
-    "words",
-    "metadata",
-    "poses",
-    "instances",
-    "audio",
-]
 
 # ids every sequence tokenizer begins with (the layout of the released 4M text tokenizer)
 PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
 FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 
-_EXTENSIONS: dict[str, tuple[str, ...]] = {
-    "image": ("png", "jpg", "jpeg", "webp"),
-    "depth": ("npy", "png"),
-    "normal": ("png", "npy"),
-    "labels": ("png", "npy"),
-    "array": ("npy",),
-    "vectors": ("npy", "npz"),
-    "text": ("txt",),
-    "boxes": ("json",),
-    "palette": ("json",),
-    "numbers": ("json",),
-    "words": ("json",),
-    "metadata": ("json",),
-    "poses": ("json",),
-    "instances": ("json",),
-    "audio": ("wav",),
-}
-_DENSE = ("image", "depth", "normal", "labels", "array")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawSpec:
-    """The raw form of a modality: what lies in its shards and what users pass and get."""
-
-    type: RawType
-    size: int = 0  # pixels of both sides, for picture-like types
-    channels: int = 0  # numbers at each pixel; 0 = the type's own (image and normal 3, depth 1)
-    # depth, array, numbers: values that the tokenizer resolves
-    range: tuple[float, float] = (0.0, 1.0)
-    rate: int = 0  # audio: samples a second
-    classes: tuple[str, ...] = ()  # labels: name of each class id
-    # image: a model that reads its pixels wants (value / 255 - mean) / std instead of [-1, 1]
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.type in _DENSE and self.size <= 0:
-            raise UserError(f"raw type {self.type} needs a size (pixels)")
-        if self.type == "labels" and not self.classes:
-            raise UserError("raw type labels needs the list of its classes")
-        if self.type == "audio" and self.rate < 1000:
-            raise UserError("raw type audio needs a rate (samples a second), e.g. 16000")
-        if self.type == "vectors" and not self.channels:
-            raise UserError("raw type vectors needs channels (numbers in a vector)")
-        if len(self.mean) != len(self.std):
-            raise UserError("mean and std go together: one number for each channel")
-        if self.range[0] >= self.range[1]:
-            raise UserError(f"range {list(self.range)} is empty")
-
-    @property
-    def num_channels(self) -> int:
-        return self.channels or {"image": 3, "normal": 3}.get(self.type, 1)
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """File extensions it is read from, the one it is written with first."""
-        return _EXTENSIONS[self.type]
-
-    @property
-    def dense(self) -> bool:
-        """Picture-like: one value or vector at each pixel."""
-        return self.type in _DENSE
+MAX_VOCAB = 2**31  # ids are at most uint32 on disk and int64 in memory
+# of modalities and tokenizers: folders are called so
+_NAME = re.compile(r"[\w@-][\w@.-]*")
+# settings that any raw type could carry up to release 0.4, whether it knew them or not
+_ANY_TYPES_SETTINGS = ("size", "channels", "range", "rate", "classes", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +43,7 @@ class Modality:
 
     name: str
     kind: Kind
-    raw: RawSpec
+    raw: Raw
     tokenizer: str | None = None  # name of the codec that makes its ids
     source: str = ""  # name of the raw data it is made from; its own name if empty
     labeller: str = ""  # what makes its raw form out of the picture when data is imported
@@ -134,19 +62,28 @@ class Modality:
     loss_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in (self.name, self.raw_name, self.tokenizer or self.name):
+            check_name(name)
+        at_least(self, 1, "grid", "chunk_size")
+        at_least(self, 0, "vocab_size", "max_tokens", "patch_size", "width", "labeller_size")
+        at_least(self, 0, "loss_weight")
+        if self.vocab_size > MAX_VOCAB:
+            raise UserError(
+                f"modality {self.name} has {self.vocab_size:,} ids; {MAX_VOCAB:,} are the most"
+            )
         if self.kind == "continuous":
             object.__setattr__(self, "output", False)
-            if self.patch_size and self.grid is None:
-                side = self.raw.size // self.patch_size
+            side = num_patches(self.raw.pixels, self.patch_size) if self.patch_size else 0
+            if side and self.grid is None:
                 object.__setattr__(self, "grid", (side, side))
                 object.__setattr__(self, "width", self.patch_size**2 * self.raw.num_channels)
             if not self.width:
                 raise UserError(f"continuous modality {self.name} needs patch_size or width")
-        elif self.vocab_size <= 0:
+        elif not self.vocab_size:
             raise UserError(f"modality {self.name} needs vocab_size or a tokenizer that tells it")
         if self.kind == "grid" and self.grid is None:
             raise UserError(f"grid modality {self.name} needs grid: [rows, columns]")
-        if self.grid is None and self.max_tokens <= 0:
+        if self.grid is None and not self.max_tokens:
             raise UserError(f"modality {self.name} needs max_tokens")
         if self.levels and math.prod(self.levels) != self.vocab_size:
             raise UserError(
@@ -178,6 +115,8 @@ class ModalitySet:
     tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in self.tokenizers:
+            check_name(name)
         names = [m.name for m in self.modalities]
         if len(set(names)) != len(names):
             raise UserError("two modalities have the same name")
@@ -204,8 +143,9 @@ class ModalitySet:
         for i, m in enumerate(self.modalities):
             if m.name == name:
                 return i
+        known = [m.name for m in self.modalities]
         raise UserError(
-            f"unknown modality {name!r}; this set has {', '.join(m.name for m in self.modalities)}"
+            f"unknown modality {name!r}; this set has {', '.join(known)}{nearest(str(name), known)}"
         )
 
     @property
@@ -238,15 +178,10 @@ class ModalitySet:
         """Plain mappings that ``from_mapping`` reads back to an equal set."""
         modalities = {}
         for m in self.modalities:
-            values = to_mapping(m)
-            defaults = {f.name: f.default for f in dataclasses.fields(Modality)}
-            kept = {k: v for k, v in values.items() if k != "name" and v != to_mapping(defaults[k])}
-            kept["raw"] = {
-                k: v
-                for k, v in values["raw"].items()
-                if k == "type" or v not in (0, [], [0.0, 1.0])
-            }
-            modalities[m.name] = kept
+            entry = _changed_settings(m)
+            del entry["name"]
+            entry["raw"] = {"type": m.raw.type_name, **_changed_settings(m.raw)}
+            modalities[m.name] = entry
         return {"tokenizers": self.tokenizers, "modalities": modalities}
 
     @staticmethod
@@ -255,16 +190,18 @@ class ModalitySet:
         for key in data:
             if key not in ("modalities", "tokenizers"):
                 raise UserError(f"{where}: unknown key {key!r}; did you mean 'modalities'?")
-        tokenizers = {name: dict(spec) for name, spec in (data.get("tokenizers") or {}).items()}
+        tokenizers = {
+            name: dict(_mapping(spec, f"{where}: tokenizer {name}"))
+            for name, spec in _mapping(data.get("tokenizers") or {}, f"{where}: tokenizers").items()
+        }
         table = data.get("modalities")
         if not isinstance(table, dict) or not table:
             raise UserError(f"{where}: the table 'modalities' is missing or empty")
         modalities = []
         for name, entry in table.items():
-            if not isinstance(entry, dict):
-                raise UserError(f"{where}: modality {name} must be a mapping")
+            place = f"{where}: modality {name}"
             modalities.append(
-                _read_modality(name, dict(entry), table, tokenizers, f"{where}: modality {name}")
+                _read_modality(name, dict(_mapping(entry, place)), table, tokenizers, place)
             )
         return ModalitySet(tuple(modalities), tokenizers)
 
@@ -292,7 +229,7 @@ class ModalitySet:
                 (
                     m.name,
                     m.kind,
-                    m.raw.type + (f" {m.raw.size}px" if m.raw.size else ""),
+                    m.raw.type_name + (f" {m.raw.pixels}px" if m.raw.pixels else ""),
                     m.tokenizer or "-",
                     str(m.vocab_size or "-"),
                     shape,
@@ -316,6 +253,9 @@ def _read_modality(
 ) -> Modality:
     """One entry of the table; fills in what follows from its tokenizer or its source."""
     entry.pop("name", None)
+    for key in ("tokenizer", "source"):
+        if isinstance(entry.get(key), list):
+            raise UserError(f"{where}: {key} must be a name, not {entry[key]!r}")
     spec = entry.get("tokenizer")
     if isinstance(spec, dict):  # settings given in place: the tokenizer has the modality's name
         tokenizers[name] = dict(spec)
@@ -330,17 +270,15 @@ def _read_modality(
                 f"{where}: source {entry['source']!r} is not a modality with a raw form"
             )
         entry["raw"] = source["raw"]
-    given = entry.get("raw")
-    raw: dict[str, Any] = given if isinstance(given, dict) else {}
-    _fill_sizes(entry, settings, raw, where)
+    if "raw" in entry:
+        entry["raw"] = _read_raw(entry["raw"], f"{where}: raw")
+        _fill_sizes(entry, settings, entry["raw"], where)
     if entry.get("kind") == "sequence" and entry.get("tokenizer"):
         entry.setdefault("vocab", entry["tokenizer"])
     return from_mapping(Modality, {"name": name, **entry}, where)
 
 
-def _fill_sizes(
-    entry: dict[str, Any], settings: dict[str, Any], raw: dict[str, Any], where: str
-) -> None:
+def _fill_sizes(entry: dict[str, Any], settings: dict[str, Any], raw: Raw, where: str) -> None:
     """Set the sizes that the YAML leaves to the tokenizer."""
     count = {"grid": "grid", "set": "max_tokens"}.get(entry.get("kind", ""))
     complete = "vocab_size" in entry and (count is None or count in entry)
@@ -356,3 +294,42 @@ def _fill_sizes(
     for key, value in derived.items():
         if value:
             entry.setdefault(key, value)
+
+
+def check_name(name: str) -> None:
+    """Raise UserError unless a modality or tokenizer can have this name: a folder is called so."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            f"name {name!r}: names are letters, digits and _ - . @, and begin with no dot"
+        )
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where} must be a mapping, not {value!r}")
+    return value
+
+
+def _read_raw(given: Any, where: str) -> Raw:
+    """A raw type from its entry. Of the settings that releases up to 0.4 wrote for any of their
+    types, those that the type does not have, or that are zero, say nothing and are left out.
+    """
+    kind = given.get("type") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or ":" in kind:
+        return choose(Raw, given, where)
+    try:
+        known = {f.name for f in dataclasses.fields(Raw.find(kind))}
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    kept = {
+        key: value
+        for key, value in given.items()
+        if key not in _ANY_TYPES_SETTINGS or (key in known and value not in (0, []))
+    }
+    return choose(Raw, kept, where)
+
+
+def _changed_settings(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their defaults, as plain values."""
+    values = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config)}
+    return {name: to_mapping(v) for name, (v, default) in values.items() if v != default}

@@ -8,42 +8,44 @@ added once more. Architecture: 4M (2312.06647); shapes: T packed rows, D width, 
 
 from __future__ import annotations
 
-import importlib
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fourm.attention import Layout, PreparedLayout, take_rows
+from fourm.attention import prepare
+from fourm.attention.rows import take_rows
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
-from fourm.blocks import Block, layer_norm
-from fourm.config import from_mapping, to_mapping
-from fourm.embedding import TOKEN_STD, PositionTable, TokenTable
+from fourm.blocks import Block, BlockShape
+from fourm.config import at_least, from_mapping, to_mapping
+from fourm.embedding import TOKEN_STD, TokenTable
+from fourm.encoder import Encoded, EncoderConfig, Latent, Plain
 from fourm.errors import UserError
-from fourm.formats import FORMAT, check_format, is_ours
-from fourm.latent_encoder import BlockShape, FusionConfig, TokenFusion
-from fourm.loss import SoftTargets, linear_cross_entropy, soft_cross_entropy
+from fourm.formats import check_format, is_ours
+from fourm.latent_encoder import LatentEncoder
+from fourm.layout import Layout
 from fourm.modalities import ModalitySet
-from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
-
-CONFIG_FILE = "config.json"
-# tried on what is not ours: (folder, dtype) -> FourM or None
-FOREIGN_FORMATS = ("fourm.interop.released:load_released",)
+from fourm.model_files import (
+    CONFIG_FILE,
+    foreign_readers,
+    load_into,
+    read_description,
+    write_description,
+)
+from fourm.objectives import CrossEntropy, Objective, Targets
+from fourm.positions import Places, Positions, PositionTable
+from fourm.roles import TABLE, state_roles
+from fourm.weights import WEIGHTS_FILE, WeightFiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Size and options of the transformer.
-
-    ``spec`` of the sizes: 4M-B is dim 768, depth 12 + 12, 12 heads.
-    """
+    """Size and options of the transformer. 4M-B is dim 768, depth 12 + 12, 12 heads."""
 
     dim: int = 128
     encoder_depth: int = 3
@@ -60,38 +62,70 @@ class ModelConfig:
     # bias of the projection of pixel patches (projections of other vectors always have one)
     patch_bias: bool = True
     num_registers: int = 0
-    share_modality_embeddings: bool = False  # one vector for a modality's encoder and decoder rows
+    positions: Positions = "added"  # vectors added to rows, rotary angles, or both
+    share_modality_embeddings: bool = False  # one vector for a modality's input and target rows
     share_token_embeddings: bool = True  # the decoder reads sequences with the encoder's table
-    # a set's positions are the same for encoder and decoder rows
-    share_learned_positions: bool = True
+    share_learned_positions: bool = True  # a set's positions are the same for input and target rows
     tie_heads: bool = False  # output heads are the decoder's token table
     attention: str = "auto"
-    fusion: FusionConfig | None = None  # JAR: the encoder's later layers run on a few latents
+    encoder: EncoderConfig = field(default_factory=Plain)
 
     def __post_init__(self) -> None:
+        at_least(self, 1, "dim", "num_heads")
+        at_least(self, 0, "encoder_depth", "decoder_depth", "num_registers")
+        if int(self.dim * self.mlp_ratio) < 1:
+            raise UserError(f"mlp_ratio {self.mlp_ratio} leaves layers of dim {self.dim} no width")
         if self.dim % 4 or self.dim % self.num_heads:
             raise UserError(
                 f"dim {self.dim} must be a multiple of 4 and of num_heads {self.num_heads}"
             )
-        if self.fusion is not None and self.num_registers:
+        if self.positions != "added" and self.dim // self.num_heads % 4:
             raise UserError(
-                "fusion and num_registers do not go together: the latents are registers already"
+                f"rotary positions need heads whose width is a multiple of 4, not"
+                f" {self.dim // self.num_heads}"
             )
+        if isinstance(self.encoder, Latent) and self.num_registers:
+            raise UserError(
+                "a latent encoder and num_registers do not go together: the latents are registers"
+                " already"
+            )
+        if isinstance(self.encoder, Latent) and self.positions != "added":
+            raise UserError("a latent encoder's latents have no place: positions must be added")
 
+    @staticmethod
+    def upgrade(given: dict[str, Any]) -> dict[str, Any]:
+        """The keys of earlier releases as those of this one: up to 0.4.0 a latent encoder was
+        ``fusion: {...}``.
+        """
+        if "fusion" not in given:
+            return given
+        if given["fusion"] and "encoder" in given:
+            raise UserError("'fusion' is the old name of 'encoder': give one of them")
+        kept = {key: value for key, value in given.items() if key != "fusion"}
+        if given["fusion"]:
+            kept["encoder"] = {"type": "latent", **given["fusion"]}
+        return kept
 
-@dataclass(frozen=True)
-class Encoded:
-    """What the decoder needs of the input: one row for each input token (and register)."""
-
-    # (T, D) encoder output after its norm; with fusion (B * N, D), N latents of each sample
-    features: Tensor
-    context: Tensor  # (T, D) projected, embeddings added again
-    lengths: Any  # (B,) rows of each sample's context, numpy
+    @property
+    def block(self) -> BlockShape:
+        """What the blocks share."""
+        return BlockShape(
+            dim=self.dim,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            gated=self.gated_mlp,
+            activation=self.activation,
+            qkv_bias=self.qkv_bias,
+            proj_bias=self.proj_bias,
+            mlp_bias=self.mlp_bias,
+            norm_bias=self.norm_bias,
+            qk_norm=self.qk_norm,
+        )
 
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """Cross-entropy of a batch by modality, in nats."""
+    """Losses of a batch by modality; cross-entropy in nats unless another objective was given."""
 
     sums: Tensor  # (modalities,) float32
     counts: Tensor  # (modalities,) float32 number of targets
@@ -105,35 +139,64 @@ class FourM(
 ):
     """The model. ``FourM(config, modalities)`` has fresh weights; ``from_pretrained`` and
     ``save_pretrained`` read and write a folder (or hub repository) with ``config.json`` and
-    ``model.safetensors``."""
+    ``model.safetensors``.
+    """
+
+    renamed_weights: ClassVar = {"fusion.": "latents."}  # from those of earlier releases
 
     def __init__(self, config: ModelConfig, modalities: ModalitySet) -> None:
         super().__init__()
         self.config, self.modalities = config, modalities
-        c = config
-        read_by_encoder = [m for m in modalities if m.kind != "continuous" and m.input]
-        read_by_decoder = [m for m in modalities.outputs if m.kind == "sequence" or c.tie_heads]
-        shared = read_by_decoder if c.share_token_embeddings else []
-        either = [m for m in modalities if m in read_by_encoder or m in shared]
+        self._make_tables()
+        c, shape = config, config.block
+        self.mask_token = nn.Parameter(torch.zeros(c.dim))
+        self.encoder = nn.ModuleList(Block(shape) for _ in range(c.encoder_depth))
+        self.encoder_norm = shape.norm()
+        self.context = nn.Linear(c.dim, c.dim)
+        self.decoder = nn.ModuleList(Block(shape, cross=True) for _ in range(c.decoder_depth))
+        self.decoder_norm = shape.norm()
+        for block in (*self.encoder_blocks, *self.decoder_blocks):
+            block.reset_parameters()
+        self.latents = None
+        if isinstance(c.encoder, Latent):
+            bare = BlockShape(
+                dim=c.dim,
+                num_heads=c.num_heads,
+                mlp_ratio=c.mlp_ratio,
+                gated=c.gated_mlp,
+                activation=c.activation,
+            )
+            depth = c.encoder_depth
+            self.latents = LatentEncoder(c.encoder, bare, depth, modalities, c.attention)
+
+    def _make_tables(self) -> None:
+        """Vectors of ids, places and modalities, projections of what comes as vectors."""
+        c, modalities = self.config, self.modalities
+        outputs = modalities.outputs
+        to_encoder = [m for m in modalities if m.kind != "continuous" and m.input]
+        to_decoder = [m for m in outputs if m.kind == "sequence" or c.tie_heads]
+        shared = to_decoder if c.share_token_embeddings else []
+        either = [m for m in modalities if m in to_encoder or m in shared]
+
+        def positions(members: list) -> PositionTable:
+            return PositionTable(modalities, members, c.dim, c.positions, c.dim // c.num_heads)
+
+        def vectors(num: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(num, c.dim) * TOKEN_STD)
+
         self.tokens = TokenTable(modalities, either, c.dim, TOKEN_STD)
-        self.decoder_tokens = (
-            None
-            if c.share_token_embeddings
-            else TokenTable(modalities, read_by_decoder, c.dim, TOKEN_STD)
-        )
-        self.heads = None if c.tie_heads else TokenTable(modalities, modalities.outputs, c.dim, 0.0)
-        self.positions = PositionTable(modalities, list(modalities), c.dim)
-        self.decoder_positions = (
-            None
-            if c.share_learned_positions
-            else PositionTable(modalities, modalities.outputs, c.dim)
-        )
-        self.modality = nn.Parameter(torch.randn(len(modalities), c.dim) * TOKEN_STD)
-        self.decoder_modality = (
-            None
-            if c.share_modality_embeddings
-            else nn.Parameter(torch.randn(len(modalities), c.dim) * TOKEN_STD)
-        )
+        self.decoder_tokens = None
+        if not c.share_token_embeddings:
+            self.decoder_tokens = TokenTable(modalities, to_decoder, c.dim, TOKEN_STD)
+        self.heads = None if c.tie_heads else TokenTable(modalities, outputs, c.dim, 0.0)
+        self.positions = positions(list(modalities))
+        self.decoder_positions = None if c.share_learned_positions else positions(outputs)
+        self.modality = vectors(len(modalities))
+        self.decoder_modality = None
+        state_roles(self, modality=TABLE)
+        if not c.share_modality_embeddings:
+            self.decoder_modality = vectors(len(modalities))
+            state_roles(self, decoder_modality=TABLE)
         self.vector_in = nn.ModuleDict(
             {
                 _module_name(m.name): nn.Linear(
@@ -143,90 +206,58 @@ class FourM(
                 if m.kind == "continuous"
             }
         )
-        self.registers = (
-            nn.Parameter(torch.randn(c.num_registers, c.dim) * TOKEN_STD)
-            if c.num_registers
-            else None
-        )
-        self.mask_token = nn.Parameter(torch.zeros(c.dim))
-        self.encoder = nn.ModuleList(self._block(cross=False) for _ in range(c.encoder_depth))
-        self.encoder_norm = layer_norm(c.dim, c.norm_bias)
-        self.context = nn.Linear(c.dim, c.dim)
-        self.decoder = nn.ModuleList(self._block(cross=True) for _ in range(c.decoder_depth))
-        self.decoder_norm = layer_norm(c.dim, c.norm_bias)
-        for block in (*self.encoder_blocks, *self.decoder_blocks):
-            block.reset_parameters()
-        self.fusion = None
-        if c.fusion is not None:
-            shape = BlockShape(
-                c.dim, c.num_heads, c.mlp_ratio, c.gated_mlp, c.activation, c.attention
-            )
-            self.fusion = TokenFusion(c.fusion, shape, c.encoder_depth, modalities)
-
-    def _block(self, cross: bool) -> Block:
-        c = self.config
-        return Block(
-            c.dim,
-            c.num_heads,
-            mlp_ratio=c.mlp_ratio,
-            gated=c.gated_mlp,
-            activation=c.activation,
-            qkv_bias=c.qkv_bias,
-            proj_bias=c.proj_bias,
-            mlp_bias=c.mlp_bias,
-            norm_bias=c.norm_bias,
-            qk_norm=c.qk_norm,
-            cross=cross,
-        )
+        self.registers = None
+        if c.num_registers:
+            self.registers = vectors(c.num_registers)
+            state_roles(self, registers=TABLE)
 
     @property
     def encoder_blocks(self) -> list[Block]:
+        """The encoder's layers."""
         return [block for block in self.encoder if isinstance(block, Block)]
 
     @property
     def decoder_blocks(self) -> list[Block]:
+        """The decoder's layers."""
         return [block for block in self.decoder if isinstance(block, Block)]
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.mask_token.device
 
     # ---- embedding -------------------------------------------------------------------------------
 
-    def _embed_input(self, stream: EncoderStream) -> tuple[Tensor, Tensor]:
-        """Content and place (position + modality) of the encoder's rows, (T, D) each."""
+    def _embed_input(self, stream: EncoderStream) -> tuple[Tensor, Places]:
+        """Content (T, D) of the encoder's rows and their places (position + modality)."""
         content = self.tokens(stream.modality, stream.token)
         for m in self.modalities:
             if m.kind != "continuous":
                 continue
             layer = self.vector_in[_module_name(m.name)]
             given = stream.vectors.get(m.name)
-            # no such rows here: an exact zero keeps the projection's gradient defined on every rank
             if given is None:
+                # no such rows here: an exact zero keeps the projection's gradient defined on every
+                # rank
                 content = content + sum(p.sum() for p in layer.parameters()) * 0.0
             else:
-                content = content.index_copy(
-                    0, given.rows, layer(given.values.to(content.dtype)).to(content.dtype)
-                )
-        place = self.positions(stream.modality, stream.position) + self.modality[stream.modality]
-        return content, place
+                vectors = layer(given.values.to(content.dtype)).to(content.dtype)
+                content = content.index_copy(0, given.rows, vectors)
+        at = self.positions(stream.modality, stream.position)
+        return content, Places(at.added + self.modality[stream.modality], at.turn)
 
-    def _embed_target(self, stream: DecoderStream) -> Tensor:
+    def embed_target(self, kind: Tensor, position: Tensor, given: Tensor) -> tuple[Tensor, Places]:
+        """Decoder rows (T, D), with what their places add, from modality, position and input id (or
+        MASK_QUERY), (T,) each.
+        """
         modality = self.modality if self.decoder_modality is None else self.decoder_modality
-        return self.embed_target(stream.modality, stream.position, stream.input, modality)
-
-    def embed_target(
-        self, kind: Tensor, position: Tensor, given: Tensor, modality: Tensor | None = None
-    ) -> Tensor:
-        """Decoder rows (T, D) from modality, position and input id (or MASK_QUERY), (T,) each."""
-        if modality is None:
-            modality = self.modality if self.decoder_modality is None else self.decoder_modality
         table = self.decoder_tokens or self.tokens
-        query = (given < 0)[:, None]
         content = self.mask_token.expand(len(given), -1)
         if len(table.table):
-            content = torch.where(query, content, table(kind, given.clamp_min(0)))
-        return content + (self.decoder_positions or self.positions)(kind, position) + modality[kind]
+            is_query = (given < 0)[:, None]
+            content = torch.where(is_query, content, table(kind, given.clamp_min(0)))
+        at = (self.decoder_positions or self.positions)(kind, position)
+        return content + at.added + modality[kind], at
 
     # ---- forward ---------------------------------------------------------------------------------
 
@@ -234,74 +265,57 @@ class FourM(
         """Encoder output for packed inputs; ``features`` serve probes and fine-tuning, ``context``
         the decoder.
         """
-        content, place = self._embed_input(stream)
+        content, at = self._embed_input(stream)
+        if self.latents is not None:
+            rows = content + at.added
+            return self.latents(rows, at.added, stream, self.encoder_blocks, self._finished)
         lengths = stream.lengths
         if self.registers is not None:
-            content, place, lengths = self._add_registers(content, place, lengths)
-        rows = content + place
-        layout = Layout.per_sample(lengths).on(
-            rows.device, self.config.attention, self._attention_dtype(rows)
-        )
-        if self.fusion is not None:
-            return self._encode_fused(rows, place, stream, layout)
+            content, at, lengths = self._add_registers(content, at, stream)
+        rows = content + at.added
+        backend = self.config.attention
+        layout = prepare(Layout.per_sample(lengths), rows, backend, at.turn, at.turn)
         for block in self.encoder:
             rows = block(rows, layout)
-        features = self.encoder_norm(rows)
-        return Encoded(features, self.context(features) + place, lengths)
+        return Encoded(*self._finished(rows, at.added), lengths, lengths, at.turn)
 
-    def _encode_fused(
-        self, rows: Tensor, place: Tensor, stream: EncoderStream, layout: PreparedLayout
-    ) -> Encoded:
-        """The stem's layers over all rows, the others over a few latents of each sample."""
-        assert self.fusion is not None
-        f, blocks = self.fusion.config, self.encoder_blocks
-        for block in blocks[: f.stem_layers]:
-            rows = block(rows, layout)
-        num, dtype = len(stream.lengths), self._attention_dtype(rows)
-        latents, at = self.fusion(rows, place, stream, blocks[f.stem_layers :], dtype)
-        features = self.encoder_norm(latents)
-        context, lengths = self.context(features) + at, np.full(num, f.num_tokens)
-        if f.context == "latents+stem":
-            owner = np.concatenate(
-                [np.repeat(np.arange(num), f.num_tokens), np.repeat(np.arange(num), stream.lengths)]
-            )
-            order = torch.from_numpy(np.argsort(owner, kind="stable")).to(rows.device)
-            context = torch.cat([context, self.context(self.encoder_norm(rows)) + place])[order]
-            lengths = lengths + stream.lengths
-        return Encoded(features, context, lengths)
+    def _finished(self, rows: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (T, D) and the decoder's context (T, D) from the last layer's output and what
+        the rows' places add.
+        """
+        features = self.encoder_norm(rows)
+        return features, self.context(features) + added
 
     def _add_registers(
-        self, content: Tensor, place: Tensor, lengths: Any
-    ) -> tuple[Tensor, Tensor, Any]:
+        self, content: Tensor, at: Places, stream: EncoderStream
+    ) -> tuple[Tensor, Places, Any]:
+        """Learned rows before those of each sample; they have no place."""
         assert self.registers is not None
-        num = self.registers.shape[0]
+        num, lengths = len(self.registers), stream.lengths
         counts = torch.as_tensor(lengths, device=content.device)
-        sample = torch.repeat_interleave(torch.arange(len(lengths), device=content.device), counts)
-        rows = torch.arange(len(content), device=content.device) + num * (sample + 1)
-        full = content.new_zeros(len(content) + num * len(lengths), content.shape[1])
-        is_register = torch.ones(len(full), dtype=torch.bool, device=full.device).index_fill(
-            0, rows, False
-        )
-        first = full.masked_scatter(
-            is_register[:, None], self.registers.to(full.dtype).repeat(len(lengths), 1)
-        )
-        return first.index_copy(0, rows, content), full.index_copy(0, rows, place), lengths + num
+        samples = torch.arange(len(lengths), device=content.device)
+        before = num * (torch.repeat_interleave(samples, counts) + 1)
+        rows = torch.arange(len(content), device=content.device) + before
+        total = len(content) + num * len(lengths)
+        empty = content.new_zeros(total, content.shape[1])
+        is_register = torch.ones(total, dtype=torch.bool, device=empty.device)
+        is_register = is_register.index_fill(0, rows, False)
+        registers = self.registers.to(empty.dtype).repeat(len(lengths), 1)
+        first = empty.masked_scatter(is_register[:, None], registers)
+        turn = None if at.turn is None else at.turn.among(rows, total)
+        places = Places(empty.index_copy(0, rows, at.added), turn)
+        return first.index_copy(0, rows, content), places, lengths + num
 
     def decode(self, encoded: Encoded, stream: DecoderStream) -> Tensor:
         """Decoder output (T, D) for packed targets."""
-        rows = self._embed_target(stream)
-        dtype = self._attention_dtype(rows)
-        layout = stream.layout.on(rows.device, self.config.attention, dtype)
-        cross = Layout.per_sample(stream.lengths, encoded.lengths).on(
-            rows.device, self.config.attention, dtype
-        )
+        rows, at = self.embed_target(stream.modality, stream.position, stream.input)
+        backend = self.config.attention
+        layout = prepare(stream.layout, rows, backend, at.turn, at.turn)
+        pairs = Layout.per_sample(stream.lengths, encoded.lengths)
+        cross = prepare(pairs, rows, backend, at.turn, encoded.turn)
         for block in self.decoder:
             rows = block(rows, layout, encoded.context, cross)
         return self.decoder_norm(rows)
-
-    def _attention_dtype(self, rows: Tensor) -> torch.dtype:
-        kind = rows.device.type
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
 
     def head(self, name: str) -> Tensor:
         """Output weights (V, D) of a modality."""
@@ -319,36 +333,23 @@ class FourM(
         """Decoder output of a batch's targets sorted by modality (T, D), and the heads (V, D) of
         the vocabularies among them.
         """
-        rows = take_rows(
-            self.decode(self.encode(batch.encoder), batch.decoder), batch.decoder.by_modality
-        )
-        present = {
-            m.vocab or m.name
-            for m, count in zip(self.modalities, batch.decoder.counts, strict=True)
-            if count
-        }
-        return rows, self._head_table.all_weights(present)
+        decoded = self.decode(self.encode(batch.encoder), batch.decoder)
+        counted = zip(self.modalities, batch.decoder.counts, strict=True)
+        present = {m.vocab or m.name for m, count in counted if count}
+        return take_rows(decoded, batch.decoder.by_modality), self._head_table.all_weights(present)
 
-    def forward(self, batch: MaskedBatch, soft: SoftTargets | None = None) -> TokenLosses:
-        """Loss of a masked batch, by modality; with ``soft`` a share of it is against a teacher's
-        probabilities.
-        """
+    def forward(self, batch: MaskedBatch, objective: Objective | None = None) -> TokenLosses:
+        """Losses of a masked batch by modality, by cross-entropy unless told otherwise."""
+        objective = objective or CrossEntropy()
         rows, heads = self.target_rows(batch)
-        targets = batch.decoder.target[batch.decoder.by_modality]
+        ids = batch.decoder.target[batch.decoder.by_modality]
         sums, start = [], 0
         for m, count in zip(self.modalities, batch.decoder.counts, strict=True):
-            if count:
-                part = slice(start, start + count)
-                vocab = m.vocab or m.name
-                loss = linear_cross_entropy(rows[part], heads[vocab], targets[part])
-                if soft is not None:
-                    taught = soft_cross_entropy(
-                        rows[part], heads[vocab], soft.rows[part], soft.heads[vocab]
-                    )
-                    loss = (1 - soft.share) * loss + soft.share * taught
-                sums.append(loss)
-            else:
+            if not count:
                 sums.append(rows.new_zeros((), dtype=torch.float32))
+                continue
+            part, vocab = slice(start, start + count), m.vocab or m.name
+            sums.append(objective(Targets(rows[part], heads[vocab], ids[part], vocab, part)))
             start += count
         # every parameter gets a gradient on every rank, whatever this batch holds
         touched = sum(p.sum() for p in (self.mask_token, *self._tables())) * 0.0
@@ -363,20 +364,13 @@ class FourM(
 
     def write_description(self, folder: Path) -> None:
         """``config.json`` alone, without the weights."""
-        described = {
-            "format": FORMAT,
-            "model": to_mapping(self.config),
-            **self.modalities.to_mapping(),
-        }
-        (folder / CONFIG_FILE).write_text(json.dumps(described, indent=1) + "\n")
+        write_description(folder, to_mapping(self.config), self.modalities.to_mapping())
 
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         self.write_description(folder)
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()},
-            folder / WEIGHTS_FILE,
-        )
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> FourM:  # type: ignore[override]
@@ -418,19 +412,20 @@ class FourM(
 
 
 def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> FourM:
-    """Read a model folder: ours, or a released one of the 4M family. Raises UserError that names
-    the file and what is wrong with it.
+    """Read a model folder: ours, or a released one of the 4M family.
 
     Args:
         dtype: of the weights in memory; None = as they are stored.
+
+    Raises:
+        UserError: names the file and what is wrong with it.
     """
     folder = Path(folder)
     described = read_description(folder)
     if described is None or not is_ours(described):
-        for reader in FOREIGN_FORMATS:
-            module, _, name = reader.partition(":")
-            model = getattr(importlib.import_module(module), name)(folder, described, dtype)
-            if model is not None:
+        for read in foreign_readers():
+            model = read(folder, described, dtype)
+            if isinstance(model, FourM):
                 return model
         if described is None:
             raise UserError(f"no model in {folder}: {CONFIG_FILE} is missing")
@@ -440,41 +435,18 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) ->
     for key in ("model", "modalities"):
         if key not in described:
             raise UserError(f"{where} lacks {key!r}")
-    modalities = ModalitySet.from_mapping(
-        {k: described[k] for k in ("tokenizers", "modalities") if k in described}, where
-    )
+    declared = {k: described[k] for k in ("tokenizers", "modalities") if k in described}
+    modalities = ModalitySet.from_mapping(declared, where)
     config = from_mapping(ModelConfig, described["model"], where)
-    files = WeightFiles.open(folder)
+    files = WeightFiles.open(folder).renamed(FourM.renamed_weights)
     with init_empty_weights(include_buffers=False):
         model = FourM(config, modalities)
     expected = model.state_dict()
     for name, tensor in expected.items():
         files.need(name, tuple(tensor.shape))
     files.refuse_others(set(expected))
-    return load_into(model, files.read, dtype)
-
-
-def load_into(model: FourM, value: Any, dtype: torch.dtype | None) -> FourM:
-    """Give a model built without memory its weights, ``value(name)`` each, one at a time."""
-    fill(model, value, dtype)
-    return model.to(model.mask_token.dtype).eval()  # computed buffers too
-
-
-def read_description(folder: Path) -> dict[str, Any] | None:
-    """The mapping in ``config.json``, or None if there is no such file.
-
-    Raises UserError if it is no JSON mapping.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return None
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} does not hold a mapping")
-    return data
+    load_into(model, files.read, dtype)
+    return model
 
 
 def _module_name(name: str) -> str:

@@ -1,7 +1,8 @@
 """Any-to-any generation in a few lines, in the style of diffusers.
 
     pipe = AnyToAnyPipeline.from_pretrained("folder-or-hub-id")
-    out = pipe({"caption": "a red cube left of a blue sphere"}, targets=["depth", "rgb"], guidance_scale=3.0, seed=0)
+    out = pipe({"caption": "a red cube left of a blue sphere"}, targets=["depth", "rgb"],
+               guidance_scale=3.0, seed=0)
     out["rgb"].images[0].save("scene.png")
 
 Inputs and outputs are raw forms: PIL pictures or arrays, strings, lists of boxes. Targets are
@@ -12,9 +13,10 @@ folder with ``tokenizers/`` beside the weights and, if the model has preferred s
 
 from __future__ import annotations
 
+import operator
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,15 @@ from safetensors.torch import load_file, save_file
 
 from fourm.batch import map_tensors
 from fourm.codecs import CodecSet
-from fourm.config import from_mapping, read_yaml, to_mapping
-from fourm.data.raw import check_raw, check_vectors, fit_picture, to_rgb
+from fourm.config import read_yaml, to_mapping
 from fourm.data.store import to_vectors
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, load_model
 from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState, encoder_stream
-from fourm.show import picture_of
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
 
@@ -75,7 +75,7 @@ class Generated:
     @property
     def images(self) -> list[Image.Image]:
         """The values as pictures (depth, normals and classes in colour, boxes drawn)."""
-        return [picture_of(value, self.modality.raw) for value in self.values]
+        return [self.modality.raw.picture(value) for value in self.values]
 
     @property
     def texts(self) -> list[str]:
@@ -138,6 +138,9 @@ class AnyToAnyPipeline:
                 raise UserError(
                     f"{name} is no folder and cannot be had from the hub: {type(error).__name__}"
                 ) from None
+        inner = folder / "model"
+        if not (folder / "config.json").is_file() and (inner / "config.json").is_file():
+            raise UserError(f"{folder} is a project, not a model: its model is {inner}")
         model = load_model(folder, dtype).to(device)
         options_path = folder / GENERATION_FILE
         if not options_path.is_file():
@@ -145,6 +148,9 @@ class AnyToAnyPipeline:
                 configs_folder() / "generate" / "4m.yaml" if is_released(model.modalities) else None
             )
         options = read_options(options_path) if options_path is not None else {}
+        # those of the released family's settings that this one lacks are for its other models
+        if not is_released(model.modalities):
+            check_options(options, model.modalities, f"{options_path}")
         return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options)
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
@@ -172,8 +178,8 @@ class AnyToAnyPipeline:
 
     def __call__(
         self,
-        inputs: dict[str, Any],
-        targets: Sequence[str],
+        inputs: Mapping[str, Any],
+        targets: Sequence[str] | str,
         *,
         seed: int | Sequence[int] = 0,
         num_samples: int = 1,
@@ -185,7 +191,7 @@ class AnyToAnyPipeline:
 
         Args:
             inputs: name -> raw value, ``Partial``, ``Tokens``, or a list of them (one a sample).
-            targets: names, in the order of generation; each is given all before it.
+            targets: names, in the order of generation; each is given all before it. Or one name.
             seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
             num_samples: pictures from one and the same input.
             options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
@@ -196,26 +202,30 @@ class AnyToAnyPipeline:
             UserError: for an unknown name, a raw value that is not what its modality holds, or
                 lists of different lengths.
         """
+        targets = [targets] if isinstance(targets, str) else targets
+        if not isinstance(targets, Sequence):
+            raise UserError(
+                f"targets are names in an order, e.g. ['depth', 'rgb'], not {targets!r}"
+            )
+        if not isinstance(options or {}, Mapping):
+            raise UserError(f"options map targets to SamplingOptions, they are not {options!r}")
         if not targets:
             raise UserError("no targets: name at least one modality to generate")
-        for name in targets:
+        for name in (*targets, *(options or {})):
             if not self.modalities[name].output:
                 raise UserError(
                     f"{name} cannot be generated; outputs are"
                     f" {', '.join(m.name for m in self.modalities.outputs)}"
                 )
         state = self.encode(inputs, num_samples)
-        seeds = np.array(
-            [seed + i for i in range(state.num_samples)] if isinstance(seed, int) else list(seed),
-            dtype=np.int64,
-        )
-        if len(seeds) != state.num_samples:
-            raise UserError(f"{len(seeds)} seeds for {state.num_samples} samples")
+        seeds = _seeds(seed, state.num_samples)
         conditions = state.present
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
+            if not isinstance(chosen, SamplingOptions):
+                raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
             if settings:
-                chosen = _changed(chosen, settings)
+                chosen = chosen.changed(settings)
             report = (
                 None if progress is None else (lambda done, of, name=name: progress(name, done, of))
             )
@@ -234,13 +244,26 @@ class AnyToAnyPipeline:
                     return self.options[f"{name}->{target}"]
         return self.options.get(target) or SamplingOptions()
 
-    def encode(self, inputs: dict[str, Any], num_samples: int = 1) -> SampleState:
+    def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
+        if not isinstance(inputs, Mapping):
+            raise UserError(
+                f"inputs are a mapping of names to values, not {type(inputs).__name__};"
+                f" names are {', '.join(m.name for m in self.modalities.inputs)}"
+            )
+        num_samples = _whole(num_samples, "num_samples")
+        if num_samples < 1:
+            raise UserError(f"num_samples must be at least 1, not {num_samples}")
         lists = {
-            name: value if _is_batch(value, self._raw_type(name)) else [value] * num_samples
+            name: value if _is_batch(value, self.modalities[name]) else [value] * num_samples
             for name, value in inputs.items()
         }
         sizes = {name: len(value) for name, value in lists.items()}
+        for name, size in sizes.items():
+            if not size:
+                raise UserError(f"input {name} is an empty list")
+            if num_samples not in (1, size):
+                raise UserError(f"input {name} is a list of {size}, num_samples is {num_samples}")
         if len(set(sizes.values())) > 1:
             raise UserError(
                 "inputs have different numbers of samples: "
@@ -255,11 +278,11 @@ class AnyToAnyPipeline:
         return state
 
     @torch.inference_mode()
-    def features(self, inputs: dict[str, Any]) -> list[torch.Tensor]:
+    def features(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean
         over rows is a good vector.
 
-        A row for each input token, in the order of the modality set; with ``model.fusion`` N
+        A row for each input token, in the order of the modality set; with a latent encoder N
         latents instead.
         """
         state = self.encode(inputs)
@@ -267,13 +290,7 @@ class AnyToAnyPipeline:
             encoder_stream(state, self.modalities, [frozenset()]), lambda t: t.to(self.model.device)
         )
         encoded = self.model.encode(stream)
-        counts = stream.lengths + self.model.config.num_registers
-        if self.model.config.fusion is not None:
-            counts = np.full(state.num_samples, self.model.config.fusion.num_tokens)
-        return list(encoded.features.float().cpu().split(counts.tolist()))
-
-    def _raw_type(self, name: str) -> str:
-        return self.modalities[name].raw.type
+        return list(encoded.features.float().cpu().split(encoded.num_features.tolist()))
 
     def _add(self, state: SampleState, name: str, values: list[Any]) -> None:
         m = self.modalities[name]
@@ -284,13 +301,11 @@ class AnyToAnyPipeline:
         plain = not any(isinstance(value, (Partial, Tokens)) for value in values)
         # the model reads this raw form itself, without loss
         if direct is not None and (plain or m.kind == "continuous"):
-            if direct.raw.type == "vectors":
-                state.grids[direct.name] = _padded(
-                    [check_vectors(value, direct.raw) for value in values], direct.num_tokens
-                )
+            given = [direct.raw.accept(value) for value in values]
+            if not direct.patch_size:
+                state.grids[direct.name] = _padded(given, direct.num_tokens)
                 return
-            raw = np.stack([_prepare(value, direct) for value in values])
-            vectors = to_vectors(raw, direct)
+            vectors = to_vectors(np.stack(given), direct)
             state.grids[direct.name] = GridState(vectors, np.ones(vectors.shape[:2], bool))
             return
         codec = (
@@ -299,11 +314,11 @@ class AnyToAnyPipeline:
         ids, keep = [], []
         for value in values:
             if isinstance(value, Tokens):
-                ids.append(np.asarray(value.ids, np.int64).reshape(-1))
+                ids.append(_ids(value.ids))
             else:
                 assert codec is not None
                 raw = value.raw if isinstance(value, Partial) else value
-                ids.append(codec.encode([_prepare(raw, m)])[0])
+                ids.append(codec.encode([m.raw.accept(raw)])[0])
             keep.append(_token_mask(value, m, len(ids[-1])))
             if len(ids[-1]) and (ids[-1].min() < 0 or ids[-1].max() >= m.vocab_size):
                 raise UserError(f"id {ids[-1].max()} is outside the vocabulary of {m.vocab_size}")
@@ -327,9 +342,27 @@ class AnyToAnyPipeline:
 def read_options(path: Path) -> dict[str, SamplingOptions]:
     """Sampling settings by target, or by ``condition->target``."""
     return {
-        name: from_mapping(SamplingOptions, entry, f"{path}: {name}")
+        name: SamplingOptions.read(entry, f"{path}: {name}")
         for name, entry in read_yaml(path).items()
     }
+
+
+def check_options(options: dict[str, Any], modalities: ModalitySet, where: str) -> None:
+    """Raise UserError where a key is neither an output nor ``condition->output``."""
+    outputs = [m.name for m in modalities.outputs]
+    conditions = {name for m in modalities for name in (m.name, m.raw_name)}
+    for key in options:
+        condition, arrow, target = key.rpartition("->")
+        if target not in outputs:
+            raise UserError(
+                f"{where}: {target!r} is no output of this model; it has"
+                f" {', '.join(outputs)}{nearest(target, outputs)}"
+            )
+        if arrow and condition not in conditions:
+            raise UserError(
+                f"{where}: {condition!r} in {key!r} is no modality of this model"
+                f"{nearest(condition, conditions)}"
+            )
 
 
 def is_released(modalities: ModalitySet) -> bool:
@@ -337,60 +370,43 @@ def is_released(modalities: ModalitySet) -> bool:
     return any(settings.get("type") == "released" for settings in modalities.tokenizers.values())
 
 
-def _changed(options: SamplingOptions, settings: dict[str, Any]) -> SamplingOptions:
+def _whole(value: Any, name: str) -> int:
+    """An int, numpy's too."""
     try:
-        return replace(options, **settings)
+        return operator.index(value)
     except TypeError:
-        known = ", ".join(options.__dataclass_fields__)
-        raise UserError(
-            f"unknown sampling option among {', '.join(settings)}; known are {known}"
-        ) from None
+        raise UserError(f"{name} must be a whole number, not {value!r}") from None
 
 
-def _is_batch(value: Any, raw_type: str) -> bool:
-    """A list of samples, as opposed to one sample that is itself a list (boxes, palettes, numbers,
-    words).
-    """
-    if not isinstance(value, (list, tuple)):
-        return False
-    if raw_type in ("boxes", "palette", "numbers", "words", "poses"):
-        inner = {
-            "boxes": dict,
-            "poses": dict,
-            "palette": (list, tuple),
-            "numbers": (int, float),
-            "words": str,
-        }[raw_type]
-        if not value:
-            return False
-        first = value[0]
-        if raw_type == "palette":  # a palette is a list of triples; a batch is a list of palettes
-            return isinstance(first, (Partial, Tokens)) or (
-                isinstance(first, (list, tuple))
-                and bool(first)
-                and isinstance(first[0], (list, tuple))
-            )
-        return not isinstance(first, inner)
-    return True
+def _seeds(seed: Any, num: int) -> np.ndarray:
+    """One seed (that of the first sample) or one for each of ``num`` samples, as (num,) int64."""
+    if seed is None:
+        raise UserError("seed must be a number: nothing is random by itself here")
+    if np.ndim(seed) == 0:
+        first = _whole(seed, "seed")
+        seeds = [first + i for i in range(num)]
+    else:
+        seeds = [_whole(value, "a seed") for value in seed]
+    if len(seeds) != num:
+        raise UserError(f"{len(seeds)} seeds for {num} samples")
+    limits = np.iinfo(np.int64)
+    if min(seeds) < limits.min or max(seeds) > limits.max:
+        raise UserError(f"seeds must fit 64 bits: {limits.min} to {limits.max}, not {max(seeds)}")
+    return np.array(seeds, np.int64)
 
 
-def _prepare(value: Any, m: Modality) -> Any:
-    """Pictures of any size and kind become the array that the modality holds."""
-    if isinstance(value, Image.Image):
-        if m.raw.type == "image":
-            value = np.asarray(fit_picture(to_rgb(value), m.raw.size))
-        else:
-            value = np.asarray(value)
-    elif (
-        m.raw.type == "image"
-        and isinstance(value, np.ndarray)
-        and value.ndim == 3
-        and value.dtype == np.uint8
-    ):
-        if value.shape[2] != 3:
-            raise UserError(f"a picture needs 3 colour channels, this has {value.shape[2]}")
-        value = np.asarray(fit_picture(Image.fromarray(value), m.raw.size))
-    return check_raw(value, m.raw) if m.raw.dense else value
+def _ids(value: Any) -> np.ndarray:
+    ids = np.asarray(value)
+    if ids.size and ids.dtype.kind not in "iu":
+        raise UserError(f"ids must be integers, not {ids.dtype}")
+    return ids.astype(np.int64).reshape(-1)
+
+
+def _is_batch(value: Any, m: Modality) -> bool:
+    """A list of samples, as opposed to one sample that may itself be a list."""
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (Partial, Tokens)):
+        return True
+    return m.raw.is_batch(value)
 
 
 def _padded(values: list[np.ndarray], most: int) -> GridState:
@@ -414,16 +430,14 @@ def _token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
     keep = np.asarray(keep, bool)
     if keep.size == num:
         return keep.reshape(-1)
-    if m.grid is not None and keep.shape == (m.raw.size, m.raw.size):
+    if m.grid is not None and keep.shape == (m.raw.pixels, m.raw.pixels):
         rows, columns = m.grid
-        return (
-            keep.reshape(rows, m.raw.size // rows, columns, m.raw.size // columns)
-            .all((1, 3))
-            .reshape(-1)
-        )
+        pixels = m.raw.pixels
+        parts = keep.reshape(rows, pixels // rows, columns, pixels // columns)
+        return parts.all((1, 3)).reshape(-1)
     raise UserError(
-        f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.size} x"
-        f" {m.raw.size} pixels"
+        f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.pixels} x"
+        f" {m.raw.pixels} pixels"
     )
 
 

@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from fourm.cli.ending import LAST_LINE
 from fourm.data.shards import write_json_atomic
-from fourm.errors import UserError
+from fourm.errors import StageFailed, UserError
 from fourm.modalities import ModalitySet
 from fourm.training.checkpoints import newest_checkpoint
 
@@ -88,6 +90,20 @@ class Project:
                     .replace("runs/demo", str(self.root))
                 )
 
+    def belongs_to(self, source: str) -> None:
+        """Note what the project is made from. Raises UserError if it was made from something else:
+        its stages would all count as done.
+        """
+        note = self.root / "project.json"
+        made_from = json.loads(note.read_text())["source"] if note.is_file() else source
+        if made_from != source:
+            raise UserError(
+                f"{self.root} was made from {made_from}, not from {source}: give another --out, or"
+                " delete it first"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(note, {"source": source})
+
     def seconds(self) -> dict[str, float]:
         path = self.root / "stages.json"
         return json.loads(path.read_text()) if path.is_file() else {}
@@ -114,130 +130,121 @@ class Project:
         return path
 
 
-class StageFailed(ValueError):
-    """A stage's command ended badly; it has said why itself."""
-
-
-def accelerate(module: str, *arguments: str, processes: int = 1, threads: int = 0) -> list[str]:
-    """The ``accelerate launch`` command line of a module; on CPUs, ``processes`` ranks over
-    gloo.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        str(processes),
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    if threads:
-        command += ["--num_cpu_threads_per_process", str(threads)]
-    return [*command, "-m", module, *arguments]
+def command_line(verb: str, *arguments: str | Path) -> list[str]:
+    """The command line ``fourm verb arguments...``, by this Python."""
+    return [sys.executable, "-m", "fourm", verb, *map(str, arguments)]
 
 
 def shown(command: list[str]) -> str:
     """A command line as one would type it."""
-    text = shlex.join(command)
-    return text.replace(
-        shlex.quote(sys.executable) + " -m accelerate.commands.launch", "accelerate launch"
-    ).replace(shlex.quote(sys.executable), "python")
+    return shlex.join(command).replace(f"{shlex.quote(sys.executable)} -m fourm", "fourm")
 
 
-def run_all(commands: list[list[str]], at_once: int = 1) -> None:
-    """Run commands, ``at_once`` at a time in their order.
+@dataclass
+class _Stage:
+    """A command as it runs."""
+
+    command: list[str]
+    slot: int  # line of its progress bar
+    process: subprocess.Popen[bytes]
+    last_line: Path  # where it leaves what it has to say at its end
+
+    def failure(self) -> StageFailed | None:
+        """What went wrong, once it has ended."""
+        code = self.process.returncode
+        if not code:
+            return None
+        if self.last_line.is_file():
+            return StageFailed(self.last_line.read_text(), code)
+        how = f"was ended by signal {-code}" if code < 0 else f"stopped with status {code}"
+        return StageFailed(f"error: this {how}: {shown(self.command)}", abs(code))
+
+
+_SAVING_SECONDS = 30.0  # that commands have to end by themselves after Ctrl-C
+
+
+def run_all(commands: list[list[str]], at_once: int = 1, threads: int = 0) -> None:
+    """Run commands, ``at_once`` at a time in their order, with ``threads`` CPU threads each (0 =
+    torch's choice).
 
     Raises StageFailed at the first failure, after ending the others.
     """
-    waiting, running = list(commands), []
-    slots = list(range(at_once))
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "false"}
-    try:
-        while waiting or running:
-            while waiting and slots:
-                command, slot = waiting.pop(0), slots.pop(0)
-                print("   " + shown(command), flush=True)
-                running.append(
-                    (
-                        subprocess.Popen(command, env={**environment, "TQDM_POSITION": str(slot)}),
-                        slot,
-                        command,
-                    )
-                )
-            for entry in list(running):
-                process, slot, command = entry
-                code = process.poll()
-                if code is None:
-                    continue
-                running.remove(entry)
-                slots.append(slot)
-                if code:
-                    raise StageFailed(f"stopped with status {code}: {shown(command)}")
-            time.sleep(0.05)
-    finally:
-        for process, _, _ in running:
-            process.terminate()
-        for process, _, _ in running:
-            process.wait()
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    waiting, slots = list(commands), list(range(at_once))
+    running: list[_Stage] = []
+    with TemporaryDirectory() as folder:
+        try:
+            while waiting or running:
+                while waiting and slots:
+                    command, slot = waiting.pop(0), slots.pop(0)
+                    print("   " + shown(command), flush=True)
+                    last_line = Path(folder, str(len(waiting)))
+                    theirs = {"TQDM_POSITION": str(slot), LAST_LINE: str(last_line)}
+                    process = subprocess.Popen(command, env={**environment, **theirs})
+                    running.append(_Stage(command, slot, process, last_line))
+                for stage in list(running):
+                    if stage.process.poll() is None:
+                        continue
+                    running.remove(stage)
+                    slots.append(stage.slot)
+                    failure = stage.failure()
+                    if failure is not None:
+                        raise failure
+                time.sleep(0.05)
+        except KeyboardInterrupt:
+            # a terminal sends Ctrl-C to the commands as well, and one that trains saves: a second
+            # signal now would end it before it has
+            patience = time.monotonic() + _SAVING_SECONDS
+            while any(s.process.poll() is None for s in running) and time.monotonic() < patience:
+                time.sleep(0.05)
+            raise
+        finally:
+            for stage in running:
+                stage.process.terminate()
+            for stage in running:
+                stage.process.wait()
 
 
 def tokenize_command(project: Project) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "fourm_data_prep.tokenize",
-        "--config",
-        str(project.modalities),
-        "--raw",
-        str(project.raw),
-        "--tokenizers",
-        str(project.tokenizers),
-        "--out",
-        str(project.tokens),
-    ]
+    """``fourm tokenize`` of a whole project."""
+    return command_line("tokenize", project.root)
 
 
-def pretrain_command(project: Project, cores: int, overrides: tuple[str, ...] = ()) -> list[str]:
-    return accelerate(
-        "fourm.training.pretrain",
-        "--config",
-        str(project.pretrain_config),
-        *overrides,
-        threads=cores,
-    )
+def pretrain_command(project: Project, overrides: tuple[str, ...] = ()) -> list[str]:
+    """``fourm pretrain`` with the project's config."""
+    return command_line("pretrain", project.pretrain_config, *overrides)
 
 
 def tokenizer_commands(
-    project: Project, modalities: ModalitySet, overrides: tuple[str, ...] = ()
+    project: Project, modalities: ModalitySet, changes: Callable[[int], tuple[str, ...]]
 ) -> list[list[str]]:
-    """One command for each tokenizer, the slowest first."""
-    common = (
-        "--config",
-        str(project.modalities),
-        "--raw",
-        str(project.raw),
-        "--out",
-        str(project.tokenizers),
-        "--cache",
-        str(project.cache),
-    )
+    """One command for each tokenizer, the slowest first; ``changes`` makes overrides from the
+    steps that a learned one's config has.
+    """
+
+    def steps(name: str) -> int:
+        return modalities.tokenizers[name].get("train", {}).get("steps", 0)
 
     def cost(name: str) -> float:
-        settings = modalities.tokenizers[name]
-        return settings.get("dim", 0) ** 2 * settings.get("train", {}).get("steps", 0)
+        return modalities.tokenizers[name].get("dim", 0) ** 2 * steps(name)
 
-    names = sorted(modalities.tokenizers, key=cost, reverse=True)
     return [
-        accelerate(
-            "fourm_tokenizers.train",
-            *common,
+        command_line(
+            "train-tokenizer",
+            project.modalities,
+            *(changes(steps(name)) if cost(name) else ()),
+            "--raw",
+            project.raw,
+            "--out",
+            project.tokenizers,
+            "--cache",
+            project.cache,
             "--only",
-            n,
-            *(overrides if cost(n) else ()),
-            threads=1,
+            name,
         )
-        for n in names
+        for name in sorted(modalities.tokenizers, key=cost, reverse=True)
     ]
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from fourm.modalities import ModalitySet, RawSpec
-from fourm.show import has_picture, picture_of, text_of
+from fourm.modalities import ModalitySet
+from fourm.raw import Raw
 
 _THUMB = 96
 _COLORS = (
@@ -49,7 +49,7 @@ class Gallery:
 
     title: str
     columns: list[str]
-    rows: list[list[Any]] = field(default_factory=list)  # cells: (value, its RawSpec) or text
+    rows: list[list[Any]] = field(default_factory=list)  # cells: (value, its raw type) or text
 
 
 @dataclass
@@ -188,16 +188,14 @@ def embed(picture: Image.Image, size: int = _THUMB) -> str:
     return f'<img src="data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _cell(cell: tuple[Any, RawSpec] | str) -> str:
+def _cell(cell: tuple[Any, Raw] | str) -> str:
     if isinstance(cell, str):
         return html.escape(cell)
-    value, spec = cell
-    text = html.escape(text_of(value, spec))
-    return (
-        embed(picture_of(value, spec)) + (f"<br>{text}" if text else "")
-        if has_picture(spec)
-        else text
-    )
+    value, raw = cell
+    text = html.escape(raw.line(value))
+    if not raw.has_picture:
+        return text
+    return embed(raw.picture(value)) + (f"<br>{text}" if text else "")
 
 
 def _svg(series: dict[str, list[tuple[float, float]]], width: int = 720, height: int = 260) -> str:

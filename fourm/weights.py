@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ class WeightFiles:
     files: dict[str, Path]  # name -> file
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]  # of the (first) file's header
+    stored: dict[str, str] = field(default_factory=dict)  # name -> what the file calls it, if other
 
     @staticmethod
     def open(path: str | Path) -> WeightFiles:
@@ -82,6 +83,19 @@ class WeightFiles:
                     shapes[name] = tuple(handle.get_slice(name).get_shape())
         return WeightFiles(where, files, shapes, metadata)
 
+    def renamed(self, prefixes: dict[str, str]) -> WeightFiles:
+        """The same tensors where names that begin with an old prefix have the new one."""
+        if not any(name.startswith(tuple(prefixes)) for name in self.files):
+            return self
+        stored = {new_name(name, prefixes): name for name in self.files}
+        return WeightFiles(
+            self.where,
+            {name: self.files[old] for name, old in stored.items()},
+            {name: self.shapes[old] for name, old in stored.items()},
+            self.metadata,
+            stored,
+        )
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
 
@@ -91,7 +105,7 @@ class WeightFiles:
     def read(self, name: str) -> Tensor:
         """One tensor, copied out of its file."""
         with _opened(self.files[name]) as handle:
-            return handle.get_tensor(name).clone()
+            return handle.get_tensor(self.stored.get(name, name)).clone()
 
     def need(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless a tensor is there with this shape."""
@@ -126,11 +140,19 @@ def _opened(path: Path):
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
 
 
+def new_name(name: str, prefixes: dict[str, str]) -> str:
+    """A tensor's name with the new one of the prefixes it begins with."""
+    for old, new in prefixes.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint into a module of the same structure, naming the first tensor that does not
     fit.
     """
-    files = WeightFiles.open(path)
+    files = WeightFiles.open(path).renamed(getattr(model, "renamed_weights", {}))
     expected = model.state_dict()
     for name, tensor in expected.items():
         files.need(name, tuple(tensor.shape))

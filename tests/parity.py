@@ -190,7 +190,7 @@ def check_fourm(folder: Path) -> Iterator[Comparison]:
         model, given, order, meta["num_encoder_tokens"], meta["num_decoder_tokens"]
     )
 
-    content, place = model._embed_input(batch.encoder)
+    content, at = model._embed_input(batch.encoder)
     encoded = model.encode(batch.encoder)
     hidden = model.decode(encoded, batch.decoder)
     inputs = (torch.from_numpy(seen.sample), torch.from_numpy(seen.slot))
@@ -204,7 +204,7 @@ def check_fourm(folder: Path) -> Iterator[Comparison]:
         return table[:, table.shape[1] - meta["num_encoder_tokens"] :][inputs]
 
     yield compare("encoder_in/tokens", content, of_inputs("encoder_in/tokens"))
-    yield compare("encoder_in/emb", place, of_inputs("encoder_in/emb"))
+    yield compare("encoder_in/emb", at.added, of_inputs("encoder_in/emb"))
     ids = torch.tensor([meta["modality_ids"][m.name] for m in model.modalities])
     yield compare(
         "encoder_in/mod_mask", ids[batch.encoder.modality], of_inputs("encoder_in/mod_mask").long()
@@ -221,7 +221,8 @@ def check_fourm(folder: Path) -> Iterator[Comparison]:
             expected["encoder_out"][:, :num_registers].flatten(0, 1),
         )
 
-    embedded = model._embed_target(batch.decoder)
+    d = batch.decoder
+    embedded, _ = model.embed_target(d.modality, d.position, d.input)
     yield compare(
         "decoder_in/tokens+emb",
         embedded,

@@ -11,9 +11,15 @@ from fourm_data_prep.adapters import normals_of_depth
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.samples import Samples
 
-from fourm.data.raw import check_raw, check_vectors
 from fourm.errors import UserError
-from fourm.modalities import RawSpec
+from fourm.raw.array import Array
+from fourm.raw.boxes import Boxes
+from fourm.raw.depth import Depth
+from fourm.raw.labels import Labels
+from fourm.raw.metadata import Metadata
+from fourm.raw.normal import Normal
+from fourm.raw.text import Text
+from fourm.raw.vectors import Vectors
 
 PICTURES = [
     np.random.default_rng(i).integers(0, 255, (48, 48, 3)).astype(np.uint8) for i in range(3)
@@ -25,7 +31,7 @@ def test_statistics_of_pictures_are_those_of_their_definitions():
     label = open_labeller("statistics")
     grey, red = np.full((8, 8, 3), 100, np.uint8), np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 255
-    plain, colored = label(Samples([grey, red]), RawSpec(type="metadata"))
+    plain, colored = label(Samples([grey, red]), Metadata())
     assert plain == {
         "colorfulness": 0.0,
         "brightness": pytest.approx(100),
@@ -39,7 +45,7 @@ def test_statistics_of_pictures_are_those_of_their_definitions():
     checker = np.indices((8, 8)).sum(0) % 2
     half = label(
         Samples([np.repeat((checker * 200)[..., None], 3, -1).astype(np.uint8)]),
-        RawSpec(type="metadata"),
+        Metadata(),
     )[0]
     assert half["entropy"] == pytest.approx(1.0) and half["contrast"] == pytest.approx(100)
 
@@ -198,26 +204,26 @@ def networks(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_adapter_gives_what_its_modality_promises(networks):
-    depth = RawSpec(type="depth", size=16, range=(2.0, 9.0))
+    depth = Depth(size=16, range=(2.0, 9.0))
     for value in open_labeller(f"depth:{networks / 'depth'}")(SAMPLES, depth):
-        checked = check_raw(value, depth)
+        checked = depth.check(value)
         assert checked.min() == pytest.approx(2.0) and checked.max() == pytest.approx(9.0)
-    normal = RawSpec(type="normal", size=16)
+    normal = Normal(size=16)
     for value in open_labeller(f"normals:{networks / 'depth'}")(SAMPLES, normal):
-        assert np.allclose(np.linalg.norm(check_raw(value, normal), axis=-1), 1, atol=1e-5)
-    labels = RawSpec(type="labels", size=16, classes=("none", "Sky", "cat"))
+        assert np.allclose(np.linalg.norm(normal.check(value), axis=-1), 1, atol=1e-5)
+    labels = Labels(size=16, classes=("none", "Sky", "cat"))
     for name in ("semseg", "mask2former"):
         for value in open_labeller(f"semseg:{networks / name}")(SAMPLES, labels):
-            assert set(np.unique(check_raw(value, labels))) <= {0, 1, 2}
-    dense = RawSpec(type="array", size=3, channels=16)
+            assert set(np.unique(labels.check(value))) <= {0, 1, 2}
+    dense = Array(size=3, channels=16)
     for name, channels in (("dinov2", 16), ("clip", 8), ("siglip", 16)):
         for value in open_labeller(f"features:{networks / name}")(SAMPLES, dense):
-            check_raw(value, dense)
-        whole = RawSpec(type="vectors", channels=channels)
+            dense.check(value)
+        whole = Vectors(channels=channels)
         for value in open_labeller(f"features:{networks / name}")(SAMPLES, whole):
-            assert check_vectors(value, whole).shape == (1, channels)
+            assert whole.check(value).shape == (1, channels)
     for name in ("boxes", "rtdetr"):
-        found = open_labeller(f"boxes:{networks / name}")(SAMPLES, RawSpec(type="boxes"))
+        found = open_labeller(f"boxes:{networks / name}")(SAMPLES, Boxes())
         assert len(found) == 3
         for item in [item for items in found for item in items]:
             assert item["label"] in ("cat", "dog") and all(0 <= c <= 1 for c in item["box"])
@@ -226,23 +232,23 @@ def test_every_adapter_gives_what_its_modality_promises(networks):
 @pytest.mark.slow
 def test_a_network_that_is_not_there_or_knows_other_classes_is_one_clear_error(networks, tmp_path):
     with pytest.raises(ValueError, match="cannot be opened"):
-        open_labeller(f"depth:{tmp_path}")(SAMPLES, RawSpec(type="depth", size=16))
+        open_labeller(f"depth:{tmp_path}")(SAMPLES, Depth(size=16))
     with pytest.raises(ValueError, match="knows none of the classes"):
         open_labeller(f"semseg:{networks / 'semseg'}")(
-            SAMPLES, RawSpec(type="labels", size=16, classes=("car", "tree"))
+            SAMPLES, Labels(size=16, classes=("car", "tree"))
         )
 
 
 @pytest.mark.parametrize(
     "labeller, spec, broken",
     [
-        ("depth:{}/depth", RawSpec(type="depth", size=16), "DepthAnythingForDepthEstimation"),
+        ("depth:{}/depth", Depth(size=16), "DepthAnythingForDepthEstimation"),
         (
             "semseg:{}/semseg",
-            RawSpec(type="labels", size=16, classes=("none", "sky")),
+            Labels(size=16, classes=("none", "sky")),
             "SegformerForSemanticSegmentation",
         ),
-        ("features:{}/dinov2", RawSpec(type="array", size=3, channels=16), "Dinov2Model"),
+        ("features:{}/dinov2", Array(size=3, channels=16), "Dinov2Model"),
     ],
 )
 def test_an_error_inside_a_network_is_raised_as_it_is(
@@ -260,7 +266,7 @@ def test_an_error_inside_a_network_is_raised_as_it_is(
 
 def test_a_network_of_another_kind_is_told_from_its_settings(networks):
     with pytest.raises(UserError, match="dinov2 is no AutoModelForDepthEstimation"):
-        open_labeller(f"depth:{networks / 'dinov2'}")(SAMPLES, RawSpec(type="depth", size=16))
+        open_labeller(f"depth:{networks / 'dinov2'}")(SAMPLES, Depth(size=16))
 
 
 @pytest.fixture(scope="module")
@@ -315,9 +321,9 @@ def test_captions_are_strings_and_those_of_one_picture_do_not_depend_on_its_neig
     ).save_pretrained(tmp_path / "blip")
     tokenizer_files.save_pretrained(tmp_path / "blip")
     label = open_labeller(f"caption:{tmp_path / 'blip'}")
-    together = label(SAMPLES, RawSpec(type="text"))
+    together = label(SAMPLES, Text())
     assert len(together) == 3 and all(isinstance(line, str) for line in together)
-    assert [label(Samples([p]), RawSpec(type="text"))[0] for p in PICTURES] == together
+    assert [label(Samples([p]), Text())[0] for p in PICTURES] == together
 
 
 @pytest.mark.slow
@@ -328,9 +334,9 @@ def test_text_becomes_a_vector_for_the_sentence_or_one_for_each_token(tmp_path, 
         t.T5Config(vocab_size=11, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     ).save_pretrained(tmp_path / "t5")
     tokenizer_files.save_pretrained(tmp_path / "t5")
-    spec = RawSpec(type="vectors", channels=16)
+    spec = Vectors(channels=16)
     rows = open_labeller(f"tokens:{tmp_path / 't5'}")(SAMPLES, spec)
-    assert [len(r) for r in rows] == [2, 5, 0] and check_vectors(rows[1], spec).shape == (5, 16)
+    assert [len(r) for r in rows] == [2, 5, 0] and spec.check(rows[1]).shape == (5, 16)
     alone = open_labeller(f"tokens:{tmp_path / 't5'}")(Samples(PICTURES[:1], ["a cat"]), spec)[0]
     assert np.allclose(alone, rows[0], atol=1e-5)  # padding beside longer captions changes nothing
     mean = open_labeller(f"sentence:{tmp_path / 't5'}")(Samples(PICTURES[:1], ["a cat"]), spec)[0]
@@ -365,14 +371,14 @@ def test_sam_gives_boxes_and_edges_of_its_masks(tmp_path, monkeypatch):
     monkeypatch.setattr(sam, "_SURE", -1.0)  # a random network is sure of nothing
     label = open_labeller(f"sam:{tmp_path / 'sam'}")
     one = Samples(PICTURES[:1])
-    for items in label(one, RawSpec(type="boxes")):
+    for items in label(one, Boxes()):
         assert items
         assert all(
             item["label"] == "thing" and min(item["box"]) >= 0 and max(item["box"]) <= 1
             for item in items
         )
-    spec = RawSpec(type="array", size=24, channels=1)
-    assert check_raw(label(one, spec)[0], spec).shape == (24, 24, 1)
+    spec = Array(size=24, channels=1)
+    assert spec.check(label(one, spec)[0]).shape == (24, 24, 1)
 
 
 def test_edges_of_masks_run_along_their_borders():
@@ -438,9 +444,9 @@ def test_marigold_gives_unit_normals(tmp_path, tokenizer_files):
         default_denoising_steps=1,
         default_processing_resolution=0,
     ).save_pretrained(tmp_path / "marigold")
-    spec = RawSpec(type="normal", size=16)
+    spec = Normal(size=16)
     (made,) = open_labeller(f"marigold:{tmp_path / 'marigold'}")(Samples(PICTURES[:1]), spec)
-    assert np.allclose(np.linalg.norm(check_raw(made, spec), axis=-1), 1, atol=1e-4)
+    assert np.allclose(np.linalg.norm(spec.check(made), axis=-1), 1, atol=1e-4)
 
 
 def test_fourm_s_own_encoder_gives_rows_that_do_not_depend_on_neighbours():
@@ -448,7 +454,7 @@ def test_fourm_s_own_encoder_gives_rows_that_do_not_depend_on_neighbours():
     from fourm.resources import demo_model_folder
 
     folder = demo_model_folder()
-    spec = RawSpec(type="vectors", channels=1)
+    spec = Vectors(channels=1)
     together = open_labeller(f"fourm:{folder}")(SAMPLES, spec)
     alone = open_labeller(f"fourm:{folder}")(Samples(PICTURES[1:2]), spec)[0]
     assert together[1].shape == (64, 128) and np.allclose(together[1], alone, atol=1e-4)
@@ -539,9 +545,7 @@ def test_the_global_vector_of_clip_and_siglip_is_the_one_that_is_compared_with_t
         [np.random.default_rng(0).integers(0, 255, (28, 28, 3)).astype(np.uint8)], [""], keys=["a"]
     )
     for name, channels in (("clip", 8), ("siglip", 16)):
-        made = open_labeller(f"features:{networks / name}")(
-            picture, RawSpec(type="vectors", channels=channels)
-        )[0]
+        made = open_labeller(f"features:{networks / name}")(picture, Vectors(channels=channels))[0]
         model = t.AutoModel.from_pretrained(networks / name)
         ids = torch.ones(1, 4, dtype=torch.long)
         pixels = (

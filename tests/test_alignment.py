@@ -209,7 +209,7 @@ def test_the_command_line_trains_judges_and_maps(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(_mapping(settings(tmp_path, latents))))
     main(["fusion", "align", str(tmp_path / "c.yaml"), "loop.steps=20"])
     capsys.readouterr()
-    main(["fusion", "evaluate", str(tmp_path / "run")])
+    main(["evaluate-alignment", str(tmp_path / "run")])
     assert "R@10" in json.loads(capsys.readouterr().out)
     main(
         [
@@ -229,12 +229,12 @@ def test_the_command_line_trains_judges_and_maps(tmp_path, capsys):
     )
     places = domains(tmp_path / "d")
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(_mapping(adaptation(tmp_path / "d", places))))
-    main(["fusion", "adapt", str(tmp_path / "a.yaml"), "loop.steps=20"])
+    main(["adapt", str(tmp_path / "a.yaml"), "loop.steps=20"])
     capsys.readouterr()
-    main(["fusion", "accuracy", str(tmp_path / "d" / "run"), "--labels", places["labels"]])
+    main(["evaluate-adaptation", str(tmp_path / "d" / "run"), "--labels", places["labels"]])
     assert json.loads(capsys.readouterr().out)["samples"] == 120
     with pytest.raises(SystemExit) as stopped:
-        main(["fusion", "evaluate", str(tmp_path / "nothing")])
+        main(["evaluate-alignment", str(tmp_path / "nothing")])
     assert stopped.value.code == 2 and "no aligner in" in capsys.readouterr().err
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fourm.attention import Layout, _prepare_varlen, attention, resolve_backend, xformers_bias
+from fourm.attention import prepare, resolve_backend
+from fourm.attention.varlen import prepare_varlen, xformers_bias
+from fourm.layout import Layout
 
 CPU = torch.device("cpu")
 
@@ -62,7 +64,7 @@ def test_packed_attention_equals_the_plain_loop_with_gradients(name):
         torch.randn(int(layout.k_lengths.sum()), 2, 8, dtype=torch.float64, requires_grad=True)
         for _ in range(2)
     )
-    out = attention(q, k, v, layout.on(CPU, "sdpa", q.dtype))
+    out = prepare(layout, q, "sdpa").kernel.attend(q, k, v)
     expected = plain(q, k, v, layout)
     assert torch.allclose(out, expected, atol=1e-12)
     if not expected.requires_grad:  # no row at all: gradients must exist all the same
@@ -92,7 +94,7 @@ def test_the_layout_of_xformers_and_varlen_shows_each_row_what_the_reference_sho
     """Each part's block-diagonal mask, as xformers materialises it, put back to the packed rows."""
     pytest.importorskip("xformers")
     layout = LAYOUTS[name]
-    prepared = _prepare_varlen(layout, CPU, "xformers")
+    prepared = prepare_varlen(layout, CPU, "xformers")
     seen = torch.zeros(int(layout.q_lengths.sum()), int(layout.k_lengths.sum()), dtype=torch.bool)
     for part in prepared.parts:
         q_rows = torch.arange(len(seen)) if part.q_rows is None else part.q_rows
@@ -136,6 +138,6 @@ def test_cuda_back_ends_equal_the_reference(name, backend):
         torch.randn(int(layout.k_lengths.sum()), 2, 64, device=device, dtype=torch.bfloat16)
         for _ in range(2)
     )
-    expected = attention(q.float(), k.float(), v.float(), layout.on(device, "sdpa", torch.float32))
-    out = attention(q, k, v, layout.on(device, backend, torch.bfloat16))
+    expected = prepare(layout, q.float(), "sdpa").kernel.attend(q.float(), k.float(), v.float())
+    out = prepare(layout, q, backend).kernel.attend(q, k, v)
     assert torch.allclose(out.float(), expected, atol=2e-2)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.mel import log_mel
 from fourm_data_prep.samples import Samples
 
-from fourm.data.raw import read_raw, write_raw
 from fourm.data.shards import shard_path, write_shard
-from fourm.data.sound import log_mel, read_wav, resample, write_wav
-from fourm.modalities import RawSpec
+from fourm.raw.audio import Audio, read_wav, resample, write_wav
+from fourm.raw.vectors import Vectors
 
 RATE = 16000
-SPEC = RawSpec(type="audio", rate=RATE)
+SPEC = Audio(rate=RATE)
 needs_voice = pytest.mark.skipif(
     shutil.which("espeak-ng") is None, reason="espeak-ng is not installed"
 )
@@ -50,7 +50,7 @@ def test_wav_files_of_every_width_hold_the_same_sound():
     for width, error in ((1, 1e-2), (2, 1e-4), (3, 1e-6), (4, 1e-6)):
         for channels in (1, 2):
             assert np.abs(read_wav(stored(values, width, channels), RATE) - values).max() < error
-    assert np.abs(read_raw(write_raw(values, SPEC), "wav", SPEC) - values).max() < 1e-4
+    assert np.abs(SPEC.read(SPEC.write(values), "wav") - values).max() < 1e-4
 
 
 def test_resampling_keeps_a_tone_and_drops_what_the_new_rate_cannot_hold():
@@ -77,16 +77,16 @@ def test_a_tone_lies_in_its_band():
 )
 def test_what_is_no_sound_is_an_error_that_says_so(data, reason):
     with pytest.raises(ValueError, match=reason):
-        read_raw(data, "wav", SPEC)
+        SPEC.read(data, "wav")
 
 
 def test_wrong_values_and_settings_are_named():
     with pytest.raises(ValueError, match="rate"):
-        RawSpec(type="audio")
+        Audio()
     with pytest.raises(ValueError, match="not finite"):
-        write_raw(np.array([np.nan]), SPEC)
+        SPEC.write(np.array([np.nan]))
     with pytest.raises(ValueError, match="shape"):
-        write_raw(np.zeros((2, 2)), SPEC)
+        SPEC.write(np.zeros((2, 2)))
 
 
 @needs_voice
@@ -101,9 +101,7 @@ def test_captions_are_spoken_the_same_way_every_time_and_as_long_as_they_are():
         and np.array_equal(short, again)
     )
     assert np.abs(short).max() > 0.05 and not silent.any()
-    frames = open_labeller("logmel")(
-        Samples([], ["one", "seven"]), RawSpec(type="vectors", channels=40)
-    )
+    frames = open_labeller("logmel")(Samples([], ["one", "seven"]), Vectors(channels=40))
     assert frames[0].shape[1] == 40 and len(frames[0]) == pytest.approx(
         len(short) / RATE * 100, abs=4
     )
@@ -163,14 +161,12 @@ def test_networks_for_audio_give_frames_that_do_not_depend_on_neighbours(network
 
     for name in ("wav2vec2", "whisper"):
         encode = open_labeller(f"audio:{networks / name}")
-        made = encode(samples(sounds), RawSpec(type="vectors", channels=16))
+        made = encode(samples(sounds), Vectors(channels=16))
         assert all(m.shape[1] == 16 and np.isfinite(m).all() for m in made)
-        assert np.allclose(
-            made[1], encode(samples(sounds[1:]), RawSpec(type="vectors", channels=16))[0], atol=1e-5
-        )
+        assert np.allclose(made[1], encode(samples(sounds[1:]), Vectors(channels=16))[0], atol=1e-5)
         assert not np.allclose(made[0].mean(0), made[1].mean(0), atol=1e-4)
     with pytest.raises(ValueError, match="cannot be opened"):
-        open_labeller(f"audio:{networks}")(samples(sounds), RawSpec(type="vectors", channels=16))
+        open_labeller(f"audio:{networks}")(samples(sounds), Vectors(channels=16))
 
 
 @pytest.mark.slow
@@ -180,10 +176,8 @@ def test_sounds_in_shards_become_cached_latents(networks, tmp_path):
 
     from fourm.alignment.latents import open_latents
 
-    spec = RawSpec(type="audio", rate=8000)
-    members = [
-        (f"{i:03d}", "wav", write_raw(tone(200.0 * (i + 1), rate=8000), spec)) for i in range(4)
-    ]
+    spec = Audio(rate=8000)
+    members = [(f"{i:03d}", "wav", spec.write(tone(200.0 * (i + 1), rate=8000))) for i in range(4)]
     write_shard(
         shard_path(tmp_path / "raw", "train", "sound", 0), [*members, ("bad", "wav", b"RIFF")]
     )

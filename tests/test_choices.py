@@ -1,11 +1,16 @@
-"""Kinds of things are chosen by name: here, elsewhere, with settings of their own; typos are named."""
+"""Kinds of things are chosen by name: here, elsewhere, with settings of their own.
+
+Typos are named, in YAML and in Python.
+"""
 
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import pytest
 
 from fourm.choices import Choice
-from fourm.config import from_mapping, to_mapping
+from fourm.config import check_fields, from_mapping, to_mapping
 from fourm.errors import UserError
 
 
@@ -65,3 +70,26 @@ def test_a_kind_that_lies_elsewhere_is_found_by_its_place():
 def test_a_wrong_choice_is_named_with_what_could_be_meant(value, message):
     with pytest.raises(UserError, match=message):
         from_mapping(Drawing, {"shape": value}, "f")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Print:
+    shape: Shape
+    paper: Literal["matt", "gloss"] = "matt"
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def test_what_is_made_in_python_is_checked_as_what_is_read():
+    made = Print(shape="square", copies=np.int64(2))
+    assert made == from_mapping(Print, {"shape": "square", "copies": 2}, "f")
+    assert isinstance(made.shape, Square) and type(made.copies) is int
+    for wrong, message in (
+        ({"shape": "squre"}, "shape: shape 'squre' .* did you mean 'square'"),
+        ({"shape": Square(), "paper": "mat"}, "paper: 'mat' .* did you mean 'matt'"),
+        ({"shape": Square(), "copies": True}, "copies: expected int, found True"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Print(**wrong)

@@ -20,7 +20,7 @@ class Bytes:
 
     @staticmethod
     def sizes(settings, raw):
-        side = raw["size"] // settings["stride"]
+        side = raw.pixels // settings["stride"]
         return Sizes(vocab_size=2 ** settings["bits"], grid=(side, side), num_tokens=side)
 
 

@@ -14,10 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fourm.data.geometry import Crop, crops_of, cut
-from fourm.data.raw import read_npy, read_raw, write_raw
+from fourm.data.crops import Crop, crops_of
+from fourm.data.npy import read_npy
 from fourm.data.shards import DamageReport, read_shard, shard_paths
-from fourm.modalities import RawSpec
+from fourm.raw.boxes import Boxes
+from fourm.raw.depth import Depth
+from fourm.raw.image import Image as RawImage
+from fourm.raw.instances import Instances
+from fourm.raw.labels import Labels
+from fourm.raw.normal import Normal
 
 STORED, SIZE = 96, 32
 ONE = EngineConfig(workers=1)
@@ -58,19 +63,19 @@ def scene():
 def test_all_modalities_of_a_crop_show_the_same_part(key, flip):
     image, depth, labels, normal = scene()
     for crop in crops_of(key, 4, flip=flip):
-        red = cut(image, crop, RawSpec(type="image", size=SIZE))[..., 0] / 255.0
-        assert np.abs(red - cut(depth, crop, RawSpec(type="depth", size=SIZE))).max() < 0.05
-        spec = RawSpec(type="labels", size=SIZE, classes=("left", "right"))
+        red = RawImage(size=SIZE).cut(image, crop)[..., 0] / 255.0
+        assert np.abs(red - Depth(size=SIZE).cut(depth, crop)).max() < 0.05
+        spec = Labels(size=SIZE, classes=("left", "right"))
         clear = np.abs(red - 0.5) > 0.06
-        assert ((red > 0.5) == cut(labels, crop, spec))[clear].all()
-        turned = cut(normal, crop, RawSpec(type="normal", size=SIZE))
+        assert ((red > 0.5) == spec.cut(labels, crop))[clear].all()
+        turned = Normal(size=SIZE).cut(normal, crop)
         assert np.allclose(np.linalg.norm(turned, axis=-1), 1, atol=1e-5)
         assert (
             np.abs(np.abs(turned[..., 0]) - red).max() < 0.05
             and (np.sign(turned[..., 0]).mean() < 0) == crop.flip
         )
         (band,) = (
-            cut([{"box": [0.0, 0.0, 1.0, 1.0], "label": "all"}], crop, RawSpec(type="boxes"))
+            Boxes().cut([{"box": [0.0, 0.0, 1.0, 1.0], "label": "all"}], crop)
             if crop.whole
             else [None]
         )
@@ -83,34 +88,33 @@ def test_boxes_move_with_their_crop_and_leave_with_it():
         {"box": [0.0, 0.0, 0.2, 0.2], "label": "out"},
     ]
     crop = Crop(top=0.5, left=0.25, side=0.5)
-    assert cut(boxes, crop, RawSpec(type="boxes")) == [{"box": [0.5, 0.0, 1.0, 0.5], "label": "in"}]
+    assert Boxes().cut(boxes, crop) == [{"box": [0.5, 0.0, 1.0, 0.5], "label": "in"}]
     mirrored = Crop(top=0.5, left=0.25, side=0.5, flip=True)
-    assert cut(boxes, mirrored, RawSpec(type="boxes")) == [
-        {"box": [0.0, 0.0, 0.5, 0.5], "label": "in"}
-    ]
+    assert Boxes().cut(boxes, mirrored) == [{"box": [0.0, 0.0, 0.5, 0.5], "label": "in"}]
     with pytest.raises(ValueError, match="instances cannot be cropped"):
-        cut({}, crop, RawSpec(type="instances"))
+        Instances().cut({}, crop)
 
 
 def test_what_is_stored_larger_is_reduced_and_what_is_smaller_is_refused():
-    spec = RawSpec(type="depth", size=SIZE, range=(0.0, 1.0))
-    large = RawSpec(type="depth", size=STORED, range=(0.0, 1.0))
-    data = write_raw(scene()[1], large)
-    assert read_raw(data, "npy", spec).shape == (SIZE, SIZE) and read_raw(
-        data, "npy", spec, native=True
+    spec = Depth(size=SIZE, range=(0.0, 1.0))
+    large = Depth(size=STORED, range=(0.0, 1.0))
+    data = large.write(scene()[1])
+    assert spec.read(data, "npy").shape == (SIZE, SIZE) and spec.read(
+        data, "npy", native=True
     ).shape == (
         STORED,
         STORED,
     )
     with pytest.raises(ValueError, match="expected"):
-        read_raw(write_raw(np.zeros((16, 16)), RawSpec(type="depth", size=16)), "npy", spec)
+        spec.read(Depth(size=16).write(np.zeros((16, 16))), "npy")
 
 
 CONFIG = f"""
 modalities:
-  rgb: {{kind: grid, raw: {{type: image, size: {SIZE}}}, vocab_size: 256, grid: [4, 4], tokenizer: means}}
-  edges: {{kind: grid, raw: {{type: array, size: {SIZE}, channels: 1}}, labeller: "test_crops:brightness", vocab_size: 256, grid: [4, 4],
-           tokenizer: means}}
+  rgb: {{kind: grid, raw: {{type: image, size: {SIZE}}}, vocab_size: 256, grid: [4, 4],
+         tokenizer: means}}
+  edges: {{kind: grid, raw: {{type: array, size: {SIZE}, channels: 1}},
+           labeller: "test_crops:brightness", vocab_size: 256, grid: [4, 4], tokenizer: means}}
 tokenizers: {{means: {{type: "test_crops:Means"}}}}
 """
 

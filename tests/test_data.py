@@ -13,11 +13,18 @@ from worlds import write_project
 
 from fourm.config import from_mapping, load
 from fourm.data.columns import open_column
+from fourm.data.npy import read_npy, write_npy
 from fourm.data.order import Permutation, SampleOrder
-from fourm.data.raw import open_picture, read_npy, read_raw, to_rgb, write_npy, write_raw
+from fourm.data.pictures import open_picture, to_rgb
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.data.store import Source, SourceConfig, _decoder
-from fourm.modalities import ModalitySet, RawSpec
+from fourm.modalities import ModalitySet
+from fourm.raw.array import Array
+from fourm.raw.depth import Depth
+from fourm.raw.image import Image as RawImage
+from fourm.raw.labels import Labels
+from fourm.raw.normal import Normal
+from fourm.raw.text import Text
 from fourm.training.pretrain import PretrainConfig, pretrain
 
 
@@ -221,21 +228,19 @@ def test_a_mixture_whose_source_lacks_a_modality_trains(tmp_path):
 def test_raw_values_round_trip():
     rng = np.random.default_rng(0)
     cases = [
-        (RawSpec(type="image", size=8), rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), 0),
-        (RawSpec(type="depth", size=8, range=(0, 10)), rng.random((8, 8), np.float32) * 10, 0.01),
-        (RawSpec(type="labels", size=8, classes=("a", "b")), rng.integers(0, 2, (8, 8)), 0),
-        (RawSpec(type="array", size=8, channels=2), rng.random((8, 8, 2), np.float32), 0),
+        (RawImage(size=8), rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), 0),
+        (Depth(size=8, range=(0, 10)), rng.random((8, 8), np.float32) * 10, 0.01),
+        (Labels(size=8, classes=("a", "b")), rng.integers(0, 2, (8, 8)), 0),
+        (Array(size=8, channels=2), rng.random((8, 8, 2), np.float32), 0),
     ]
     for spec, value, tolerance in cases:
-        back = read_raw(write_raw(value, spec), spec.extensions[0], spec)
+        back = spec.read(spec.write(value), spec.extensions[0])
         assert np.abs(back.astype(float) - value.astype(float)).max() <= tolerance
     normal = rng.normal(size=(8, 8, 3)).astype(np.float32)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    spec = RawSpec(type="normal", size=8)
-    assert np.abs(read_raw(write_raw(normal, spec), "png", spec) - normal).max() < 0.005
-    assert (
-        read_raw(write_raw("a café", RawSpec(type="text")), "txt", RawSpec(type="text")) == "a café"
-    )
+    spec = Normal(size=8)
+    assert np.abs(spec.read(spec.write(normal), "png") - normal).max() < 0.005
+    assert Text().read(Text().write("a café"), "txt") == "a café"
 
 
 def encoded(picture, kind, **options):
@@ -245,17 +250,17 @@ def encoded(picture, kind, **options):
 
 
 def test_pictures_of_every_kind_become_upright_rgb():
-    spec = RawSpec(type="image", size=8)
+    spec = RawImage(size=8)
     alpha = Image.new("RGBA", (20, 10), (255, 0, 0, 0))
-    assert (read_raw(encoded(alpha, "PNG"), "png", spec) == 255).all()  # transparent: white
-    assert read_raw(encoded(Image.new("L", (9, 9), 7), "PNG"), "png", spec).tolist()[0][0] == [
+    assert (spec.read(encoded(alpha, "PNG"), "png") == 255).all()  # transparent: white
+    assert spec.read(encoded(Image.new("L", (9, 9), 7), "PNG"), "png").tolist()[0][0] == [
         7,
         7,
         7,
     ]
-    assert read_raw(encoded(Image.new("CMYK", (9, 9)), "JPEG"), "jpg", spec).shape == (8, 8, 3)
+    assert spec.read(encoded(Image.new("CMYK", (9, 9)), "JPEG"), "jpg").shape == (8, 8, 3)
     deep = Image.fromarray(np.full((9, 9), 65535, np.uint16))
-    assert (read_raw(encoded(deep, "PNG"), "png", spec) == 255).all()
+    assert (spec.read(encoded(deep, "PNG"), "png") == 255).all()
     turned = Image.new("RGB", (16, 8))
     turned.paste((255, 255, 255), (0, 0, 8, 8))
     exif = turned.getexif()
@@ -277,7 +282,7 @@ def test_a_truncated_picture_and_a_bomb_are_errors(monkeypatch):
     )
     with pytest.raises(ValueError, match="no readable picture"):
         open_picture(whole[: len(whole) // 2])
-    monkeypatch.setattr("fourm.data.raw.MAX_PIXELS", 100)
+    monkeypatch.setattr("fourm.data.pictures.MAX_PIXELS", 100)
     with pytest.raises(ValueError, match="too large"):
         open_picture(whole)
 

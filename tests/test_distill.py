@@ -9,8 +9,9 @@ from conftest import make_model, make_tokens
 from worlds import write_project
 
 from fourm.config import load
-from fourm.latent_encoder import FusionConfig
+from fourm.encoder import Latent
 from fourm.loss import soft_cross_entropy
+from fourm.objectives import CrossEntropy
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.pretrain import PretrainConfig, pretrain
 
@@ -38,14 +39,14 @@ def test_a_student_like_its_teacher_has_the_smallest_soft_loss(modalities, maske
         for p in other.parameters():
             p.add_(torch.randn_like(p) * 0.3)
     assert teacher.start(twin) == []
-    soft = teacher.soft(batch)
+    objective = teacher.objective(CrossEntropy(), batch)
     with torch.no_grad():
-        assert twin(batch, soft).sums.sum() < other(batch, soft).sums.sum()
+        assert twin(batch, objective).sums.sum() < other(batch, objective).sums.sum()
         fused = make_model(
-            modalities, encoder_depth=2, fusion=FusionConfig(num_tokens=64, context="latents+stem")
+            modalities, encoder_depth=2, encoder=Latent(num_tokens=64, context="latents+stem")
         )
         fresh = teacher.start(fused)
-    assert fresh and all(name.startswith("fusion.") for name in fresh)
+    assert fresh and all(name.startswith("latents.") for name in fresh)
 
 
 @pytest.mark.slow

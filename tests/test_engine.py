@@ -28,8 +28,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_
 CONFIG = """
 modalities:
   rgb: {kind: grid, raw: {type: image, size: 32}, vocab_size: 8, grid: [2, 2]}
-  edges: {kind: grid, raw: {type: array, size: 32, channels: 1}, labeller: edges, vocab_size: 8, grid: [2, 2]}
-  palette: {kind: sequence, raw: {type: palette}, labeller: palette, vocab_size: 300, max_tokens: 20}
+  edges: {kind: grid, raw: {type: array, size: 32, channels: 1}, labeller: edges,
+          vocab_size: 8, grid: [2, 2]}
+  palette: {kind: sequence, raw: {type: palette}, labeller: palette, vocab_size: 300,
+            max_tokens: 20}
   caption: {kind: sequence, raw: {type: text}, vocab_size: 300, max_tokens: 20}
 """
 

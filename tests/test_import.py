@@ -14,9 +14,10 @@ from fourm_data_prep.picture_shards import is_validation
 from fourm_data_prep.samples import Samples
 from PIL import Image, ImageDraw
 
-from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.modalities import ModalitySet
+from fourm.raw.array import Array
+from fourm.raw.palette import Palette
 from fourm.resources import configs_folder
 
 CONFIG = configs_folder() / "modalities" / "quickstart.yaml"
@@ -48,7 +49,7 @@ def values(out, split, name):
     result = {}
     for path in shard_paths(out, split, name):
         result |= dict(
-            read_shard(path, lambda d, e: read_raw(d, e, m.raw), m.raw.extensions, DamageReport())
+            read_shard(path, lambda d, e: m.raw.read(d, e), m.raw.extensions, DamageReport())
         )
     return result
 
@@ -125,13 +126,11 @@ def test_an_empty_folder_and_a_modality_without_labeller_are_named(tmp_path):
 
 
 def test_edges_are_where_brightness_changes_and_palettes_name_the_main_colours():
-    from fourm.modalities import RawSpec
-
     picture = np.zeros((32, 32, 3), np.uint8)
     picture[:, 16:] = (250, 240, 10)
-    found = edges(Samples([picture]), RawSpec(type="array", size=32))[0][..., 0]
+    found = edges(Samples([picture]), Array(size=32))[0][..., 0]
     assert found[:, 15:17].mean() > 0.5 and found[:, :12].max() < 0.01
-    colors = palette(Samples([picture]), RawSpec(type="palette"))[0]
+    colors = palette(Samples([picture]), Palette())[0]
     assert {tuple(c) for c in colors[:2]} == {(0, 0, 0), (250, 240, 10)}
 
 

@@ -16,21 +16,25 @@ SOURCES = {
 # from the ground up; a module is on the floor that names it or the nearest folder around it
 FLOORS: list[set[str]] = [
     {"fourm.errors", "fourm.choices", "fourm.config", "fourm.rng", "fourm.ragged"},
-    {"fourm.formats", "fourm.resources", "fourm.weights"},
+    {"fourm.formats", "fourm.resources", "fourm.weights", "fourm.model_files"},
+    {"fourm.cli", "fourm.__main__"},
+    {"fourm.data.crops", "fourm.data.npy", "fourm.data.pictures", "fourm.evaluation.metrics"},
     {"fourm.raw"},
     {"fourm.codec_types", "fourm.modalities", "fourm.codecs"},
-    {"fourm.attention", "fourm.batch", "fourm.masking"},
+    {"fourm.layout", "fourm.batch", "fourm.budgets", "fourm.spans", "fourm.masking"},
     {"fourm.data"},
-    {"fourm.blocks", "fourm.embedding", "fourm.latent_encoder", "fourm.loss"},
+    {"fourm.roles", "fourm.positions", "fourm.embedding", "fourm.loss", "fourm.objectives"},
+    {"fourm.attention", "fourm.cache", "fourm.blocks"},
+    {"fourm.encoder", "fourm.latent_encoder"},
     {"fourm.model", "fourm.flops"},
-    {"fourm.training", "fourm.commands"},
+    {"fourm.training"},
     {"fourm.sampling"},
-    {"fourm.show", "fourm.pipeline", "fourm.interop"},
+    {"fourm.pipeline", "fourm.interop"},
     {"fourm.project", "fourm.report", "fourm.evaluation"},
     {"fourm.alignment", "fourm.fusion", "fourm.demo", "fourm.app"},
+    {"fourm.commands"},
     {"fourm_tokenizers"},
     {"fourm_data_prep"},
-    {"fourm.cli"},
 ]
 # arrows upwards that are known and to be removed: (from, to)
 KNOWN_UPWARD: set[tuple[str, str]] = set()

@@ -11,7 +11,11 @@ from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.samples import Samples
 from PIL import Image, ImageDraw, ImageFont
 
-from fourm.modalities import RawSpec
+from fourm.raw.array import Array
+from fourm.raw.boxes import Boxes
+from fourm.raw.labels import Labels
+from fourm.raw.text import Text
+from fourm.raw.vectors import Vectors
 
 PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
 NAMES = ("astronaut", "chelsea", "coffee")
@@ -28,20 +32,18 @@ def photographs() -> Samples:
 def test_efficientnet_knows_a_cat_and_a_cup_of_coffee(photographs):
     pytest.importorskip("efficientnet_lite_pytorch")
     label = open_labeller("efficientnet")
-    _, cat, cup = (
-        int(v.argmax()) for v in label(photographs, RawSpec(type="vectors", channels=1000))
-    )
+    _, cat, cup = (int(v.argmax()) for v in label(photographs, Vectors(channels=1000)))
     assert cat in CATS and cup in CUPS
-    assert label(photographs, RawSpec(type="vectors", channels=1280))[0].shape == (1, 1280)
-    assert label(photographs, RawSpec(type="array", size=7, channels=1280))[0].shape == (7, 7, 1280)
+    assert label(photographs, Vectors(channels=1280))[0].shape == (1, 1280)
+    assert label(photographs, Array(size=7, channels=1280))[0].shape == (7, 7, 1280)
     with pytest.raises(ValueError, match="makes vectors of 1280 or 1000 channels"):
-        label(photographs, RawSpec(type="vectors", channels=7))
+        label(photographs, Vectors(channels=7))
 
 
 def test_hed_draws_outlines_and_leaves_flat_places_empty(photographs):
     pytest.importorskip("h5py")
     try:
-        drawn = open_labeller("hed")(photographs, RawSpec(type="array", size=256, channels=1))
+        drawn = open_labeller("hed")(photographs, Array(size=256, channels=1))
     except ValueError as error:
         pytest.skip(str(error))
     cup = drawn[2][..., 0]
@@ -50,9 +52,7 @@ def test_hed_draws_outlines_and_leaves_flat_places_empty(photographs):
     assert np.median(rim) > 0.6 and cup[150:, :50].mean() < 0.35
     canvas = np.full((128, 128, 3), 200, np.uint8)
     canvas[32:96, 32:96] = (40, 60, 160)
-    square = open_labeller("hed")(Samples([canvas]), RawSpec(type="array", size=128, channels=1))[
-        0
-    ][..., 0]
+    square = open_labeller("hed")(Samples([canvas]), Array(size=128, channels=1))[0][..., 0]
     assert square[60:68, 30:35].max() > 0.7 and square[60:68, 60:68].max() < 0.2
 
 
@@ -64,8 +64,7 @@ def test_sentences_of_like_meaning_are_near(photographs):
         "the stock market fell sharply",
     ]
     dog, puppy, market = (
-        v[0]
-        for v in open_labeller("minilm")(Samples([], lines), RawSpec(type="vectors", channels=384))
+        v[0] for v in open_labeller("minilm")(Samples([], lines), Vectors(channels=384))
     )
     assert np.linalg.norm(dog) == pytest.approx(1, abs=1e-5)
     assert dog @ puppy > 0.4 > 0.2 > dog @ market
@@ -79,20 +78,20 @@ def test_ocr_reads_a_sign_where_it_hangs():
     ImageDraw.Draw(picture).text((40, 30), "STATION", fill="black", font=font)
     ImageDraw.Draw(picture).text((100, 220), "exit 42", fill="darkred", font=font)
     samples = Samples([np.asarray(picture)])
-    upper, lower = open_labeller("ocr")(samples, RawSpec(type="boxes"))[0]
+    upper, lower = open_labeller("ocr")(samples, Boxes())[0]
     assert upper["label"] == "STATION" and lower["label"].lower().replace(" ", "") == "exit42"
     assert upper["box"] == pytest.approx([0.12, 0.11, 0.69, 0.24], abs=0.06)
     assert lower["box"] == pytest.approx([0.31, 0.70, 0.74, 0.83], abs=0.06)
-    assert open_labeller("ocr")(samples, RawSpec(type="text"))[0].startswith("STATION exit")
+    assert open_labeller("ocr")(samples, Text())[0].startswith("STATION exit")
 
 
 @pytest.mark.skipif(not os.environ.get("FOURM_MEDIAPIPE"), reason="FOURM_MEDIAPIPE is not set")
 def test_a_person_and_her_face_are_found_where_they_are(photographs):
-    labels = RawSpec(type="labels", size=128, classes=("background", "person"))
+    labels = Labels(size=128, classes=("background", "person"))
     mask = open_labeller("person")(photographs, labels)[0]
     # her head; the shuttle behind her
     assert mask[20:40, 45:60].mean() > 0.9 and mask[:30, 100:].mean() < 0.1
-    woman, cat, cup = open_labeller("pose")(photographs, RawSpec(type="vectors", channels=132))
+    woman, cat, cup = open_labeller("pose")(photographs, Vectors(channels=132))
     nose = woman.reshape(33, 4)[0]
     assert nose[:2] == pytest.approx([0.45, 0.22], abs=0.06) and nose[2] > 0.9
     assert len(cat) == 0 and len(cup) == 0
@@ -104,12 +103,10 @@ def test_canny_marks_the_border_of_a_square_and_alpha_the_cut_out():
     alpha = np.zeros((64, 64), np.uint8)
     alpha[16:48, 16:48] = 255
     samples = Samples([picture, picture], ["", ""], [alpha, None])
-    masks = open_labeller("alpha")(
-        samples, RawSpec(type="labels", size=64, classes=("background", "object"))
-    )
+    masks = open_labeller("alpha")(samples, Labels(size=64, classes=("background", "object")))
     assert (masks[0] == (alpha > 0)).all() and masks[1].all()
     pytest.importorskip("cv2")
-    marks = open_labeller("canny")(samples, RawSpec(type="array", size=64, channels=1))[0][..., 0]
+    marks = open_labeller("canny")(samples, Array(size=64, channels=1))[0][..., 0]
     assert (
         set(np.unique(marks)) == {0.0, 1.0}
         and marks[14:50, 14:50].sum() >= 110

@@ -9,9 +9,11 @@ from conftest import make_model, make_tokens
 from test_model import plain_attention
 
 from fourm.config import from_mapping
+from fourm.encoder import Latent, Plain
 from fourm.flops import encoder_flops, flops
-from fourm.latent_encoder import FusionConfig, Spans
+from fourm.latent_encoder import Spans
 from fourm.model import FourM, ModelConfig
+from fourm.positions import Places
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
@@ -27,7 +29,7 @@ FUSION = {"num_tokens": 4, "iterations": 2, "stem_layers": 1}
 def fused(request, modalities):
     context, start = request.param
     return make_model(
-        modalities, encoder_depth=4, fusion=FusionConfig(**FUSION, context=context, start=start)
+        modalities, encoder_depth=4, encoder=Latent(**FUSION, context=context, start=start)
     )
 
 
@@ -74,24 +76,25 @@ def span_means(rows, num):
 
 def plain_encode(model, stream, b):
     """The encoder's latents for one sample, written down step by step."""
-    content, place = model._embed_input(stream)
+    content, at = model._embed_input(stream)
+    place = at.added
     i, n = int(stream.lengths[:b].sum()), int(stream.lengths[b])
     rows, place = (content + place)[i : i + n], place[i : i + n]
     of = [list(model.modalities)[k] for k in stream.kinds[i : i + n]]
     along = [in_space(m, int(p)) for m, p in zip(of, stream.position[i : i + n], strict=True)]
-    blocks, f = list(model.encoder), model.fusion
+    blocks, f = list(model.encoder), model.latents
     rows, found, at = layer(blocks[0], rows), [], f.place
     for part, wanted in ((f.images, False), (f.sequences, True)):
         mine = [j for j in range(n) if (of[j].kind == "sequence") == wanted]
         # tokens of one place keep the modalities' order
         mine = sorted(mine, key=lambda j: along[j])
-        pooled = model.config.fusion.start == "pooled"
+        pooled = model.config.encoder.start == "pooled"
         start = span_means(rows[mine], 4) if pooled else 0.0
         if pooled and not wanted:
             at = at + span_means(place[mine], 4)
         found.append(resample(part, (rows + place)[mine], start))
     images, start = found
-    if model.config.fusion.start == "pooled":
+    if model.config.encoder.start == "pooled":
         start = start + images
     state = start
     for i, fuse in enumerate(f.fuse):
@@ -133,11 +136,12 @@ def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(
     assert all(
         p.grad.abs().max() > 0
         for n, p in fused.named_parameters()
-        if n.startswith("fusion.") and "carry" not in n
+        if n.startswith("latents.") and "carry" not in n
     )
-    content, place = fused._embed_input(batch.encoder)
+    content, at = fused._embed_input(batch.encoder)
+    place = at.added
     content = content.detach().requires_grad_()
-    fused._embed_input, kept = lambda stream: (content, place.detach()), fused._embed_input
+    fused._embed_input, kept = lambda stream: (content, Places(place.detach())), fused._embed_input
     try:
         fused.encode(batch.encoder).features.square().sum().backward()
     finally:
@@ -159,7 +163,7 @@ def test_spans_take_every_row_once_and_repeat_rows_only_where_there_are_too_few(
 def test_it_round_trips_and_generates(fused, modalities, tmp_path):
     fused.save_pretrained(tmp_path)
     again = FourM.from_pretrained(tmp_path)
-    assert again.config.fusion == fused.config.fusion
+    assert again.config.encoder == fused.config.encoder
     assert all(
         torch.equal(a, b)
         for a, b in zip(fused.state_dict().values(), again.state_dict().values(), strict=True)
@@ -182,8 +186,8 @@ def test_the_formula_is_what_torch_counts(modalities):
 
     from fourm.batch import StreamRows
 
-    for fusion in (None, FusionConfig(**FUSION), FusionConfig(**FUSION, context="latents+stem")):
-        model = make_model(modalities, encoder_depth=4, fusion=fusion, attention="sdpa")
+    for encoder in (Plain(), Latent(**FUSION), Latent(**FUSION, context="latents+stem")):
+        model = make_model(modalities, encoder_depth=4, encoder=encoder, attention="sdpa")
         rows, names = StreamRows(1), [m.name for m in modalities]
         rows.add(names.index("rgb"), np.zeros(12, int), np.arange(12), np.zeros(12, int))
         rows.add(names.index("caption"), np.zeros(5, int), np.arange(5), np.full(5, 50))
@@ -199,7 +203,7 @@ def test_a_third_of_the_operations_is_saved_where_the_input_is_long():
     base = {"dim": 768, "encoder_depth": 12, "decoder_depth": 12, "num_heads": 12}
     plain = flops(ModelConfig(**base), 224, 32, (256,))
     jar = flops(
-        ModelConfig(**base, fusion=FusionConfig(num_tokens=56, iterations=2, stem_layers=2)),
+        ModelConfig(**base, encoder=Latent(num_tokens=56, iterations=2, stem_layers=2)),
         224,
         32,
         (256,),
@@ -209,6 +213,6 @@ def test_a_third_of_the_operations_is_saved_where_the_input_is_long():
 
 def test_wrong_settings_are_named(modalities):
     with pytest.raises(ValueError, match="stem_layers 5 is more than the encoder's 3 layers"):
-        FourM(ModelConfig(fusion=FusionConfig(num_tokens=4, stem_layers=5)), modalities)
+        FourM(ModelConfig(encoder=Latent(num_tokens=4, stem_layers=5)), modalities)
     with pytest.raises(ValueError, match="do not go together"):
         from_mapping(ModelConfig, {"num_registers": 2, "fusion": FUSION}, "x")

@@ -7,8 +7,12 @@ import pytest
 from conftest import ALL_TO_ALL, make_tokens
 
 from fourm.batch import MASK_QUERY
-from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens, split_spans
+from fourm.budgets import draw_budgets
+from fourm.errors import UserError
+from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens
 from fourm.modalities import FIRST_SENTINEL, ModalitySet
+from fourm.rng import CounterRNG
+from fourm.spans import split_spans
 from tests.masking_reference import mask_sample
 
 
@@ -90,7 +94,7 @@ def test_reference_mode_discards_what_a_clamp_cuts_off(modalities):
     assert (batch.encoder.lengths == modalities["code"].num_tokens).all()
 
 
-def test_budgets_are_distributed_like_the_rule_drawn_one_by_one(modalities):
+def test_budgets_are_distributed_like_the_rule_drawn_one_by_one():
     """Floors of a Dirichlet share, each token left over to the largest share of a fresh draw: mean
     and spread over 20,000 draws.
     """
@@ -103,17 +107,11 @@ def test_budgets_are_distributed_like_the_rule_drawn_one_by_one(modalities):
             budget[rng.dirichlet(alpha).argmax()] += 1
         expected.append(budget)
     expected = np.array(expected)
-    component = MaskingComponent(
-        input={"rgb": 3.0, "pixels": 4.0, "depth": 1.0}, target={"code": 1.0}
-    )
-    masker = Masker(
-        modalities,
-        MaskingConfig(num_inputs=(12, 12), num_targets=(1, 1), components=(component,)),
-        0,
-    )
-    drawn, _ = masker._budgets(
-        np.tile(masker._input_alpha[0], (20000, 1)), np.full(20000, total), np.arange(20000), 1
-    )
+    draws = np.arange(20000)
+    never = np.array([3.0, 4.0, 1.0, 1e-9])
+    drawn = draw_budgets(
+        CounterRNG(0, "masking"), np.tile(never, (20000, 1)), np.full(20000, total), draws, 1
+    ).tokens
     assert (drawn.sum(1) == total).all() and (drawn[:, 3:] == 0).all()
     assert np.allclose(drawn[:, :3].mean(0), expected.mean(0), atol=0.06)  # four standard errors
     assert np.allclose(drawn[:, :3].std(0), expected.std(0), rtol=0.03)
@@ -244,3 +242,10 @@ def test_in_4m_mode_budgets_and_spans_have_the_reference_s_distributions():
         ).max()
         < 0.04
     )
+
+
+def test_an_unknown_rule_of_keeping_is_refused_from_python_too():
+    with pytest.raises(
+        UserError, match=r"keep\.caption: 'al' is not one of .*; did you mean 'all'"
+    ):
+        MaskingComponent(keep={"caption": "al"})

@@ -50,7 +50,7 @@ def plain_forward(model, batch, b):
         else:
             content.append(model.tokens(e.modality[row : row + 1], e.token[row : row + 1])[0])
     place = (
-        model.positions(e.modality[i : i + n], e.position[i : i + n])
+        model.positions(e.modality[i : i + n], e.position[i : i + n]).added
         + model.modality[e.modality[i : i + n]]
     )
     content = torch.stack(content)
@@ -71,7 +71,7 @@ def plain_forward(model, batch, b):
     content = torch.where(
         (given == MASK_QUERY)[:, None], model.mask_token, model.tokens(kind, given.clamp_min(0))
     )
-    rows = content + model.positions(kind, position) + modality[kind]
+    rows = content + model.positions(kind, position).added + modality[kind]
     mask = kind[:, None] == kind[None]
     causal = torch.tensor([m.kind == "sequence" for m in model.modalities])[kind]
     mask &= ~causal[:, None] | torch.ones(m_rows, m_rows, dtype=torch.bool).tril()

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from fourm.data.raw import write_raw
 from fourm.data.shards import shard_path, write_shard
 from fourm.demo.render import render
 from fourm.demo.scenes_to_shards import VALIDATION_SEED, annotate, write_scene_shard
 from fourm.demo.world import SHAPES, describe, make_scenes
-from fourm.modalities import RawSpec
 from fourm.pipeline import AnyToAnyPipeline, Partial, Tokens
+from fourm.raw.array import Array
+from fourm.raw.words import Words
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -65,7 +65,7 @@ KNOWN = {
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, "-m", "fourm", *arguments],
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -88,12 +88,12 @@ def project(tmp_path_factory) -> Path:
         words = [[MATERIAL[shape] for _, _, shape in describe(scenes, i)] for i in range(num)]
         heat = [p.astype(np.float32).mean(-1, keepdims=True) / 128.0 for p in pictures]
         spec = {
-            "material": RawSpec(type="words"),
-            "heat": RawSpec(type="array", size=SIZE, range=(0.0, 2.0)),
+            "material": Words(),
+            "heat": Array(size=SIZE, range=(0.0, 2.0)),
         }
         for name, values in (("material", words), ("heat", heat)):
             members = [
-                (k, spec[name].extensions[0], write_raw(v, spec[name]))
+                (k, spec[name].extensions[0], spec[name].write(v))
                 for k, v in zip(keys, values, strict=True)
             ]
             write_shard(shard_path(root / "raw", split, name, 0), members)
@@ -128,25 +128,12 @@ def project(tmp_path_factory) -> Path:
         },
     }
     (root / "pretrain.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    common = ("--config", str(root / "modalities.yaml"), "--raw", str(root / "raw"))
-    run(
-        "fourm_tokenizers.train",
-        *common,
-        "--out",
-        str(root / "tokenizers"),
-        "--cache",
-        str(root / "cache"),
-    )
-    run(
-        "fourm_data_prep.tokenize",
-        *common,
-        "--tokenizers",
-        str(root / "tokenizers"),
-        "--out",
-        str(root / "tokens"),
-    )
-    run("fourm.training.pretrain", "--config", str(root / "pretrain.yaml"))
-    run("fourm.cli", "report", str(root))
+    config_of_all = str(root / "modalities.yaml")
+    places = ("--raw", str(root / "raw"), "--out", str(root / "tokenizers"))
+    run("train-tokenizer", config_of_all, *places, "--cache", str(root / "cache"))
+    run("tokenize", str(root))
+    run("pretrain", str(root / "pretrain.yaml"))
+    run("report", str(root))
     return root
 
 
@@ -228,9 +215,7 @@ def test_partial_pictures_tokens_and_prompts_are_inputs_too(project):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(project, arguments, message):
-    done = run(
-        "fourm.cli", *(a.replace("{model}", str(project / "model")) for a in arguments), check=False
-    )
+    done = run(*(a.replace("{model}", str(project / "model")) for a in arguments), check=False)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -239,7 +224,6 @@ def test_a_mistake_is_one_line_and_exit_status_2(project, arguments, message):
 @pytest.mark.slow
 def test_generate_writes_pictures_and_prints_texts(project, tmp_path):
     done = run(
-        "fourm.cli",
         "generate",
         "--model",
         str(project / "model"),
@@ -271,7 +255,7 @@ def test_tokenizing_again_gives_the_same_bytes_with_any_number_of_workers(projec
         "--tokenizers",
         str(project / "tokenizers"),
     )
-    run("fourm_data_prep.tokenize", *common, "--out", str(tmp_path / "one"), "--workers", "1")
+    run("tokenize", *common, "--out", str(tmp_path / "one"), "--workers", "1")
     for path in sorted((tmp_path / "one").rglob("*.tar")):
         assert (
             path.read_bytes()

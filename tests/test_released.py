@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from fourm.cli import main
 from fourm.codecs import open_codec
-from fourm.data.raw import check_raw
 from fourm.interop.released import ReleasedConfig, released_modalities, save_released
-from fourm.modalities import Modality, ModalitySet, RawSpec
+from fourm.modalities import Modality, ModalitySet
 from fourm.model import FourM
 from fourm.pipeline import AnyToAnyPipeline, Tokens
+from fourm.raw.image import Image
+from fourm.raw.labels import Labels
 from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
@@ -316,24 +317,24 @@ def test_a_released_tokenizer_is_a_codec_of_ordinary_pictures(tmp_path):
     tokenizer_folder("vqvae_tiny", tmp_path / "rgb")
     tokenizer_folder("divae_tiny", tmp_path / "drawn")
     tokenizer_folder("vqvae_tiny/semseg", tmp_path / "classes")
-    raw = RawSpec(type="image", size=64)
+    raw = Image(size=64)
     kinds = {
         "rgb": raw,
         "drawn": raw,
-        "classes": RawSpec(type="labels", size=64, classes=tuple(f"c{i}" for i in range(21))),
+        "classes": Labels(size=64, classes=tuple(f"c{i}" for i in range(21))),
     }
     rng = np.random.default_rng(0)
     for name, spec in kinds.items():
         m = Modality(name=name, kind="grid", raw=spec, tokenizer=name, vocab_size=256, grid=(4, 4))
         codec = open_codec(m, ModalitySet((m,), {name: {"type": "released"}}), tmp_path)
-        shape = (64, 64) if spec.type == "labels" else (64, 64, 3)
+        shape = (64, 64) if isinstance(spec, Labels) else (64, 64, 3)
         values = [rng.integers(0, 21, shape).astype(np.uint8) for _ in range(2)]
         ids = codec.encode(values)
         assert all(i.shape == (16,) for i in ids)
         if name == "drawn":
             codec.steps = 2
         for value, other in zip(codec.decode(ids), codec.decode(ids), strict=True):
-            check_raw(value, spec)
+            spec.check(value)
             assert np.array_equal(value, other)
         if name == "rgb":
             direct = codec.model.encode(

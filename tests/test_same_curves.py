@@ -135,13 +135,13 @@ def test_shards_that_the_last_release_made_are_not_made_again(tmp_path):
 
 
 def _npy(data: bytes, _: str) -> np.ndarray:
-    from fourm.data.raw import read_npy
+    from fourm.data.npy import read_npy
 
     return read_npy(data)
 
 
 def _png(data: bytes, _: str) -> np.ndarray:
-    from fourm.data.raw import open_picture
+    from fourm.data.pictures import open_picture
 
     return np.asarray(open_picture(data))
 

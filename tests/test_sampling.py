@@ -2,20 +2,36 @@
 kept; schemes do what they say.
 """
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
+from spiral_scheme import Spiral
 
+from fourm.config import from_mapping, to_mapping
+from fourm.errors import UserError
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
+from fourm.ragged import ranks
 from fourm.rng import CounterRNG
-from fourm.sampling.autoregressive import UncachedDecoder, fill_gaps
+from fourm.sampling.autoregressive import UncachedDecoder
 from fourm.sampling.choose import choose, filtered
-from fourm.sampling.options import SamplingOptions, tokens_done
-from fourm.sampling.orders import halton_order, random_order
-from fourm.sampling.sampler import Sampler, _best, _within_bound
+from fourm.sampling.gaps import fill_gaps
+from fourm.sampling.options import SamplingOptions
+from fourm.sampling.sampler import Sampler
+from fourm.sampling.schedules import tokens_done
+from fourm.sampling.schemes import ROAR, Answers, Canvas, Entropy, Halton, MaskGIT, Raster, Scheme
 from fourm.sampling.state import GridState, SampleState
 
 SENTINELS = {"caption": 16, "boxes": 16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idle(Scheme):
+    """Never commits anything."""
+
+    def keep(self, canvas, step, answers):
+        return np.zeros(len(answers), bool)
 
 
 def make_state(modalities, num, seed=0):
@@ -43,7 +59,7 @@ def one(state, i):
 
 OPTIONS = {
     "maskgit": SamplingOptions(scheme="maskgit", steps=5, guidance_scale=2.0),
-    "maskgit remasked": SamplingOptions(scheme="maskgit", steps=5, remask=0.3),
+    "maskgit remasked": SamplingOptions(scheme=MaskGIT(remask=0.3), steps=5),
     "roar": SamplingOptions(
         scheme="roar", steps=4, guidance_scale=2.0, top_p=0.9, schedule="linear"
     ),
@@ -51,7 +67,8 @@ OPTIONS = {
         scheme="halton", steps=4, top_k=7, guidance_scale=3.0, guidance_schedule="linear"
     ),
     "raster": SamplingOptions(scheme="raster", steps=16, temperature=0.5),
-    "entropy": SamplingOptions(scheme="entropy", steps=16, entropy_bound=6.0),
+    "entropy": SamplingOptions(scheme=Entropy(bound=6.0), steps=16),
+    "spiral": SamplingOptions(scheme="spiral_scheme:Spiral", steps=4),
     "weighted": SamplingOptions(
         scheme="roar", steps=3, condition_weights={"caption": 2.0, "depth": -0.5}
     ),
@@ -140,11 +157,12 @@ def test_guidance_in_one_pass_equals_separate_passes_on_the_same_positions(modal
     assert np.array_equal(guided[sample, position], expected)
 
 
-def test_given_tokens_stay_and_the_caller_s_state_is_not_changed(modalities, model):
+@pytest.mark.parametrize("name", ["maskgit remasked", "halton", "entropy", "spiral"])
+def test_given_tokens_stay_and_the_caller_s_state_is_not_changed(modalities, model, name):
     state = make_state(modalities, 4)
     before = state.grids["rgb"].values.copy()
     result = Sampler(model, SENTINELS).generate(
-        state, "rgb", OPTIONS["maskgit remasked"], np.arange(4), ["caption"]
+        state, "rgb", OPTIONS[name], np.arange(4), ["caption"]
     )
     assert np.array_equal(result.grids["rgb"].values[:, :5], before[:, :5])
     assert (
@@ -232,20 +250,66 @@ def test_sampling_follows_the_distribution_and_its_filters():
     assert kept.tolist() == [[True, True, False, False]]
 
 
-def test_maskgit_keeps_the_best_and_the_entropy_bound_the_most_certain():
-    score, sample = np.array([0.1, 0.9, 0.5, 0.3, 0.8]), np.array([0, 0, 0, 1, 1])
-    assert _best(score, sample, 2, np.array([2, 1])).tolist() == [False, True, True, False, True]
-    entropy = np.array([0.1, 0.5, 0.3, 9.0, 8.0])
-    assert _within_bound(entropy, sample, 2, 0.15).tolist() == [True, False, True, False, True]
-    assert _within_bound(entropy, sample, 2, 0.0).tolist() == [True, False, False, False, True]
+def canvas(modality, num, steps, schedule="linear"):
+    """Nothing given, nothing committed."""
+    shape = (num, modality.num_tokens)
+    return Canvas(
+        modality=modality,
+        schedule=schedule,
+        steps=steps,
+        rng=CounterRNG(0, "t"),
+        seeds=np.arange(num),
+        given=np.zeros(shape, bool),
+        known=np.zeros(shape, bool),
+        log_p=np.full(shape, np.inf),
+    )
 
 
-def test_orders_are_permutations_and_halton_spreads():
-    rng = CounterRNG(0, "t")
-    for order in (halton_order(rng, np.arange(5), (8, 8)), random_order(rng, np.arange(5), 64)):
-        assert (np.sort(order, axis=1) == np.arange(64)).all()
+def test_maskgit_keeps_the_best_and_the_entropy_bound_the_most_certain(modalities):
+    sample, position = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 0, 1])
+    log_p, entropy = np.array([-9, -1, -5, -7, -2.0]), np.array([0.1, 0.5, 0.3, 9.0, 8.0])
+    answers = Answers(sample, position, position, log_p, entropy)
+    wide = canvas(modalities["rgb"], 2, steps=8)  # two of 16 tokens a step
+    kept = MaskGIT(noise=0.0).keep(wide, 0, answers)
+    assert kept.tolist() == [False, True, True, True, True]
+    assert Entropy(bound=0.15).keep(wide, 0, answers).tolist() == [True, False, True, False, True]
+    assert Entropy(bound=0.0).keep(wide, 0, answers).tolist() == [True, False, False, False, True]
+    assert Entropy(bound=0.0).keep(wide, 7, answers).all()  # nothing is open after the last step
+
+
+def test_remasking_gives_back_the_least_likely_and_spreads_them_over_the_rest(modalities):
+    half = canvas(modalities["rgb"], 1, steps=4)
+    half.given[:, :4] = True
+    half.known[:, :8] = True
+    half.log_p[:, 4:8] = [-1.0, -4.0, -3.0, -2.0]
+    back = MaskGIT(remask=0.5).take_back(half, 1)
+    assert np.flatnonzero(back[0]).tolist() == [5, 6]
+    half.known[back] = False
+    assert half.due_anew(2).tolist() == [5] and half.due(2).tolist() == [3]
+
+
+def test_an_order_asks_every_position_once_in_its_turn(modalities):
+    for scheme in (ROAR(), Halton(), Raster(), Spiral()):
+        drawn = canvas(modalities["rgb"], 3, steps=5, schedule="cosine")
+        for step in range(5):
+            asked = scheme.ask(drawn, step)
+            assert not (asked & drawn.known).any()
+            assert asked.sum(1).tolist() == drawn.due(step).tolist()
+            drawn.known[asked] = True
+        assert drawn.known.all()
+    first = Raster().ask(canvas(modalities["rgb"], 1, steps=4), 0)
+    assert np.flatnonzero(first).tolist() == [0, 1, 2, 3]
+    # the four cells around the centre of 4 x 4
+    first = Spiral().ask(canvas(modalities["rgb"], 1, steps=4), 0)
+    assert np.flatnonzero(first).tolist() == [5, 6, 9, 10]
+
+
+def test_random_and_halton_orders_differ_by_sample_and_halton_spreads(modalities):
+    square = replace(modalities["rgb"], grid=(8, 8))
+    for scheme in (ROAR(), Halton()):
+        order = ranks(scheme.order(canvas(square, 5, steps=4)))
         assert len({tuple(row) for row in order}) == 5
-    first = halton_order(rng, np.array([0]), (8, 8))[0].reshape(8, 8) < 16
+    first = Halton().order(canvas(square, 1, steps=4))[0].reshape(8, 8) < 16
     quarters = [first[:4, :4].sum(), first[:4, 4:].sum(), first[4:, :4].sum(), first[4:, 4:].sum()]
     assert min(quarters) >= 3
 
@@ -262,3 +326,83 @@ def test_a_target_or_condition_that_is_not_there_is_named(modalities, model):
             np.array([0]),
             ["caption"],
         )
+
+
+def test_a_scheme_that_leaves_tokens_open_is_named(modalities, model):
+    state, options = make_state(modalities, 1), SamplingOptions(scheme=Idle())
+    with pytest.raises(UserError, match="test_sampling:Idle left 11 tokens of rgb open after 12"):
+        Sampler(model, SENTINELS).generate(state, "rgb", options, np.array([0]), [])
+
+
+def test_the_halton_order_refuses_a_set(modalities, model):
+    options = SamplingOptions(scheme="halton")
+    with pytest.raises(UserError, match="needs a grid; code has none"):
+        Sampler(model).generate(make_state(modalities, 1), "code", options, np.array([0]), [])
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"scheme": "haltn"}, "'haltn' is not one of entropy, .*; did you mean 'halton'"),
+        ({"scheme": "fourm.sampling.schemes:InOrder"}, "is a base for others"),
+        ({"scheme": {"type": "maskgit", "nose": 2.0}}, "'nose'; did you mean 'noise'"),
+        ({"scheme": {"type": "maskgit", "remask": 1.0}}, "remask must be .* less than 1, not 1.0"),
+        ({"scheme": {"type": "maskgit", "noise": float("nan")}}, "noise must be a finite number"),
+        ({"scheme": {"type": "entropy", "bound": float("nan")}}, "bound must be at least 0"),
+        ({"schedule": "cosin"}, "'cosin' is not one of cosine, linear; did you mean 'cosine'"),
+        ({"temperature_schedule": "onx"}, "'onx' is not one of linear, onex"),
+        ({"guidance_schedule": "rising"}, "'rising' is not one of constant, linear, cosine"),
+        ({"steps": 2.5}, "steps: expected int, found 2.5"),
+        ({"steps": True}, "steps: expected int, found True"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"top_k": 1.5}, "top_k: expected int, found 1.5"),
+        ({"top_k": -1}, "top_k must be at least 0"),
+        ({"top_p": 0.0}, "top_p must be more than 0"),
+        ({"top_p": float("nan")}, "top_p must be a finite number"),
+        ({"temperature": float("nan")}, "temperature must be a finite number"),
+        ({"temperature": "warm"}, "temperature: expected a number, found 'warm'"),
+        ({"temperature_end": -0.1}, "temperature_end must be at least 0"),
+        ({"condition_weights": {"caption": float("inf")}}, r"weights\.caption must be a finite"),
+        (
+            {"remask": 0.3, "scheme": "roar"},
+            "remask is a setting of the scheme maskgit, .* roar",
+        ),
+        ({"entropy_bound": 2.0}, "scheme: {type: entropy, bound: 2.0}"),
+        ({"remask": 0.3, "scheme": {"type": "maskgit"}}, "remask stands beside a scheme"),
+        ({"remask": "much"}, "remask: expected a number"),
+    ],
+)
+def test_options_are_refused_with_a_sentence_from_python_as_from_yaml(wrong, message):
+    with pytest.raises(UserError, match=message):
+        SamplingOptions(**wrong)
+    with pytest.raises(UserError, match=f"f: .*{message}"):
+        SamplingOptions.read(wrong, "f")
+    with pytest.raises(UserError, match=message):
+        SamplingOptions().changed(wrong)
+
+
+def test_an_unknown_option_is_named_with_the_nearest():
+    with pytest.raises(UserError, match="unknown sampling option 'step'.*did you mean 'steps'"):
+        SamplingOptions().changed({"step": 3})
+
+
+def test_a_scheme_is_given_by_name_as_a_mapping_or_as_itself_and_written_back():
+    noisy = SamplingOptions(scheme=MaskGIT(noise=2.0), steps=np.int64(8))
+    assert noisy == SamplingOptions(scheme={"type": "maskgit", "noise": 2}, steps=8)
+    assert SamplingOptions(scheme="halton").scheme == Halton()
+    turned = {"type": "spiral_scheme:Spiral", "clockwise": False}
+    for options in (noisy, SamplingOptions(scheme=turned)):
+        assert SamplingOptions.read(to_mapping(options), "f") == options
+        assert from_mapping(SamplingOptions, to_mapping(options), "f") == options
+
+
+def test_settings_of_schemes_that_stood_beside_them_are_read():
+    defaults = {"confidence_noise": 1.0, "entropy_bound": 0.5, "remask": 0.0}
+    for name in ("maskgit", "roar", "halton", "raster", "entropy"):
+        read = SamplingOptions.read({"scheme": name, **defaults}, "f")
+        assert read == SamplingOptions(scheme=name)
+    read = SamplingOptions.read({**defaults, "confidence_noise": 3, "remask": 0.2}, "f")
+    assert read.scheme == MaskGIT(noise=3.0, remask=0.2)
+    assert SamplingOptions(scheme="entropy", entropy_bound=2.0).scheme == Entropy(bound=2.0)
+    assert read.changed({"remask": 0.0}).scheme == MaskGIT(noise=3.0)
+    assert read.changed({"scheme": "halton"}).scheme == Halton()

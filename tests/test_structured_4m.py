@@ -6,19 +6,17 @@ import json
 
 import numpy as np
 import pytest
-from fourm_tokenizers.structured_4m import (
-    METADATA,
-    NUM_MASK_IDS,
-    metadata_from_text,
-    poses_from_text,
-)
 from fourm_tokenizers.train_text import COCO_CLASSES, main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm.codecs import open_codec
-from fourm.data.raw import read_raw, write_raw
-from fourm.modalities import Modality, ModalitySet, RawSpec
+from fourm.modalities import Modality, ModalitySet
+from fourm.raw import Raw
+from fourm.raw.instances import NUM_MASK_IDS
+from fourm.raw.metadata import METADATA, Metadata
+from fourm.raw.poses import Poses
+from fourm.raw.vectors import Vectors
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def codec_of(folder, kind, **raw):
     m = Modality(
         name=kind,
         kind="sequence",
-        raw=RawSpec(type=kind, **raw),
+        raw=Raw.find(kind)(**raw),
         tokenizer="text",
         vocab_size=4400,
         max_tokens=600,
@@ -114,7 +112,7 @@ def test_metadata_has_the_published_bins_and_skips_what_is_no_kind():
     assert len(METADATA) == 21
     assert by_name["original_width"].to_bin(640) == 20 and by_name["brightness"].to_bin(255) == 49
     assert by_name["aesthetic_score"].to_bin(5.0) == 1 and by_name["n_humans"].to_bin(5000) == 999
-    assert metadata_from_text("v1=5 v0=2 v1=77 v0=3 v0=1 v1=6") == {"n_humans": 2}
+    assert Metadata().from_text("v1=5 v0=2 v1=77 v0=3 v0=1 v1=6", 1000) == {"n_humans": 2}
 
 
 ids_below_1024 = st.integers(0, 1023)
@@ -195,8 +193,8 @@ def test_detections_keep_class_names_whole(folder, value):
 @settings(max_examples=60, deadline=None)
 @given(st.text("hpgsc v0=1239 umanoseloglbreit", max_size=80))
 def test_decoding_whatever_a_model_spells_never_fails(line):
-    assert isinstance(poses_from_text(line, 1000), list)
-    assert isinstance(metadata_from_text(line), dict)
+    assert isinstance(Poses().from_text(line, 1000), list)
+    assert isinstance(Metadata().from_text(line, 1000), dict)
 
 
 @pytest.mark.parametrize(
@@ -215,13 +213,13 @@ def test_a_malformed_value_is_one_clear_error(folder, kind, value, message):
 
 
 def test_text_embeddings_are_vectors_of_any_number_and_objects_are_never_unpickled(tmp_path):
-    spec = RawSpec(type="vectors", channels=8)
+    spec = Vectors(channels=8)
     value = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
-    assert np.array_equal(read_raw(write_raw(value, spec), "npy", spec), value)
+    assert np.array_equal(spec.read(spec.write(value), "npy"), value)
     np.savez(tmp_path / "t5.npz", emb=value, mask_valid=np.array([True, True, True, False, False]))
-    assert np.array_equal(read_raw((tmp_path / "t5.npz").read_bytes(), "npz", spec), value[:3])
+    assert np.array_equal(spec.read((tmp_path / "t5.npz").read_bytes(), "npz"), value[:3])
     np.savez(tmp_path / "bad.npz", emb=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match="never read"):
-        read_raw((tmp_path / "bad.npz").read_bytes(), "npz", spec)
+        spec.read((tmp_path / "bad.npz").read_bytes(), "npz")
     with pytest.raises(ValueError, match="expected numbers"):
-        read_raw(write_raw(value, spec), "npy", RawSpec(type="vectors", channels=9))
+        Vectors(channels=9).read(spec.write(value), "npy")

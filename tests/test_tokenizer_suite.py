@@ -31,10 +31,11 @@ from fourm_tokenizers.settings import AdversarialConfig, TokenizerConfig
 from fourm_tokenizers.train import main as train_main
 
 from fourm.config import from_mapping
-from fourm.data.raw import write_raw
 from fourm.data.shards import shard_path, write_shard
 from fourm.demo.scenes_to_shards import write_scene_shard
-from fourm.modalities import Modality, ModalitySet, RawSpec
+from fourm.modalities import Modality, ModalitySet
+from fourm.raw.image import Image
+from fourm.raw.vectors import Vectors
 
 FSQ = FSQConfig(levels=(4, 4, 4))
 VQ = VQConfig(codebook_size=32, code_dim=8)
@@ -211,9 +212,7 @@ def test_wrong_settings_are_named(settings, message):
 
 
 def test_a_tokenizer_that_does_not_fit_its_modality_is_named():
-    m = Modality(
-        name="p", kind="grid", raw=RawSpec(type="image", size=16), vocab_size=64, grid=(2, 2)
-    )
+    m = Modality(name="p", kind="grid", raw=Image(size=16), vocab_size=64, grid=(2, 2))
     with pytest.raises(ValueError, match="makes 16 tokens, it declares 4"):
         TokenizerConfig(levels=(4, 4, 4), patch_size=4).model(m)
     with pytest.raises(ValueError, match="has 60 codes, it declares 64"):
@@ -341,11 +340,9 @@ def test_a_second_stage_starts_from_the_first_at_a_higher_resolution_with_a_froz
 def test_vectors_become_sets_of_tokens(tmp_path):
     rng = np.random.default_rng(0)
     basis = rng.normal(size=(4, 24)).astype(np.float32)
-    spec = RawSpec(type="vectors", channels=24)
+    spec = Vectors(channels=24)
     for split, num in (("train", 64), ("val", 16)):
-        members = [
-            (f"{i:04d}", "npy", write_raw(rng.normal(size=4) @ basis, spec)) for i in range(num)
-        ]
+        members = [(f"{i:04d}", "npy", spec.write(rng.normal(size=4) @ basis)) for i in range(num)]
         write_shard(shard_path(tmp_path / "raw", split, "global", 0), members)
     config = tmp_path / "v.yaml"
     config.write_text(
@@ -369,9 +366,9 @@ def test_vectors_become_sets_of_tokens(tmp_path):
 @pytest.mark.slow
 def test_codebook_use_is_logged_from_the_first_line_and_a_collapse_is_warned_of(tmp_path, caplog):
     """Pictures that are all the same need one code of 64."""
-    spec = RawSpec(type="image", size=16)
+    spec = Image(size=16)
     for split in ("train", "val"):
-        same = write_raw(np.full((16, 16, 3), 90, np.uint8), spec)
+        same = spec.write(np.full((16, 16, 3), 90, np.uint8))
         write_shard(
             shard_path(tmp_path / "raw", split, "rgb", 0),
             [(f"{i:04d}", "png", same) for i in range(32)],

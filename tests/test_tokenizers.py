@@ -3,6 +3,7 @@ one clear error.
 """
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import torch
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from fourm_tokenizers.picture import PictureCodec, save_autoencoder
 from fourm_tokenizers.quantizers.fsq import FSQConfig
-from fourm_tokenizers.structured import from_text, to_text
 from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 from fourm_tokenizers.train import main as train_main
 from hypothesis import given, settings
@@ -18,7 +18,11 @@ from hypothesis import strategies as st
 
 from fourm.codecs import Codec, open_codec
 from fourm.demo.scenes_to_shards import raw_specs, write_scene_shard
-from fourm.modalities import END_ID, FIRST_SENTINEL, Modality, ModalitySet, RawSpec
+from fourm.modalities import END_ID, FIRST_SENTINEL, Modality, ModalitySet
+from fourm.raw import Raw
+from fourm.raw.boxes import Boxes
+from fourm.raw.palette import Palette
+from fourm.raw.words import Words
 
 LINES = ["a small red cube left of a large blue sphere", "a green cone, a yellow cylinder."] * 4
 
@@ -27,7 +31,7 @@ def text_modality(kind="text", **raw):
     return Modality(
         name="t",
         kind="sequence",
-        raw=RawSpec(type=kind, **raw),
+        raw=Raw.find(kind)(**raw),
         tokenizer="text",
         vocab_size=400,
         max_tokens=40,
@@ -128,15 +132,13 @@ def test_numbers_round_trip_up_to_half_a_bin(text_folder, values):
 
 
 def test_words_round_trip_and_garbage_decodes_to_what_is_left():
-    spec = RawSpec(type="words")
-    assert from_text(to_text(["wood", "metal"], spec, 64), spec, 64) == ["wood", "metal"]
+    spec = Words()
+    assert spec.from_text(spec.to_text(["wood", "metal"], 64), 64) == ["wood", "metal"]
     assert (
-        from_text("v0=1 v1=2 cube v0=3 v1=1 v2=4 v3=9 red cone v2=1", RawSpec(type="boxes"), 64)[0][
-            "label"
-        ]
+        Boxes().from_text("v0=1 v1=2 cube v0=3 v1=1 v2=4 v3=9 red cone v2=1", 64)[0]["label"]
         == "red cone"
     )
-    assert from_text("v3=9 v0=", RawSpec(type="palette"), 64) == []
+    assert Palette().from_text("v3=9 v0=", 64) == []
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_words_round_trip_and_garbage_decodes_to_what_is_left():
 )
 def test_a_malformed_value_is_one_clear_error(kind, value, message):
     with pytest.raises(ValueError, match=message):
-        to_text(value, RawSpec(type=kind), 64)
+        Raw.find(kind)().to_text(value, 64)
 
 
 def picture_modality(spec, levels=(4, 4, 4)):
@@ -173,14 +175,11 @@ def test_a_picture_alone_gets_the_ids_it_gets_in_a_batch_and_a_folder_loads_the_
     name, tmp_path
 ):
     spec = raw_specs(16)[name]
-    channels, classes = spec.num_channels, len(spec.classes)
     torch.manual_seed(0)
     model = Autoencoder(
         AutoencoderConfig(
-            image_size=16,
+            **asdict(spec.network_form(4)),
             patch_size=4,
-            channels=channels,
-            num_classes=classes,
             quantizer=FSQConfig(levels=(4, 4, 4)),
             dim=32,
         )

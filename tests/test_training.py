@@ -128,7 +128,7 @@ def test_two_ranks_with_the_same_global_batch_give_the_same_curve_to_rounding(
         "--main_process_port",
         "0",
     ]
-    command += ["-m", "fourm.training.pretrain", "--config", str(project), f"out={out}"]
+    command += ["-m", "fourm", "pretrain", str(project), f"out={out}"]
     done = subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
     )

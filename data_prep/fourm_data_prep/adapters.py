@@ -31,9 +31,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from fourm.data.geometry import fit_value
 from fourm.errors import UserError
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
+from fourm.raw.array import Array
+from fourm.raw.depth import Depth
+from fourm.raw.image import Image as RawImage
+from fourm.raw.labels import Labels
+from fourm.raw.text import Text
+from fourm.raw.vectors import Vectors
 from fourm_data_prep.networks import (
     batched,
     cannot_open,
@@ -52,10 +57,12 @@ _BATCH = 8
 _MARIGOLD_PARTS = {"unet", "vae", "scheduler", "text_encoder", "tokenizer"}
 
 
-def depth(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def depth(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (size, size) within the modality's range."""
     model = open_network("AutoModelForDepthEstimation", name)
     metric = getattr(model.config, "depth_estimation_type", "relative") == "metric"
+    if not isinstance(spec, (Depth, Array)):
+        raise UserError(f"labeller depth makes depth maps, not {spec.type_name}")
     low, high = spec.range
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
@@ -63,7 +70,10 @@ def depth(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
             pixel_values=pixels_of(part, name, side_of(model, part), model.device)
         ).predicted_depth
         predicted = F.interpolate(
-            predicted[:, None].float(), (spec.size, spec.size), mode="bilinear", align_corners=False
+            predicted[:, None].float(),
+            (spec.pixels, spec.pixels),
+            mode="bilinear",
+            align_corners=False,
         )[:, 0]
         if metric:
             return list(predicted.clamp(low, high).cpu().numpy())
@@ -78,9 +88,9 @@ def depth(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     return batched(samples.pictures, run)
 
 
-def normals(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def normals(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> unit vectors float32 (size, size, 3): x to the right, y down, z towards the camera."""
-    flat = RawSpec(type="depth", size=spec.size, range=(1.0, 5.0))
+    flat = Depth(size=spec.pixels, range=(1.0, 5.0))
     return [normals_of_depth(d) for d in depth(name, samples, flat)]
 
 
@@ -106,11 +116,13 @@ def normals_of_depth(distance: np.ndarray, field_of_view: float = _FIELD_OF_VIEW
     return (normal * np.array([1.0, 1.0, -1.0])).astype(np.float32)
 
 
-def semseg(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def semseg(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> class ids (size, size).
 
     Raises UserError if the network knows none of the modality's class names.
     """
+    if not isinstance(spec, Labels):
+        raise UserError(f"labeller semseg makes labels, not {spec.type_name}")
     # a class at each place, or a class and a mask for each of some queries
     masks = not is_kind("AutoModelForSemanticSegmentation", name)
     kind = "AutoModelForUniversalSegmentation" if masks else "AutoModelForSemanticSegmentation"
@@ -133,14 +145,14 @@ def semseg(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
         else:
             logits = output.logits
         logits = F.interpolate(
-            logits.float(), (spec.size, spec.size), mode="bilinear", align_corners=False
+            logits.float(), (spec.pixels, spec.pixels), mode="bilinear", align_corners=False
         )
         return list(lookup[logits.argmax(1).cpu().numpy()])
 
     return batched(samples.pictures, run)
 
 
-def boxes(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def boxes(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> lists of ``{"box": [x0, y0, x1, y1], "label": ...}``, corners in [0, 1]."""
     model = open_network("AutoModelForObjectDetection", name)
     labels = {int(i): str(label) for i, label in model.config.id2label.items()}
@@ -169,7 +181,7 @@ def boxes(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     return batched(samples.pictures, run)
 
 
-def caption(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def caption(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> strings."""
     model = open_network("AutoModelForImageTextToText", name)
     tokenizer = read_settings("AutoTokenizer", name)
@@ -185,7 +197,7 @@ def caption(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     return batched(samples.pictures, run)
 
 
-def features(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def features(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (size, size, C) for raw type array, (1, C) for vectors: of CLIP and SigLIP the
     vector that is compared with texts.
     """
@@ -193,7 +205,7 @@ def features(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     model = getattr(both, "vision_model", both)
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
-        if spec.type == "vectors" and hasattr(both, "get_image_features"):
+        if isinstance(spec, Vectors) and hasattr(both, "get_image_features"):
             pixels = pixels_of(part, name, side_of(both, part), both.device)
             return list(
                 both.get_image_features(pixel_values=pixels)
@@ -203,17 +215,17 @@ def features(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
                 .numpy()
             )
         config = model.config
-        side = spec.size * config.patch_size if spec.type == "array" else side_of(model, part)
+        side = spec.pixels * config.patch_size or side_of(model, part)
         extra = {"interpolate_pos_encoding": True} if side != side_of(model, part) else {}
         rows = model(
             pixel_values=pixels_of(part, name, side, model.device), **extra
         ).last_hidden_state.float()
         grid = (side // config.patch_size) ** 2
-        if spec.type == "vectors":
+        if isinstance(spec, Vectors):
             return list(
                 (rows[:, :1] if rows.shape[1] > grid else rows.mean(1, keepdim=True)).cpu().numpy()
             )
-        return list(rows[:, -grid:].unflatten(1, (spec.size, spec.size)).cpu().numpy())
+        return list(rows[:, -grid:].unflatten(1, (spec.pixels, spec.pixels)).cpu().numpy())
 
     return batched(samples.pictures, run)
 
@@ -233,7 +245,7 @@ def _marigold(name: str) -> Any:
     return pipe.to(device())
 
 
-def marigold(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def marigold(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> unit vectors float32 (size, size, 3): x to the right, y down, z towards the camera. One
     denoising for each picture, seeded.
     """
@@ -243,7 +255,9 @@ def marigold(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
             Image.fromarray(picture), generator=torch.Generator().manual_seed(0), output_type="np"
         ).prediction[0]
         made = F.interpolate(
-            torch.from_numpy(made).permute(2, 0, 1)[None], (spec.size, spec.size), mode="bilinear"
+            torch.from_numpy(made).permute(2, 0, 1)[None],
+            (spec.pixels, spec.pixels),
+            mode="bilinear",
         )
         normal = F.normalize(made[0], dim=0).permute(1, 2, 0).numpy()
         result.append((normal * np.array([1.0, -1.0, 1.0])).astype(np.float32))  # its y points up
@@ -274,13 +288,13 @@ def _text_rows(name: str, captions: Sequence[str]) -> list[np.ndarray]:
     return rows
 
 
-def sentence(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def sentence(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """Mean of a caption's token vectors, of length 1: (1, C)."""
     means = [rows.mean(0, keepdims=True) for rows in _text_rows(name, samples.captions)]
     return [(m / max(float(np.linalg.norm(m)), 1e-9)).astype(np.float32) for m in means]
 
 
-def tokens(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def tokens(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """One vector for each token of a caption (n, C)."""
     return [rows.astype(np.float32) for rows in _text_rows(name, samples.captions)]
 
@@ -292,19 +306,19 @@ def _pipeline(name: str) -> Any:
     return AnyToAnyPipeline.from_pretrained(name, device=device())
 
 
-def fourm(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def fourm(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """FourM's own encoder: of pictures, or of captions where there are no pictures. One vector for
     each of its rows (n, C).
     """
     pipe = _pipeline(name)
     wanted, values = (
-        ("image", samples.pictures) if len(samples.pictures) else ("text", samples.captions)
+        (RawImage, samples.pictures) if len(samples.pictures) else (Text, samples.captions)
     )
-    reads = [m for m in pipe.modalities if m.input and m.raw.type == wanted]
+    reads = [m for m in pipe.modalities if m.input and isinstance(m.raw, wanted)]
     if not reads:
-        raise UserError(f"the model {name} reads no {wanted}")
+        raise UserError(f"the model {name} reads no {wanted.type_name}")
     m = next((m for m in reads if m.kind == "continuous"), reads[0])
-    given = [fit_value(np.asarray(v), m.raw) if wanted == "image" else v for v in values]
+    given = [m.raw.fit(np.asarray(v)) if wanted is RawImage else v for v in values]
     found = [
         rows.numpy()
         for start in range(0, len(given), _BATCH)
@@ -312,7 +326,7 @@ def fourm(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
     ]
     return (
         found
-        if spec.type == "vectors" and spec.channels == 1
+        if isinstance(spec, Vectors) and spec.channels == 1
         else [rows.mean(0, keepdims=True) for rows in found]
     )
 

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourm.data.sound import log_mel, read_wav
 from fourm.errors import UserError
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
+from fourm.raw.audio import Audio, read_wav
+from fourm_data_prep.mel import log_mel
 from fourm_data_prep.networks import open_network, read_settings
 from fourm_data_prep.samples import Labeller, NetworkLabeller, Samples
 
@@ -72,8 +73,10 @@ def _with_length(data: bytes) -> bytes:
     )
 
 
-def speech(samples: Samples, spec: RawSpec) -> list[Any]:
+def speech(samples: Samples, spec: Raw) -> list[Any]:
     """-> waveforms float32 (n,)."""
+    if not isinstance(spec, Audio):
+        raise UserError(f"labeller speech makes audio, not {spec.type_name}")
     return [say(text, spec.rate) for text in samples.captions]
 
 
@@ -86,12 +89,12 @@ def _sounds(samples: Samples, rate: int) -> Sequence[np.ndarray]:
     )
 
 
-def logmel(samples: Samples, spec: RawSpec) -> list[Any]:
+def logmel(samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (frames, channels)."""
-    return [log_mel(sound, _RATE, spec.channels) for sound in _sounds(samples, _RATE)]
+    return [log_mel(sound, _RATE, spec.num_channels) for sound in _sounds(samples, _RATE)]
 
 
-def audio(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def audio(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (frames, C), each sound by itself, so that none depends on its neighbours'
     lengths.
     """

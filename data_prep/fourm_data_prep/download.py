@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from fourm.data.raw import open_picture
+from fourm.data.pictures import open_picture
 from fourm.data.shards import Damage, write_json_atomic, write_shard
 from fourm.errors import UserError
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step

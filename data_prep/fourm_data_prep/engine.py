@@ -122,8 +122,9 @@ class Progress:
 
     def add(self, manifest: dict[str, Any]) -> None:
         self.num_done += 1
-        self.report.num_seen += manifest["samples"] + len(manifest["skipped"])
-        self.report.entries += [Damage(**entry) for entry in manifest["skipped"]]
+        skipped = DamageReport(entries=[Damage(**entry) for entry in manifest["skipped"]])
+        skipped.num_seen = manifest["samples"] + len(skipped.samples)
+        self.report.merge(skipped)
 
 
 def manifest_path(step: ShardStep, job: Job) -> Path:

@@ -5,9 +5,12 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Any, Literal
+
+import click
 
 from fourm.errors import UserError
 
@@ -38,28 +41,41 @@ def parse_range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """The options that all steps share."""
-    parser.add_argument("--engine", choices=["local", "ray"], default="local")
-    parser.add_argument(
-        "--workers", type=int, default=0, help="shards at a time; 0 = one for each core"
+def takes_engine(action: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that all steps share; calls ``action(engine: EngineConfig)``."""
+
+    @click.option(
+        "--engine", type=click.Choice(["local", "ray"]), default="local", help="Where it runs."
     )
-    parser.add_argument("--address", default="", help="ray: address of a running cluster")
-    parser.add_argument("--gpus", type=float, default=0.0, help="ray: GPUs of each task")
-    parser.add_argument(
+    @click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Shards at a time; 0 = one for each core.",
+    )
+    @click.option("--address", default="", help="ray: address of a running cluster.")
+    @click.option("--gpus", type=click.FloatRange(min=0), default=0.0, help="ray: of each task.")
+    @click.option(
         "--shard-range",
         metavar="FIRST:LAST",
-        help="only these of the shards: one task of a job array",
+        help="Only these of the shards: one task of a job array.",
     )
+    @wraps(action)
+    def run(
+        engine: Literal["local", "ray"],
+        workers: int,
+        address: str,
+        gpus: float,
+        shard_range: str | None,
+        **options: Any,
+    ) -> Any:
+        config = EngineConfig(
+            engine=engine,
+            workers=workers,
+            address=address,
+            num_gpus=gpus,
+            shard_range=parse_range(shard_range) if shard_range else None,
+        )
+        return action(engine=config, **options)
 
-
-def engine_of(options: argparse.Namespace) -> EngineConfig:
-    """The engine that a command's options describe."""
-    limits = parse_range(options.shard_range) if options.shard_range else None
-    return EngineConfig(
-        engine=options.engine,
-        workers=options.workers,
-        address=options.address,
-        num_gpus=options.gpus,
-        shard_range=limits,
-    )
+    return run

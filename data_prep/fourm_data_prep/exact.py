@@ -11,7 +11,8 @@ from PIL import Image
 from scipy import ndimage
 
 from fourm.errors import UserError
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
+from fourm.raw.labels import Labels
 from fourm_data_prep.samples import Labeller, Samples
 
 _PALETTE_COLORS = 5
@@ -25,7 +26,7 @@ def grey(picture: np.ndarray) -> np.ndarray:
     return picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
-def edges(samples: Samples, spec: RawSpec) -> list[Any]:
+def edges(samples: Samples, spec: Raw) -> list[Any]:
     """Strength of the brightness gradient in [0, 1]: float32 (H, W, 1)."""
     result = []
     for picture in samples.pictures:
@@ -34,7 +35,7 @@ def edges(samples: Samples, spec: RawSpec) -> list[Any]:
     return result
 
 
-def canny(samples: Samples, spec: RawSpec) -> list[Any]:
+def canny(samples: Samples, spec: Raw) -> list[Any]:
     """Canny's edges (OpenCV): 0 or 1, float32 (H, W, 1)."""
     try:
         import cv2  # pyright: ignore[reportMissingImports]
@@ -44,7 +45,7 @@ def canny(samples: Samples, spec: RawSpec) -> list[Any]:
     return [(m[..., None] > 0).astype(np.float32) for m in marks]
 
 
-def palette(samples: Samples, spec: RawSpec) -> list[Any]:
+def palette(samples: Samples, spec: Raw) -> list[Any]:
     """The main colours of each picture, the most frequent first: lists of [r, g, b]."""
     result = []
     for picture in samples.pictures:
@@ -57,7 +58,7 @@ def palette(samples: Samples, spec: RawSpec) -> list[Any]:
     return result
 
 
-def statistics(samples: Samples, spec: RawSpec) -> list[Any]:
+def statistics(samples: Samples, spec: Raw) -> list[Any]:
     """Metadata of 4M-21 that follows from the pixels: colourfulness (Hasler and Suesstrunk, 2003),
     brightness, contrast, saturation, entropy.
     """
@@ -83,11 +84,11 @@ def statistics(samples: Samples, spec: RawSpec) -> list[Any]:
     return result
 
 
-def alpha(samples: Samples, spec: RawSpec) -> list[Any]:
+def alpha(samples: Samples, spec: Raw) -> list[Any]:
     """Class 1 where a cut-out is opaque, class 0 elsewhere; class 1 everywhere for a picture
     without transparency. Labels (H, W).
     """
-    if len(spec.classes) < 2:
+    if not isinstance(spec, Labels) or len(spec.classes) < 2:
         raise UserError("labeller alpha needs two classes, e.g. classes: [background, object]")
     alphas = samples.alphas or [None] * len(samples.pictures)
     return [

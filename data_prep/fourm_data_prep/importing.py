@@ -29,6 +29,8 @@ from fourm.data.shards import (
 )
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
+from fourm.raw.image import Image
+from fourm.raw.text import Text
 from fourm_data_prep.engine import (
     Job,
     Progress,
@@ -236,24 +238,25 @@ def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
     for m in made:
         if m.labeller:
             open_labeller(m.labeller)
-        elif m.raw.type not in ("image", "text"):
+        elif not isinstance(m.raw, (Image, Text)):
             raise UserError(
-                f"modality {m.name} ({m.raw.type}) cannot be made from a picture: name its labeller"
+                f"modality {m.name} ({m.raw.type_name}) cannot be made from a picture: name its"
+                " labeller"
             )
-    widest = max((m.raw.size for m in made), default=0)
+    widest = max((m.raw.pixels for m in made), default=0)
     if not widest:
         raise UserError("the config has no modality with a picture's size")
     if not size:
         return made
     result = []
     for m in made:
-        scaled, rest = divmod(m.raw.size * size, widest)
+        scaled, rest = divmod(m.raw.pixels * size, widest)
         if rest or size < widest:
             raise UserError(
-                f"size {size} does not fit: {m.name} has {m.raw.size} pixels of {widest}; take a"
+                f"size {size} does not fit: {m.name} has {m.raw.pixels} pixels of {widest}; take a"
                 f" multiple of {widest}"
             )
-        result.append(replace(m, raw=replace(m.raw, size=scaled)))
+        result.append(replace(m, raw=m.raw.resized(scaled)))
     return result
 
 

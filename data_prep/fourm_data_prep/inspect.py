@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
-from fourm.modalities import ModalitySet, RawSpec
+from fourm.modalities import ModalitySet
+from fourm.raw import Raw
 from fourm.report import Gallery, Report
 from fourm_data_prep.engine import MANIFESTS, splits_of
 
@@ -51,12 +51,7 @@ def count_shards(raw: Path, modalities: ModalitySet) -> tuple[list[Count], Damag
             report = DamageReport()
             samples = 0
             for shard in shards:
-                for _ in read_shard(
-                    shard,
-                    lambda data, extension, m=m: read_raw(data, extension, m.raw),
-                    m.raw.extensions,
-                    report,
-                ):
+                for _ in read_shard(shard, m.raw.read, m.raw.extensions, report):
                     samples += 1
             size = sum(path.stat().st_size for path in shards) / 1e6
             counts.append(Count(split, m.name, len(shards), samples, len(report.entries), size))
@@ -86,8 +81,11 @@ def inspect(raw: Path, config: Path, out: Path) -> list[Count]:
         report.heading("Steps", "from the completion manifests")
         report.table(["step", "shards", "samples", "skipped", "seconds"], seconds)
     if damage.entries:
+        num_members = len(damage.entries) - len(damage.shards)
         report.heading(
-            "Damage", f"{len(damage.entries)} members of {damage.num_seen} cannot be read"
+            "Damage",
+            f"{num_members} members of {damage.num_seen} cannot be read, {len(damage.shards)}"
+            " shards not to their end",
         )
         shown = [
             [html.escape(text) for text in (e.shard, e.key, e.reason)] for e in damage.entries[:200]
@@ -102,14 +100,10 @@ def inspect(raw: Path, config: Path, out: Path) -> list[Count]:
 
 def _gallery(raw: Path, split: str, modalities: ModalitySet) -> Gallery:
     shown = [m for m in modalities if not m.source and shard_paths(raw, split, m.name)]
-    values: dict[str, dict[str, tuple[Any, RawSpec]]] = {}
+    values: dict[str, dict[str, tuple[Any, Raw]]] = {}
     for m in shown:
-        for key, value in read_shard(
-            shard_paths(raw, split, m.name)[0],
-            lambda d, e, m=m: read_raw(d, e, m.raw),
-            m.raw.extensions,
-            DamageReport(),
-        ):
+        first = shard_paths(raw, split, m.name)[0]
+        for key, value in read_shard(first, m.raw.read, m.raw.extensions, DamageReport()):
             if m is shown[0] and len(values) < _SHOWN:
                 values[key] = {}
             if key in values:

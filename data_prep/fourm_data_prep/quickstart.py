@@ -7,13 +7,13 @@ What it makes is an ordinary project: edit its YAML files, add shards, run the c
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
 from fourm.project import (
     Project,
+    command_line,
     have_tokenizers,
     pretrain_command,
     run_all,
@@ -23,6 +23,8 @@ from fourm.project import (
 from fourm.resources import configs_folder
 
 _STEPS_A_CORE_MINUTE = 60  # of the quickstart model, measured on one core of a 2024 server CPU
+_MINUTES = 10.0  # that the steps of the tokenizers in configs/modalities/quickstart.yaml are for
+_FEWEST_STEPS = 20
 
 
 def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> None:
@@ -30,28 +32,34 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
     project = Project(out)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
+    project.belongs_to(str(folder.resolve()))
     project.write_configs(configs_folder(), "quickstart")
     modalities = ModalitySet.load(project.modalities)
     cores = os.cpu_count() or 1
-    fourm = [sys.executable, "-m", "fourm.cli"]
-    steps = max(20, int(minutes * cores * _STEPS_A_CORE_MINUTE))
-    importing = [
-        *fourm,
+    pretraining = max(_FEWEST_STEPS, int(minutes * cores * _STEPS_A_CORE_MINUTE))
+    share = min(1.0, minutes / _MINUTES)  # of the tokenizers' steps
+
+    def shortened(steps: int) -> tuple[str, ...]:
+        kept = max(_FEWEST_STEPS, round(share * steps))
+        return (f"train.steps={kept}",) if kept < steps else ()
+
+    importing = command_line(
         "import",
-        str(folder),
+        folder,
         "--config",
-        str(project.modalities),
+        project.modalities,
         "--out",
-        str(project.raw),
+        project.raw,
         "--max-damage",
         str(max_damage),
-    ]
-    training = pretrain_command(project, cores, (f"loop.steps={steps}",))
+    )
+    tokenizers = tokenizer_commands(project, modalities, shortened)
+    training = pretrain_command(project, (f"loop.steps={pretraining}",))
 
     project.stage("import", lambda: run_all([importing]), (project.raw / "done.json").is_file)
     project.stage(
         "tokenizers",
-        lambda: run_all(tokenizer_commands(project, modalities), at_once=cores),
+        lambda: run_all(tokenizers, at_once=cores, threads=1),
         lambda: have_tokenizers(project, modalities),
     )
     project.stage(
@@ -59,8 +67,12 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
         lambda: run_all([tokenize_command(project)]),
         (project.tokens / "done.json").is_file,
     )
-    project.stage("pretrain", lambda: run_all([training]), (project.pretrain / "done.json").is_file)
-    project.stage("report", lambda: run_all([[*fourm, "report", str(out)]]), project.report.is_file)
+    project.stage(
+        "pretrain",
+        lambda: run_all([training], threads=cores),
+        (project.pretrain / "done.json").is_file,
+    )
+    project.stage("report", lambda: run_all([command_line("report", out)]), project.report.is_file)
     print(
         f"\nproject: {out} (edit modalities.yaml and pretrain.yaml, then run the commands above"
         f" again)\nreport:  {project.report}"

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
+from fourm.raw.boxes import Boxes
 from fourm_data_prep.networks import open_network, pixels_of
 from fourm_data_prep.samples import NetworkLabeller, Samples
 
@@ -21,7 +22,7 @@ _SURE = 0.88  # masks below this IoU, as SAM foretells it, are left out
 _OVERLAP = 0.7  # IoU above which two masks are of one thing
 
 
-def sam(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
+def sam(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """Segment Anything, asked at a grid of points -> boxes ``{"box", "label": "thing"}`` by area,
     or their edges (size, size, 1).
     """
@@ -47,7 +48,7 @@ def sam(name: str, samples: Samples, spec: RawSpec) -> list[Any]:
                 sure.append(scores[kept].cpu())
             masks = _distinct(torch.cat(found), torch.cat(sure))
             result.append(
-                _mask_boxes(masks) if spec.type == "boxes" else mask_edges(masks, spec.size)
+                _mask_boxes(masks) if isinstance(spec, Boxes) else mask_edges(masks, spec.pixels)
             )
     return result
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Samples:
 class Labeller(Protocol):
     """Samples and the raw form that is asked for -> one value for each sample."""
 
-    def __call__(self, samples: Samples, spec: RawSpec, /) -> list[Any]: ...
+    def __call__(self, samples: Samples, spec: Raw, /) -> list[Any]: ...
 
 
 class NetworkLabeller(Protocol):
     """The same through a network of this name: a folder or a hub id."""
 
-    def __call__(self, name: str, samples: Samples, spec: RawSpec, /) -> list[Any]: ...
+    def __call__(self, name: str, samples: Samples, spec: Raw, /) -> list[Any]: ...

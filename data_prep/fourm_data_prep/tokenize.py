@@ -1,6 +1,6 @@
 """Raw shards -> token shards, one shard at a time, all modalities of a shard in one go.
 
-    python -m fourm_data_prep.tokenize --config MODALITIES.yaml --raw DIR --tokenizers DIR --out DIR [--engine local|ray]
+    fourm tokenize PROJECT [--crops 4] [--engine local|ray]
 
 Modalities of one source (pictures at two resolutions, say) share its decoding. With ``--crops N``
 each picture gives N samples, ``<key>``, ``<key>~1`` and so on: the whole picture and random crops,
@@ -14,7 +14,6 @@ made them.
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from fourm.cli import door
 from fourm.codecs import CodecSet
-from fourm.commands import run_command
-from fourm.data.geometry import Crop, crops_of, cut, fit_value
-from fourm.data.raw import read_raw, write_npy
+from fourm.data.crops import Crop, crops_of
+from fourm.data.npy import write_npy
 from fourm.data.shards import (
     DamageReport,
     read_shard,
@@ -46,7 +45,7 @@ from fourm_data_prep.engine import (
     stamp,
     start_workers,
 )
-from fourm_data_prep.engine_options import EngineConfig, add_engine_options, engine_of
+from fourm_data_prep.engine_options import EngineConfig
 
 _ENCODE_SAMPLES = 64
 _CROP_MARK = "~"
@@ -161,7 +160,7 @@ class TokenizeStep:
         down for each.
         """
         modalities = [self.modalities[name] for name in names]
-        widest = max((m.raw for m in modalities), key=lambda spec: spec.size)
+        widest = max((m.raw for m in modalities), key=lambda raw: raw.pixels)
         made: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in names}
         pending: list[tuple[str, Any]] = []
 
@@ -176,7 +175,7 @@ class TokenizeStep:
             pending.clear()
 
         extensions = tuple(dict.fromkeys(e for m in modalities for e in m.raw.extensions))
-        decode = partial(read_raw, spec=widest, native=self.crops > 1 or len(names) > 1)
+        decode = partial(widest.read, native=self.crops > 1 or len(names) > 1)
         for item in read_shard(source, decode, extensions, report):
             pending.append(item)
             if len(pending) == _ENCODE_SAMPLES:
@@ -186,9 +185,9 @@ class TokenizeStep:
 
     def _crops(self, key: str, value: Any, m: Modality) -> list[tuple[int, Any]]:
         if self.crops == 1:
-            return [(0, fit_value(value, m.raw) if m.raw.dense else value)]
+            return [(0, m.raw.fit(value))]
         return [
-            (i, cut(value, crop, m.raw))
+            (i, m.raw.cut(value, crop))
             for i, crop in enumerate(crops_of(key, self.crops, flip=self.flip))
         ]
 
@@ -255,32 +254,8 @@ def _prepare_folder(folder: Path, described: dict[str, Any]) -> None:
     write_json_atomic(note, described)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Raw shards to token shards.")
-    parser.add_argument("--config", required=True, type=Path, help="YAML file of modalities")
-    parser.add_argument("--raw", required=True, type=Path, help="folder of raw shards")
-    parser.add_argument(
-        "--tokenizers", required=True, type=Path, help="folder of trained tokenizers"
-    )
-    parser.add_argument("--out", required=True, type=Path, help="folder of token shards")
-    parser.add_argument(
-        "--max-damage",
-        type=float,
-        default=0.05,
-        help="largest share of samples that may be skipped",
-    )
-    parser.add_argument(
-        "--crops", type=int, default=1, help="crops of each picture: the whole one and random ones"
-    )
-    parser.add_argument("--flip", action="store_true", help="mirror half of the random crops")
-    add_engine_options(parser)
-    o = parser.parse_args(arguments)
-    run_command(
-        lambda: tokenize(
-            o.config, o.raw, o.tokenizers, o.out, o.max_damage, engine_of(o), o.crops, o.flip
-        )
-    )
-
+# door of earlier releases: python -m fourm_data_prep.tokenize is fourm tokenize
+main = door("tokenize")
 
 if __name__ == "__main__":
     main()

@@ -1,13 +1,12 @@
 """Adapt frozen contrastive latents to an unlabelled domain with UniMoS (2403.06946; ``unimos.py``).
 
-    fourm fusion adapt CONFIG [key=value ...]
+    fourm adapt CONFIG [KEY=VALUE]...
 
 Labels of the target are no input; ``accuracy`` compares with them afterwards.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from fourm.alignment.domains import UNKNOWN, open_domain, read_classes
 from fourm.alignment.latents import open_latents
 from fourm.alignment.unimos import AdaptConfig, UniMoS
 from fourm.alignment.unimos_losses import information
-from fourm.commands import run_command
+from fourm.cli import door
 from fourm.config import dump, load
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
@@ -81,15 +80,8 @@ def _selected(task: AdaptTask, folder: Path) -> tuple[UniMoS, int]:
     return best[1], best[2]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description="Adapt contrastive latents to an unlabelled domain."
-    )
-    parser.add_argument("--config", required=True, help="YAML file, see configs/alignment")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
-    options = parser.parse_args(arguments)
-    run_command(lambda: adapt(load(AdaptConfig, options.config, options.overrides)))
-
+# door of earlier releases: python -m fourm.alignment.adapt is fourm adapt
+main = door("adapt")
 
 if __name__ == "__main__":
     main()

@@ -1,19 +1,17 @@
 """Align frozen encoders on cached latents: FuseMix (2312.10144) and Alt-MoE (2409.05929), one
 trainer, in the loop that trains FourM.
 
-    fourm fusion align CONFIG [key=value ...]
-    accelerate launch -m fourm.alignment.align --config CONFIG [key=value ...]     (several ranks)
+    fourm align CONFIG [KEY=VALUE]...          (or accelerate launch -m fourm align CONFIG)
 
 FuseMix is ``connect.kind: heads`` with shared mixup; Alt-MoE is ``experts`` with regression beside
 contrast and a schedule over directions. Their parts combine freely. Held-out figures are recalls
-over the whole validation gallery; the test subjects are only looked at by ``fourm fusion
-evaluate``. Batches of any size fit in memory: with ``chunk`` embeddings are recomputed chunk by
-chunk in the backward pass, which gives the exact gradient of the whole batch.
+over the whole validation gallery; the test subjects are only looked at by ``fourm
+evaluate-alignment``. Batches of any size fit in memory: with ``chunk`` embeddings are recomputed
+chunk by chunk in the backward pass, which gives the exact gradient of the whole batch.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from fourm.alignment.latents import Latents, hash_keys, open_latents, paired, wr
 from fourm.alignment.pairs import LatentBatch, LatentBatches, split_subjects
 from fourm.alignment.prepare import Prepare
 from fourm.alignment.retrieval import recall
-from fourm.commands import run_command
+from fourm.cli import door
 from fourm.config import dump, load
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
@@ -206,18 +204,8 @@ def embed_latents(folder: str | Path, modality: str, latents: str | Path, out: s
     return len(held)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Align frozen encoders on cached latents.")
-    parser.add_argument("--config", required=True, help="YAML file, see configs/alignment")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="changes to the config, e.g. loop.steps=1000",
-    )
-    options = parser.parse_args(arguments)
-    run_command(lambda: align(load(AlignConfig, options.config, options.overrides)))
-
+# door of earlier releases: python -m fourm.alignment.align is fourm align
+main = door("align")
 
 if __name__ == "__main__":
     main()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.errors import UserError
+from fourm.roles import TABLE, state_roles
 
 CONTRAST, REGRESSION = 0, 1  # rows of the shared connector's loss embedding
 
@@ -85,6 +86,7 @@ class Experts(nn.Module):
         self.inner_bias = nn.Parameter(torch.zeros(e, h))
         self.outer = nn.Parameter(torch.empty(e, h, h))
         self.outer_bias = nn.Parameter(torch.zeros(e, h))
+        state_roles(self, inner=TABLE, inner_bias=TABLE, outer=TABLE, outer_bias=TABLE)
         for weight in (self.inner, self.outer):
             nn.init.normal_(weight, std=h**-0.5)
 
@@ -171,6 +173,7 @@ class SharedConnector(nn.Module):
         self.project = nn.ModuleDict({name: nn.Linear(dim, h) for name, dim in dims.items()})
         self.direction = nn.Parameter(torch.randn(len(directions), h) * 0.02)
         self.loss = nn.Parameter(torch.randn(2, h) * 0.02)
+        state_roles(self, direction=TABLE, loss=TABLE)
         self.trunk = Experts(config) if config.kind == "experts" else DenseTrunk(config)
         self.norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(2))
         self.regress = nn.ModuleDict({name: nn.Linear(h, dim) for name, dim in dims.items()})

@@ -8,6 +8,7 @@ written under a temporary name and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -79,7 +80,14 @@ def open_column(
     ).hexdigest()[:20]
     folder = cache / name
     if not (folder / "index.json").is_file():
-        _build(folder, shards, decode, extensions, described, report.max_rate, progress, member)
+        temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+        try:
+            _build(temporary, shards, decode, extensions, described, progress, member)
+            # another process may have finished the same column first
+            with contextlib.suppress(OSError):
+                os.replace(temporary, folder)
+        finally:  # what a full disk cuts short would keep it full
+            shutil.rmtree(temporary, ignore_errors=True)
     index = json.loads((folder / "index.json").read_text())
     report.num_seen += index["seen"]
     for entry in index["damage"]:
@@ -99,19 +107,17 @@ def open_column(
 
 
 def _build(
-    folder: Path,
+    temporary: Path,
     shards: list[Path],
     decode: Callable[[bytes, str], np.ndarray],
     extensions: tuple[str, ...],
     described: str,
-    max_rate: float,
     progress: Callable[[int], Any] | None,
     member: str,
 ) -> None:
-    temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    report = DamageReport(max_rate)
+    report = DamageReport()
     keys: list[str] = []
     lengths: list[int] = []
     dtype, shape = None, ()
@@ -147,7 +153,3 @@ def _build(
         "damage": [[e.shard, e.key, e.reason] for e in report.entries],
     }
     (temporary / "index.json").write_text(json.dumps(index))
-    try:
-        os.replace(temporary, folder)
-    except OSError:  # another process finished the same column first
-        shutil.rmtree(temporary, ignore_errors=True)

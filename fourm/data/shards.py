@@ -22,6 +22,8 @@ from webdataset.writer import TarWriter
 
 from fourm.errors import UserError
 
+WHOLE_SHARD = "*"  # key of a shard that cannot be read to its end
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -31,6 +33,12 @@ class Damage:
     key: str
     reason: str
 
+    @property
+    def sample(self) -> tuple[str, str, str]:
+        """What it belongs to, whichever of its modalities is damaged: split, shard and key."""
+        path = Path(self.shard)
+        return path.parent.parent.name, path.stem, self.key
+
 
 @dataclass
 class DamageReport:
@@ -39,6 +47,16 @@ class DamageReport:
     max_rate: float = 0.05
     entries: list[Damage] = field(default_factory=list)
     num_seen: int = 0
+
+    @property
+    def samples(self) -> set[tuple[str, str, str]]:
+        """The samples that were skipped, each once."""
+        return {entry.sample for entry in self.entries if entry.key != WHOLE_SHARD}
+
+    @property
+    def shards(self) -> set[str]:
+        """The shards that could not be read to their end."""
+        return {entry.shard for entry in self.entries if entry.key == WHOLE_SHARD}
 
     def add(self, shard: str | Path, key: str, reason: str) -> None:
         self.entries.append(Damage(str(shard), key, reason))
@@ -50,7 +68,8 @@ class DamageReport:
     def write(self, path: str | Path) -> None:
         data = {
             "seen": self.num_seen,
-            "skipped": len(self.entries),
+            "skipped": len(self.samples),
+            "shards_cut_short": len(self.shards),
             "entries": [asdict(e) for e in self.entries],
         }
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -58,15 +77,18 @@ class DamageReport:
 
     def check(self, path: str | Path) -> None:
         """Write the report if anything was skipped; raise UserError if that was more than
-        ``max_rate`` of what was seen.
+        ``max_rate`` of what was seen (a shard that ends early counts as one sample: how many it
+        should hold is not known).
         """
         if not self.entries:
             return
         self.write(path)
-        if len(self.entries) > self.max_rate * max(self.num_seen, 1):
+        num_samples, num_shards = len(self.samples), len(self.shards)
+        if num_samples + num_shards > self.max_rate * max(self.num_seen, 1):
             first = self.entries[0]
+            cut = f", shards that end early: {num_shards}" if num_shards else ""
             raise UserError(
-                f"{len(self.entries)} of {self.num_seen} samples are damaged (first:"
+                f"{num_samples} of {self.num_seen} samples are damaged{cut} (first:"
                 f" {first.shard}: {first.key}: {first.reason});"
                 f" see {path}, or allow more with max_damage"
             )
@@ -155,8 +177,7 @@ def read_shard(
                     continue
                 yield key, value
     except (tarfile.TarError, EOFError, OSError) as error:
-        report.num_seen += 1
-        report.add(path, "*", f"the shard ends early: {error}")
+        report.add(path, WHOLE_SHARD, f"the shard ends early: {error}")
 
 
 def write_json_atomic(path: str | Path, data: Any) -> None:

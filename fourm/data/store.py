@@ -14,9 +14,10 @@ import torch
 from einops import rearrange
 
 from fourm.batch import MaskedBatch
+from fourm.config import at_least
 from fourm.data.columns import Column, open_column
+from fourm.data.npy import read_npy
 from fourm.data.order import SampleOrder
-from fourm.data.raw import read_npy, read_raw
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig, SampleTokens
@@ -34,6 +35,11 @@ class SourceConfig:
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "weight")
+        if not self.tokens and not self.raw:
+            raise UserError("a source needs tokens or raw: the folder of its shards")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -44,8 +50,11 @@ class DataConfig:
     max_damage: float = 0.05  # largest share of samples that may be skipped
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "max_damage")
         if not self.sources:
             raise UserError("data needs at least one source")
+        if not any(source.weight for source in self.sources):
+            raise UserError("all sources have weight 0: no sample is ever drawn")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -133,32 +142,15 @@ def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
     """
     if not m.patch_size:
         return values.astype(np.float32)
-    if values.ndim == 3:
-        values = values[..., None]
-    values = normalize(values, m)
+    values = m.raw.to_floats(values)
     return rearrange(values, "b (h p) (w q) c -> b (h w) (p q c)", p=m.patch_size, q=m.patch_size)
-
-
-def normalize(values: np.ndarray, m: Modality) -> np.ndarray:
-    """Dense raw values -> float32 in [-1, 1] over the range that the modality declares."""
-    if m.raw.type == "image" and m.raw.mean:
-        return (values.astype(np.float32) / 255.0 - np.array(m.raw.mean, np.float32)) / np.array(
-            m.raw.std, np.float32
-        )
-    if m.raw.type == "image":
-        return values.astype(np.float32) / 127.5 - 1.0
-    if m.raw.type == "normal":
-        return values.astype(np.float32)
-    low, high = m.raw.range
-    return (values.astype(np.float32) - low) / (high - low) * 2.0 - 1.0
 
 
 def _decoder(m: Modality):
     if m.kind == "continuous":
-        dense = m.raw.dense and m.patch_size > 0
-        return lambda data, extension: (
-            read_raw(data, extension, m.raw)[None] if dense else read_raw(data, extension, m.raw)
-        )
+        if m.patch_size:  # a column holds rows: a picture is one of them
+            return lambda data, extension: m.raw.read(data, extension)[None]
+        return m.raw.read
     dtype = token_dtype(m.vocab_size)
 
     def decode(data: bytes, extension: str) -> np.ndarray:
@@ -175,7 +167,8 @@ def _decoder(m: Modality):
 
 
 def _described(m: Modality) -> str:
-    return f"{m.kind} {m.vocab_size} {m.num_tokens} {m.raw if m.kind == 'continuous' else ''} {m.patch_size}"
+    raw = m.raw if m.kind == "continuous" else ""
+    return f"{m.kind} {m.vocab_size} {m.num_tokens} {raw} {m.patch_size}"
 
 
 def _check_tokenizer(path: Path, m: Modality, wanted: str | None) -> None:
@@ -203,14 +196,14 @@ def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.nda
     """
     first, *others = columns
     shared = columns[first].keys
-    report.num_seen = len(shared)
+    listed = {f"{shard}/{key}" for _, shard, key in report.samples}
     if all(np.array_equal(columns[name].keys, shared) for name in others):
+        report.num_seen = _num_distinct(shared, listed)
         return {name: np.arange(len(shared)) for name in columns}
     for name in others:
         shared = shared[np.isin(shared, columns[name].keys)]
     everything = np.unique(np.concatenate([column.keys for column in columns.values()]))
-    report.num_seen = len(everything)
-    listed = {f"{Path(entry.shard).stem}/{entry.key}" for entry in report.entries}
+    report.num_seen = _num_distinct(everything, listed)
     held = {name: set(column.keys.tolist()) for name, column in columns.items()}
     for key in everything[~np.isin(everything, shared)].tolist():
         if key not in listed:
@@ -225,6 +218,11 @@ def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.nda
         order = np.argsort(column.keys, kind="stable")
         rows[name] = order[np.searchsorted(column.keys, shared, sorter=order)]
     return rows
+
+
+def _num_distinct(keys: np.ndarray, listed: set[str]) -> int:
+    """Samples there are: those with a key in some column, and those that none could read."""
+    return len(keys) + int((~np.isin(np.array(list(listed), np.str_), keys)).sum())
 
 
 class MaskedBatches(torch.utils.data.Dataset):

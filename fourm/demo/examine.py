@@ -47,7 +47,7 @@ def evaluate(
     ``metrics_path``.
     """
     pipe = AnyToAnyPipeline.from_pretrained(project.model)
-    scenes = held_out_scenes(seed, num_scenes, pipe.modalities["rgb"].raw.size)
+    scenes = held_out_scenes(seed, num_scenes, pipe.modalities["rgb"].raw.pixels)
     examination = Examination(pipe, scenes, project.raw, project.cache)
     metrics: dict[str, Any] = dict(examination.run())
     if metrics_path is not None:

@@ -59,10 +59,11 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     if size not in SIZES:
         raise UserError(f"unknown size {size!r}; known are {', '.join(SIZES)}")
     chosen, project = SIZES[size], Project(out)
+    project.belongs_to(f"the demo world, size {size}")
     project.write_configs(configs_folder(), chosen.config)
     cores = os.cpu_count() or 1
     modalities = ModalitySet.load(project.modalities)
-    pixels = modalities["rgb"].raw.size
+    pixels = modalities["rgb"].raw.pixels
 
     project.stage(
         "render",
@@ -90,19 +91,20 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     print_summary(finish_metrics(project))
     print(
         f"\nreport:  {project.report}\nfigures: {project.metrics}\ntry:     fourm generate --model"
-        f" {project.model} --caption 'a large red cube left of a small blue sphere' --targets rgb"
+        f" {project.model} --caption 'a large red cube left of a small blue sphere'"
     )
 
 
 def _pretrain(project: Project, cores: int, size: DemoSize) -> None:
-    run_all([pretrain_command(project, cores, size.overrides)])
+    run_all([pretrain_command(project, size.overrides)], threads=cores)
     assemble(project)
 
 
 def _train_tokenizers(
     project: Project, modalities: ModalitySet, size: DemoSize, cores: int
 ) -> None:
-    run_all(tokenizer_commands(project, modalities, size.tokenizer_overrides), at_once=cores)
+    commands = tokenizer_commands(project, modalities, lambda steps: size.tokenizer_overrides)
+    run_all(commands, at_once=cores, threads=1)
 
 
 def _render(project: Project, size: DemoSize, seed: int, pixels: int) -> None:

@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from fourm.data.raw import write_raw
 from fourm.data.shards import shard_path, write_shard
 from fourm.demo.render import FAR, Renders, render
 from fourm.demo.world import COLORS, MAX_OBJECTS, SHAPES, Scenes, caption, make_scenes
-from fourm.modalities import RawSpec
+from fourm.raw import Raw
+from fourm.raw.boxes import Boxes
+from fourm.raw.depth import Depth
+from fourm.raw.image import Image
+from fourm.raw.labels import Labels
+from fourm.raw.normal import Normal
+from fourm.raw.text import Text
 
 SEMSEG_CLASSES = ("sky", "floor", *SHAPES)
 DEPTH_RANGE = (3.0, FAR)
@@ -21,15 +26,15 @@ SHARD_SCENES = 512
 VALIDATION_SEED = 1_000_003  # added to the world's seed for held-out scenes: no scene is in both
 
 
-def raw_specs(size: int) -> dict[str, RawSpec]:
+def raw_specs(size: int) -> dict[str, Raw]:
     """Raw form of each modality of the demo world."""
     return {
-        "rgb": RawSpec(type="image", size=size),
-        "depth": RawSpec(type="depth", size=size, range=DEPTH_RANGE),
-        "normal": RawSpec(type="normal", size=size),
-        "semseg": RawSpec(type="labels", size=size, classes=SEMSEG_CLASSES),
-        "caption": RawSpec(type="text"),
-        "boxes": RawSpec(type="boxes"),
+        "rgb": Image(size=size),
+        "depth": Depth(size=size, range=DEPTH_RANGE),
+        "normal": Normal(size=size),
+        "semseg": Labels(size=size, classes=SEMSEG_CLASSES),
+        "caption": Text(),
+        "boxes": Boxes(),
     }
 
 
@@ -84,7 +89,7 @@ def write_scene_shard(
         write_shard(
             paths[name],
             (
-                (f"{i:08d}", extension, write_raw(v, spec))
+                (f"{i:08d}", extension, spec.write(v))
                 for i, v in zip(index, values[name], strict=True)
             ),
         )

@@ -20,7 +20,6 @@ import numpy as np
 from tqdm import tqdm
 
 from fourm.data.columns import open_column
-from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.demo.judge import PixelJudge
 from fourm.demo.render import render
@@ -28,13 +27,15 @@ from fourm.demo.scenes_to_shards import VALIDATION_SEED, annotate
 from fourm.demo.world import COLORS, SHAPES, describe, make_scenes
 from fourm.evaluation.metrics import absrel, box_f1, delta1, mean_angle, mean_iou, psnr
 from fourm.pipeline import AnyToAnyPipeline
+from fourm.raw.labels import Labels
 from fourm.sampling.options import SamplingOptions
+from fourm.sampling.schemes import ROAR
 
 _MEAN_SCENES = 1024
 _BATCH = 64
 
 # dense targets from pixels: one step, the likeliest code
-PARALLEL = SamplingOptions(scheme="roar", steps=1, temperature=0.0)
+PARALLEL = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
 GREEDY = SamplingOptions(temperature=0.0)
 
 
@@ -80,7 +81,7 @@ class Examination:
 
     def __init__(self, pipe: AnyToAnyPipeline, scenes: HeldOut, raw: Path, cache: Path) -> None:
         self.pipe, self.scenes, self.raw, self.cache = pipe, scenes, raw, cache
-        self.judge = PixelJudge(pipe.modalities["rgb"].raw.size)
+        self.judge = PixelJudge(pipe.modalities["rgb"].raw.pixels)
         self.metrics: dict[str, dict[str, Any]] = {}
         self.outputs: dict[str, dict[str, list[Any]]] = {}  # task -> target -> values
         self.seconds: dict[str, float] = {}
@@ -150,7 +151,7 @@ class Examination:
         spec = self.pipe.modalities[name].raw
         column = open_column(
             shard_paths(self.raw, "train", name),
-            lambda d, e: read_raw(d, e, spec)[None],
+            lambda d, e: spec.read(d, e)[None],
             spec.extensions,
             f"raw {spec}",
             self.cache,
@@ -199,7 +200,9 @@ class Examination:
 
     def _semseg(self) -> None:
         truth = np.stack(self.scenes.raw["semseg"])
-        num = len(self.pipe.modalities["semseg"].raw.classes)
+        labels = self.pipe.modalities["semseg"].raw
+        assert isinstance(labels, Labels)
+        num = len(labels.classes)
         got = np.stack(
             self._generate("rgb->semseg", ["rgb"], ["semseg"], {"semseg": PARALLEL})["semseg"]
         )

@@ -1,4 +1,5 @@
-"""Metrics of raw predictions against the truth, by raw type; numpy, a few lines each.
+"""Metrics of raw predictions against the truth; numpy, a few lines each. A raw type names its own
+(``Raw.figures``).
 
 Dense metrics take an optional mask, so that the same figure can be given on some pixels only
 (objects, say).
@@ -7,8 +8,6 @@ Dense metrics take an optional mask, so that the same figure can be given on som
 from __future__ import annotations
 
 import numpy as np
-
-from fourm.modalities import RawSpec
 
 
 def psnr(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -100,26 +99,10 @@ def box_f1(predicted: list[list[dict]], truth: list[list[dict]], threshold: floa
     return 2 * matched / max(total_predicted + total_true, 1)
 
 
-def dense_figures(
-    spec: RawSpec, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
-) -> dict[str, float]:
-    """The usual figures of a dense raw type; ``predicted`` and ``truth`` stacked, ``mask`` (B, H,
-    W).
-    """
-    if spec.type == "image":
-        return {"psnr": psnr(predicted, truth)}
-    if spec.type == "depth":
-        return {"absrel": absrel(predicted, truth, mask), "delta1": delta1(predicted, truth, mask)}
-    if spec.type == "normal":
-        return {"angle": mean_angle(predicted, truth, mask)}
-    if spec.type == "labels":
-        return {"miou": mean_iou(predicted, truth, len(spec.classes))}
-    if spec.type == "vectors" or (spec.type == "array" and spec.num_channels > 8):
-        error = predicted.astype(np.float64) - truth
-        return {"cosine": mean_cosine(predicted, truth), "rmse": float(np.sqrt((error**2).mean()))}
-    low, high = spec.range
-    error = ((predicted.astype(np.float64) - truth) / (high - low)) ** 2
-    return {"psnr": float(10 * np.log10(1.0 / max(error.mean(), 1e-10)))}
+def feature_figures(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Cosine and root mean square error of feature vectors in the last axis."""
+    error = predicted.astype(np.float64) - truth
+    return {"cosine": mean_cosine(predicted, truth), "rmse": float(np.sqrt((error**2).mean()))}
 
 
 def word_f1(predicted: list[str], truth: list[str]) -> float:

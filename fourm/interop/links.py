@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fourm.embedding import PositionTable, TokenTable
+from fourm.embedding import TokenTable
 from fourm.model import FourM
+from fourm.positions import PositionTable
 
 
 @dataclass(frozen=True)
@@ -166,32 +167,11 @@ def _qk_norm(model: FourM, ours: str, released: str) -> list[Link]:
 
 
 def _mlp(model: FourM, name: str) -> list[Link]:
-    c, hidden = (
-        model.config,
-        model.encoder_blocks[0].mlp.hidden
-        if model.encoder_blocks
-        else model.decoder_blocks[0].mlp.hidden,
-    )
-    parts = ("fc1", "fc3") if c.gated_mlp else ("fc1",)
+    c, hidden = model.config, model.config.block.hidden
     links = []
-    for i, part in enumerate(parts):
-        links.append(
-            Link(
-                f"{name}.fc_in.weight",
-                i * hidden,
-                (i + 1) * hidden,
-                f"{name}.{part}.weight",
-                (hidden, c.dim),
-            )
-        )
+    for i, part in enumerate(("fc1", "fc3") if c.gated_mlp else ("fc1",)):
+        theirs, rows = f"{name}.{part}", (i * hidden, (i + 1) * hidden)
+        links.append(Link(f"{name}.fc_in.weight", *rows, f"{theirs}.weight", (hidden, c.dim)))
         if c.mlp_bias:
-            links.append(
-                Link(
-                    f"{name}.fc_in.bias",
-                    i * hidden,
-                    (i + 1) * hidden,
-                    f"{name}.{part}.bias",
-                    (hidden,),
-                )
-            )
+            links.append(Link(f"{name}.fc_in.bias", *rows, f"{theirs}.bias", (hidden,)))
     return links + _linear(f"{name}.fc_out", f"{name}.fc2", (c.dim, hidden), c.mlp_bias)

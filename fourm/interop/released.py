@@ -22,12 +22,13 @@ from accelerate import init_empty_weights
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fourm.blocks import sincos_1d
 from fourm.config import from_mapping
 from fourm.errors import UserError
 from fourm.interop.links import Link, model_links
 from fourm.modalities import Modality, ModalitySet
-from fourm.model import CONFIG_FILE, FourM, ModelConfig, load_into
+from fourm.model import FourM, ModelConfig
+from fourm.model_files import CONFIG_FILE, load_into
+from fourm.positions import sincos_1d
 from fourm.resources import configs_folder
 from fourm.weights import WEIGHT_SUFFIXES, WEIGHTS_FILE, WeightFiles
 
@@ -147,7 +148,8 @@ def load_released(
             )
         return whole
 
-    return load_into(model, value, dtype)
+    load_into(model, value, dtype)
+    return model
 
 
 def save_released(model: FourM, folder: str | Path) -> None:
@@ -225,7 +227,7 @@ def released_config(model: FourM) -> ReleasedConfig:
         num_heads=c.num_heads,
         norm_bias=c.norm_bias,
         act_layer="SiLU" if c.activation == "silu" else "GELU",
-        image_size=pictures[0].raw.size if pictures else 224,
+        image_size=pictures[0].raw.pixels if pictures else 224,
         patch_size=pictures[0].patch_size if pictures else 16,
         mlp_ratio=c.mlp_ratio,
         qkv_bias=c.qkv_bias,

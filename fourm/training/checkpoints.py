@@ -13,12 +13,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,7 +38,10 @@ def save_checkpoint(
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write the checkpoint of ``step`` and remove all but the newest ``keep``."""
+    """Write the checkpoint of ``step`` and remove all but the newest ``keep``.
+
+    What a full disk cuts short is removed and raises OSError: those before are as they were.
+    """
     final = folder / f"step_{step:08d}"
     if final.is_dir() and _is_whole(final) is None:
         return final
@@ -45,18 +50,26 @@ def save_checkpoint(
         shutil.rmtree(stale, ignore_errors=True)
     temporary = folder / f"step_{step:08d}.partial{os.getpid()}"
     temporary.mkdir()
-    write_model(temporary)
-    save_file(
-        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary / TENSORS
-    )
-    (temporary / STATE).write_text(
-        json.dumps({"format": FORMAT, "step": step, **state}, indent=1) + "\n"
-    )
-    files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    for path in (*files, temporary / MANIFEST, temporary):
-        _sync(path)
+    try:
+        write_model(temporary)
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+            temporary / TENSORS,
+        )
+        (temporary / STATE).write_text(
+            json.dumps({"format": FORMAT, "step": step, **state}, indent=1) + "\n"
+        )
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        for path in (*files, temporary / MANIFEST, temporary):
+            _sync(path)
+    except SafetensorError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _as_os_error(error, temporary) from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if final.is_dir():
         shutil.rmtree(final)
     os.replace(temporary, final)
@@ -64,6 +77,14 @@ def save_checkpoint(
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def _as_os_error(error: SafetensorError, folder: Path) -> Exception:
+    """What the operating system said, which safetensors keeps in its text alone."""
+    code = re.search(r"(?:os error|code:) (\d+)", str(error))
+    if code is None:
+        return error
+    return OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

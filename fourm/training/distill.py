@@ -14,9 +14,9 @@ import torch
 
 from fourm.batch import MaskedBatch
 from fourm.errors import UserError
-from fourm.loss import SoftTargets
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, load_model
+from fourm.objectives import Distilled, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,11 @@ class Teacher:
             raise UserError(f"distill: {config.teacher} was made for another modality set")
 
     @torch.no_grad()
-    def soft(self, batch: MaskedBatch) -> SoftTargets:
-        """Its predictions for a batch, on the batch's device."""
+    def objective(self, plain: Objective, batch: MaskedBatch) -> Distilled:
+        """What a batch is scored by: ``plain``, and its predictions on the batch's device."""
         self.model.to(batch.decoder.target.device)
-        return SoftTargets(*self.model.target_rows(batch), self.share)
+        rows, heads = self.model.target_rows(batch)
+        return Distilled(plain=plain, share=self.share, rows=rows, heads=heads)
 
     def start(self, student: FourM) -> list[str]:
         """Copy the weights that fit; returns the names of the student's that stay fresh."""

@@ -33,7 +33,8 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from fourm.blocks import Block
-from fourm.errors import UserError
+from fourm.config import at_least
+from fourm.errors import Interrupted, UserError
 from fourm.training.checkpoints import (
     gather_full,
     load_optimizer_tensors,
@@ -44,11 +45,12 @@ from fourm.training.checkpoints import (
     shard_like,
 )
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
-from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
+from fourm.training.run_folder import LOG_FILE, append_log, cut_log, hold_folder
 from fourm.training.schedules import ScheduleConfig, learning_rate
 from fourm.training.task import Adaptive, Task
 
 _log = logging.getLogger(__name__)
+_MAX_EMPTY_STEPS = 20  # a run that begins with so many steps without any target is stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +78,11 @@ class LoopConfig:
     threads: int = 0  # CPU threads of each rank; 0 = torch's choice
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "micro_batches",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "log_every",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C: the state has been saved."""
+        at_least(self, 1, "steps", "batch_size", "micro_batches")
+        at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
+        at_least(self, 0, "ema", "num_workers", "eval_every", "threads")
+        if self.ema >= 1:
+            raise UserError(f"ema must be below 1, not {self.ema}: nothing would be averaged in")
 
 
 class Loop:
@@ -153,41 +146,46 @@ class Loop:
         self.resume()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            return self._run()
+            with tqdm(
+                total=self.config.steps,
+                initial=self.step,
+                desc=self.out.name,
+                unit="step",
+                disable=not self.lead,
+                mininterval=0.5,
+            ) as bar:
+                return self._run(bar)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             if self._lock is not None:
                 self._lock.close()
 
-    def _run(self) -> dict[str, float]:
+    def _run(self, bar: tqdm) -> dict[str, float]:
         config = self.config
-        log = open(self.out / LOG_FILE, "a") if self.lead else None
-        bar = tqdm(
-            total=config.steps,
-            initial=self.step,
-            desc=self.out.name,
-            unit="step",
-            disable=not self.lead,
-            mininterval=0.5,
-        )
         figures: dict[str, float] = {}
         pending: list[tuple[int, Tensor, np.ndarray, Tensor]] = []
         started, counted = time.perf_counter(), 0.0
+        first, learned = self.step, False
         for batches in self._batches():
             sums, counts, norm, stop = self._train_step(batches)
             pending.append((self.step, sums, counts, norm))
             counted += counts.sum()
             self.step += 1
             last = self.step == config.steps
+            learned = learned or counts.any()
+            if not learned and (last or self.step - first == _MAX_EMPTY_STEPS):
+                raise UserError(
+                    f"no batch of steps {first + 1} to {self.step} has a target: there is nothing"
+                    " to learn; look at the masking and at what the data holds"
+                )
             if self.step % config.log_every == 0 or last or stop:
                 records = self._records(pending, batches)
                 records[-1] |= self.task.watch(self.inner)
                 rate = counted / (time.perf_counter() - started)
                 pending, started, counted = [], time.perf_counter(), 0.0
-                if log is not None:
-                    log.writelines(json.dumps(r) + "\n" for r in records)
-                    log.flush()
+                if self.lead:
+                    append_log(self.out / LOG_FILE, records)
                     bar.set_postfix_str(
                         f"loss {records[-1]['loss']:.3f}, {rate:,.0f} {self.task.unit}/s"
                     )
@@ -198,21 +196,19 @@ class Loop:
             bar.update()
             if self.adaptive is not None and self.step % self.adaptive.adapt_every == 0:
                 shares = self._adapt()
-                if log is not None:
-                    log.write(json.dumps({"step": self.step, "mixture": shares}) + "\n")
+                if self.lead:
+                    append_log(self.out / LOG_FILE, [{"step": self.step, "mixture": shares}])
             if self.step % config.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
-                bar.close()
                 raise Interrupted(
                     f"stopped at step {self.step} of {config.steps}; the same command goes on from"
                     " here"
                 )
             if last or (config.eval_every and self.step % config.eval_every == 0):
                 figures = self.evaluate()
-                if log is not None and figures:
-                    log.write(json.dumps({"step": self.step, "eval": figures}) + "\n")
-                    log.flush()
+                if self.lead and figures:
+                    append_log(self.out / LOG_FILE, [{"step": self.step, "eval": figures}])
                 started = time.perf_counter()
         bar.close()
         if not figures:

@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fourm.config import at_least
 from fourm.errors import UserError
+from fourm.roles import Role, parameter_roles
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -37,6 +39,9 @@ class OptimizerConfig:
     per_samples: int = 0
 
     def __post_init__(self) -> None:
+        at_least(
+            self, 0, "lr", "muon_lr", "weight_decay", "betas", "momentum", "clip", "per_samples"
+        )
         if self.name not in ("adamw", "muon"):
             raise UserError(f"optimizer {self.name!r} is not one of adamw, muon")
 
@@ -114,39 +119,59 @@ class Muon(torch.optim.Optimizer):
                     )
 
 
-def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """The optimizers of a model's parameters.
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that one optimizer treats alike, in the order of the model's."""
 
-    Weights with two dimensions inside transformer blocks go to Muon where it is chosen; vectors,
-    embeddings and heads to AdamW. Norms, biases, embeddings and position tables are not decayed.
-    """
-    matrices: list[nn.Parameter] = []
-    pieces: dict[nn.Parameter, int] = {}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, p in model.named_parameters():
-        if not p.requires_grad:
+    optimizer: Literal["adamw", "muon"]
+    weight_decay: float
+    names: list[str]
+    params: list[nn.Parameter]
+    roles: list[Role]
+
+    def __str__(self) -> str:
+        count = sum(p.numel() for p in self.params)
+        kinds = ", ".join(dict.fromkeys(role.name for role in self.roles))
+        return f"{self.optimizer}, decay {self.weight_decay:g}: {count:,} numbers ({kinds})"
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[ParameterGroup]:
+    """The trained parameters of a model by what the optimizers do with them (``fourm.roles``)."""
+    roles = parameter_roles(model)
+    adamw: Literal["adamw"] = "adamw"
+    groups = [
+        ParameterGroup(adamw, config.weight_decay, [], [], []),
+        ParameterGroup(adamw, 0.0, [], [], []),
+        ParameterGroup("muon", config.weight_decay, [], [], []),
+    ]
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
             continue
-        is_weight = p.ndim == 2 and name.endswith("weight")
-        in_block = any(part in name for part in ("self_attention", "cross_attention", "mlp."))
-        if config.name == "muon" and is_weight and in_block:
-            matrices.append(p)
-            pieces[p] = (
-                3 if "qkv" in name else 2 if "fc_in" in name and p.shape[0] > 4 * p.shape[1] else 1
-            )
-        else:
-            (decayed if is_weight else plain).append(p)
-    groups: list[dict[str, Any]] = [
-        {"params": params, "weight_decay": decay}
-        for params, decay in ((decayed, config.weight_decay), (plain, 0.0))
-        if params
+        role = roles[name]
+        for_muon = config.name == "muon" and role.hidden
+        group = groups[2] if for_muon else groups[0] if role.decayed else groups[1]
+        group.names.append(name)
+        group.params.append(parameter)
+        group.roles.append(role)
+    return [group for group in groups if group.params]
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model's parameters: AdamW, and Muon where it is chosen and has work."""
+    groups = parameter_groups(model, config)
+    of_adamw = [
+        {"params": group.params, "weight_decay": group.weight_decay}
+        for group in groups
+        if group.optimizer == "adamw"
     ]
     fused = any(p.is_cuda for p in model.parameters())
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused or None)
-    ]
-    if matrices:
-        optimizers.append(
-            Muon(matrices, pieces, config.muon_lr, config.momentum, config.weight_decay)
-        )
+    optimizers: list[torch.optim.Optimizer] = []
+    if of_adamw:
+        options = {"lr": config.lr, "betas": config.betas, "fused": fused or None}
+        optimizers.append(torch.optim.AdamW(of_adamw, **options))
+    for group in groups:
+        if group.optimizer == "muon":
+            pieces = {p: role.pieces for p, role in zip(group.params, group.roles, strict=True)}
+            decay = group.weight_decay
+            optimizers.append(Muon(group.params, pieces, config.muon_lr, config.momentum, decay))
     return optimizers

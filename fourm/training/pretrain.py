@@ -1,6 +1,7 @@
 """Pretraining: masked modelling of any modality set.
 
-    accelerate launch -m fourm.training.pretrain --config configs/pretrain/<x>.yaml [key=value ...]
+    fourm pretrain configs/pretrain/<x>.yaml [KEY=VALUE]...
+    accelerate launch -m fourm pretrain CONFIG ...          (several GPUs or machines)
 
 One process or many (DDP, FSDP2), from a laptop to a cluster: the same command. Started again after
 any stop, it goes on from its last checkpoint. Each checkpoint folder is a model folder:
@@ -9,7 +10,6 @@ any stop, it goes on from its last checkpoint. Each checkpoint folder is a model
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,15 +22,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.batch import MaskedBatch
+from fourm.cli import door
 from fourm.codecs import CodecSet
-from fourm.commands import run_command
-from fourm.config import dump, load
+from fourm.config import at_least, dump
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, open_sources
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig, load_model
+from fourm.objectives import CrossEntropy, Objective
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.loop import Loop, LoopConfig
 from fourm.training.mixture import AdaptiveConfig, Mixture
@@ -53,12 +54,16 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     # mean over all targets, or mean of the modalities' means
     loss: Literal["token", "modality"] = "token"
+    objective: Objective = field(default_factory=CrossEntropy)  # what targets are scored by
     tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
     init: str = ""  # model folder to start from
     eval_samples: int = 256
     distill: DistillConfig | None = None  # learn from a trained model too
     # shares of sources and mask components follow what is being learned
     adaptive: AdaptiveConfig | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "eval_samples")
 
 
 class PretrainTask:
@@ -107,9 +112,10 @@ class PretrainTask:
         return np.array(batch.decoder.counts, dtype=np.float64)
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
-        return (
-            model(batch) if self.teacher is None else model(batch, self.teacher.soft(batch))
-        ).sums
+        objective = self.config.objective
+        if self.teacher is not None:
+            objective = self.teacher.objective(objective, batch)
+        return model(batch, objective).sums
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
         if self.config.loss == "token":
@@ -256,18 +262,8 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     return figures
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Pretrain FourM by masked modelling.")
-    parser.add_argument("--config", required=True, help="YAML file, see configs/pretrain")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="changes to the config, e.g. loop.steps=1000",
-    )
-    options = parser.parse_args(arguments)
-    run_command(lambda: pretrain(load(PretrainConfig, options.config, options.overrides)))
-
+# door of earlier releases: python -m fourm.training.pretrain is fourm pretrain
+main = door("pretrain")
 
 if __name__ == "__main__":
     main()

@@ -8,8 +8,9 @@ import fcntl
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _log = logging.getLogger(__name__)
 LOG_FILE = "log.jsonl"
@@ -36,6 +37,12 @@ def hold_folder(folder: Path) -> IO[str]:
     lock.write(f"pid {os.getpid()}")
     lock.flush()
     return lock
+
+
+def append_log(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Add lines to a log and close it, so that a full disk is one error, here."""
+    with open(path, "a") as log:
+        log.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def cut_log(path: Path, step: int) -> None:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from fourm.config import at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
@@ -14,6 +16,9 @@ class ScheduleConfig:
     # wsd and inverse_sqrt: last share of all steps, falling linearly to ``final``
     decay: float = 0.3
     final: float = 0.0  # share of the peak at the end
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "warmup", "decay", "final")
 
 
 def learning_rate(config: ScheduleConfig, step: int, num_steps: int) -> float:

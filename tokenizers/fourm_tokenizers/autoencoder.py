@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourm.config import at_least
 from fourm.errors import UserError
 from fourm_tokenizers.diffusion import DiffusionConfig, DiffusionDecoder
 from fourm_tokenizers.networks import (
@@ -57,6 +58,11 @@ class AutoencoderConfig:
     quantize: bool = True  # False: a plain autoencoder of the same latent size, to compare with
 
     def __post_init__(self) -> None:
+        at_least(self, 1, "channels", "patch_size", "dim", "num_heads")
+        at_least(self, 0, "image_size", "num_classes", "num_tokens", "refine_channels")
+        at_least(self, 0, "encoder_depth", "decoder_depth", "detail_weight")
+        if self.dim % self.num_heads:
+            raise UserError(f"dim {self.dim} is no multiple of num_heads {self.num_heads}")
         if self.image_size % self.patch_size:
             raise UserError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"

@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from fourm.config import at_least
 from fourm.errors import UserError
 from fourm_tokenizers.networks import ViTDecoder
 
@@ -39,6 +40,12 @@ class DiffusionConfig:
     condition_dropout: float = 0.1  # share of samples that hide their latents in training
     steps: int = 20  # of decoding
     guidance_scale: float = 1.0  # of decoding; 1 = none
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "patch_size", "channels", "layers", "num_train_steps", "steps")
+        at_least(self, 0, "condition_channels", "condition_depth", "condition_dropout")
+        if not self.channels:
+            raise UserError("diffusion.channels needs a number for at least one resolution")
 
 
 class DiffusionDecoder(nn.Module):

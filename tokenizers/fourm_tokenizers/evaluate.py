@@ -1,7 +1,7 @@
 """Judge a trained tokenizer on held-out data: a JSON of figures and a picture of inputs,
 reconstructions and errors.
 
-    python -m fourm_tokenizers.evaluate --config configs/tokenizers/<x>.yaml [--raw DIR] [--tokenizers DIR] [--out DIR]
+    fourm evaluate-tokenizer configs/tokenizers/<x>.yaml [--raw DIR] [--tokenizers DIR] [--out DIR]
 
 Figures by kind of value: PSNR, MS-SSIM, sharpness (and LPIPS, rFID where their networks are at
 hand) of pictures, relative error of depth, angle of normals, overlap of classes, cosine of
@@ -11,11 +11,10 @@ many of their tokens are given.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import math
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,12 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from fourm.commands import run_command
+from fourm.cli import door
 from fourm.config import read_yaml
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
-from fourm.evaluation.metrics import dense_figures
 from fourm.modalities import Modality, ModalitySet
-from fourm.show import has_picture, picture_of
+from fourm.raw.image import Image as RawImage
 from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.picture import PictureCodec, from_values, to_values
 from fourm_tokenizers.task import raw_column
@@ -71,6 +69,15 @@ def ms_ssim(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float(measure(a, b, data_range=1.0, betas=chosen, normalize="relu"))
 
 
+def picture_figures(predicted: np.ndarray, truth: np.ndarray, seam: int) -> dict[str, float]:
+    """Figures of uint8 pictures (B, H, W, 3) that need no network."""
+    return {
+        "ms_ssim": ms_ssim(predicted, truth),
+        "sharpness": sharpness(predicted, seam),
+        "sharpness_of_truth": sharpness(truth, seam),
+    }
+
+
 def network_figures(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """LPIPS and rFID of uint8 pictures (B, H, W, 3), where the packages ``lpips`` and
     ``torch-fidelity`` and their weights are there.
@@ -109,19 +116,15 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
         "tokens": len(ids[0]),
         "codebook": codec.codebook_size,
         "bits": round(len(ids[0]) * math.log2(codec.codebook_size), 1),
-        **dense_figures(m.raw, made, truth),
+        **m.raw.figures(made, truth),
         "usage": use.usage,
         "perplexity": use.perplexity,
         "dead_codes": use.dead,
         "encode_per_second": len(truth) / (encoded - started),
         "decode_per_second": len(truth) / (decoded - encoded),
     }
-    if m.raw.type == "image":
-        figures |= {
-            "ms_ssim": ms_ssim(made, truth),
-            "sharpness": sharpness(made, codec.model.config.patch_size),
-            "sharpness_of_truth": sharpness(truth, codec.model.config.patch_size),
-        }
+    if isinstance(m.raw, RawImage):
+        figures |= picture_figures(made, truth, codec.model.config.patch_size)
         figures |= network_figures(made, truth)
     config = codec.model.config
     if config.num_tokens and config.image_size:
@@ -131,8 +134,8 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
             if kept <= config.num_tokens:
                 with torch.inference_mode():
                     part = from_values(codec.model.decode(stacked[:, :kept]), m)
-                figures["by_prefix"][kept] = dense_figures(
-                    m.raw, np.stack(part).reshape(truth.shape), truth
+                figures["by_prefix"][kept] = m.raw.figures(
+                    np.stack(part).reshape(truth.shape), truth
                 )
     return figures, made
 
@@ -152,21 +155,16 @@ def _judge_plain(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any]
     figures: dict[str, Any] = {
         "samples": len(truth),
         "quantized": False,
-        **dense_figures(m.raw, made, truth),
+        **m.raw.figures(made, truth),
     }
-    if m.raw.type == "image":
-        figures |= {
-            "ms_ssim": ms_ssim(made, truth),
-            "sharpness": sharpness(made, codec.model.config.patch_size),
-            "sharpness_of_truth": sharpness(truth, codec.model.config.patch_size),
-        }
+    if isinstance(m.raw, RawImage):
+        figures |= picture_figures(made, truth, codec.model.config.patch_size)
     return figures, made
 
 
 def picture_grid(modality: Modality, truth: np.ndarray, made: np.ndarray) -> Image.Image:
     """Rows of inputs, reconstructions and absolute errors (grey, three times as strong)."""
-    spec = modality.raw
-    rows = [[picture_of(v, spec) for v in values[:_SHOWN]] for values in (truth, made)]
+    rows = [[modality.raw.picture(v) for v in values[:_SHOWN]] for values in (truth, made)]
     size = 128
     errors = []
     for a, b in zip(*rows, strict=True):
@@ -195,60 +193,47 @@ def evaluate(
     codec = PictureCodec(folder, modality)
     figures, made = judge(codec, truth)
     write_json_atomic(out / f"{modality.name}.json", figures)
-    if has_picture(modality.raw):
+    if modality.raw.has_picture:
         picture_grid(modality, truth, made).save(out / f"{modality.name}.png")
     return figures
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--config", required=True, help="the config that the tokenizers were trained with"
-    )
-    parser.add_argument("--raw", type=Path, help="folder of raw shards (default: the config's)")
-    parser.add_argument(
-        "--tokenizers", type=Path, help="folder of trained tokenizers (default: the config's out)"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="where the figures go (default: beside the tokenizers)"
-    )
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--num", type=int, default=256, help="most samples")
-    parser.add_argument(
-        "--only", action="append", default=[], help="judge this modality alone (may be given again)"
-    )
-    parser.add_argument("--cache", type=Path, default=Path(".cache/fourm/columns"))
-    o = parser.parse_args(arguments)
+def evaluate_all(
+    config: Path,
+    raw: Path | None,
+    tokenizers: Path | None,
+    out: Path | None,
+    split: str,
+    num: int,
+    only: Sequence[str],
+    cache: Path,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and figures of all modalities of a config with a learned tokenizer, or of ``only``
+    these; folders left out are the config's, ``out`` that of the tokenizers.
 
-    def action() -> None:
-        described = read_yaml(o.config)
-        raw, tokenizers = (o.raw or described.get("raw")), (o.tokenizers or described.get("out"))
-        if raw is None or tokenizers is None:
-            raise UserError(
-                f"where? {o.config} does not say raw and out: give --raw and --tokenizers"
-            )
-        modalities = ModalitySet.load(o.config)
-        names = o.only or [
-            m.name
-            for m in modalities
-            if (m.tokenizer and modalities.tokenizers[m.tokenizer].get("type") == "autoencoder")
-        ]
-        for name in names:
-            m = modalities[name]
-            assert m.tokenizer is not None
-            figures = evaluate(
-                m,
-                Path(raw),
-                Path(tokenizers, m.tokenizer),
-                o.out or Path(tokenizers),
-                o.split,
-                o.num,
-                o.cache,
-            )
-            print(json.dumps({"modality": name, **figures}, indent=1))
+    Raises UserError for folders that no one names.
+    """
+    described = read_yaml(config)
+    raw_folder = raw or described.get("raw")
+    tokenizers_folder = tokenizers or described.get("out")
+    if raw_folder is None or tokenizers_folder is None:
+        raise UserError(f"where? {config} does not say raw and out: give --raw and --tokenizers")
+    modalities = ModalitySet.load(config)
+    learned = [
+        m.name
+        for m in modalities
+        if m.tokenizer and modalities.tokenizers[m.tokenizer].get("type") == "autoencoder"
+    ]
+    for name in only or learned:
+        m = modalities[name]
+        assert m.tokenizer is not None
+        folder = Path(tokenizers_folder, m.tokenizer)
+        place = out or Path(tokenizers_folder)
+        yield name, evaluate(m, Path(raw_folder), folder, place, split, num, cache)
 
-    run_command(action)
 
+# door of earlier releases: python -m fourm_tokenizers.evaluate is fourm evaluate-tokenizer
+main = door("evaluate-tokenizer")
 
 if __name__ == "__main__":
     main()

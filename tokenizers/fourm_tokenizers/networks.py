@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm.attention import Layout
-from fourm.blocks import Block, layer_norm, sincos_2d
+from fourm.attention import prepare
+from fourm.blocks import Block, BlockShape, layer_norm
 from fourm.errors import UserError
+from fourm.layout import Layout
+from fourm.positions import sincos_2d
+from fourm.roles import TABLE, state_roles
 
 
 class Blocks(nn.Module):
@@ -26,7 +29,8 @@ class Blocks(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, depth: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
+        shape = BlockShape(dim=dim, num_heads=num_heads)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(depth))
         self.norm = layer_norm(dim, True)
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -34,8 +38,8 @@ class Blocks(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         b, n, _ = rows.shape
-        layout = Layout.per_sample(np.full(b, n)).on(rows.device, "auto", rows.dtype)
         flat = rearrange(rows, "b n d -> (b n) d")
+        layout = prepare(Layout.per_sample(np.full(b, n)), flat, "auto")
         for block in self.blocks:
             flat = block(flat, layout)
         return self.norm(rearrange(flat, "(b n) d -> b n d", b=b))
@@ -146,6 +150,7 @@ class ListEncoder(nn.Module):
         super().__init__()
         self.patches = Patches(channels, patch_size, grid, dim)
         self.queries = nn.Parameter(torch.randn(num_tokens, dim) * 0.3)
+        state_roles(self, queries=TABLE)
         self.trunk = Blocks(dim, num_heads, depth)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -174,6 +179,7 @@ class ListDecoder(nn.Module):
         super().__init__()
         self.grid, self.patch_size = grid, patch_size
         self.token_place = nn.Parameter(torch.randn(num_tokens, dim) * 0.3)
+        state_roles(self, token_place=TABLE)
         self.dropped = nn.Parameter(torch.zeros(dim))
         self.register_buffer("position", sincos_2d(grid, grid, dim), persistent=False)
         self.trunk = Blocks(dim, num_heads, depth)

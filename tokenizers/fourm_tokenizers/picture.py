@@ -13,13 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fourm.config import from_mapping, to_mapping
-from fourm.data.raw import check_raw, check_vectors
-from fourm.data.store import normalize
 from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
 from fourm.modalities import Modality
@@ -43,43 +40,19 @@ _FLAT_SETTINGS = {
 
 
 def to_values(raw: np.ndarray, modality: Modality) -> Tensor:
-    """Stacked raw values (B, H, W[, C]) or (B, 1, C) -> what the autoencoder takes: float (B, C, H,
-    W) in [-1, 1], class ids (B, H, W) or vectors (B, C). Features keep the numbers that their
-    extractor gives them."""
-    if modality.raw.type == "vectors":
-        return torch.from_numpy(raw.reshape(len(raw), -1).astype(np.float32))
-    if modality.raw.type == "labels":
-        return torch.from_numpy(raw.astype(np.int64))
-    values = normalize(raw, modality)
-    if values.ndim == 3:
-        values = values[..., None]
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
+    """Stacked raw values (B, ...) -> what the autoencoder takes: float (B, C, H, W) of about unit
+    scale, class ids (B, H, W) or vectors (B, C).
+    """
+    values = modality.raw.to_network(raw)
+    return torch.from_numpy(
+        np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if values.ndim == 4 else values
+    )
 
 
-def from_values(output: Tensor, modality: Modality) -> list[np.ndarray]:
+def from_values(output: Tensor, modality: Modality) -> list[Any]:
     """What the autoencoder gives (B, C, H, W) or (B, C) -> raw values."""
-    kind = modality.raw.type
-    if kind == "vectors":
-        return list(output[:, None].numpy())
-    if kind == "labels":
-        return list(
-            output.argmax(1)
-            .numpy()
-            .astype(np.uint8 if len(modality.raw.classes) <= 256 else np.uint16)
-        )
-    if kind == "image":
-        return list(
-            ((output.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
-        )
-    if kind == "normal":
-        length = output.norm(dim=1, keepdim=True)
-        # no surface: no normal
-        unit = torch.where(length > 0.5, F.normalize(output, dim=1), torch.zeros_like(output))
-        return list(unit.permute(0, 2, 3, 1).numpy())
-    low, high = modality.raw.range
-    values = (output.clamp(-1, 1) + 1) / 2 * (high - low) + low
-    values = values.permute(0, 2, 3, 1).numpy()
-    return list(values[..., 0] if kind == "depth" else values)
+    channels_last = output.permute(0, 2, 3, 1) if output.ndim == 4 else output
+    return modality.raw.from_network(channels_last.numpy())
 
 
 class PictureCodec:
@@ -91,12 +64,11 @@ class PictureCodec:
             raise UserError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
         self.model = load_autoencoder(folder)
         config = self.model.config
-        if config.codebook_size != modality.vocab_size or config.image_size != (
-            modality.raw.size if modality.raw.dense else 0
-        ):
+        pixels = modality.raw.pixels
+        if config.codebook_size != modality.vocab_size or config.image_size != pixels:
             raise UserError(
                 f"{folder} codes {config.image_size} px into {config.codebook_size} ids,"
-                f" modality {modality.name} declares {modality.raw.size} px and"
+                f" modality {modality.name} declares {pixels} px and"
                 f" {modality.vocab_size} ids"
             )
         self.modality = modality
@@ -105,11 +77,10 @@ class PictureCodec:
 
     @torch.inference_mode()
     def encode(self, raw: Sequence[Any]) -> list[np.ndarray]:
-        spec = self.modality.raw
-        check = check_vectors if spec.type == "vectors" else check_raw
+        check = self.modality.raw.check
         result: list[np.ndarray] = []
         for start in range(0, len(raw), _BATCH):
-            stacked = np.stack([check(value, spec) for value in raw[start : start + _BATCH]])
+            stacked = np.stack([check(value) for value in raw[start : start + _BATCH]])
             result += list(self.model.encode(to_values(stacked, self.modality)).numpy())
         return result
 

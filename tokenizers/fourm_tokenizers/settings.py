@@ -4,12 +4,13 @@ modality.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fourm.config import from_mapping, to_mapping
+from fourm.config import at_least, from_mapping, to_mapping
 from fourm.errors import UserError
 from fourm.modalities import Modality
+from fourm.raw.image import Image
 from fourm.training.loop import LoopConfig
 from fourm_tokenizers.autoencoder import AutoencoderConfig
 from fourm_tokenizers.diffusion import DiffusionConfig
@@ -56,6 +57,10 @@ class TokenizerConfig:
     train: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2000, batch_size=16))
 
     def __post_init__(self) -> None:
+        at_least(self, 2, "levels")
+        at_least(self, 1, "patch_size", "dim", "num_heads")
+        at_least(self, 0, "num_tokens", "encoder_depth", "decoder_depth", "refine_channels")
+        at_least(self, 0, "detail_weight", "perceptual_weight")
         if (self.quantizer is None) == (not self.levels):
             raise UserError("a tokenizer needs either levels or a quantizer")
         if self.freeze_encoder and not self.init:
@@ -87,11 +92,8 @@ class TokenizerConfig:
         }
         values: dict[str, Any] = {
             **shared,
-            "image_size": raw.size if raw.dense else 0,
-            "channels": raw.num_channels,
-            "num_classes": len(raw.classes) if raw.type == "labels" else 0,
+            **asdict(raw.network_form(self.patch_size)),
             "quantizer": to_mapping(self.codebook),
-            "features": raw.type == "vectors" or (raw.type == "array" and self.patch_size == 1),
         }
         config = from_mapping(AutoencoderConfig, values, f"tokenizer of {modality.name}")
         if config.codebook_size != modality.vocab_size:
@@ -105,8 +107,8 @@ class TokenizerConfig:
                 f"the tokenizer of {modality.name} makes {num} tokens, it declares"
                 f" {modality.num_tokens}"
             )
-        if self.adversarial is not None and raw.type != "image":
+        if self.adversarial is not None and not isinstance(raw, Image):
             raise UserError(
-                f"adversarial training is for colour pictures; {modality.name} is {raw.type}"
+                f"adversarial training is for colour pictures; {modality.name} is {raw.type_name}"
             )
         return config

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fourm.codec_types import Sizes, plain_sizes, whole
+from fourm.codec_types import Sizes, codebook_sizes, plain_sizes, whole
+from fourm.raw import Raw
 
 
-def autoencoder_sizes(settings: Mapping[str, Any], raw: Mapping[str, Any]) -> Sizes:
+def autoencoder_sizes(settings: Mapping[str, Any], raw: Raw) -> Sizes:
     """Sizes from the settings of ``TokenizerConfig`` and, within them, of its quantizer.
 
     A quantizer's ids are counted by its ``codebook_size`` or ``levels``, whatever its type; each
@@ -21,10 +22,10 @@ def autoencoder_sizes(settings: Mapping[str, Any], raw: Mapping[str, Any]) -> Si
     quantizer = settings.get("quantizer")
     if not isinstance(quantizer, dict):
         return sizes
-    codebook = plain_sizes(quantizer, {})
+    vocab_size, levels = codebook_sizes(quantizer)
     return replace(
         sizes,
-        vocab_size=whole(quantizer, "codebook_size") or codebook.vocab_size,
-        levels=codebook.levels,
+        vocab_size=whole(quantizer, "codebook_size") or vocab_size,
+        levels=levels,
         num_tokens=sizes.num_tokens * whole(quantizer, "num_codebooks", 1),
     )

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from fourm.data.columns import Column, open_column
 from fourm.data.order import SampleOrder
-from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
 from fourm.modalities import Modality
@@ -115,8 +114,6 @@ class TokenizerTask:
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Quality of reconstructions of held-out values, and how the codebook is used."""
-        from fourm.evaluation.metrics import dense_figures
-
         assert isinstance(model, TrainedTokenizer)
         raw = self._held_out.gather(np.arange(min(_EVAL_SAMPLES, len(self._held_out))))[0][:, 0]
         made: list[np.ndarray] = []
@@ -130,7 +127,7 @@ class TokenizerTask:
         use = CodeUse.of(torch.cat(ids), self.config.codebook.size)
         if use.advice(self.modality.name) and self.config.quantize:
             _log.warning("%s", use.advice(self.modality.name))
-        figures = dense_figures(self.modality.raw, np.stack(made).reshape(raw.shape), raw)
+        figures = self.modality.raw.figures(np.stack(made).reshape(raw.shape), raw)
         return {
             **figures,
             "usage": use.usage,
@@ -158,7 +155,7 @@ def raw_column(modality: Modality, raw: Path, split: str, cache: Path) -> Column
     report = DamageReport()
     column = open_column(
         shards,
-        lambda data, ext: read_raw(data, ext, spec)[None],
+        lambda data, ext: spec.read(data, ext)[None],
         spec.extensions,
         f"raw {spec}",
         cache,

@@ -3,7 +3,7 @@ inside.
 
 Ids begin as in the released 4M tokenizer: [PAD] [UNK] [SOS] [EOS], sentinels, coordinate tokens
 ``v0=0`` ... then class names, then learned pieces. A raw value becomes a line of text
-(``structured.py``), the line becomes ids with [EOS] at its end.
+(``Raw.to_text``), the line becomes ids with [EOS] at its end.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
+from fourm.config import at_least
 from fourm.errors import UserError
 from fourm.modalities import END_ID, SENTINEL_ID, UNKNOWN_ID, Modality
 from fourm_tokenizers.picture import fingerprint
-from fourm_tokenizers.structured import from_text, to_text
 from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -43,6 +43,8 @@ class TextConfig:
     words: tuple[str, ...] = ()  # class names that stay whole
 
     def __post_init__(self) -> None:
+        at_least(self, 1, "num_sentinels")
+        at_least(self, 0, "num_axes", "num_bins")
         fixed = SENTINEL_ID + self.num_sentinels + self.num_axes * self.num_bins + len(self.words)
         if self.vocab_size <= fixed:
             raise UserError(
@@ -96,13 +98,13 @@ class TextCodec:
             self._first_word += 1
 
     def encode(self, raw: Sequence[Any]) -> list[np.ndarray]:
-        lines = [to_text(value, self.modality.raw, self.num_bins) for value in raw]
+        lines = [self.modality.raw.to_text(value, self.num_bins) for value in raw]
         encoded = self.tokenizer.encode_batch(lines, add_special_tokens=False)
         most = self.modality.max_tokens
         return [np.array([*e.ids, END_ID][:most], dtype=np.int64) for e in encoded]
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        return [from_text(self.to_line(i), self.modality.raw, self.num_bins) for i in ids]
+        return [self.modality.raw.from_text(self.to_line(i), self.num_bins) for i in ids]
 
     def to_line(self, ids: np.ndarray) -> str:
         """Ids up to [EOS] as text; sentinels and padding are left out."""

@@ -1,6 +1,6 @@
 """Train the tokenizers of a modality set on its raw shards.
 
-    accelerate launch -m fourm_tokenizers.train --config configs/tokenizers/<x>.yaml [--raw DIR] [--out DIR] [--only NAME] [key=value ...]
+    fourm train-tokenizer configs/tokenizers/<x>.yaml [KEY=VALUE]... [--raw DIR] [--out DIR]
 
 The config is a modality set, with the folders ``raw`` and ``out`` if it stands alone. Learned
 tokenizers run in the same loop as pretraining (checkpoints, exact resume, logging); the text
@@ -10,18 +10,17 @@ tokenizer is learned from the training split's lines in one go. A tokenizer that
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fourm.codec_types import BUILT_IN
-from fourm.commands import run_command
+from fourm.cli import door
+from fourm.codec_types import check_type, codec_names
 from fourm.config import apply_override, from_mapping, read_yaml
-from fourm.data.raw import read_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
@@ -32,7 +31,6 @@ from fourm_tokenizers.autoencoder import Autoencoder
 from fourm_tokenizers.losses import TrainedTokenizer
 from fourm_tokenizers.picture import CONFIG_FILE, load_autoencoder
 from fourm_tokenizers.settings import TokenizerConfig
-from fourm_tokenizers.structured import to_text
 from fourm_tokenizers.task import TokenizerTask
 from fourm_tokenizers.text import TOKENIZER_FILE, TextConfig, train_text_tokenizer
 
@@ -96,10 +94,8 @@ def text_lines(users: list[Modality], raw: Path, num_bins: int) -> list[str]:
     report = DamageReport()
     for m in users:
         for shard in shard_paths(raw, "train", m.raw_name):
-            for _, value in read_shard(
-                shard, lambda d, e, m=m: read_raw(d, e, m.raw), m.raw.extensions, report
-            ):
-                lines.append(to_text(value, m.raw, num_bins))
+            for _, value in read_shard(shard, m.raw.read, m.raw.extensions, report):
+                lines.append(m.raw.to_text(value, num_bins))
             if len(lines) > _TEXT_SAMPLES:
                 break
     return lines
@@ -113,7 +109,8 @@ def train_tokenizer(
     for override in overrides:
         apply_override(settings, override)
     users = [m for m in modalities if m.tokenizer == name]
-    kind = settings.get("type", "")
+    kind = str(settings.get("type", ""))
+    check_type(kind)
     folder = out / name
     if kind == "text":
         if (folder / TOKENIZER_FILE).is_file():
@@ -124,54 +121,42 @@ def train_tokenizer(
     elif kind == "autoencoder":
         if not (folder / FIGURES_FILE).is_file():
             train_autoencoder(users[0], settings, raw, folder, cache)
-    elif kind in BUILT_IN or ":" not in kind:
+    elif kind in codec_names():
         raise UserError(
-            f"tokenizer {name}: type {kind!r} is not one of {', '.join(BUILT_IN)} and not of the"
-            " form package.module:Class"
+            f"tokenizer {name}: type {kind} is trained already; name the others with --only"
         )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train the tokenizers of a modality set.")
-    parser.add_argument("--config", required=True, help="YAML file of modalities")
-    parser.add_argument("--raw", type=Path, help="folder of raw shards (default: the config's)")
-    parser.add_argument("--out", type=Path, help="folder of tokenizers (default: the config's)")
-    parser.add_argument("--cache", type=Path, default=Path(".cache/fourm/columns"))
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        help="train this tokenizer alone (may be given again)",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="changes to the tokenizer's settings, e.g. train.steps=500",
-    )
-    options = parser.parse_args(arguments)
+def train_tokenizers(
+    config: Path,
+    raw: Path | None,
+    out: Path | None,
+    cache: Path,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> None:
+    """Train all tokenizers of a config, or ``only`` these; folders left out are the config's.
 
-    def action() -> None:
-        described = read_yaml(options.config)
-        raw, out = options.raw or described.get("raw"), options.out or described.get("out")
-        if raw is None or out is None:
+    Raises UserError for a tokenizer that the config lacks and for folders that no one names.
+    """
+    described = read_yaml(config)
+    raw_folder, out_folder = raw or described.get("raw"), out or described.get("out")
+    if raw_folder is None or out_folder is None:
+        raise UserError(f"where? {config} does not say raw and out: give --raw and --out")
+    modalities = ModalitySet.load(config)
+    for name in only:
+        if name not in modalities.tokenizers:
             raise UserError(
-                f"where? {options.config} does not say raw and out: give --raw and --out"
+                f"no tokenizer {name!r} in {config}; it has {', '.join(modalities.tokenizers)}"
             )
-        modalities = ModalitySet.load(options.config)
-        for name in options.only:
-            if name not in modalities.tokenizers:
-                raise UserError(
-                    f"no tokenizer {name!r} in {options.config}; it has"
-                    f" {', '.join(modalities.tokenizers)}"
-                )
-        for name in options.only or modalities.tokenizers:
-            train_tokenizer(
-                name, modalities, Path(raw), Path(out), options.cache, options.overrides
-            )
+    for name in only or modalities.tokenizers:
+        train_tokenizer(
+            name, modalities, Path(raw_folder), Path(out_folder), cache, list(overrides)
+        )
 
-    run_command(action)
 
+# door of earlier releases: python -m fourm_tokenizers.train is fourm train-tokenizer
+main = door("train-tokenizer")
 
 if __name__ == "__main__":
     main()

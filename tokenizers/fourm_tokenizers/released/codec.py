@@ -18,9 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm.data.raw import check_raw, check_vectors
 from fourm.errors import UserError
 from fourm.modalities import Modality
+from fourm.raw.array import Array
+from fourm.raw.depth import Depth
+from fourm.raw.image import Image
+from fourm.raw.normal import Normal
+from fourm.raw.vectors import Vectors
 from fourm.weights import WeightFiles
 from fourm_tokenizers.picture import fingerprint
 from fourm_tokenizers.released.divae import DiVAE
@@ -82,54 +86,53 @@ class ReleasedCodec:
             else (m.num_tokens, 1)
         )
 
-    def _prepared(self, raw: Sequence[Any]) -> Tensor:
-        spec = self.modality.raw
-        if spec.type == "vectors":
-            stacked = np.stack([check_vectors(value, spec)[0] for value in raw])
-            return torch.from_numpy(stacked)[:, :, None, None]
-        stacked = np.stack([check_raw(value, spec) for value in raw])
-        if spec.type == "labels":
-            return torch.from_numpy(stacked.astype(np.int64))
-        if spec.type == "depth":
-            stacked = relative_depth(stacked)[..., None]
-        elif spec.type == "image":
-            values = stacked.astype(np.float32) / 255.0
-            standard = (values - np.array(_IMAGENET_MEAN, np.float32)) / np.array(
-                _IMAGENET_STD, np.float32
-            )
-            stacked = standard if self.model.config.undo_std else values * 2.0 - 1.0
-        # a picture, not a feature map
-        elif spec.type == "array" and self.modality.grid != (spec.size, spec.size):
-            low, high = spec.range
-            stacked = (stacked - low) / (high - low) * 2.0 - 1.0
+    @property
+    def _is_feature_map(self) -> bool:
+        """A vector at each token, rather than a picture."""
+        raw = self.modality.raw
+        return isinstance(raw, Array) and self.modality.grid == (raw.size, raw.size)
+
+    def _prepared(self, values: Sequence[Any]) -> Tensor:
+        raw = self.modality.raw
+        if isinstance(raw, Vectors):  # of several, the first
+            first = np.stack([raw.check(value)[0] for value in values])
+            return torch.from_numpy(first)[:, :, None, None]
+        checked = np.stack([raw.check(value) for value in values])
+        if isinstance(raw, Depth):
+            prepared = relative_depth(checked)[..., None]
+        elif isinstance(raw, Image):
+            shares = checked.astype(np.float32) / 255.0
+            mean, std = np.array(_IMAGENET_MEAN, np.float32), np.array(_IMAGENET_STD, np.float32)
+            undo = self.model.config.undo_std
+            prepared = (shares - mean) / std if undo else shares * 2.0 - 1.0
+        elif self._is_feature_map:
+            prepared = checked
+        else:
+            prepared = raw.to_network(checked)
+        if prepared.ndim == 3:  # class ids
+            return torch.from_numpy(prepared)
         maps = torch.from_numpy(
-            np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), dtype=np.float32)
+            np.ascontiguousarray(prepared.transpose(0, 3, 1, 2), dtype=np.float32)
         )
         channels = self.model.config.n_channels
         return maps.expand(-1, channels, -1, -1) if maps.shape[1] == 1 else maps
 
     def _raw(self, output: Tensor) -> list[Any]:
-        spec = self.modality.raw
-        if spec.type == "vectors":
-            return list(output.flatten(1)[:, None].numpy())
-        if spec.type == "labels":
-            return list(
-                output.argmax(1).numpy().astype(np.uint8 if len(spec.classes) <= 256 else np.uint16)
-            )
+        raw = self.modality.raw
+        if isinstance(raw, Vectors):
+            return raw.from_network(output.flatten(1).numpy())
         values = output.permute(0, 2, 3, 1).numpy()
-        if spec.type == "image":
-            return list(((np.clip(values, -1, 1) + 1) * 127.5).round().astype(np.uint8))
-        if spec.type == "depth":
+        if isinstance(raw, Depth):
             return list(values[..., 0])
-        if spec.type == "normal":
+        if isinstance(raw, Normal):
             length = np.linalg.norm(values, axis=-1, keepdims=True)
-            return list(
-                np.where(length > 1e-6, values / np.maximum(length, 1e-6), 0.0).astype(np.float32)
-            )
-        if self.modality.grid != (spec.size, spec.size):
-            low, high = spec.range
-            values = (values.mean(-1, keepdims=True).clip(-1, 1) + 1) / 2 * (high - low) + low
-        return list(values)
+            unit = np.where(length > 1e-6, values / np.maximum(length, 1e-6), 0.0)
+            return list(unit.astype(np.float32))
+        if self._is_feature_map:
+            return list(values)
+        if isinstance(raw, Array):  # drawn in several equal channels
+            values = values.mean(-1, keepdims=True)
+        return raw.from_network(values)
 
 
 def relative_depth(depth: np.ndarray) -> np.ndarray:

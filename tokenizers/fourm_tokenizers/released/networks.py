@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm.attention import Layout
-from fourm.blocks import Block, sincos_2d
+from fourm.attention import prepare
+from fourm.blocks import Block, BlockShape
 from fourm.errors import UserError
+from fourm.layout import Layout
+from fourm.positions import sincos_2d
 from fourm_tokenizers.released.config import ViTPreset
 
 
@@ -41,19 +43,17 @@ class _ViT(nn.Module):
             rearrange(sincos_2d(grid, grid, dim), "(h w) d -> 1 d h w", h=grid).clone(),
             requires_grad=False,
         )
-        self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                size.num_heads,
-                gated=False,
-                activation="gelu",
-                qkv_bias=True,
-                proj_bias=True,
-                mlp_bias=True,
-                norm_bias=True,
-            )
-            for _ in range(size.depth)
+        shape = BlockShape(
+            dim=dim,
+            num_heads=size.num_heads,
+            gated=False,
+            activation="gelu",
+            qkv_bias=True,
+            proj_bias=True,
+            mlp_bias=True,
+            norm_bias=True,
         )
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(size.depth))
         self.norm_mlp = nn.LayerNorm(dim, eps=1e-6) if post_mlp else None
         self.post_mlp = PostMLP(dim, 4 * dim) if post_mlp else None
 
@@ -63,7 +63,7 @@ class _ViT(nn.Module):
         if place.shape[-2:] != (h, w):
             place = F.interpolate(place, (h, w), mode="bicubic", align_corners=False)
         rows = rearrange(maps + place, "b d h w -> (b h w) d")
-        layout = Layout.per_sample(np.full(b, h * w)).on(rows.device, "auto", rows.dtype)
+        layout = prepare(Layout.per_sample(np.full(b, h * w)), rows, "auto")
         for block in self.blocks:
             rows = block(rows, layout)
         if self.post_mlp is not None and self.norm_mlp is not None:

@@ -1,22 +1,52 @@
-"""Sounds: wav files <-> mono float32 at the rate that a modality declares, and log-mel frames of
-them.
+"""Sounds: mono waveforms float32 (n,) in [-1, 1] at the rate that a modality declares.
 
-Raw type ``audio`` holds waveforms (n,) in [-1, 1]; shards hold 16-bit wav. Files at other rates are
-resampled when they are read (in the frequency domain, so that nothing aliases), several channels
-become their mean.
+Shards hold 16-bit wav. Files at other rates are resampled when they are read (in the frequency
+domain, so that nothing aliases), several channels become their mean.
 """
 
 from __future__ import annotations
 
 import io
 import wave
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fourm.errors import UserError
+from fourm.raw._protocol import Raw
 
 MAX_SECONDS = 600.0  # longer sounds are refused before they are decoded
-_FRAME, _HOP = 0.025, 0.010  # seconds
+_MIN_RATE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audio(Raw, name="audio"):
+    """Waveforms at ``rate`` samples a second."""
+
+    rate: int = 0
+
+    extensions: ClassVar[tuple[str, ...]] = ("wav",)
+
+    def __post_init__(self) -> None:
+        if self.rate < _MIN_RATE:
+            raise UserError("raw type audio needs a rate (samples a second), e.g. 16000")
+
+    def read(self, data: bytes, extension: str, native: bool = False) -> np.ndarray:
+        return read_wav(data, self.rate)
+
+    def write(self, value: Any) -> bytes:
+        return write_wav(self.check(value), self.rate)
+
+    def check(self, value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        if array.ndim != 1 or array.dtype.kind != "f" or not len(array):
+            raise UserError(
+                f"audio has shape {array.shape} and type {array.dtype}, expected floats (samples,)"
+            )
+        if not np.isfinite(array).all():
+            raise UserError("audio holds numbers that are not finite")
+        return array.astype(np.float32)
 
 
 def read_wav(data: bytes, rate: int) -> np.ndarray:
@@ -66,18 +96,6 @@ def write_wav(values: np.ndarray, rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def check_sound(value: np.ndarray) -> np.ndarray:
-    """A waveform as float32 (n,); UserError for another shape or numbers that are not finite."""
-    array = np.asarray(value)
-    if array.ndim != 1 or array.dtype.kind != "f" or not len(array):
-        raise UserError(
-            f"audio has shape {array.shape} and type {array.dtype}, expected floats (samples,)"
-        )
-    if not np.isfinite(array).all():
-        raise UserError("audio holds numbers that are not finite")
-    return array.astype(np.float32)
-
-
 def resample(values: np.ndarray, given: int, wanted: int) -> np.ndarray:
     """(n,) at ``given`` samples a second -> at ``wanted``."""
     if given == wanted:
@@ -85,26 +103,3 @@ def resample(values: np.ndarray, given: int, wanted: int) -> np.ndarray:
     num = max(1, round(len(values) * wanted / given))
     spectrum = np.fft.rfft(values)[: num // 2 + 1]
     return (np.fft.irfft(spectrum, num) * (num / len(values))).astype(np.float32)
-
-
-def log_mel(values: np.ndarray, rate: int, num_bands: int) -> np.ndarray:
-    """(n,) -> (frames, num_bands) float32: logarithm of the energy in bands of equal width on the
-    mel scale, 25 ms every 10 ms.
-    """
-    size, hop = round(_FRAME * rate), round(_HOP * rate)
-    padded = np.pad(values, (0, max(0, size - len(values))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
-    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) ** 2
-    return np.log(power @ _mel_bands(size, rate, num_bands) + 1e-6).astype(np.float32)
-
-
-def _mel_bands(size: int, rate: int, num_bands: int) -> np.ndarray:
-    """Triangles (size // 2 + 1, num_bands) over the frequencies of a frame."""
-    edges = np.linspace(0.0, 2595.0 * np.log10(1 + rate / 2 / 700.0), num_bands + 2)
-    low, middle, high = (
-        700.0 * (10 ** (part / 2595.0) - 1) for part in (edges[:-2], edges[1:-1], edges[2:])
-    )
-    at = np.fft.rfftfreq(size, 1 / rate)[:, None]
-    return np.clip(
-        np.minimum((at - low) / (middle - low), (high - at) / (high - middle)), 0.0, None
-    )

@@ -1,0 +1,1 @@
+"""The verbs of ``fourm`` that make shards, a file each."""

@@ -1,0 +1,22 @@
+"""``fourm report PROJECT``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fourm.cli.verb import PATH, verb
+
+
+@verb()
+@click.argument("project", type=PATH)
+def command(project: Path) -> None:
+    """Write the report of a project.
+
+    Galleries, curves, the any-to-any matrix. PROJECT is a project folder.
+    """
+    from fourm.evaluation.project_report import report_project
+    from fourm.project import Project
+
+    print(f"report: {report_project(Project(project))}")

@@ -1,0 +1,66 @@
+"""Picture files in memory, opened with guards: a bomb, a truncated file or bytes that are no
+picture are a ``UserError`` that says so.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fourm.errors import UserError
+
+MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Decode a picture fully; UserError for bombs, truncated files and bytes that are no
+    picture.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise UserError(f"picture of {picture.width} x {picture.height} pixels is too large")
+        picture.load()
+    except UnidentifiedImageError:
+        raise UserError("no readable picture: of no known format") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"no readable picture: {error}") from None
+    return picture
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Upright RGB: EXIF turned, transparency on white, 16-bit and CMYK converted."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        picture = Image.fromarray(
+            (np.asarray(picture, np.float32) / 257.0).clip(0, 255).astype(np.uint8)
+        )
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(ground, picture)
+    return picture.convert("RGB")
+
+
+def alpha_of(picture: Image.Image) -> Image.Image | None:
+    """The transparency of an upright picture (mode L), or None if it has none."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+        return None
+    return picture.convert("RGBA").getchannel("A")
+
+
+def fit_picture(picture: Image.Image, size: int) -> Image.Image:
+    """The centre square of a picture at ``size`` x ``size`` pixels."""
+    if picture.size == (size, size):
+        return picture
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+
+def write_png(array: np.ndarray) -> bytes:
+    """An array of integers, uint8 (H, W[, 3]) or uint16 (H, W), as the bytes of a picture file."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,167 @@
+"""Places of rows: a vector that is added to them, and angles that turn their queries and keys.
+
+Grids have fixed 2-D sin-cos vectors, sequences 1-D ones (Vaswani et al., 1706.03762), sets learned
+ones: their places have no order. With rotary positions (RoPE, 2104.09864; axial over pictures,
+2403.13298) queries and keys are turned by angles that grow with the place, so that what attention
+sees is the distance between rows. Cells of all grids are measured over the same picture, whatever
+their number, so that tokens of one place have distance 0 in any modality.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from fourm.modalities import Modality, ModalitySet
+from fourm.roles import TABLE, state_roles
+
+PLACE_STD = 0.3  # of learned places at the start
+_BASE = 100.0  # wavelengths of rotary angles: 2 pi to 200 pi places
+Positions = Literal["added", "rotary", "both"]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Angles of T rows, as one pair of numbers for each pair of channels."""
+
+    cos: Tensor  # (T, K / 2)
+    sin: Tensor  # (T, K / 2)
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        """Turn queries or keys (T, H, K) -> (T, H, K), channel i with channel i + K / 2."""
+        cos, sin = (part.to(heads.dtype)[:, None] for part in (self.cos, self.sin))
+        a, b = heads.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+    def among(self, rows: Tensor, num: int) -> Rotation:
+        """These rows at the places ``rows`` (T,) of ``num``; the others are not turned."""
+        width = self.cos.shape[1]
+        cos = self.cos.new_ones(num, width).index_copy(0, rows, self.cos)
+        return Rotation(cos, self.sin.new_zeros(num, width).index_copy(0, rows, self.sin))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where T rows are: what is added to them and what turns their queries and keys."""
+
+    added: Tensor  # (T, D)
+    turn: Rotation | None = None  # None without rotary positions
+
+
+class PositionTable(nn.Module):
+    """Places of all modalities end to end.
+
+    Args:
+        members: the modalities whose positions are used (and, for sets, learned).
+        kind: ``added`` vectors, ``rotary`` angles, or ``both``; sets are learned vectors always.
+        head_dim: channels of a head, for rotary angles.
+    """
+
+    fixed: Tensor  # (P, D)
+    learned_row: Tensor  # (P,) row of the learned vectors; 0 = none
+    start: Tensor  # (modalities,) first row of each
+    coordinates: Tensor  # (P, 2) down and across
+
+    def __init__(
+        self,
+        modalities: ModalitySet,
+        members: list[Modality],
+        dim: int,
+        kind: Positions = "added",
+        head_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.rotary, self.head_dim = kind != "added", head_dim
+        fixed, learned_row, num_learned = [], [], 1
+        self.learned_start: dict[str, int] = {}  # first row of a set's learned positions
+        for m in modalities:
+            rows = torch.zeros(m.num_positions, dtype=torch.long)
+            if m.kind == "set" and m.grid is None and m in members:
+                rows = torch.arange(num_learned, num_learned + m.num_positions)
+                self.learned_start[m.name] = num_learned
+                num_learned += m.num_positions
+            learned_row.append(rows)
+            fixed.append(_fixed(m, dim) * float(kind != "rotary"))
+        self.register_buffer("fixed", torch.cat(fixed), persistent=False)
+        self.register_buffer("learned_row", torch.cat(learned_row), persistent=False)
+        self.register_buffer("start", torch.tensor(modalities.position_offsets), persistent=False)
+        self.register_buffer("coordinates", _coordinates(modalities), persistent=False)
+        self.learned = None
+        if num_learned > 1:
+            self.learned = nn.Parameter(torch.randn(num_learned, dim) * PLACE_STD)
+            self.learned.data[0] = 0.0
+            state_roles(self, learned=TABLE)
+
+    def forward(self, modality: Tensor, position: Tensor) -> Places:
+        """Modality and position of each row, (T,) both."""
+        row = self.start[modality] + position
+        vectors = F.embedding(row, self.fixed)
+        if self.learned is not None:
+            vectors = vectors + F.embedding(self.learned_row[row], self.learned, padding_idx=0)
+        turn = axial_rotation(self.coordinates[row], self.head_dim) if self.rotary else None
+        return Places(vectors, turn)
+
+
+def _fixed(m: Modality, dim: int) -> Tensor:
+    """(positions, D)."""
+    if m.grid is not None:
+        return sincos_2d(*m.grid, dim)
+    if m.kind == "set":
+        return torch.zeros(m.num_positions, dim)
+    return sincos_1d(m.num_positions, dim)
+
+
+def _coordinates(modalities: ModalitySet) -> Tensor:
+    """(positions of all modalities, 2): cells in units of the finest grid's, sequences by place."""
+    side = max((max(m.grid) for m in modalities if m.grid is not None), default=1)
+    parts = []
+    for m in modalities:
+        if m.grid is not None:
+            down, across = ((torch.arange(n) + 0.5) * side / n for n in m.grid)
+            cells = torch.meshgrid(down, across, indexing="ij")
+            parts.append(rearrange(list(cells), "two h w -> (h w) two"))
+        elif m.kind == "set":
+            parts.append(torch.zeros(m.num_positions, 2))
+        else:
+            place = torch.arange(m.num_positions, dtype=torch.float32)
+            parts.append(repeat(place, "n -> n two", two=2))
+    return torch.cat(parts)
+
+
+def axial_rotation(coordinates: Tensor, head_dim: int) -> Rotation:
+    """Angles of rows at ``coordinates`` (T, 2): half of the channel pairs turn with the first, half
+    with the second. Half of ``head_dim`` must be even.
+    """
+    num = head_dim // 4
+    exponent = torch.arange(num, device=coordinates.device, dtype=torch.float32) / max(num, 1)
+    angle = torch.einsum("ta,f->taf", coordinates.float(), _BASE**-exponent)
+    angle = rearrange(angle, "t two f -> t (two f)")
+    return Rotation(angle.cos(), angle.sin())
+
+
+def sincos_1d(length: int, dim: int) -> Tensor:
+    """Fixed 1-D table (length, D): sines, then cosines, of position / 10000^(k / (D/2)).
+
+    Vaswani et al., 1706.03762; ``dim`` must be even.
+    """
+    assert dim % 2 == 0, f"a sin-cos table needs an even width, not {dim}"
+    exponent = torch.arange(dim // 2, dtype=torch.float64) / (dim // 2)
+    omega = torch.exp(-math.log(10000.0) * exponent)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * omega
+    return torch.cat([angle.sin(), angle.cos()], dim=1).float()
+
+
+def sincos_2d(height: int, width: int, dim: int) -> Tensor:
+    """Fixed 2-D table (height * width, D), row-major: the first half of a vector tells the row, the
+    second the column. ``dim`` must be divisible by 4.
+    """
+    assert dim % 4 == 0, f"a 2-D sin-cos table needs a width divisible by 4, not {dim}"
+    rows = repeat(sincos_1d(height, dim // 2), "h d -> h w d", w=width)
+    columns = repeat(sincos_1d(width, dim // 2), "w d -> h w d", h=height)
+    return rearrange([rows, columns], "two h w d -> (h w) (two d)").contiguous()

@@ -1,0 +1,130 @@
+"""Picture-like types: one value or vector at each pixel of a square.
+
+Values are numpy arrays (H, W) or (H, W, C). Files may hold them larger than the modality is; they
+are reduced when they are read, unless the reader asks for them as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import PIL.Image
+
+from fourm.data.crops import Crop
+from fourm.data.npy import read_npy
+from fourm.data.pictures import open_picture
+from fourm.errors import UserError
+from fourm.raw._protocol import NetworkForm, Raw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense(Raw):
+    """Base of picture-like types; arrays of finite float32 unless a type says otherwise."""
+
+    size: int = 0  # pixels of both sides
+
+    has_picture: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.size <= 0:
+            raise UserError(f"raw type {self.type_name} needs a size (pixels)")
+
+    @property
+    def pixels(self) -> int:
+        return self.size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a value."""
+        return (self.size, self.size, self.num_channels)
+
+    def resized(self, pixels: int) -> Self:
+        return replace(self, size=pixels)
+
+    def read(self, data: bytes, extension: str, native: bool = False) -> np.ndarray:
+        if extension == "npy":
+            return self._reduced(read_npy(data), native)
+        return self._reduced(self.from_picture(open_picture(data)), native)
+
+    def from_picture(self, picture: PIL.Image.Image) -> np.ndarray:
+        """The array that a picture file of this type holds, at the file's size."""
+        return np.asarray(picture)
+
+    def _reduced(self, array: np.ndarray, native: bool) -> np.ndarray:
+        """A checked value, stored at the type's size or larger."""
+        side = array.shape[0] if array.ndim > 1 and array.shape[0] == array.shape[1] else 0
+        if side < self.size:
+            return self.check(array)  # tells what is wrong with it
+        value = self.resized(side).check(array)
+        return value if native else self.fit(value)
+
+    def check(self, value: Any) -> np.ndarray:
+        array = self.shaped(value).astype(np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(f"{self.type_name} holds numbers that are not finite")
+        return array
+
+    def shaped(self, value: Any) -> np.ndarray:
+        """A value as an array of the type's shape; UserError for another shape."""
+        if isinstance(value, (str, os.PathLike)):
+            raise UserError(
+                f"{str(value)!r} is a name, not a value of type {self.type_name}: open the file"
+                " first, e.g. with PIL.Image.open or numpy.load"
+            )
+        array = np.asarray(value)
+        if array.shape != self.shape:
+            raise UserError(f"{self.type_name} has shape {array.shape}, expected {self.shape}")
+        return array
+
+    def accept(self, value: Any) -> np.ndarray:
+        """Pictures are taken pixel for pixel."""
+        return self.check(np.asarray(value) if isinstance(value, PIL.Image.Image) else value)
+
+    def from_argument(self, text: str) -> Any:
+        path = Path(text)
+        if not path.is_file():
+            raise UserError(f"no file {text}")
+        data = path.read_bytes()
+        return read_npy(data) if path.suffix == ".npy" else open_picture(data)
+
+    def network_form(self, patch_size: int) -> NetworkForm:
+        return NetworkForm(image_size=self.size, channels=self.num_channels)
+
+    def fit(self, value: np.ndarray) -> np.ndarray:
+        if value.shape[:2] == (self.size, self.size):
+            return value
+        return self.scaled(value)
+
+    def scaled(self, value: np.ndarray) -> np.ndarray:
+        """A value of another size at the type's size: linear, over the area where it shrinks."""
+        import torch
+        import torch.nn.functional as F
+
+        maps = torch.from_numpy(value.astype(np.float32))
+        maps = maps.reshape(*value.shape[:2], -1).permute(2, 0, 1)[None]
+        size = (self.size, self.size)
+        maps = F.interpolate(maps, size, mode="bilinear", antialias=True, align_corners=False)
+        fitted = maps[0].permute(1, 2, 0).numpy()
+        return fitted[..., 0] if value.ndim == 2 else fitted
+
+    def cut(self, value: np.ndarray, crop: Crop) -> np.ndarray:
+        if not crop.whole:
+            stored = value.shape[0]
+            side = max(1, round(crop.side * stored))
+            top, left = (min(round(s * stored), stored - side) for s in (crop.top, crop.left))
+            value = value[top : top + side, left : left + side]
+            value = np.ascontiguousarray(self.mirrored(value) if crop.flip else value)
+        return self.fit(value)
+
+    def mirrored(self, value: np.ndarray) -> np.ndarray:
+        """Left and right exchanged."""
+        return value[:, ::-1]
+
+
+def with_channels(values: np.ndarray) -> np.ndarray:
+    """Stacked values (B, H, W[, C]) with their axis of channels (B, H, W, C)."""
+    return values[..., None] if values.ndim == 3 else values

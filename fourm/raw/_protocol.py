@@ -1,0 +1,162 @@
+"""What every raw type answers.
+
+Defaults are those of a value without a picture, a place in the picture or a spelling, so a type
+overrides what it has. ``extensions``, ``read`` and ``write`` it must give. What it overrides says
+where it can be used:
+
+* ``sequence`` modalities with a text tokenizer: ``to_text`` and ``from_text``
+* ``grid`` and ``set`` modalities with a learned tokenizer: ``check``, ``network_form``,
+  ``to_network`` and ``from_network``
+* ``continuous`` modalities: ``to_floats`` for patches of pixels; without patches, ``read`` and
+  ``accept`` give vectors float32 (L, C)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import PIL.Image
+
+from fourm.choices import Choice
+from fourm.data.crops import Crop
+from fourm.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkForm:
+    """What a learned tokenizer has to know of the numbers it codes."""
+
+    image_size: int = 0  # pixels of both sides; 0 = vectors without a place
+    channels: int = 1
+    num_classes: int = 0  # > 0: class ids instead of numbers
+    features: bool = False  # numbers on the scale of the network that made them, as they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw(Choice, family="raw type", package="fourm.raw"):
+    """A raw type with its settings; the protocol."""
+
+    # of files: read from any of them, written with the first
+    extensions: ClassVar[tuple[str, ...]] = ()
+    has_picture: ClassVar[bool] = False
+    # True: says nothing of places, so a crop of the picture leaves it as it is
+    placeless: ClassVar[bool] = False
+
+    # ---- sizes
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of both sides that its values refer to; 0 for what is no picture."""
+        return 0
+
+    @property
+    def num_channels(self) -> int:
+        """Numbers at each place."""
+        return 1
+
+    def resized(self, pixels: int) -> Self:
+        """The same type at another size; itself if it has none."""
+        return self
+
+    # ---- bytes and values
+
+    def read(self, data: bytes, extension: str, native: bool = False) -> Any:
+        """A value from one member of a shard. Raises UserError for anything that it is not.
+
+        What is stored larger is reduced to the type's size; ``native`` gives it as it is stored.
+        """
+        raise NotImplementedError
+
+    def write(self, value: Any) -> bytes:
+        """A value as a file of the first extension. Raises UserError for one of another form."""
+        raise NotImplementedError
+
+    def check(self, value: Any) -> Any:
+        """A value in the one form that code relies on. Raises UserError for any other."""
+        return value
+
+    def accept(self, value: Any) -> Any:
+        """What a user passes -> a value: more forms are taken than ``check`` takes."""
+        return value
+
+    def is_batch(self, value: Any) -> bool:
+        """True for a list of values; False for one value, which may itself be a list."""
+        return isinstance(value, (list, tuple))
+
+    def from_argument(self, text: str) -> Any:
+        """A value named on the command line: a file. Raises UserError where there is none."""
+        path = Path(text)
+        if not path.is_file():
+            raise UserError(f"no file {text}")
+        return self.read(path.read_bytes(), path.suffix.lstrip("."))
+
+    # ---- numbers
+
+    def to_floats(self, values: np.ndarray) -> np.ndarray:
+        """Stacked values (B, H, W[, C]) -> float32 (B, H, W, C) of about unit scale."""
+        raise UserError(f"values of type {self.type_name} have no pixels to cut into patches")
+
+    def network_form(self, patch_size: int) -> NetworkForm:
+        """What a tokenizer with patches of this many pixels is told. Raises UserError for types
+        that are not made of numbers.
+        """
+        raise UserError(f"values of type {self.type_name} cannot be learned by an autoencoder")
+
+    def to_network(self, values: np.ndarray) -> np.ndarray:
+        """Stacked values -> what a learned tokenizer reads: float32 (B, H, W, C) or (B, C), or
+        class ids int64 (B, H, W).
+        """
+        return self.to_floats(values)
+
+    def from_network(self, output: np.ndarray) -> list[Any]:
+        """What it gives, float32 (B, H, W, C) or (B, C), for classes their logits -> values."""
+        raise UserError(f"values of type {self.type_name} cannot be learned by an autoencoder")
+
+    def figures(
+        self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """The usual figures of stacked values; ``mask`` (B, H, W), True = counts, where a figure
+        can be given on some pixels only.
+        """
+        return {}
+
+    # ---- crops
+
+    def fit(self, value: Any) -> Any:
+        """A value of another size at the type's size."""
+        return value
+
+    def cut(self, value: Any, crop: Crop) -> Any:
+        """The part that a crop shows, at the type's size. Raises UserError if it cannot be cut."""
+        if crop.whole or self.placeless:
+            return value
+        raise UserError(f"values of type {self.type_name} cannot be cropped")
+
+    # ---- showing
+
+    def picture(self, value: Any) -> PIL.Image.Image:
+        """A value as a picture to look at. Raises UserError for types that have none."""
+        raise UserError(f"{self.type_name} has no picture")
+
+    def line(self, value: Any) -> str:
+        """What is shown as text, beside the picture if there is one."""
+        return ""
+
+    def printed(self, value: Any) -> str | None:
+        """A value as text that can be read back; None for what is no text."""
+        return None
+
+    # ---- spelling
+
+    def to_text(self, value: Any, num_bins: int) -> str:
+        """A value as a line for a text tokenizer with ``num_bins`` coordinate tokens ``v0=<bin>``
+        an axis. Raises UserError that says what is wrong with the value.
+        """
+        raise UserError(f"raw type {self.type_name} is not spelled as text")
+
+    def from_text(self, line: str, num_bins: int) -> Any:
+        """A line back as a value. Never fails on what a model spells wrongly: it is left out."""
+        raise UserError(f"raw type {self.type_name} is not spelled as text")

@@ -1,0 +1,74 @@
+"""Any numbers on a square: float32 (H, W, C): heat, edges, feature maps of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import PIL.Image
+
+from fourm.data.npy import write_npy
+from fourm.errors import UserError
+from fourm.evaluation.metrics import feature_figures
+from fourm.raw._colors import colored
+from fourm.raw._dense import Dense
+from fourm.raw._protocol import NetworkForm
+from fourm.raw._range import Range, check_range, from_unit, to_unit
+
+_FEATURE_CHANNELS = 8  # more are judged as feature vectors, by their cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Array(Dense, name="array"):
+    """Numbers within ``range``; a map of one channel is taken as (H, W) too."""
+
+    channels: int = 1
+    range: Range = (0.0, 1.0)
+
+    extensions: ClassVar[tuple[str, ...]] = ("npy",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self.range)
+        if self.channels < 1:
+            raise UserError(f"raw type array cannot have {self.channels} channels")
+
+    @property
+    def num_channels(self) -> int:
+        return self.channels
+
+    def shaped(self, value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        if array.shape == (self.size, self.size) and self.channels == 1:
+            array = array[..., None]
+        return super().shaped(array)
+
+    def write(self, value: Any) -> bytes:
+        return write_npy(self.check(value))
+
+    def to_floats(self, values: np.ndarray) -> np.ndarray:
+        return to_unit(values, self.range)
+
+    def network_form(self, patch_size: int) -> NetworkForm:
+        # a code at each place is the mark of a feature map
+        return NetworkForm(image_size=self.size, channels=self.channels, features=patch_size == 1)
+
+    def from_network(self, output: np.ndarray) -> list[np.ndarray]:
+        return list(from_unit(output, self.range))
+
+    def figures(
+        self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
+    ) -> dict[str, float]:
+        if self.channels > _FEATURE_CHANNELS:
+            return feature_figures(predicted, truth)
+        low, high = self.range
+        error = ((predicted.astype(np.float64) - truth) / (high - low)) ** 2
+        return {"psnr": float(10 * np.log10(1.0 / max(error.mean(), 1e-10)))}
+
+    def picture(self, value: Any) -> PIL.Image.Image:
+        """Its first channel in colour."""
+        low, high = self.range
+        first = np.asarray(value, np.float32)
+        first = first if first.ndim == 2 else first[..., 0]
+        return PIL.Image.fromarray(colored((first - low) / (high - low)))

@@ -1,0 +1,87 @@
+"""Boxes with labels: ``[{"box": [x0, y0, x1, y1], "label": "red cube"}, ...]``, corners in [0, 1].
+
+Spelled ``v0= v1= v2= v3= red cube``. Their order is kept: sort them as a model should learn to say
+them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import PIL.Image
+import PIL.ImageDraw
+
+from fourm.data.crops import Crop
+from fourm.errors import UserError
+from fourm.raw._colors import class_colors
+from fourm.raw._json import Json
+from fourm.raw._spelling import coordinates, from_bin, numbers, to_bin, without_coordinates
+
+_MIN_VISIBLE = 0.3  # share of a box's area that must be inside of a crop for the box to be kept
+_CANVAS = 192  # pixels of the picture that shows them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes(Json, name="boxes"):
+    """A list of boxes; crops move and clip them."""
+
+    element: ClassVar[type] = dict
+    has_picture: ClassVar[bool] = True
+
+    def cut(self, value: list[dict[str, Any]], crop: Crop) -> list[dict[str, Any]]:
+        if crop.whole:
+            return value
+        kept = []
+        for item in value:
+            x0, y0, x1, y1 = item["box"]
+            moved = [
+                (x0 - crop.left) / crop.side,
+                (y0 - crop.top) / crop.side,
+                (x1 - crop.left) / crop.side,
+                (y1 - crop.top) / crop.side,
+            ]
+            inside = [min(max(c, 0.0), 1.0) for c in moved]
+            area = (moved[2] - moved[0]) * (moved[3] - moved[1])
+            visible = max(0.0, inside[2] - inside[0]) * max(0.0, inside[3] - inside[1])
+            if area <= 0 or visible < _MIN_VISIBLE * area:
+                continue
+            if crop.flip:
+                inside = [1 - inside[2], inside[1], 1 - inside[0], inside[3]]
+            kept.append({**item, "box": [round(c, 4) for c in inside]})
+        return kept
+
+    def picture(self, value: list[dict[str, Any]]) -> PIL.Image.Image:
+        picture = PIL.Image.new("RGB", (_CANVAS, _CANVAS), (248, 248, 248))
+        draw = PIL.ImageDraw.Draw(picture)
+        for i, box in enumerate(value):
+            color = tuple(int(c) for c in class_colors(i + 3)[-1])
+            x0, y0, x1, y1 = (float(c) * _CANVAS for c in box["box"])
+            x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
+            draw.rectangle((x0, y0, x1, y1), outline=color, width=3)
+            draw.text((x0 + 4, y0 + 3), str(box["label"]), fill=(30, 30, 30))
+        return picture
+
+    def line(self, value: list[dict[str, Any]]) -> str:
+        return ", ".join(str(box["label"]) for box in value)
+
+    def to_text(self, value: Any, num_bins: int) -> str:
+        return " ".join(_spelled(item, num_bins) for item in self.listed(value))
+
+    def from_text(self, line: str, num_bins: int) -> list[dict[str, Any]]:
+        boxes = []
+        for part in re.split(r"(?=\bv0=)", line):
+            corners, label = dict(coordinates(part)), without_coordinates(part)
+            if set(corners) == {0, 1, 2, 3} and label:
+                places = [from_bin(corners[axis], 0.0, 1.0, num_bins) for axis in range(4)]
+                boxes.append({"box": places, "label": label})
+        return boxes
+
+
+def _spelled(item: Any, num_bins: int) -> str:
+    if not isinstance(item, dict) or "box" not in item or "label" not in item:
+        raise UserError('a box must be {"box": [x0, y0, x1, y1], "label": "..."}')
+    corners = numbers(item["box"], 4, "the corners of a box")
+    places = (f"v{axis}={to_bin(c, 0.0, 1.0, num_bins)}" for axis, c in enumerate(corners))
+    return f"{' '.join(places)} {item['label']}"

@@ -1,0 +1,87 @@
+"""Vectors, one or a list of them: float32 (L, C), as the network that made them gives them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from zipfile import BadZipFile
+
+import numpy as np
+
+from fourm.data.npy import read_npy, write_npy
+from fourm.errors import UserError
+from fourm.evaluation.metrics import feature_figures
+from fourm.raw._protocol import NetworkForm, Raw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors(Raw, name="vectors"):
+    """Vectors of ``channels`` numbers; they say nothing of places, so crops leave them alone."""
+
+    channels: int = 0
+
+    extensions: ClassVar[tuple[str, ...]] = ("npy", "npz")
+    placeless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise UserError("raw type vectors needs channels (numbers in a vector)")
+
+    @property
+    def num_channels(self) -> int:
+        return self.channels
+
+    def read(self, data: bytes, extension: str, native: bool = False) -> np.ndarray:
+        return self.check(_read_embedding(data) if extension == "npz" else read_npy(data))
+
+    def write(self, value: Any) -> bytes:
+        return write_npy(self.check(value))
+
+    def check(self, value: Any) -> np.ndarray:
+        """A vector (C,) or a list of them (L, C) as float32 (L, C)."""
+        array = np.asarray(value)
+        if (
+            array.dtype.kind not in "fiu"
+            or array.ndim not in (1, 2)
+            or array.shape[-1] != self.channels
+        ):
+            raise UserError(
+                f"vectors have shape {array.shape} and type {array.dtype}, expected numbers (...,"
+                f" {self.channels})"
+            )
+        array = array.astype(np.float32).reshape(-1, self.channels)
+        if not np.isfinite(array).all():
+            raise UserError("vectors hold numbers that are not finite")
+        return array
+
+    def accept(self, value: Any) -> np.ndarray:
+        return self.check(value)
+
+    def network_form(self, patch_size: int) -> NetworkForm:
+        return NetworkForm(channels=self.channels, features=True)
+
+    def to_network(self, values: np.ndarray) -> np.ndarray:
+        """One vector a sample: (B, 1, C) -> (B, C)."""
+        return values.reshape(len(values), -1).astype(np.float32)
+
+    def from_network(self, output: np.ndarray) -> list[np.ndarray]:
+        return list(output[:, None])
+
+    def figures(
+        self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
+    ) -> dict[str, float]:
+        return feature_figures(predicted, truth)
+
+
+def _read_embedding(data: bytes) -> np.ndarray:
+    """The rows of ``emb`` that ``mask_valid`` marks, from an npz file (T5 embeddings of 4M)."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            rows = stored["emb"]
+            return rows[stored["mask_valid"].astype(bool)] if "mask_valid" in stored else rows
+    except (ValueError, OSError, EOFError, KeyError, IndexError, BadZipFile):
+        raise UserError(
+            "no readable embedding with the array 'emb' (or one of Python objects, which is never"
+            " read)"
+        ) from None

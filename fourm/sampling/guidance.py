@@ -1,0 +1,61 @@
+"""Classifier-free guidance (2207.12598) with one or several weighted conditions.
+
+All branches, each of which leaves out some modalities, go through the network in one pass, on the
+same positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fourm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Branches of one forward pass and how their logits combine.
+
+    Guided logits are u + scale (c - u), or u + sum of w_i (c_i - u): the branch u sees none of the
+    conditions, c all of them, c_i the i-th alone.
+    """
+
+    dropped: list[frozenset[str]]  # what each branch leaves out
+    constant: list[float]  # weight of each branch: constant + scale * slope
+    slope: list[float]
+
+    @classmethod
+    def off(cls) -> Guidance:
+        """One branch that sees everything."""
+        return cls([frozenset()], [1.0], [0.0])
+
+    @classmethod
+    def between(cls, conditions: list[str]) -> Guidance:
+        """All conditions together against none."""
+        return cls([frozenset(), frozenset(conditions)], [0.0, 1.0], [1.0, -1.0])
+
+    @classmethod
+    def weighted(cls, conditions: list[str], weights: dict[str, float]) -> Guidance:
+        """Each weighted condition alone against none; their weights stand for the scale."""
+        for name in weights:
+            if name not in conditions:
+                raise UserError(
+                    f"condition_weights names {name!r}, which is not given; given are"
+                    f" {', '.join(conditions)}"
+                )
+        everything = frozenset(conditions)
+        alone = [everything - {name} for name in weights]
+        constant = [1 - sum(weights.values()), *weights.values()]
+        return cls([everything, *alone], constant, [0.0] * len(constant))
+
+    @property
+    def num_branches(self) -> int:
+        return len(self.dropped)
+
+    def combine(self, logits: Tensor, scale: float) -> Tensor:
+        """Logits of all branches, one after another (branches * n, V) -> guided ones (n, V)."""
+        weights = [c + scale * s for c, s in zip(self.constant, self.slope, strict=True)]
+        branches = logits.float().unflatten(0, (self.num_branches, -1))
+        return torch.einsum("b,bnv->nv", torch.tensor(weights, device=logits.device), branches)

@@ -1,0 +1,76 @@
+"""One target to generate: what grids and sequences have in common.
+
+The network is seen through guidance: inputs of all branches go in, one row of logits for each token
+comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm.batch import DecoderStream, EncoderStream, map_tensors
+from fourm.modalities import Modality
+from fourm.model import Encoded, FourM
+from fourm.rng import CounterRNG
+from fourm.sampling.draws import target_rng
+from fourm.sampling.guidance import Guidance
+from fourm.sampling.options import SamplingOptions
+from fourm.sampling.state import SampleState, encoder_stream
+
+StreamT = TypeVar("StreamT", EncoderStream, DecoderStream)
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A target of B samples, the model, and how it is asked."""
+
+    model: FourM
+    target: Modality
+    options: SamplingOptions
+    guidance: Guidance
+    seeds: np.ndarray  # (B,)
+    progress: Progress | None
+
+    @cached_property
+    def rng(self) -> CounterRNG:
+        """Random numbers of the target."""
+        return target_rng(self.target.name)
+
+    @property
+    def index(self) -> int:
+        """Number of the target among the model's modalities."""
+        return self.model.modalities.index(self.target.name)
+
+    def encode(self, state: SampleState) -> Encoded:
+        """The encoder's view of a state, once for each branch: branches * B samples."""
+        stream = encoder_stream(state, self.model.modalities, self.guidance.dropped)
+        return self.model.encode(self.on_device(stream))
+
+    def logits(self, rows: Tensor, step: int, num_steps: int) -> Tensor:
+        """Decoder output of all branches (branches * n, D) -> guided logits (n, V)."""
+        scale = self.options.guidance_at(step, num_steps)
+        return self.guidance.combine(self.model.logits(rows, self.target.name), scale)
+
+    def on_device(self, stream: StreamT) -> StreamT:
+        """A stream where the model is."""
+        device = self.model.device
+        if device.type == "cpu":
+            return stream
+        return map_tensors(stream, lambda t: t.to(device, non_blocking=True))
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """An array where the model is."""
+        return torch.from_numpy(values).to(self.model.device)
+
+    def report(self, done: int, num_steps: int) -> None:
+        """Tell who asked for it how far the target is."""
+        if self.progress is not None:
+            self.progress(done, num_steps)

@@ -1,0 +1,1 @@
+"""The verbs of ``fourm`` that train and judge tokenizers, a file each."""
