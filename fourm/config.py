@@ -15,7 +15,6 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import yaml
 
 from fourm.choices import Choice
@@ -141,8 +140,8 @@ def check_fields(config: Any) -> None:
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if isinstance(value, np.generic):  # numpy's numbers are as good as Python's
-            value = value.item()
+        if isinstance(value, numbers.Number) and hasattr(value, "item"):
+            value = value.item()  # numpy's numbers are as good as Python's
         object.__setattr__(config, f.name, _convert(hints[f.name], value, f.name))
 
 

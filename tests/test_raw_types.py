@@ -137,8 +137,10 @@ def test_values_are_named_on_the_command_line_by_a_file_or_by_themselves(tmp_pat
     assert Vectors(channels=2).from_argument(str(tmp_path / "v.npy")).tolist() == [[1, 2]]
     with pytest.raises(UserError, match=r"no file absent\.png"):
         Image(size=8).from_argument("absent.png")
-    with pytest.raises(UserError, match="not valid JSON"):
+    with pytest.raises(UserError, match=r"no file absent\.json"):
         Words().from_argument("absent.json")
+    with pytest.raises(UserError, match="not valid JSON"):
+        Words().from_argument("['a'")
 
 
 def test_raw_types_and_modality_tables_need_no_torch():
