@@ -1,8 +1,8 @@
 """Codecs: what turns a modality's raw form into ids and back. The core knows them by this protocol
 and loads them by name.
 
-A codec is named by the ``type`` of its settings in the config: one of the built-in names, or
-``package.module:Class`` for your own (``codec_types.py``).
+A codec is named by the ``type`` of its settings in the config: a name that an installed
+package gives it, or ``package.module:Class`` for your own (``codec_types.py``).
 """
 
 from __future__ import annotations
