@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fourm.alignment.domains import UNKNOWN, DomainBatch
 from fourm.alignment.unimos_losses import divergence, information, overlap, told_apart
 from fourm.errors import UserError
+from fourm.roles import TABLE, VECTOR, state_roles
 from fourm.training.loop import LoopConfig
 
 _HIDDEN = 256
@@ -89,6 +90,9 @@ class UniMoS(nn.Module):
         nn.init.xavier_normal_(self.bottleneck.weight)
         self.norm = nn.BatchNorm1d(_HIDDEN)
         self.classify = nn.utils.parametrizations.weight_norm(nn.Linear(_HIDDEN, num_classes))
+        # lengths and directions of its weight's rows, which are no longer a Linear's own
+        rows = self.classify.get_submodule("parametrizations.weight")
+        state_roles(rows, original0=VECTOR, original1=TABLE)
         self.weigh = nn.Sequential(nn.Linear(d, _HIDDEN), nn.Linear(_HIDDEN, 1))
         self.discriminate = nn.Sequential(
             nn.Linear(d, _HIDDEN),
