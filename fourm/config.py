@@ -140,8 +140,8 @@ def check_fields(config: Any) -> None:
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if isinstance(value, numbers.Number) and hasattr(value, "item"):
-            value = value.item()  # numpy's numbers are as good as Python's
+        if isinstance(value, numbers.Number):  # numpy's numbers are as good as Python's
+            value = getattr(value, "item", lambda number=value: number)()
         object.__setattr__(config, f.name, _convert(hints[f.name], value, f.name))
 
 
@@ -165,23 +165,14 @@ def at_least(config: Any, least: int, *names: str) -> None:
 
 def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     """``value`` as the type ``hint``; a table is laid over ``default`` where that is a config."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        options = [a for a in arguments if a is not type(None)]
-        errors = []
-        for option in options:
-            try:
-                return _convert(option, value, where, default)
-            except ValueError as error:
-                errors.append(error)
-        raise errors[0]
+        return _one_of(typing.get_args(hint), value, where, default)
     if origin is typing.Literal:
-        if value not in arguments:
-            known = [str(argument) for argument in arguments]
+        if value not in typing.get_args(hint):
+            known = [str(argument) for argument in typing.get_args(hint)]
             near = nearest(str(value), known)
             raise UserError(f"{where}: {value!r} is not one of {', '.join(known)}{near}")
         return value
@@ -190,32 +181,56 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     if dataclasses.is_dataclass(hint):
         base = default if isinstance(default, hint) else None  # type: ignore[arg-type]
         return from_mapping(hint, value, where, base)  # type: ignore[arg-type]
-    if origin is dict:
+    if origin in (dict, tuple, list):
+        return _collection(origin, typing.get_args(hint), value, where)
+    return _scalar(hint, value, where)
+
+
+def _one_of(options: tuple[Any, ...], value: Any, where: str, default: Any) -> Any:
+    """The first of some types that fits; the first one's error if none does."""
+    if value is None and type(None) in options:
+        return None
+    errors = []
+    for option in options:
+        if option is not type(None):
+            try:
+                return _convert(option, value, where, default)
+            except UserError as error:
+                errors.append(error)
+    raise errors[0]
+
+
+def _collection(kind: type, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    """A dict, list or tuple of converted elements."""
+    if kind is dict:
         if not isinstance(value, dict):
             raise UserError(f"{where}: expected a mapping, found {value!r}")
         return {str(k): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if origin in (tuple, list):
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: expected a list, found {value!r}")
-        if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-            if len(value) != len(arguments):
-                raise UserError(f"{where}: expected {len(arguments)} values, found {value!r}")
-            return tuple(_convert(a, v, where) for a, v in zip(arguments, value, strict=True))
-        return origin(_convert(arguments[0], v, where) for v in value)
+    if not isinstance(value, (list, tuple)):
+        raise UserError(f"{where}: expected a list, found {value!r}")
+    if kind is tuple and arguments[-1] is not Ellipsis:
+        if len(value) != len(arguments):
+            raise UserError(f"{where}: expected {len(arguments)} values, found {value!r}")
+        return tuple(_convert(a, v, where) for a, v in zip(arguments, value, strict=True))
+    return kind(_convert(arguments[0], v, where) for v in value)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    """A number (numpy's too), a string or a truth value."""
     if hint is float:
         value = _number(value) if isinstance(value, str) else value
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's too
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise UserError(f"{where}: expected a number, found {value!r}")
         return float(value)
     if hint is int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise UserError(f"{where}: expected int, found {value!r}")
         return int(value)
-    if hint in (str, bool):
-        if not isinstance(value, hint):
-            raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
-        return value
-    raise TypeError(f"no rule to read a config value of type {hint}")
+    if hint not in (str, bool):
+        raise TypeError(f"no rule to read a config value of type {hint}")
+    if not isinstance(value, hint):
+        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
 
 
 def choose(family: type[Choice], value: Any, where: str, default: Any = None) -> Any:

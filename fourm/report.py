@@ -16,30 +16,30 @@ from typing import Any
 
 from PIL import Image
 
+from fourm.line_chart import line_chart
 from fourm.modalities import ModalitySet
 from fourm.raw import Raw
 
 _THUMB = 96
-_COLORS = (
-    "#2563eb",
-    "#dc2626",
-    "#059669",
-    "#d97706",
-    "#7c3aed",
-    "#0891b2",
-    "#be185d",
-    "#4d7c0f",
-    "#475569",
-    "#b45309",
-)
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#1e293b;background:#fff}
-h1{font-size:1.6rem;margin-bottom:.2rem} h2{margin-top:2.2rem;font-size:1.2rem;border-bottom:1px solid #e2e8f0;padding-bottom:.3rem}
-table{border-collapse:collapse;margin:.6rem 0} td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #e2e8f0}
-td:first-child,th:first-child{text-align:left} .good{color:#059669;font-weight:600} .bad{color:#b45309;font-weight:600}
-.gallery td{border:0;padding:3px;text-align:center;vertical-align:top;font-size:12px;max-width:150px} .gallery th{border:0;font-size:12px;color:#64748b;text-align:center}
-.gallery img{width:96px;height:96px;object-fit:contain;image-rendering:auto;border-radius:4px;background:#f1f5f9}
-.note{color:#64748b;font-size:13px} code{background:#f1f5f9;padding:0 .25rem}
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem;
+  color: #1e293b; background: #fff }
+h1 { font-size: 1.6rem; margin-bottom: .2rem }
+h2 { margin-top: 2.2rem; font-size: 1.2rem; border-bottom: 1px solid #e2e8f0;
+  padding-bottom: .3rem }
+table { border-collapse: collapse; margin: .6rem 0 }
+td, th { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e2e8f0 }
+td:first-child, th:first-child { text-align: left }
+.good { color: #059669; font-weight: 600 }
+.bad { color: #b45309; font-weight: 600 }
+.gain { padding: .1rem .4rem }
+.gallery td { border: 0; padding: 3px; text-align: center; vertical-align: top; font-size: 12px;
+  max-width: 150px }
+.gallery th { border: 0; font-size: 12px; color: #64748b; text-align: center }
+.gallery img { width: 96px; height: 96px; object-fit: contain; border-radius: 4px;
+  background: #f1f5f9 }
+.note { color: #64748b; font-size: 13px }
+code { background: #f1f5f9; padding: 0 .25rem }
 """
 
 
@@ -92,64 +92,34 @@ class Report:
         targets: dict[tuple[str, str], tuple[str, float]] | None = None,
     ) -> None:
         """``metrics.json``'s figures; ``targets[(task, metric)] = (">=" or "<=", value)``."""
-        rows = []
-        for task, figures in metrics.items():
-            if task == "seconds":
-                continue
-            for metric, figure in figures.items():
-                goal = (targets or {}).get((task, metric))
-                mark = ""
-                if goal is not None:
-                    met = (
-                        figure["value"] >= goal[1]
-                        if goal[0] == ">="
-                        else figure["value"] <= goal[1]
-                    )
-                    mark = f'<span class="{"good" if met else "bad"}">{html.escape(goal[0])} {goal[1]:g}</span>'
-                shown = [
-                    f"{figure[k]:.3f}" if figure.get(k) is not None else "-"
-                    for k in ("value", "baseline", "bound")
-                ]
-                rows.append(
-                    [
-                        html.escape(task),
-                        html.escape(metric),
-                        f"<b>{shown[0]}</b>",
-                        mark,
-                        shown[1],
-                        shown[2],
-                        str(figure["n"]),
-                    ]
-                )
+        rows = [
+            _figure_row(task, metric, figure, (targets or {}).get((task, metric)))
+            for task, figures in metrics.items()
+            if task != "seconds"
+            for metric, figure in figures.items()
+        ]
         self.table(["task", "metric", "value", "goal", "baseline", "bound", "samples"], rows)
 
     def matrix(self, matrix: dict[str, dict[str, float]]) -> None:
         """Cross-entropies, shaded by how much lower they are than with nothing given."""
         targets = list(next(iter(matrix.values())))
         empty = matrix["nothing"]
-        rows = []
-        for given, losses in matrix.items():
-            cells = [html.escape(given)]
-            for name in targets:
-                if name not in losses:
-                    cells.append("")
-                    continue
-                gain = max(0.0, 1 - losses[name] / max(empty[name], 1e-9))
-                cells.append(
-                    f'<span style="background:rgba(5,150,105,{0.75 * gain:.2f});padding:.1rem .4rem">{losses[name]:.2f}</span>'
-                )
-            rows.append(cells)
+        rows = [
+            [html.escape(given), *(_loss_cell(losses.get(n), empty[n]) for n in targets)]
+            for given, losses in matrix.items()
+        ]
         self.table(["given \\ target", *targets], rows)
 
     def curves(self, title: str, series: dict[str, list[tuple[float, float]]]) -> None:
-        self.parts.append(f"<h3>{html.escape(title)}</h3>" + _svg(series))
+        """Lines by name, each of (step, value)."""
+        self.parts.append(f"<h3>{html.escape(title)}</h3>" + line_chart(series))
 
     def write(self, path: str | Path) -> None:
+        """The page as one file, which appears whole or not at all."""
+        title, subtitle = html.escape(self.title), html.escape(self.subtitle)
         page = (
-            "<!doctype html><meta"
-            f" charset=utf-8><title>{html.escape(self.title)}</title><style>{_STYLE}</style>"
-            f'<h1>{html.escape(self.title)}</h1><p class="note">{html.escape(self.subtitle)}</p>'
-            + "\n".join(self.parts)
+            f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
+            f'<h1>{title}</h1><p class="note">{subtitle}</p>' + "\n".join(self.parts)
         )
         temporary = Path(path).with_suffix(".tmp")
         temporary.write_text(page)
@@ -198,28 +168,25 @@ def _cell(cell: tuple[Any, Raw] | str) -> str:
     return embed(raw.picture(value)) + (f"<br>{text}" if text else "")
 
 
-def _svg(series: dict[str, list[tuple[float, float]]], width: int = 720, height: int = 260) -> str:
-    points = [p for line in series.values() for p in line]
-    if not points:
-        return '<p class="note">no steps logged yet</p>'
-    x1 = max(p[0] for p in points)
-    y0, y1 = min(p[1] for p in points), max(p[1] for p in points)
-    span = max(y1 - y0, 1e-9)
-    place = lambda p: (50 + p[0] / x1 * (width - 190), 15 + (y1 - p[1]) / span * (height - 45))  # noqa: E731
-    parts = []
-    for i, tick in enumerate((y0, (y0 + y1) / 2, y1)):
-        y = place((0, tick))[1]
-        parts.append(
-            f'<line x1="50" x2="{width - 140}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e2e8f0"/><text x="4" y="{y + 4:.0f}" font-size="11">{tick:.2f}</text>'
-        )
-        parts.append(
-            f'<text x="{place((x1 * i / 2, y0))[0] - 8:.0f}" y="{height - 8}" font-size="11">{x1 * i / 2:.0f}</text>'
-        )
-    for i, (name, line) in enumerate(series.items()):
-        color = _COLORS[i % len(_COLORS)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, line))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6"/>')
-        parts.append(
-            f'<text x="{width - 130}" y="{24 + 16 * i}" font-size="12" fill="{color}">{html.escape(name)} {line[-1][1]:.2f}</text>'
-        )
-    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'
+def _figure_row(
+    task: str, metric: str, figure: dict[str, Any], goal: tuple[str, float] | None
+) -> list[str]:
+    mark = ""
+    if goal is not None:
+        sign, wanted = goal
+        met = figure["value"] >= wanted if sign == ">=" else figure["value"] <= wanted
+        mark = f'<span class="{"good" if met else "bad"}">{html.escape(sign)} {wanted:g}</span>'
+    value, baseline, bound = (
+        "-" if figure.get(name) is None else f"{figure[name]:.3f}"
+        for name in ("value", "baseline", "bound")
+    )
+    names = [html.escape(task), html.escape(metric)]
+    return [*names, f"<b>{value}</b>", mark, baseline, bound, str(figure["n"])]
+
+
+def _loss_cell(loss: float | None, empty: float) -> str:
+    if loss is None:
+        return ""
+    gain = max(0.0, 1 - loss / max(empty, 1e-9))
+    color = f"rgba(5,150,105,{0.75 * gain:.2f})"
+    return f'<span class="gain" style="background:{color}">{loss:.2f}</span>'

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from curves import LOOP, MODALITIES, PLAIN, PRETRAIN, SCHEDULE, _curve, _start, write_shards
+from curves import JAR, LOOP, MODALITIES, PLAIN, PRETRAIN, SCHEDULE, _curve, _start, write_shards
 
 STEPS, STOPPED_AT = 8, 4
 OPTIMIZER = {"name": "adamw", "lr": 1e-2}
@@ -35,19 +35,45 @@ def rgb_alone() -> dict:
     return {"modalities": {"rgb": modality_set()["modalities"]["rgb"]}}
 
 
-def pretrain_config(root: Path, out: Path) -> dict:
+def is_latent(release: Path) -> bool:
+    """``<version>-latent``: a run with JAR's encoder and an average of the weights, nothing else."""
+    return release.name.endswith("-latent")
+
+
+def pretrain_config(root: Path, out: Path, latent: bool) -> dict:
+    """A run in ``out`` on the data and the modalities of ``root``."""
     loop = {**LOOP, "steps": STEPS, "checkpoint_every": STOPPED_AT, "optimizer": OPTIMIZER}
     return {
         **PRETRAIN,
-        "model": PLAIN,
+        "model": JAR if latent else PLAIN,
         "out": str(out),
         "modalities": str(root / "modalities.yaml"),
         "data": {
             "sources": [{"tokens": str(root / "tokens"), "raw": str(root / "raw")}],
             "cache": str(root / "cache"),
         },
-        "loop": {**loop, "schedule": SCHEDULE},
+        "loop": {**loop, "schedule": SCHEDULE, "ema": 0.9 if latent else 0.0},
     }
+
+
+def make_run(root: Path, out: Path) -> None:
+    """A run stopped half way, and its curve to the end."""
+    _start("fourm.training.pretrain", pretrain_config(root, root / "run", is_latent(out)), root)
+    checkpoint = root / "run" / "checkpoints" / f"step_{STOPPED_AT:08d}"
+    shutil.copytree(checkpoint, out / "run" / "checkpoints" / checkpoint.name)
+    (out / "curve.json").write_text(json.dumps(_curve(root / "run")) + "\n")
+
+
+def make_tokens(root: Path, out: Path) -> None:
+    """A tokenizer and the token shards that it makes."""
+    rgb, raw = rgb_alone(), ["--raw", str(root / "raw")]
+    places = [*raw, "--out", str(root / "tokenizers"), "--cache", str(root / "cache")]
+    _start("fourm_tokenizers.train", rgb, root, *places)
+    places = [*raw, "--out", str(root / "made"), "--tokenizers", str(root / "tokenizers")]
+    _start("fourm_data_prep.tokenize", rgb, root, *places)
+    leave_out = shutil.ignore_patterns("training")
+    shutil.copytree(root / "tokenizers" / "rgb", out / "tokenizers" / "rgb", ignore=leave_out)
+    shutil.copytree(root / "made", out / "tokens")
 
 
 def make(out: Path) -> None:
@@ -55,24 +81,9 @@ def make(out: Path) -> None:
         root = Path(folder)
         write_shards(root)
         (root / "modalities.yaml").write_text(yaml.safe_dump(modality_set(), sort_keys=False))
-        rgb = rgb_alone()
-        places = ["--raw", str(root / "raw"), "--out", str(root / "tokenizers")]
-        cache = ["--cache", str(root / "cache")]
-        _start("fourm_tokenizers.train", rgb, root, *places, *cache)
-        places = ["--raw", str(root / "raw"), "--out", str(root / "made")]
-        codecs = ["--tokenizers", str(root / "tokenizers")]
-        _start("fourm_data_prep.tokenize", rgb, root, *places, *codecs)
-        _start("fourm.training.pretrain", pretrain_config(root, root / "run"), root)
-        out.mkdir(parents=True)
-        shutil.copytree(
-            root / "tokenizers" / "rgb",
-            out / "tokenizers" / "rgb",
-            ignore=shutil.ignore_patterns("training"),
-        )
-        shutil.copytree(root / "made", out / "tokens")
-        checkpoint = root / "run" / "checkpoints" / f"step_{STOPPED_AT:08d}"
-        shutil.copytree(checkpoint, out / "run" / "checkpoints" / checkpoint.name)
-        (out / "curve.json").write_text(json.dumps(_curve(root / "run")) + "\n")
+        make_run(root, out)
+        if not is_latent(out):
+            make_tokens(root, out)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 from worlds import curve, write_project
 
 from fourm.config import load
+from fourm.errors import UserError
 from fourm.model import load_model
 from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
@@ -53,6 +54,15 @@ def uninterrupted(project) -> list[tuple[int, float]]:
     out = project.parent / "whole"
     pretrain(load(PretrainConfig, project, [f"out={out}"]))
     return curve(out)
+
+
+def test_an_optimizer_s_state_of_other_groups_is_refused_with_a_way_out(project, tmp_path):
+    out = tmp_path / "adamw"
+    short = ["loop.steps=2", "loop.optimizer.name=adamw", f"out={out}"]
+    pretrain(load(PretrainConfig, project, short))
+    longer = ["loop.steps=4", "loop.optimizer.name=muon", f"out={out}"]
+    with pytest.raises(UserError, match="another optimizer .* another output folder"):
+        pretrain(load(PretrainConfig, project, longer))
 
 
 def test_one_seed_gives_one_loss_curve_bit_for_bit(project, uninterrupted, tmp_path):

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
 
 _log = logging.getLogger(__name__)
@@ -156,20 +157,34 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
 
 
 def load_optimizer_tensors(
-    optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
+    optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor], where: Path
 ) -> None:
-    """Put back what ``optimizer_tensors`` gave."""
+    """Put back what ``optimizer_tensors`` gave. Raises UserError where it belongs to other groups
+    of parameters, as those of an earlier release or of another optimizer do.
+    """
     for i, optimizer in enumerate(optimizers):
-        prefix = f"optimizer.{i}."
         params = [p for group in optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
-            if name.startswith(prefix):
-                key, _, field = name.removeprefix(prefix).partition(".")
-                state.setdefault(int(key), {})[field] = shard_like(tensor, params[int(key)])
-        optimizer.load_state_dict(
-            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            which, _, rest = name.removeprefix("optimizer.").partition(".")
+            if name.startswith("optimizer.") and which == str(i):
+                key, _, field = rest.partition(".")
+                state.setdefault(int(key), {})[field] = tensor
+        fits = all(
+            key < len(params) and (t.ndim == 0 or t.shape == params[key].shape)
+            for key, entry in state.items()
+            for t in entry.values()
         )
+        if not fits:
+            raise UserError(
+                f"{where} holds the optimizer's state of other groups of parameters: it was"
+                " trained with another optimizer or by a release that grouped them otherwise."
+                " Start from its weights in another output folder (init: in a pretraining config)"
+            )
+        for key, entry in state.items():
+            state[key] = {name: shard_like(t, params[key]) for name, t in entry.items()}
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def gather_full(tensor: Tensor) -> Tensor:

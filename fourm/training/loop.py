@@ -18,12 +18,11 @@ import json
 import logging
 import signal
 import sys
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 import torch
@@ -35,22 +34,16 @@ from tqdm import tqdm
 from fourm.blocks import Block
 from fourm.config import at_least
 from fourm.errors import Interrupted, UserError
-from fourm.training.checkpoints import (
-    gather_full,
-    load_optimizer_tensors,
-    newest_checkpoint,
-    optimizer_tensors,
-    read_checkpoint,
-    save_checkpoint,
-    shard_like,
-)
-from fourm.training.optimizers import OptimizerConfig, build_optimizers
-from fourm.training.run_folder import LOG_FILE, append_log, cut_log, hold_folder
+from fourm.training.checkpoints import newest_checkpoint, save_checkpoint
+from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
+from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
+from fourm.training.run_log import NotFinite, RunLog, StepLosses
 from fourm.training.schedules import ScheduleConfig, learning_rate
+from fourm.training.state import TrainingState
 from fourm.training.task import Adaptive, Task
 
 _log = logging.getLogger(__name__)
-_MAX_EMPTY_STEPS = 20  # a run that begins with so many steps without any target is stopped
+_MAX_EMPTY_STEPS = 20  # from the first one on, without a single target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,44 +88,47 @@ class Loop:
         self.adaptive = task if isinstance(task, Adaptive) and task.adapt_every else None
         if config.threads:
             torch.set_num_threads(config.threads)
-        tracker = config.tracker or None
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
-            log_with=tracker,
-            project_dir=str(out) if tracker else None,
+            log_with=config.tracker or None,
+            project_dir=str(out) if config.tracker else None,
         )
         self.device = self.accelerator.device
-        self.model = model
+        self.lead = self.accelerator.is_main_process
         if config.activation_checkpointing:
             _checkpoint_activations(model)
-        self.optimizers = build_optimizers(model, config.optimizer)
-        scale = (
-            config.batch_size / config.optimizer.per_samples
-            if config.optimizer.per_samples
-            else 1.0
-        )
+        if self.lead:
+            for group in parameter_groups(model, config.optimizer):
+                _log.info("%s: %s", out.name, group)
+        self.wrapped, optimizers = self._prepared(model)
+        per_samples = config.optimizer.per_samples
+        scale = config.batch_size / per_samples if per_samples else 1.0
         self._peaks = [
-            [group["lr"] * scale for group in optimizer.param_groups]
-            for optimizer in self.optimizers
+            [group["lr"] * scale for group in optimizer.param_groups] for optimizer in optimizers
         ]
-        prepared = self.accelerator.prepare(model, *self.optimizers)
-        self.wrapped, self.optimizers = (
-            prepared[0],
-            [getattr(o, "optimizer", o) for o in prepared[1:]],
+        self.state = TrainingState(
+            self.accelerator.unwrap_model(self.wrapped), optimizers, config.ema
         )
-        if len(self.optimizers) > 1 and hasattr(next(self.wrapped.parameters()), "device_mesh"):
-            raise UserError("Muon needs whole matrices: use optimizer.name=adamw with FSDP")
-        self.inner = self.accelerator.unwrap_model(self.wrapped)
         if config.compile:
             self.wrapped = cast(nn.Module, torch.compile(self.wrapped, dynamic=True))
-        self.ema = (
-            {n: p.detach().clone() for n, p in self.inner.named_parameters()} if config.ema else {}
-        )
-        self.step = 0
-        self.lead = self.accelerator.is_main_process
-        if tracker:
+        self.log = RunLog(out, task, self.accelerator, config.tracker)
+        if config.tracker:
             self.accelerator.init_trackers(out.name)
         self._signal = 0
+
+    def _prepared(self, model: nn.Module) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+        """The model as Accelerate wraps it, and its optimizers."""
+        built = build_optimizers(model, self.config.optimizer)
+        wrapped, *optimizers = self.accelerator.prepare(model, *built)
+        optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+        if len(optimizers) > 1 and hasattr(next(wrapped.parameters()), "device_mesh"):
+            raise UserError("Muon needs whole matrices: use optimizer.name=adamw with FSDP")
+        return wrapped, optimizers
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.state.step
 
     # ---- running ---------------------------------------------------------------------------------
 
@@ -142,80 +138,55 @@ class Loop:
         Raises Interrupted after saving on SIGTERM or Ctrl-C.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        self._lock = hold_folder(self.out) if self.lead else None
+        lock = hold_folder(self.out) if self.lead else None
         self.resume()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with tqdm(
-                total=self.config.steps,
-                initial=self.step,
-                desc=self.out.name,
-                unit="step",
-                disable=not self.lead,
-                mininterval=0.5,
-            ) as bar:
-                return self._run(bar)
+            with self.log.bar(self.step, self.config.steps, self.out.name) as bar:
+                figures = self._run(bar)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            if self._lock is not None:
-                self._lock.close()
+            if lock is not None:
+                lock.close()
+        if self.config.tracker:
+            self.accelerator.end_training()
+        return figures
 
     def _run(self, bar: tqdm) -> dict[str, float]:
-        config = self.config
+        config, state = self.config, self.state
         figures: dict[str, float] = {}
-        pending: list[tuple[int, Tensor, np.ndarray, Tensor]] = []
-        started, counted = time.perf_counter(), 0.0
-        first, learned = self.step, False
+        first, learned = state.step, False
+        self.log.restart_clock()
         for batches in self._batches():
-            sums, counts, norm, stop = self._train_step(batches)
-            pending.append((self.step, sums, counts, norm))
-            counted += counts.sum()
-            self.step += 1
-            last = self.step == config.steps
-            learned = learned or counts.any()
-            if not learned and (last or self.step - first == _MAX_EMPTY_STEPS):
+            losses, stop = self._train_step(batches)
+            self.log.add(losses)
+            state.step += 1
+            last = state.step == config.steps
+            learned = learned or bool(losses.counts.any())
+            if not learned and (last or state.step - first == _MAX_EMPTY_STEPS):
                 raise UserError(
-                    f"no batch of steps {first + 1} to {self.step} has a target: there is nothing"
+                    f"no batch of steps {first + 1} to {state.step} has a target: there is nothing"
                     " to learn; look at the masking and at what the data holds"
                 )
-            if self.step % config.log_every == 0 or last or stop:
-                records = self._records(pending, batches)
-                records[-1] |= self.task.watch(self.inner)
-                rate = counted / (time.perf_counter() - started)
-                pending, started, counted = [], time.perf_counter(), 0.0
-                if self.lead:
-                    append_log(self.out / LOG_FILE, records)
-                    bar.set_postfix_str(
-                        f"loss {records[-1]['loss']:.3f}, {rate:,.0f} {self.task.unit}/s"
-                    )
-                if config.tracker:
-                    self.accelerator.log(
-                        {**records[-1], f"{self.task.unit}_per_second": rate}, step=self.step
-                    )
+            if state.step % config.log_every == 0 or last or stop:
+                self._write_log(bar, batches)
             bar.update()
-            if self.adaptive is not None and self.step % self.adaptive.adapt_every == 0:
-                shares = self._adapt()
-                if self.lead:
-                    append_log(self.out / LOG_FILE, [{"step": self.step, "mixture": shares}])
-            if self.step % config.checkpoint_every == 0 or last or stop:
+            if self.adaptive is not None and state.step % self.adaptive.adapt_every == 0:
+                self.log.note(step=state.step, mixture=self._adapt(self.adaptive))
+            if state.step % config.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
                 raise Interrupted(
-                    f"stopped at step {self.step} of {config.steps}; the same command goes on from"
-                    " here"
+                    f"stopped at step {state.step} of {config.steps}; the same command goes on"
+                    " from here"
                 )
-            if last or (config.eval_every and self.step % config.eval_every == 0):
+            if last or (config.eval_every and state.step % config.eval_every == 0):
                 figures = self.evaluate()
-                if self.lead and figures:
-                    append_log(self.out / LOG_FILE, [{"step": self.step, "eval": figures}])
-                started = time.perf_counter()
-        bar.close()
-        if not figures:
-            figures = self.evaluate()
-        if config.tracker:
-            self.accelerator.end_training()
-        return figures
+                if figures:
+                    self.log.note(step=state.step, eval=figures)
+                self.log.restart_clock()
+        return figures or self.evaluate()
 
     def _batches(self) -> Iterator[list[Any]]:
         """This rank's batches of all steps to come; a fresh loader wherever the task's batches
@@ -230,114 +201,115 @@ class Loop:
     def _loader(self, steps: range) -> Iterator[list[Any]]:
         data = self.task.batches(self.accelerator.process_index, self.accelerator.num_processes)
         workers = self.config.num_workers
-        return iter(
-            torch.utils.data.DataLoader(
-                data,
-                batch_size=None,
-                sampler=steps,
-                num_workers=workers,
-                pin_memory=self.device.type == "cuda",
-                prefetch_factor=4 if workers else None,
-            )
+        loader = torch.utils.data.DataLoader(
+            data,
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if workers else None,
         )
+        return iter(loader)
 
-    def _adapt(self) -> dict[str, Any]:
-        assert self.adaptive is not None
-        self.inner.eval()
+    def _adapt(self, adaptive: Adaptive) -> dict[str, Any]:
+        model = self.state.model
+        model.eval()
         with torch.no_grad():
-            figures = self.adaptive.adapt(self.inner, self.device, self.step, self._mean_of_ranks)
-        self.inner.train()
+            figures = adaptive.adapt(model, self.device, self.step, self._mean_of_ranks)
+        model.train()
         return figures
 
     def _mean_of_ranks(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(tensor, "mean"))
 
-    def _train_step(self, batches: list[Any]) -> tuple[Tensor, np.ndarray, Tensor, bool]:
-        config, accelerator = self.config, self.accelerator
+    def evaluate(self) -> dict[str, float]:
+        """The task's held-out figures, with the averaged weights where there are any."""
+        with self.state.averaged() as model:
+            return self.task.evaluate(model, self.device)
+
+    # ---- one step --------------------------------------------------------------------------------
+
+    def _train_step(self, batches: list[Any]) -> tuple[StepLosses, bool]:
+        """What the step found, and whether some rank was asked to stop."""
         # what layers draw (dropout, noise, revived codes) is a function of seed, step and rank: a
         # resumed run draws the same
-        torch.manual_seed(
-            zlib.crc32(f"{config.seed} {self.step} {accelerator.process_index}".encode())
-        )
-        counts = np.sum([self.task.counts(batch) for batch in batches], axis=0)
-        stop = bool(self._signal)
-        if accelerator.num_processes > 1:
-            shared = torch.tensor([*counts, float(stop)], dtype=torch.float64, device=self.device)
-            shared = accelerator.reduce(shared, "sum").cpu().numpy()  # type: ignore[union-attr]
-            counts, stop = shared[:-1], shared[-1] > 0
-        weights = torch.tensor(self.task.weights(counts), dtype=torch.float32, device=self.device)
-        factor = learning_rate(config.schedule, self.step, config.steps)
-        for optimizer, peaks in zip(self.optimizers, self._peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-        total = torch.zeros(len(counts), device=self.device)
-        for i, batch in enumerate(batches):
-            sync = i == len(batches) - 1
-            with accelerator.autocast():
-                if sync or accelerator.num_processes == 1:
-                    sums = self._backward(batch, weights)
-                else:
-                    with accelerator.no_sync(self.wrapped):
-                        sums = self._backward(batch, weights)
-            total += sums.detach()
-        norm = torch.tensor(0.0)
-        if config.optimizer.clip:
-            clipped = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.optimizer.clip)
-            assert clipped is not None
-            norm = clipped
-            if self.device.type == "cpu" and not torch.isfinite(norm):
-                self._broken(batches, float(norm))
-        for optimizer in self.optimizers:
+        named = f"{self.config.seed} {self.step} {self.accelerator.process_index}"
+        torch.manual_seed(zlib.crc32(named.encode()))
+        own = np.sum([self.task.counts(batch) for batch in batches], axis=0)
+        counts, stop = self._agreed(own, bool(self._signal))
+        self._set_rates()
+        sums = self._gradients(batches, self.task.weights(counts))
+        norm = self._clipped(batches)
+        for optimizer in self.state.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if self.ema:
-            parameters = dict(self.inner.named_parameters())
-            latest = [parameters[n].detach() for n in self.ema]
-            averages = list(self.ema.values())
-            torch._foreach_lerp_(averages, latest, 1 - config.ema)  # pyright: ignore[reportPrivateImportUsage]
-        return total, counts, norm, stop
+        self.state.follow()
+        return StepLosses(self.step + 1, sums, counts, norm), stop
 
-    def _backward(self, batch: Any, weights: Tensor) -> Tensor:
+    def _agreed(self, counts: np.ndarray, stop: bool) -> tuple[np.ndarray, bool]:
+        """Counts (K,) of all ranks together, and whether any of them stops."""
+        if self.accelerator.num_processes == 1:
+            return counts, stop
+        own = torch.tensor([*counts, float(stop)], dtype=torch.float64, device=self.device)
+        shared = cast(Tensor, self.accelerator.reduce(own, "sum")).cpu().numpy()
+        return shared[:-1], bool(shared[-1] > 0)
+
+    def _set_rates(self) -> None:
+        factor = learning_rate(self.config.schedule, self.step, self.config.steps)
+        for optimizer, peaks in zip(self.state.optimizers, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
+    def _gradients(self, batches: list[Any], weights: np.ndarray) -> Tensor:
+        """Sums of the terms (K,) over this rank's micro-batches; gradients are left behind."""
+        accelerator = self.accelerator
+        factors = torch.tensor(weights, dtype=torch.float32, device=self.device)
+        total = torch.zeros(len(weights), device=self.device)
+        for i, batch in enumerate(batches):
+            is_last = i == len(batches) - 1
+            with accelerator.autocast():
+                if is_last or accelerator.num_processes == 1:
+                    sums = self._backward(batch, factors)
+                else:
+                    with accelerator.no_sync(self.wrapped):
+                        sums = self._backward(batch, factors)
+            total += sums.detach()
+        return total
+
+    def _backward(self, batch: Any, factors: Tensor) -> Tensor:
         sums = self.task.forward(self.wrapped, batch.to(self.device))
-        # DDP averages gradients over ranks; the weights already divide by the global counts
-        self.accelerator.backward((sums * weights).sum() * self.accelerator.num_processes)
+        # DDP averages gradients over ranks; the factors already divide by the global counts
+        self.accelerator.backward((sums * factors).sum() * self.accelerator.num_processes)
         return sums
 
-    def _records(
-        self, pending: list[tuple[int, Tensor, np.ndarray, Tensor]], batches: list[Any]
-    ) -> list[dict[str, Any]]:
-        """Log lines of the steps since the last ones: losses of the global batch, one transfer for
-        all of them.
-        """
-        stacked = torch.stack([sums.float() for _, sums, _, _ in pending])
-        stacked = self.accelerator.reduce(stacked, "sum").cpu().double().numpy()  # type: ignore[union-attr]
-        records = []
-        for (step, _, counts, norm), sums in zip(pending, stacked, strict=True):
-            loss = float((sums * self.task.weights(counts)).sum())
-            if not np.isfinite(loss):
-                self._broken(batches, loss)
-            means = {
-                n: s / c
-                for n, s, c in zip(self.task.terms, sums.tolist(), counts.tolist(), strict=True)
-                if c
-            }
-            records.append(
-                {"step": step + 1, "loss": loss, "grad_norm": float(norm), "terms": means}
-            )
-        return records
+    def _clipped(self, batches: list[Any]) -> Tensor:
+        """The gradient's norm before it was clipped; 0 where it is not."""
+        limit = self.config.optimizer.clip
+        if not limit:
+            return torch.tensor(0.0)
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+        assert norm is not None
+        if self.device.type == "cpu" and not torch.isfinite(norm):
+            self._broken(batches, self.step + 1, float(norm))
+        return norm
 
-    def _broken(self, batches: list[Any], value: float) -> None:
+    def _write_log(self, bar: tqdm, batches: list[Any]) -> None:
+        try:
+            self.log.write(bar, self.task.watch(self.state.model))
+        except NotFinite as error:
+            self._broken(batches, error.step, error.value)
+
+    def _broken(self, batches: list[Any], step: int, value: float) -> NoReturn:
         path = self.out / "broken_step.json"
         if self.lead:
             described = {
-                "step": self.step,
+                "step": step,
                 "value": str(value),
                 "batches": [self.task.describe(b) for b in batches],
             }
             path.write_text(json.dumps(described, indent=1) + "\n")
         raise UserError(
-            f"the loss or gradient of step {self.step + 1} is not finite; its samples are listed"
-            f" in {path}."
+            f"the loss or gradient of step {step} is not finite; its samples are listed in {path}."
             " The last checkpoint is intact: lower the learning rate or remove the samples and"
             " start again"
         )
@@ -347,44 +319,24 @@ class Loop:
             sys.exit(128 + number)
         self._signal = number
 
-    # ---- state -----------------------------------------------------------------------------------
-
-    def evaluate(self) -> dict[str, float]:
-        """The task's held-out figures, with the averaged weights where there are any."""
-        held = {n: p.detach().clone() for n, p in self.inner.named_parameters()} if self.ema else {}
-        self._load(self.ema)
-        self.inner.eval()
-        with torch.no_grad():
-            figures = self.task.evaluate(self.inner, self.device)
-        self.inner.train()
-        self._load(held)
-        return figures
-
-    def _load(self, weights: dict[str, Tensor]) -> None:
-        parameters = dict(self.inner.named_parameters())
-        with torch.no_grad():
-            for name, value in weights.items():
-                parameters[name].copy_(value)
+    # ---- checkpoints -----------------------------------------------------------------------------
 
     def save(self) -> None:
         """Checkpoint of this step (all ranks must call)."""
-        weights = {name: gather_full(t) for name, t in self.inner.state_dict().items()}
-        tensors = optimizer_tensors(self.optimizers)
-        if self.ema:
-            # the model file holds the average
-            tensors |= {f"weights.{n}": weights[n] for n in self.ema}
-            weights = weights | {n: gather_full(t) for n, t in self.ema.items()}
+        weights, others = self.state.tensors()
+        described: dict[str, Any] = {
+            "seed": self.config.seed,
+            "batch_size": self.config.batch_size,
+        }
+        if self.adaptive is not None:
+            described["task"] = self.adaptive.state()
         if self.lead:
             save_checkpoint(
                 self.out / "checkpoints",
                 self.step,
-                lambda folder: self.task.save(self.inner, weights, folder),
-                tensors,
-                {
-                    "seed": self.config.seed,
-                    "batch_size": self.config.batch_size,
-                    **({"task": self.adaptive.state()} if self.adaptive else {}),
-                },
+                lambda folder: self.task.save(self.state.model, weights, folder),
+                others,
+                described,
                 self.config.keep_checkpoints,
             )
         self.accelerator.wait_for_everyone()
@@ -393,32 +345,16 @@ class Loop:
         """Load the newest whole checkpoint, if there is one, and cut the log back to it."""
         path = newest_checkpoint(self.out / "checkpoints")
         if path is not None:
-            from fourm.weights import load_weights
-
-            tensors, state = read_checkpoint(path)
-            if (state["seed"], state["batch_size"]) != (self.config.seed, self.config.batch_size):
+            described = self.state.read(path)
+            if self.adaptive is not None and "task" in described:
+                self.adaptive.restore(described["task"])
+            was = described["seed"], described["batch_size"]
+            if was != (self.config.seed, self.config.batch_size):
                 raise UserError(
-                    f"{path} was trained with seed {state['seed']} and batch size"
-                    f" {state['batch_size']}, the config says"
-                    f" {self.config.seed} and {self.config.batch_size}: use another output folder"
+                    f"{path} was trained with seed {was[0]} and batch size {was[1]}, the config"
+                    f" says {self.config.seed} and {self.config.batch_size}: use another output"
+                    " folder"
                 )
-            parameters = dict(self.inner.named_parameters())
-            if hasattr(next(iter(parameters.values())), "device_mesh"):
-                from safetensors.torch import load_file
-
-                loaded = load_file(path / "model.safetensors")
-                self._load({n: shard_like(loaded[n], p) for n, p in parameters.items()})
-            else:
-                load_weights(self.inner, path / "model.safetensors")
-            if self.ema:
-                self.ema = {n: p.detach().clone() for n, p in parameters.items()}
-                self._load(
-                    {n: shard_like(tensors[f"weights.{n}"], p) for n, p in parameters.items()}
-                )
-            load_optimizer_tensors(self.optimizers, tensors)
-            self.step = state["step"]
-            if self.adaptive is not None and "task" in state:
-                self.adaptive.restore(state["task"])
             if self.lead and self.step:
                 _log.info("resuming %s from step %d", self.out, self.step)
         if self.lead:

@@ -1,0 +1,100 @@
+"""What a run must not lose: weights, their average, the optimizers' state and the step.
+
+A checkpoint's model file holds what is evaluated and exported: the average where there is one, with
+the weights themselves beside the optimizers' state. Sharded tensors (FSDP2) are gathered to be
+written and sharded again when they are read, so that a run goes on with any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fourm.training.checkpoints import (
+    gather_full,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    read_checkpoint,
+    shard_like,
+)
+from fourm.weights import WEIGHTS_FILE, load_weights, new_name
+
+_WEIGHTS = "weights."  # of the model itself, where its file holds the average
+
+
+class TrainingState:
+    """A model while it is trained.
+
+    Args:
+        average: > 0: share of an exponential moving average that a step keeps.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: float
+    ) -> None:
+        self.model, self.optimizers, self.step = model, optimizers, 0
+        self._keep = average
+        self._average: dict[str, Tensor] = self._copies() if average else {}
+
+    def _copies(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def _load(self, weights: dict[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(shard_like(value, parameters[name]))
+
+    def follow(self) -> None:
+        """Move the average towards the weights, after a step."""
+        if self._average:
+            parameters = dict(self.model.named_parameters())
+            latest = [parameters[name].detach() for name in self._average]
+            averages = list(self._average.values())
+            torch._foreach_lerp_(averages, latest, 1 - self._keep)  # pyright: ignore[reportPrivateImportUsage]
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model with its average for weights, in evaluation mode, for a while."""
+        held = self._copies() if self._average else {}
+        self._load(self._average)
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield self.model
+        finally:
+            self.model.train()
+            self._load(held)
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The model file's tensors and all others of a checkpoint, gathered (all ranks must
+        call).
+        """
+        weights = {name: gather_full(t) for name, t in self.model.state_dict().items()}
+        others = optimizer_tensors(self.optimizers)
+        others |= {_WEIGHTS + name: weights[name] for name in self._average}
+        averages = {name: gather_full(t) for name, t in self._average.items()}
+        return weights | averages, others
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Take over a whole checkpoint; returns what else its ``state.json`` says."""
+        tensors, described = read_checkpoint(path)
+        renamed = getattr(self.model, "renamed_weights", {})
+        if any(hasattr(p, "device_mesh") for p in self.model.parameters()):
+            loaded = load_file(path / WEIGHTS_FILE)
+            self._load({new_name(name, renamed): value for name, value in loaded.items()})
+        else:
+            load_weights(self.model, path / WEIGHTS_FILE)
+        if self._average:
+            self._average = self._copies()
+            stored = {n.removeprefix(_WEIGHTS): t for n, t in tensors.items() if _WEIGHTS in n}
+            self._load({new_name(name, renamed): value for name, value in stored.items()})
+        load_optimizer_tensors(self.optimizers, tensors, path)
+        self.step = described["step"]
+        return described
