@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"fourm.training"},
     {"fourm.sampling"},
     {"fourm.pipeline", "fourm.interop"},
-    {"fourm.project", "fourm.report", "fourm.evaluation"},
+    {"fourm.project", "fourm.line_chart", "fourm.report", "fourm.evaluation"},
     {"fourm.alignment", "fourm.fusion", "fourm.demo", "fourm.app"},
     {"fourm.commands"},
     {"fourm_tokenizers"},
