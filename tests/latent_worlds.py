@@ -1,4 +1,4 @@
-"""Small latents on disk for tests of fusion: views of shared causes to align, and two domains to
+"""Small latents on disk for tests of alignment: views of shared causes to align, and two domains to
 adapt between.
 """
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fourm.alignment.adapt import AdaptConfig
 from fourm.alignment.aligner import AlignConfig
 from fourm.alignment.latents import write_latents
+from fourm.alignment.unimos import AdaptConfig
 from fourm.config import from_mapping
 
 ABOUT = {"encoder": "test", "fingerprint": "f", "modality": "rgb"}

@@ -5,10 +5,13 @@ random weights), and exact ones.
 import numpy as np
 import pytest
 import torch
-from fourm_data_prep import adapters
+from fourm_data_prep import networks as pretrained
+from fourm_data_prep import sam
 from fourm_data_prep.adapters import normals_of_depth
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.samples import Samples
 
+from fourm.errors import UserError
 from fourm.raw.array import Array
 from fourm.raw.boxes import Boxes
 from fourm.raw.depth import Depth
@@ -236,6 +239,36 @@ def test_a_network_that_is_not_there_or_knows_other_classes_is_one_clear_error(n
         )
 
 
+@pytest.mark.parametrize(
+    "labeller, spec, broken",
+    [
+        ("depth:{}/depth", Depth(size=16), "DepthAnythingForDepthEstimation"),
+        (
+            "semseg:{}/semseg",
+            Labels(size=16, classes=("none", "sky")),
+            "SegformerForSemanticSegmentation",
+        ),
+        ("features:{}/dinov2", Array(size=3, channels=16), "Dinov2Model"),
+    ],
+)
+def test_an_error_inside_a_network_is_raised_as_it_is(
+    networks, monkeypatch, labeller, spec, broken
+):
+    def fail(*args, **kwargs):
+        raise ValueError("three channels, not two")
+
+    pretrained.open_network.cache_clear()
+    monkeypatch.setattr(getattr(pytest.importorskip("transformers"), broken), "__init__", fail)
+    with pytest.raises(ValueError, match="three channels, not two") as found:
+        open_labeller(labeller.format(networks))(SAMPLES, spec)
+    assert not isinstance(found.value, UserError)
+
+
+def test_a_network_of_another_kind_is_told_from_its_settings(networks):
+    with pytest.raises(UserError, match="dinov2 is no AutoModelForDepthEstimation"):
+        open_labeller(f"depth:{networks / 'dinov2'}")(SAMPLES, Depth(size=16))
+
+
 @pytest.fixture(scope="module")
 def tokenizer_files(tmp_path_factory):
     """A word tokenizer in the form transformers reads."""
@@ -335,7 +368,7 @@ def test_sam_gives_boxes_and_edges_of_its_masks(tmp_path, monkeypatch):
     t.SamModel(
         t.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
     ).save_pretrained(tmp_path / "sam")
-    monkeypatch.setattr(adapters, "_SAM_SURE", -1.0)  # a random network is sure of nothing
+    monkeypatch.setattr(sam, "_SURE", -1.0)  # a random network is sure of nothing
     label = open_labeller(f"sam:{tmp_path / 'sam'}")
     one = Samples(PICTURES[:1])
     for items in label(one, Boxes()):
@@ -349,7 +382,7 @@ def test_sam_gives_boxes_and_edges_of_its_masks(tmp_path, monkeypatch):
 
 
 def test_edges_of_masks_run_along_their_borders():
-    from fourm_data_prep.adapters import mask_edges
+    from fourm_data_prep.sam import mask_edges
 
     mask = np.zeros((32, 32), bool)
     mask[8:24, 8:24] = True
@@ -483,7 +516,8 @@ def test_latents_of_any_encoder_are_cached_shard_by_shard_and_a_rerun_does_nothi
     assert again.num_before == again.num_done == 2
     config.write_text(
         text
-        + "  edges: {kind: grid, raw: {type: array, size: 24}, labeller: edges, vocab_size: 8, grid: [2, 2]}\n"
+        + "  edges: {kind: grid, raw: {type: array, size: 24}, labeller: edges,"
+        + " vocab_size: 8, grid: [2, 2]}\n"
     )
     label(tmp_path / "raw", config, [], engine=one)
     for split in ("train", "val"):
@@ -516,8 +550,8 @@ def test_the_global_vector_of_clip_and_siglip_is_the_one_that_is_compared_with_t
         ids = torch.ones(1, 4, dtype=torch.long)
         pixels = (
             torch.from_numpy(picture.pictures[0]).permute(2, 0, 1)[None] / 255.0
-            - torch.tensor(adapters._MEAN)[:, None, None]
-        ) / torch.tensor(adapters._STD)[:, None, None]
+            - torch.tensor(pretrained._MEAN)[:, None, None]
+        ) / torch.tensor(pretrained._STD)[:, None, None]
         with torch.inference_mode():
             wanted = model(input_ids=ids, pixel_values=pixels).image_embeds[0]
         assert np.allclose(made[0] / np.linalg.norm(made[0]), wanted.numpy(), atol=1e-5)

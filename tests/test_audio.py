@@ -9,8 +9,9 @@ import wave
 import numpy as np
 import pytest
 import torch
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.mel import log_mel
+from fourm_data_prep.samples import Samples
 
 from fourm.data.shards import shard_path, write_shard
 from fourm.raw.audio import Audio, read_wav, resample, write_wav

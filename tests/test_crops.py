@@ -111,9 +111,10 @@ def test_what_is_stored_larger_is_reduced_and_what_is_smaller_is_refused():
 
 CONFIG = f"""
 modalities:
-  rgb: {{kind: grid, raw: {{type: image, size: {SIZE}}}, vocab_size: 256, grid: [4, 4], tokenizer: means}}
-  edges: {{kind: grid, raw: {{type: array, size: {SIZE}, channels: 1}}, labeller: "test_crops:brightness", vocab_size: 256, grid: [4, 4],
-           tokenizer: means}}
+  rgb: {{kind: grid, raw: {{type: image, size: {SIZE}}}, vocab_size: 256, grid: [4, 4],
+         tokenizer: means}}
+  edges: {{kind: grid, raw: {{type: array, size: {SIZE}, channels: 1}},
+           labeller: "test_crops:brightness", vocab_size: 256, grid: [4, 4], tokenizer: means}}
 tokenizers: {{means: {{type: "test_crops:Means"}}}}
 """
 

@@ -28,8 +28,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tokenizers", "data_
 CONFIG = """
 modalities:
   rgb: {kind: grid, raw: {type: image, size: 32}, vocab_size: 8, grid: [2, 2]}
-  edges: {kind: grid, raw: {type: array, size: 32, channels: 1}, labeller: edges, vocab_size: 8, grid: [2, 2]}
-  palette: {kind: sequence, raw: {type: palette}, labeller: palette, vocab_size: 300, max_tokens: 20}
+  edges: {kind: grid, raw: {type: array, size: 32, channels: 1}, labeller: edges,
+          vocab_size: 8, grid: [2, 2]}
+  palette: {kind: sequence, raw: {type: palette}, labeller: palette, vocab_size: 300,
+            max_tokens: 20}
   caption: {kind: sequence, raw: {type: text}, vocab_size: 300, max_tokens: 20}
 """
 
@@ -80,7 +82,15 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(tmp_path):
     # other settings
     assert run_step(Squares(tmp_path, 5, scale=2), EngineConfig(workers=1), 0.0).num_before == 0
     manifest = json.loads(manifest_path(step, step.jobs()[0]).read_text())
-    assert set(manifest) == {"inputs", "settings", "outputs", "samples", "skipped", "seconds"}
+    assert set(manifest) == {
+        "format",
+        "inputs",
+        "settings",
+        "outputs",
+        "samples",
+        "skipped",
+        "seconds",
+    }
 
 
 def test_ranges_of_an_array_add_up_to_the_whole(tmp_path):

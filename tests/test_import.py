@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.exact import edges, palette
-from fourm_data_prep.importing import find_items, import_pictures, is_validation
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.importing import find_items, import_pictures
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.picture_shards import is_validation
+from fourm_data_prep.samples import Samples
 from PIL import Image, ImageDraw
 
 from fourm.data.shards import DamageReport, read_shard, shard_paths

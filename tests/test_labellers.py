@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.samples import Samples
 from PIL import Image, ImageDraw, ImageFont
 
 from fourm.raw.array import Array

@@ -17,7 +17,7 @@ import yaml
 from conftest import ALL_TO_ALL, TINY, make_model
 from fourm_tokenizers.autoencoder import AutoencoderConfig
 from fourm_tokenizers.diffusion import DiffusionConfig
-from fourm_tokenizers.quantizers import QuantizerConfig
+from fourm_tokenizers.quantizers.fsq import FSQConfig
 from fourm_tokenizers.settings import TokenizerConfig
 from fourm_tokenizers.text import TextConfig
 from fourm_tokenizers.train import train_tokenizer
@@ -26,7 +26,7 @@ from worlds import curve, write_project
 
 from fourm.choices import Choice
 from fourm.cli import main
-from fourm.codecs import load_object
+from fourm.codec_types import find_codec
 from fourm.config import apply_override, from_mapping, load, read_yaml
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.data.store import DataConfig, Source, SourceConfig
@@ -234,7 +234,7 @@ def test_names_of_earlier_releases_are_kept(name):
 
 def test_a_type_of_tokenizer_is_named_with_the_nearest_one(tmp_path):
     with pytest.raises(UserError, match="'autoencodr' is not one of .*mean 'autoencoder'"):
-        load_object("autoencodr")
+        find_codec("autoencodr")
     modalities = ModalitySet.from_mapping(changed((*CODES, "type"), "autoencodr"), "f")
     with pytest.raises(UserError, match="did you mean 'autoencoder'"):
         train_tokenizer("rgb", modalities, tmp_path, tmp_path, tmp_path, [])
@@ -242,7 +242,7 @@ def test_a_type_of_tokenizer_is_named_with_the_nearest_one(tmp_path):
 
 # ---- sizes of networks ---------------------------------------------------------------------------
 
-FSQ = QuantizerConfig(levels=(4, 4))
+FSQ = FSQConfig(levels=(4, 4))
 SIZES = [
     (ModelConfig, {"dim": 0}, "dim must be at least 1, not 0"),
     (ModelConfig, {"dim": -4}, "dim must be at least 1, not -4"),

@@ -16,13 +16,17 @@ import numpy as np
 import pytest
 import torch
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.controlnet import ControlNetDecoder
 from fourm_tokenizers.diffusion import DiffusionConfig
 from fourm_tokenizers.evaluate import main as evaluate_main
 from fourm_tokenizers.evaluate import ms_ssim, sharpness
 from fourm_tokenizers.losses import PatchDiscriminator, PerceptualDistance, TrainedTokenizer
 from fourm_tokenizers.picture import PictureCodec, load_autoencoder, save_autoencoder
-from fourm_tokenizers.quantizers import CodeUse, Quantizer, QuantizerConfig
+from fourm_tokenizers.quantizers.fsq import FSQConfig
+from fourm_tokenizers.quantizers.lfq import LFQConfig
+from fourm_tokenizers.quantizers.residual import ResidualConfig
+from fourm_tokenizers.quantizers.vq import VQConfig
 from fourm_tokenizers.settings import AdversarialConfig, TokenizerConfig
 from fourm_tokenizers.train import main as train_main
 
@@ -33,10 +37,10 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.raw.image import Image
 from fourm.raw.vectors import Vectors
 
-FSQ = QuantizerConfig(levels=(4, 4, 4))
-VQ = QuantizerConfig(type="vq", codebook_size=32, code_dim=8)
-LFQ = QuantizerConfig(type="lfq", codebook_size=64)
-RESIDUAL = QuantizerConfig(type="residual", codebook_size=16, code_dim=8, num_codebooks=3)
+FSQ = FSQConfig(levels=(4, 4, 4))
+VQ = VQConfig(codebook_size=32, code_dim=8)
+LFQ = LFQConfig(codebook_size=64)
+RESIDUAL = ResidualConfig(codebook_size=16, code_dim=8, num_codebooks=3)
 SMALL = {"dim": 32, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
 PICTURE = {"image_size": 16, "patch_size": 4, "channels": 3, **SMALL}
 DIFFUSION = DiffusionConfig(channels=(16, 32), condition_channels=8, steps=3)
@@ -80,7 +84,7 @@ def test_a_sample_alone_gets_the_ids_and_the_picture_it_gets_in_a_batch(name, tm
     ids = model.encode(values)
     places = config.num_tokens or config.grid**2
     assert (
-        ids.shape == (8, places * config.quantizer.num_codebooks)
+        ids.shape == (8, places * config.quantizer.codes_per_place)
         and ids.min() >= 0
         and ids.max() < config.codebook_size
     )
@@ -95,10 +99,10 @@ def test_a_sample_alone_gets_the_ids_and_the_picture_it_gets_in_a_batch(name, tm
     assert torch.allclose(again.decode(ids), together, atol=1e-5)
 
 
-@pytest.mark.parametrize("quantizer", [FSQ, VQ, LFQ, RESIDUAL], ids=lambda q: q.type)
+@pytest.mark.parametrize("quantizer", [FSQ, VQ, LFQ, RESIDUAL], ids=lambda q: q.type_name)
 def test_codes_of_ids_are_what_the_forward_pass_gave(quantizer):
     torch.manual_seed(0)
-    model = Quantizer(quantizer)
+    model = quantizer.build()
     latents = torch.randn(16, 9, quantizer.latent_dim)
     for _ in range(3):
         model(latents)
@@ -111,9 +115,9 @@ def test_codes_of_ids_are_what_the_forward_pass_gave(quantizer):
 def test_gradients_reach_the_encoder_through_every_codebook():
     for quantizer in (FSQ, VQ, LFQ, RESIDUAL):
         latents = torch.randn(8, 5, quantizer.latent_dim, requires_grad=True)
-        quantized = Quantizer(quantizer)(latents)
+        quantized = quantizer.build()(latents)
         (quantized.codes.sum() + quantized.loss).backward()
-        assert latents.grad is not None and latents.grad.abs().sum() > 0, quantizer.type
+        assert latents.grad is not None and latents.grad.abs().sum() > 0, quantizer.type_name
 
 
 def test_any_prefix_of_a_list_decodes_and_the_whole_list_uses_all_tokens():
@@ -148,7 +152,7 @@ def test_code_use_counts_and_advises_below_a_tenth():
     assert CodeUse.of(torch.arange(256), 256).advice("rgb") == ""
 
 
-def test_the_discriminator_learns_from_detached_pictures_and_the_tokenizer_from_a_frozen_discriminator():
+def test_the_discriminator_sees_detached_pictures_and_the_tokenizer_a_frozen_discriminator():
     config = TokenizerConfig(
         levels=(4, 4, 4),
         patch_size=4,
@@ -194,8 +198,10 @@ def test_a_perceptual_network_that_is_not_there_is_a_clear_message(name, message
         ({}, "either levels or a quantizer"),
         ({"levels": [4], "quantizer": {"levels": [4]}}, "either levels or a quantizer"),
         ({"quantizer": {"type": "lfq", "codebook_size": 100}}, "power of two"),
-        ({"quantizer": {"type": "vq"}}, "needs codebook_size"),
-        ({"quantizer": {"type": "vqq"}}, "'vqq' is not one of fsq"),
+        ({"quantizer": {"type": "vq"}}, "missing key 'codebook_size'"),
+        ({"quantizer": {"type": "vq", "codebook_size": 1}}, "needs codebook_size 2 or more"),
+        ({"quantizer": {"type": "vqq"}}, "'vqq' is not one of fsq, lfq, residual, vq"),
+        ({"quantizer": {"levels": [4], "decay": 0.9}}, "unknown key 'decay'"),
         ({"levels": [4], "freeze_encoder": True}, "needs init"),
         ({"levels": [4], "dims": 3}, "unknown key 'dims'; did you mean 'dim'"),
     ],
@@ -222,7 +228,10 @@ def test_measures_of_pictures_know_sharp_from_blurred():
     assert ms_ssim(sharp, sharp) == pytest.approx(1.0, abs=1e-4) and ms_ssim(blurred, sharp) < 0.7
 
 
-TRAIN = "{steps: 40, batch_size: 8, threads: 1, num_workers: 0, checkpoint_every: 20, keep_checkpoints: 9, optimizer: {name: muon}}"
+TRAIN = (
+    "{steps: 40, batch_size: 8, threads: 1, num_workers: 0, checkpoint_every: 20,"
+    " keep_checkpoints: 9, optimizer: {name: muon}}"
+)
 TRAINED = {
     "vq": (
         "grid",

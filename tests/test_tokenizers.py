@@ -10,7 +10,7 @@ import pytest
 import torch
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from fourm_tokenizers.picture import PictureCodec, save_autoencoder
-from fourm_tokenizers.quantizers import QuantizerConfig
+from fourm_tokenizers.quantizers.fsq import FSQConfig
 from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 from fourm_tokenizers.train import main as train_main
 from hypothesis import given, settings
@@ -180,7 +180,7 @@ def test_a_picture_alone_gets_the_ids_it_gets_in_a_batch_and_a_folder_loads_the_
         AutoencoderConfig(
             **asdict(spec.network_form(4)),
             patch_size=4,
-            quantizer=QuantizerConfig(levels=(4, 4, 4)),
+            quantizer=FSQConfig(levels=(4, 4, 4)),
             dim=32,
         )
     )
@@ -230,7 +230,7 @@ def test_a_wrong_picture_is_one_clear_error(value, message, tmp_path):
             image_size=16,
             patch_size=4,
             channels=3,
-            quantizer=QuantizerConfig(levels=(4, 4, 4)),
+            quantizer=FSQConfig(levels=(4, 4, 4)),
             dim=32,
         )
     )

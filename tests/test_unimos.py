@@ -7,15 +7,12 @@ import pytest
 import torch
 from latent_worlds import ABOUT, adaptation, domains
 
-from fourm.alignment.adapt import (
-    AdaptConfig,
-    AdaptTask,
-    accuracy,
-    adapt,
-    choose_labelled,
-    information,
-)
+from fourm.alignment.adapt import accuracy, adapt
+from fourm.alignment.adapt_task import AdaptTask
+from fourm.alignment.domains import choose_labelled
 from fourm.alignment.latents import write_latents
+from fourm.alignment.unimos import AdaptConfig
+from fourm.alignment.unimos_losses import information
 from fourm.config import from_mapping
 
 

@@ -12,19 +12,17 @@ Through ``transformers``.
 * ``features`` (CLIP, SigLIP, DINOv2 ...) -> raw type array (dense: one vector a patch) or vectors
   (global)
 * ``marigold`` (through ``diffusers``) -> raw type normal
-* ``sam`` -> raw type boxes (one for each thing) or array (edges of all things)
 * ``fourm`` -> raw type vectors: FourM's own encoder, a pipeline's folder
 * ``sentence`` (MiniLM ...) -> raw type vectors: the caption as one unit vector; ``tokens`` (T5 ...)
   -> one vector for each of its tokens
 
-Each network is opened once in a worker, only safetensors weights are read, on the GPU where there
-is one.
+SAM is in ``sam.py``, networks of sound in ``audio.py``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -32,93 +30,36 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from fourm.errors import UserError
 from fourm.raw import Raw
 from fourm.raw.array import Array
-from fourm.raw.boxes import Boxes
 from fourm.raw.depth import Depth
 from fourm.raw.image import Image as RawImage
 from fourm.raw.labels import Labels
 from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
-from fourm_data_prep.labellers import Samples
+from fourm_data_prep.networks import (
+    batched,
+    cannot_open,
+    device,
+    is_kind,
+    open_network,
+    pixels_of,
+    read_settings,
+    side_of,
+)
+from fourm_data_prep.samples import NetworkLabeller, Samples
 
 _MIN_SCORE = 0.5
 _FIELD_OF_VIEW = math.radians(60.0)
 _BATCH = 8
-_STRIDE = 32  # of the coarsest maps of networks for pictures of any size
-# of the grid's side; IoU that SAM foretells; IoU
-_SAM_POINTS, _SAM_AT_ONCE, _SAM_SURE, _SAM_OVERLAP = 32, 64, 0.88, 0.7
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@cache
-def _network(auto: str, name: str) -> Any:
-    """A pretrained model. Raises UserError that says what is missing."""
-    try:
-        import transformers  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            f"labeller {name!r} needs transformers: pip install 'fourm[labels]'"
-        ) from None
-    try:
-        model = getattr(transformers, auto).from_pretrained(name, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}"
-        ) from None
-    return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@cache
-def _statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the pixels that a network expects, from its preprocessor's settings."""
-    from transformers import AutoImageProcessor  # pyright: ignore[reportMissingImports]
-
-    try:
-        settings = AutoImageProcessor.from_pretrained(name).to_dict()
-    except (OSError, ValueError, ImportError):
-        return _MEAN, _STD
-    return tuple(settings.get("image_mean") or _MEAN), tuple(settings.get("image_std") or _STD)
-
-
-def _pixels(pictures: Sequence[np.ndarray], name: str, side: int, device: Any) -> Tensor:
-    """Pictures -> (B, 3, side, side), resized and standardised."""
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in _statistics(name))
-    stacked = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255.0
-    stacked = F.interpolate(
-        stacked, (side, side), mode="bicubic", antialias=True, align_corners=False
-    ).clamp(0, 1)
-    return (stacked - mean) / std
-
-
-def _side(model: Any, pictures: Sequence[np.ndarray]) -> int:
-    """The side that a network was made for, or that of the pictures, rounded up to what every
-    stride divides.
-    """
-    config = getattr(model.config, "vision_config", model.config)
-    backbone = getattr(config, "backbone_config", None)
-    size = getattr(config, "image_size", None) or getattr(backbone, "image_size", None)
-    size = size[0] if isinstance(size, (list, tuple)) else size
-    return int(size or -(-max(pictures[0].shape[:2]) // _STRIDE) * _STRIDE)
-
-
-def _batched(
-    pictures: Sequence[np.ndarray], run: Callable[[Sequence[np.ndarray]], list[Any]]
-) -> list[Any]:
-    with torch.inference_mode():
-        return [
-            value
-            for start in range(0, len(pictures), _BATCH)
-            for value in run(pictures[start : start + _BATCH])
-        ]
+_MARIGOLD_PARTS = {"unet", "vae", "scheduler", "text_encoder", "tokenizer"}
 
 
 def depth(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (size, size) within the modality's range."""
-    model = _network("AutoModelForDepthEstimation", name)
+    model = open_network("AutoModelForDepthEstimation", name)
     metric = getattr(model.config, "depth_estimation_type", "relative") == "metric"
     if not isinstance(spec, (Depth, Array)):
         raise UserError(f"labeller depth makes depth maps, not {spec.type_name}")
@@ -126,7 +67,7 @@ def depth(name: str, samples: Samples, spec: Raw) -> list[Any]:
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
         predicted = model(
-            pixel_values=_pixels(part, name, _side(model, part), model.device)
+            pixel_values=pixels_of(part, name, side_of(model, part), model.device)
         ).predicted_depth
         predicted = F.interpolate(
             predicted[:, None].float(),
@@ -144,7 +85,7 @@ def depth(name: str, samples: Samples, spec: Raw) -> list[Any]:
         share = (nearest - predicted) / (nearest - farthest).clamp_min(1e-12)
         return list((low + (high - low) * share).cpu().numpy())
 
-    return _batched(samples.pictures, run)
+    return batched(samples.pictures, run)
 
 
 def normals(name: str, samples: Samples, spec: Raw) -> list[Any]:
@@ -182,10 +123,10 @@ def semseg(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """
     if not isinstance(spec, Labels):
         raise UserError(f"labeller semseg makes labels, not {spec.type_name}")
-    try:
-        model, masks = _network("AutoModelForSemanticSegmentation", name), False
-    except ValueError:
-        model, masks = _network("AutoModelForUniversalSegmentation", name), True
+    # a class at each place, or a class and a mask for each of some queries
+    masks = not is_kind("AutoModelForSemanticSegmentation", name)
+    kind = "AutoModelForUniversalSegmentation" if masks else "AutoModelForSemanticSegmentation"
+    model = open_network(kind, name)
     lookup = np.zeros(len(model.config.id2label) + 1, np.int64)
     known = {label.lower(): i for i, label in enumerate(spec.classes)}
     for i, label in model.config.id2label.items():
@@ -197,7 +138,7 @@ def semseg(name: str, samples: Samples, spec: Raw) -> list[Any]:
         )
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
-        output = model(pixel_values=_pixels(part, name, _side(model, part), model.device))
+        output = model(pixel_values=pixels_of(part, name, side_of(model, part), model.device))
         if masks:  # a score of each class at each place: over all queries
             classes = output.class_queries_logits.softmax(-1)[..., :-1]
             logits = torch.einsum("bqc,bqhw->bchw", classes, output.masks_queries_logits.sigmoid())
@@ -208,16 +149,16 @@ def semseg(name: str, samples: Samples, spec: Raw) -> list[Any]:
         )
         return list(lookup[logits.argmax(1).cpu().numpy()])
 
-    return _batched(samples.pictures, run)
+    return batched(samples.pictures, run)
 
 
 def boxes(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> lists of ``{"box": [x0, y0, x1, y1], "label": ...}``, corners in [0, 1]."""
-    model = _network("AutoModelForObjectDetection", name)
+    model = open_network("AutoModelForObjectDetection", name)
     labels = {int(i): str(label) for i, label in model.config.id2label.items()}
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
-        output = model(pixel_values=_pixels(part, name, _side(model, part), model.device))
+        output = model(pixel_values=pixels_of(part, name, side_of(model, part), model.device))
         # DETR: softmax with "no object"; RT-DETR: one score a class
         has_none = output.logits.shape[-1] == len(labels) + 1
         scores = output.logits.softmax(-1)[..., :-1] if has_none else output.logits.sigmoid()
@@ -237,37 +178,35 @@ def boxes(name: str, samples: Samples, spec: Raw) -> list[Any]:
             found.append(sorted(kept, key=lambda item: item["box"][0] ** 2 + item["box"][1] ** 2))
         return found
 
-    return _batched(samples.pictures, run)
+    return batched(samples.pictures, run)
 
 
 def caption(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> strings."""
-    from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
-
-    model = _network("AutoModelForImageTextToText", name)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = open_network("AutoModelForImageTextToText", name)
+    tokenizer = read_settings("AutoTokenizer", name)
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
         ids = model.generate(
-            pixel_values=_pixels(part, name, _side(model, part), model.device),
+            pixel_values=pixels_of(part, name, side_of(model, part), model.device),
             max_new_tokens=40,
             do_sample=False,
         )
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    return _batched(samples.pictures, run)
+    return batched(samples.pictures, run)
 
 
 def features(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (size, size, C) for raw type array, (1, C) for vectors: of CLIP and SigLIP the
     vector that is compared with texts.
     """
-    both = _network("AutoModel", name)
+    both = open_network("AutoModel", name)
     model = getattr(both, "vision_model", both)
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
         if isinstance(spec, Vectors) and hasattr(both, "get_image_features"):
-            pixels = _pixels(part, name, _side(both, part), both.device)
+            pixels = pixels_of(part, name, side_of(both, part), both.device)
             return list(
                 both.get_image_features(pixel_values=pixels)
                 .pooler_output[:, None]
@@ -276,10 +215,10 @@ def features(name: str, samples: Samples, spec: Raw) -> list[Any]:
                 .numpy()
             )
         config = model.config
-        side = spec.pixels * config.patch_size or _side(model, part)
-        extra = {"interpolate_pos_encoding": True} if side != _side(model, part) else {}
+        side = spec.pixels * config.patch_size or side_of(model, part)
+        extra = {"interpolate_pos_encoding": True} if side != side_of(model, part) else {}
         rows = model(
-            pixel_values=_pixels(part, name, side, model.device), **extra
+            pixel_values=pixels_of(part, name, side, model.device), **extra
         ).last_hidden_state.float()
         grid = (side // config.patch_size) ** 2
         if isinstance(spec, Vectors):
@@ -288,21 +227,22 @@ def features(name: str, samples: Samples, spec: Raw) -> list[Any]:
             )
         return list(rows[:, -grid:].unflatten(1, (spec.pixels, spec.pixels)).cpu().numpy())
 
-    return _batched(samples.pictures, run)
+    return batched(samples.pictures, run)
 
 
 @cache
 def _marigold(name: str) -> Any:
-    try:
-        from diffusers import MarigoldNormalsPipeline  # pyright: ignore[reportPrivateImportUsage]
+    from diffusers import MarigoldNormalsPipeline  # pyright: ignore[reportPrivateImportUsage]
 
+    try:
+        lacking = _MARIGOLD_PARTS - set(MarigoldNormalsPipeline.load_config(name))
+        if lacking:
+            raise UserError(f"labeller network {name!r} is no Marigold: no {min(lacking)}")
         pipe = MarigoldNormalsPipeline.from_pretrained(name, use_safetensors=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(
-            f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}"
-        ) from None
+    except OSError as error:
+        raise cannot_open(name, error) from None
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipe.to(device())
 
 
 def marigold(name: str, samples: Samples, spec: Raw) -> list[Any]:
@@ -324,98 +264,12 @@ def marigold(name: str, samples: Samples, spec: Raw) -> list[Any]:
     return result
 
 
-def sam(name: str, samples: Samples, spec: Raw) -> list[Any]:
-    """Segment Anything, asked at a grid of points -> boxes ``{"box", "label": "thing"}`` by area,
-    or their edges (size, size, 1).
-    """
-    model = _network("SamModel", name)
-    side = model.config.vision_config.image_size
-    at = (np.arange(_SAM_POINTS) + 0.5) / _SAM_POINTS * side
-    grid = torch.tensor(
-        np.stack(np.meshgrid(at, at), -1).reshape(-1, 1, 2),
-        dtype=torch.float32,
-        device=model.device,
-    )
-    result: list[Any] = []
-    with torch.inference_mode():
-        for picture in samples.pictures:
-            seen = model.get_image_embeddings(_pixels([picture], name, side, model.device))
-            found, sure = [], []
-            for points in grid.split(_SAM_AT_ONCE):
-                output = model(image_embeddings=seen, input_points=points[None])
-                scores, which = output.iou_scores[0].max(-1)
-                masks = output.pred_masks[0][torch.arange(len(which)), which] > 0
-                kept = (scores > _SAM_SURE) & masks.any(-1).any(-1)
-                found.append(masks[kept].cpu())
-                sure.append(scores[kept].cpu())
-            masks = _distinct(torch.cat(found), torch.cat(sure))
-            result.append(
-                _mask_boxes(masks) if isinstance(spec, Boxes) else mask_edges(masks, spec.pixels)
-            )
-    return result
-
-
-def _distinct(masks: Tensor, scores: Tensor) -> list[np.ndarray]:
-    """Masks (n, H, W) that overlap a surer one left out, the largest first."""
-    kept: list[Tensor] = []
-    for i in scores.argsort(descending=True).tolist():
-        shares = [(masks[i] & k).sum() / (masks[i] | k).sum() for k in kept]
-        if all(float(share) < _SAM_OVERLAP for share in shares):
-            kept.append(masks[i])
-    return [m.numpy() for m in sorted(kept, key=lambda m: -int(m.sum()))]
-
-
-def _mask_boxes(masks: list[np.ndarray]) -> list[dict[str, Any]]:
-    found = []
-    for mask in masks:
-        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-        height, width = mask.shape
-        corners = [
-            columns[0] / width,
-            rows[0] / height,
-            (columns[-1] + 1) / width,
-            (rows[-1] + 1) / height,
-        ]
-        found.append({"box": [round(float(c), 4) for c in corners], "label": "thing"})
-    return found
-
-
-def mask_edges(masks: list[np.ndarray], size: int) -> np.ndarray:
-    """Where any of the masks (H, W) ends: share of the masks' edges at each place, float32 (size,
-    size, 1) in [0, 1].
-    """
-    total = np.zeros((size, size), np.float32)
-    for mask in masks:
-        small = F.interpolate(
-            torch.from_numpy(mask)[None, None].float(), (size, size), mode="area"
-        )[0, 0]
-        inner = -F.max_pool2d(-small[None, None], 3, 1, 1)[0, 0]
-        total = np.maximum(total, (small - inner).numpy())
-    return total[..., None]
-
-
-@cache
-def _text_network(name: str) -> tuple[Any, Any]:
-    try:
-        from transformers import AutoConfig, AutoTokenizer  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            f"labeller network {name!r} needs transformers: pip install 'fourm[labels]'"
-        ) from None
-    try:
-        encoder = (
-            "T5EncoderModel" if AutoConfig.from_pretrained(name).model_type == "t5" else "AutoModel"
-        )
-        return _network(encoder, name), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"labeller network {name!r} cannot be opened: {str(error).splitlines()[0]}"
-        ) from None
-
-
 def _text_rows(name: str, captions: Sequence[str]) -> list[np.ndarray]:
     """A vector for each token of each caption (n, C)."""
-    model, tokenizer = _text_network(name)
+    # of T5 only its encoder; AutoModel would want a text to decode
+    is_t5 = read_settings("AutoConfig", name).model_type == "t5"
+    model = open_network("T5EncoderModel" if is_t5 else "AutoModel", name)
+    tokenizer = read_settings("AutoTokenizer", name)
     rows: list[np.ndarray] = []
     with torch.inference_mode():
         for start in range(0, len(captions), 4 * _BATCH):
@@ -449,9 +303,7 @@ def tokens(name: str, samples: Samples, spec: Raw) -> list[Any]:
 def _pipeline(name: str) -> Any:
     from fourm.pipeline import AnyToAnyPipeline
 
-    return AnyToAnyPipeline.from_pretrained(
-        name, device="cuda" if torch.cuda.is_available() else "cpu"
-    )
+    return AnyToAnyPipeline.from_pretrained(name, device=device())
 
 
 def fourm(name: str, samples: Samples, spec: Raw) -> list[Any]:
@@ -479,7 +331,7 @@ def fourm(name: str, samples: Samples, spec: Raw) -> list[Any]:
     )
 
 
-ADAPTERS: dict[str, Callable[[str, Samples, Raw], list[Any]]] = {
+NETWORKS: dict[str, NetworkLabeller] = {
     "depth": depth,
     "normals": normals,
     "marigold": marigold,
@@ -487,7 +339,6 @@ ADAPTERS: dict[str, Callable[[str, Samples, Raw], list[Any]]] = {
     "boxes": boxes,
     "caption": caption,
     "features": features,
-    "sam": sam,
     "sentence": sentence,
     "tokens": tokens,
     "fourm": fourm,

@@ -23,8 +23,9 @@ import torch
 from fourm.errors import UserError
 from fourm.raw import Raw
 from fourm.raw.audio import Audio, read_wav
-from fourm_data_prep.labellers import Samples
 from fourm_data_prep.mel import log_mel
+from fourm_data_prep.networks import open_network, read_settings
+from fourm_data_prep.samples import Labeller, NetworkLabeller, Samples
 
 _RATE = 16000  # samples a second that networks for speech are trained on
 _VOICE = "en"
@@ -93,31 +94,12 @@ def logmel(samples: Samples, spec: Raw) -> list[Any]:
     return [log_mel(sound, _RATE, spec.num_channels) for sound in _sounds(samples, _RATE)]
 
 
-@cache
-def _network(name: str) -> tuple[Any, Any]:
-    try:
-        from transformers import AutoFeatureExtractor, AutoModel  # pyright: ignore[reportMissingImports]
-
-        model = AutoModel.from_pretrained(name, use_safetensors=True)
-        extractor = AutoFeatureExtractor.from_pretrained(name)
-    except ImportError:
-        raise UserError(
-            f"encoder {name!r} needs transformers: pip install 'fourm[labels]'"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"encoder network {name!r} cannot be opened: {str(error).splitlines()[0]}"
-        ) from None
-    return model.eval().requires_grad_(False).to(
-        "cuda" if torch.cuda.is_available() else "cpu"
-    ), extractor
-
-
 def audio(name: str, samples: Samples, spec: Raw) -> list[Any]:
     """-> float32 (frames, C), each sound by itself, so that none depends on its neighbours'
     lengths.
     """
-    model, extractor = _network(name)
+    model = open_network("AutoModel", name)
+    extractor = read_settings("AutoFeatureExtractor", name)
     rate, result = extractor.sampling_rate, []
     for sound in _sounds(samples, rate):
         given = extractor(sound, sampling_rate=rate, return_tensors="pt")
@@ -132,4 +114,5 @@ def audio(name: str, samples: Samples, spec: Raw) -> list[Any]:
     return result
 
 
-AUDIO = {"speech": speech, "logmel": logmel}
+LABELLERS: dict[str, Labeller] = {"speech": speech, "logmel": logmel}
+NETWORKS: dict[str, NetworkLabeller] = {"audio": audio}

@@ -13,7 +13,7 @@ from scipy import ndimage
 from fourm.errors import UserError
 from fourm.raw import Raw
 from fourm.raw.labels import Labels
-from fourm_data_prep.labellers import Labeller, Samples
+from fourm_data_prep.samples import Labeller, Samples
 
 _PALETTE_COLORS = 5
 _EDGE_SIGMA = 0.8  # pixels
@@ -97,7 +97,7 @@ def alpha(samples: Samples, spec: Raw) -> list[Any]:
     ]
 
 
-EXACT: dict[str, Labeller] = {
+LABELLERS: dict[str, Labeller] = {
     "edges": edges,
     "canny": canny,
     "palette": palette,

@@ -18,7 +18,7 @@ from fourm.data.shards import Damage
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm_data_prep.engine import Job, ShardResult, fingerprint
-from fourm_data_prep.importing import (
+from fourm_data_prep.picture_shards import (
     CAPTION_COLUMNS,
     SHARD_PICTURES,
     Item,

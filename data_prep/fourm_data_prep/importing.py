@@ -1,6 +1,8 @@
 """A folder of pictures with captions -> raw shards of every modality that can be made from them.
 
-    fourm import FOLDER --config MODALITIES.yaml --out DIR       (a folder of pictures or of webdataset tars, a table, or hf:DATASET)
+    fourm import SOURCE --config MODALITIES.yaml --out DIR
+
+SOURCE is a folder of pictures or of webdataset tars, a table, or hf:DATASET.
 
 Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions
 come from the first line of ``<name>.txt`` beside the picture or from one CSV with a column of file
@@ -16,23 +18,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fourm.config import to_mapping
-from fourm.data.pictures import alpha_of, fit_picture, open_picture, to_rgb
 from fourm.data.shards import (
-    Damage,
     DamageReport,
     read_shard,
-    shard_path,
     write_json_atomic,
-    write_shard,
 )
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
@@ -48,35 +41,21 @@ from fourm_data_prep.engine import (
     start_workers,
 )
 from fourm_data_prep.engine_options import EngineConfig
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.hub_datasets import ImportDatasetStep
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.picture_shards import (
+    CAPTION_COLUMNS,
+    SHARD_PICTURES,
+    Item,
+    describe,
+    is_validation,
+    write_pictures,
+)
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-SHARD_PICTURES = 256
-_VALIDATION_SHARE = 0.1
 _FILE_COLUMNS = ("file", "file_name", "filename", "image", "path", "name")
-CAPTION_COLUMNS = (
-    "caption",
-    "text",
-    "txt",
-    "title",
-    "description",
-    "alt",
-    "annotation",
-    "captions",
-)  # the first that a table has
 _GROUP_COLUMNS = ("group", "subject")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture to import."""
-
-    key: str
-    path: Path
-    caption: str
-    # pictures of one group (one subject in several styles, say) go to the same split
-    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,11 +156,6 @@ def _first_line(note: Path) -> str:
     return next(
         (line for line in note.read_text(errors="replace").splitlines() if line.strip()), ""
     )
-
-
-def is_validation(key: str) -> bool:
-    """About a tenth of all names, always the same ones."""
-    return zlib.crc32(key.encode()) / 2**32 < _VALIDATION_SHARE
 
 
 class ImportTarsStep:
@@ -286,51 +260,6 @@ def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
     return result
 
 
-def describe(made: list[Modality]) -> dict[str, Any]:
-    return {
-        m.name: {"raw": to_mapping(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size}
-        for m in made
-    }
-
-
-def write_pictures(
-    found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job
-) -> ShardResult:
-    """Decode each picture once and write all modalities that are made of it."""
-    size = max(max(m.raw.pixels, m.labeller_size) for m in made)
-    kept: list[Item] = []
-    pictures: list[np.ndarray] = []
-    alphas: list[np.ndarray | None] = []
-    damage: list[Damage] = []
-    for item, source in found:
-        try:
-            picture = open_picture(source if isinstance(source, bytes) else source.read_bytes())
-            if min(picture.size) < 8:
-                raise UserError(
-                    f"picture of {picture.width} x {picture.height} pixels is too small"
-                )
-            alpha = alpha_of(picture)
-            pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
-            alphas.append(None if alpha is None else np.asarray(fit_picture(alpha, size)))
-            kept.append(item)
-        except (ValueError, OSError) as error:
-            damage.append(Damage(str(item.path), item.key, str(error)))
-    widest = max(m.raw.pixels for m in made)
-    samples = Samples(
-        pictures, [item.caption for item in kept], alphas, [item.key for item in kept]
-    )
-    outputs = []
-    for m in made:
-        path = shard_path(out, job.split, m.name, job.number)
-        members = (
-            (item.key, m.raw.extensions[0], m.raw.write(value))
-            for item, value in zip(kept, _values(m, samples, widest), strict=True)
-        )
-        write_shard(path, members)
-        outputs.append(str(path.relative_to(out)))
-    return ShardResult(tuple(outputs), len(kept), tuple(damage))
-
-
 def import_pictures(
     source: str | Path,
     config: Path,
@@ -347,8 +276,6 @@ def import_pictures(
     start_workers(engine)
     made = what_to_make(ModalitySet.load(config), size)
     if str(source).startswith("hf:"):
-        from fourm_data_prep.hub_datasets import ImportDatasetStep
-
         step = ImportDatasetStep(made, str(source)[3:], out)
         _finish(run_step(step, engine, max_damage), out, {"shards": len(step.jobs())}, engine)
         return
@@ -388,21 +315,3 @@ def _finish(progress: Progress, out: Path, counts: dict[str, int], engine: Engin
         )
     if engine.shard_range is None:
         write_json_atomic(out / "done.json", counts)
-
-
-def _values(m: Modality, samples: Samples, widest: int) -> list[Any]:
-    """Values of one modality, picture-like ones at its own size."""
-    if isinstance(m.raw, Text) and not m.labeller:
-        return list(samples.captions)
-    if not m.labeller or not samples.keys:
-        return [m.raw.fit(picture) for picture in samples.pictures]
-    values = open_labeller(m.labeller)(_resized(samples, m.labeller_size or widest), m.raw)
-    return [m.raw.fit(value) for value in values]
-
-
-def _resized(samples: Samples, size: int) -> Samples:
-    if samples.pictures[0].shape[0] == size:
-        return samples
-    seen = Image(size=size)
-    alphas = [None if a is None else seen.fit(a) for a in samples.alphas]
-    return replace(samples, pictures=[seen.fit(p) for p in samples.pictures], alphas=alphas)

@@ -1,7 +1,9 @@
 """Add modalities to raw shards that exist: their labellers run over the stored pictures and
 captions, one shard at a time.
 
-    fourm label RAW --config MODALITIES.yaml --only depth          (every modality with a labeller that RAW lacks, or those named)
+    fourm label RAW --config MODALITIES.yaml [--only NAME]
+
+Without ``--only``: every modality with a labeller that RAW lacks.
 
 What ``fourm import`` makes at once can so be made later, by another machine, with another network,
 or for shards that came from elsewhere.
@@ -27,8 +29,9 @@ from fourm_data_prep.engine import (
     start_workers,
 )
 from fourm_data_prep.engine_options import EngineConfig
-from fourm_data_prep.importing import describe
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.picture_shards import describe
+from fourm_data_prep.samples import Samples
 
 
 class LabelStep:

@@ -1,7 +1,7 @@
 """Raw shards -> cached latents of a frozen encoder, one shard at a time, packed into one
 memory-mapped file.
 
-    fourm latents RAW --config MODALITIES.yaml --modality rgb --encoder efficientnet --out runs/x/latents/image
+    fourm latents RAW --config MODALITIES.yaml --modality rgb --encoder efficientnet --out DIR
 
 An encoder is any labeller that makes vectors: ``efficientnet``, ``minilm``, ``features:<network>``,
 ``sentence:<network>``, ``tokens:<network>``, ``logmel``, ``audio:<network>``, ``fourm:<pipeline
@@ -27,7 +27,8 @@ from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, jobs_of, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.samples import Samples
 
 _PARTS = "parts"
 _CHANNELS = {"efficientnet": 1280, "minilm": 384, "logmel": 40}  # of encoders that ask for them

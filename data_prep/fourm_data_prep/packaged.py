@@ -38,7 +38,7 @@ from fourm.raw.array import Array
 from fourm.raw.labels import Labels
 from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
-from fourm_data_prep.labellers import Labeller, Samples
+from fourm_data_prep.samples import Labeller, Samples
 
 _BATCH = 8
 # widths of each block
@@ -351,7 +351,7 @@ def _warp(picture: np.ndarray, center: np.ndarray, side: float, angle: float) ->
     )
 
 
-PACKAGED: dict[str, Labeller] = {
+LABELLERS: dict[str, Labeller] = {
     "hed": hed,
     "efficientnet": efficientnet,
     "minilm": minilm,

@@ -1,3 +1,3 @@
 """Alignment of frozen encoders on cached latents: FuseMix, Alt-MoE, UniMoS (see
-``docs/fusion.md``).
+``docs/alignment.md``).
 """

@@ -6,8 +6,8 @@ trainer, in the loop that trains FourM.
 FuseMix is ``connect.kind: heads`` with shared mixup; Alt-MoE is ``experts`` with regression beside
 contrast and a schedule over directions. Their parts combine freely. Held-out figures are recalls
 over the whole validation gallery; the test subjects are only looked at by ``fourm
-evaluate-alignment``. Batches of any size fit in memory: with ``chunk`` embeddings are recomputed chunk by
-chunk in the backward pass, which gives the exact gradient of the whole batch.
+evaluate-alignment``. Batches of any size fit in memory: with ``chunk`` embeddings are recomputed
+chunk by chunk in the backward pass, which gives the exact gradient of the whole batch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from fourm.alignment.aligner import AlignConfig, Aligner
 from fourm.alignment.latents import Latents, hash_keys, open_latents, paired, write_latents
 from fourm.alignment.pairs import LatentBatch, LatentBatches, split_subjects
+from fourm.alignment.prepare import Prepare
 from fourm.alignment.retrieval import recall
 from fourm.cli import door
 from fourm.config import dump, load
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
+from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.loop import Loop
-from fourm.weights import WEIGHTS_FILE
+from fourm.weights import WEIGHTS_FILE, load_weights
 
 
 class AlignTask:
@@ -53,13 +55,14 @@ class AlignTask:
             )
 
     def model(self) -> Aligner:
+        dims = {name: held.info.dim for name, held in self.latents.items()}
         with torch.random.fork_rng():
             torch.manual_seed(self.config.loop.seed)
-            model = Aligner(
-                self.config, {name: held.info.dim for name, held in self.latents.items()}
-            )
+            model = Aligner(self.config, dims)
         for name, held in self.latents.items():
-            model.prepare[name].fit(torch.from_numpy(held.rows(self.split.train)))  # type: ignore[operator]
+            prepare = model.prepare[name]
+            assert isinstance(prepare, Prepare)
+            prepare.fit(torch.from_numpy(held.rows(self.split.train)))
         return model
 
     def batches(self, rank: int, world_size: int) -> LatentBatches:
@@ -91,9 +94,8 @@ class AlignTask:
         dims = {name: held.info.dim for name, held in self.latents.items()}
         made_by = {name: held.info.fingerprint for name, held in self.latents.items()}
         write_json_atomic(folder / "latents.json", {"dims": dims, "fingerprints": made_by})
-        save_file(
-            {n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE
-        )
+        stored = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
+        save_file(stored, folder / WEIGHTS_FILE)
 
     def describe(self, batch: LatentBatch) -> dict[str, Any]:
         keys = next(iter(self.latents.values())).keys
@@ -102,8 +104,9 @@ class AlignTask:
 
 def entropy_share(use: Tensor) -> float:
     """Entropy of the use of experts, 1 = all alike, 0 = one alone."""
-    p = use.double() / use.sum().clamp_min(1)
-    return float(-(p * p.clamp_min(1e-12).log()).sum() / np.log(max(len(use), 2)))
+    share = use.double() / use.sum().clamp_min(1)
+    entropy = -(share * share.clamp_min(1e-12).log()).sum()
+    return float(entropy / np.log(max(len(use), 2)))
 
 
 @torch.no_grad()
@@ -114,9 +117,8 @@ def retrieval_figures(
     means.
     """
     figures: dict[str, float] = {}
-    values = {
-        name: torch.from_numpy(held.rows(samples)).to(device) for name, held in latents.items()
-    }
+    values = {name: torch.from_numpy(held.rows(samples)) for name, held in latents.items()}
+    values = {name: rows.to(device) for name, rows in values.items()}
     groups = next(iter(latents.values())).group_ids[samples]
     for source, target in model.config.directions:
         queries = model.predict(source, target, values[source]).cpu().numpy()
@@ -124,9 +126,8 @@ def retrieval_figures(
         for name, value in recall(queries, gallery, groups, groups).items():
             figures[f"{source}>{target}/{name}"] = value
     for k in (1, 5, 10):
-        figures[f"R@{k}"] = float(
-            np.mean([v for name, v in figures.items() if name.endswith(f"/R@{k}")])
-        )
+        each = [value for name, value in figures.items() if name.endswith(f"/R@{k}")]
+        figures[f"R@{k}"] = float(np.mean(each))
     return figures
 
 
@@ -145,11 +146,7 @@ def align(config: AlignConfig) -> dict[str, float]:
 
 def load_aligner(folder: str | Path) -> Aligner:
     """A trained aligner from a checkpoint folder (or the newest one of a run's folder)."""
-    from fourm.training.checkpoints import newest_checkpoint
-    from fourm.weights import load_weights
-
-    folder = Path(folder)
-    folder = newest_checkpoint(folder / "checkpoints") or folder
+    folder = _newest(folder)
     if not (folder / "latents.json").is_file():
         raise UserError(f"no aligner in {folder}")
     config = load(AlignConfig, folder / "align.yaml")
@@ -158,17 +155,20 @@ def load_aligner(folder: str | Path) -> Aligner:
     return model.eval().requires_grad_(False)
 
 
+def _newest(folder: str | Path) -> Path:
+    """The newest checkpoint of a run's folder; the folder itself if it is no run."""
+    return newest_checkpoint(Path(folder) / "checkpoints") or Path(folder)
+
+
 def figures_on_test(folder: str | Path) -> dict[str, float]:
     """Recalls of a trained aligner on the test subjects.
 
     Raises UserError for latents of another encoder than it was trained on.
     """
-    from fourm.training.checkpoints import newest_checkpoint
-
     model = load_aligner(folder)
     latents = paired({name: open_latents(path) for name, path in model.config.latents.items()})
-    at = newest_checkpoint(Path(folder) / "checkpoints") or Path(folder)
-    for name, made_by in json.loads((at / "latents.json").read_text())["fingerprints"].items():
+    trained_on = json.loads((_newest(folder) / "latents.json").read_text())["fingerprints"]
+    for name, made_by in trained_on.items():
         if latents[name].info.fingerprint != made_by:
             raise UserError(
                 f"latents {model.config.latents[name]} are of encoder {latents[name].info.encoder}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Literal
 
 import numpy as np
@@ -16,25 +16,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fourm.alignment.augment import AugmentConfig, augment
-from fourm.alignment.connectors import ConnectorConfig, ResidualHead, SharedConnector
+from fourm.alignment.connectors import CONTRAST, ConnectorConfig, ResidualHead, SharedConnector
 from fourm.alignment.contrast import Temperature, info_nce
 from fourm.alignment.pairs import LatentBatch, SplitConfig
+from fourm.alignment.prepare import Prepare, PrepareConfig
 from fourm.errors import UserError
 from fourm.training.loop import LoopConfig
 
 # batches of a direction after which its recall is forgotten by two thirds (adaptive schedule)
 _PASSES = 50.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """What is done to latents before anything is trained; means and axes are those of the training
-    latents.
-    """
-
-    center: bool = False
-    unit: bool = False  # of length 1, after centring
-    pca: int = 0  # > 0: leading axes kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +41,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig:
-    """Everything an alignment is made of; YAML files under ``configs/fusion`` are this tree."""
+    """Everything an alignment is made of; YAML files under ``configs/alignment`` are this tree."""
 
     out: str
     latents: dict[str, str]  # modality -> folder of its latents
@@ -87,42 +77,6 @@ class AlignConfig:
         return list(permutations(self.latents, 2))
 
 
-class Prepare(nn.Module):
-    """Centred, normalised, rotated latents; what it needs is stored with the weights."""
-
-    mean: Tensor
-    axes: Tensor
-
-    def __init__(self, dim: int, config: PrepareConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.dim = config.pca or dim
-        if self.dim > dim:
-            raise UserError(f"pca {config.pca} is more than the latents' {dim}")
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer(
-            "axes", torch.eye(dim)[:, : self.dim].contiguous() if config.pca else torch.zeros(0)
-        )
-
-    def fit(self, rows: Tensor) -> None:
-        if self.config.center:
-            self.mean.copy_(rows.mean(0))
-        if self.config.pca:
-            ready = self._unit(rows - self.mean)
-            values, vectors = torch.linalg.eigh(ready.double().T @ ready.double())
-            axes = vectors[:, values.argsort(descending=True)[: self.dim]]
-            # eigenvectors have no sign of their own
-            signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-            self.axes.copy_((axes * signs).float())
-
-    def _unit(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows, dim=-1) if self.config.unit else rows
-
-    def forward(self, rows: Tensor) -> Tensor:
-        ready = self._unit(rows - self.mean)
-        return ready @ self.axes if self.config.pca else ready
-
-
 class Aligner(nn.Module):
     """Latents of all modalities -> one space (heads), or each other's (shared connector)."""
 
@@ -130,31 +84,28 @@ class Aligner(nn.Module):
 
     def __init__(self, config: AlignConfig, dims: dict[str, int]) -> None:
         super().__init__()
-        self.config, self.names = config, list(dims)
-        self.prepare = nn.ModuleDict(
-            {name: Prepare(dim, config.prepare) for name, dim in dims.items()}
-        )
-        ready = {name: int(self.prepare[name].dim) for name in dims}  # type: ignore[arg-type]
-        c = config.connect
+        self.config = config
+        self.names = list(dims)
+        prepare = {name: Prepare(dim, config.prepare) for name, dim in dims.items()}
+        ready = {name: part.dim for name, part in prepare.items()}
+        self.prepare = nn.ModuleDict(prepare)
+        connect = config.connect
         if config.anchor:
-            c = replace(c, dim_out=ready[config.anchor])
-        self.heads = (
-            nn.ModuleDict(
-                {
-                    n: nn.Identity() if n == config.anchor else ResidualHead(d, c)
-                    for n, d in ready.items()
-                }
-            )
-            if c.kind == "heads"
-            else None
-        )
-        self.shared = SharedConnector(ready, config.directions, c) if c.kind != "heads" else None
+            connect = replace(connect, dim_out=ready[config.anchor])
+        self.heads: nn.ModuleDict | None = None
+        self.shared: SharedConnector | None = None
+        if connect.kind == "heads":
+            self.heads = nn.ModuleDict()
+            for name, dim in ready.items():
+                anchored = name == config.anchor
+                self.heads[name] = nn.Identity() if anchored else ResidualHead(dim, connect)
+        else:
+            self.shared = SharedConnector(ready, config.directions, connect)
         self.temperature = Temperature(config.tasks.temperature)
         self.temperature.requires_grad_(config.tasks.learn_temperature)
-        self.register_buffer(
-            "recalls", torch.full((len(config.directions),), 0.5)
-        )  # of recent batches, for the adaptive schedule
-        self.last_use: dict[str, Tensor] = {}
+        # share of hits of each direction in recent batches, for the adaptive schedule
+        self.register_buffer("recalls", torch.full((len(config.directions),), 0.5))
+        self.last_use: dict[str, Tensor] = {}  # of experts by the last batch of each direction
 
     # ---- use -------------------------------------------------------------------------------------
 
@@ -174,8 +125,8 @@ class Aligner(nn.Module):
         if self.heads is not None:
             return self.embed(source, rows)
         assert self.shared is not None
-        moved, _, _ = self.shared.embed(self._ready(source, rows), (source, target), 0)
-        return self.shared.contrast[target](moved)
+        moved = self.shared.embed(self._ready(source, rows), (source, target), CONTRAST)
+        return self.shared.contrast[target](moved.rows)
 
     def targets(self, target: str, rows: Tensor) -> Tensor:
         """What predictions of a modality are compared with."""
@@ -197,80 +148,90 @@ class Aligner(nn.Module):
 
     def forward(self, batch: LatentBatch) -> Tensor:
         """Sums of the loss terms (contrast, regression, balance) over the batch's rows."""
-        generator = torch.Generator().manual_seed(
-            zlib.crc32(f"{self.config.loop.seed} {batch.samples[0]} {batch.step}".encode())
-        )
+        # the first sample tells ranks and micro-batches of a step from each other
+        named = f"{self.config.loop.seed} {batch.samples[0]} {batch.step}"
+        generator = torch.Generator().manual_seed(zlib.crc32(named.encode()))
         ready = [self._ready(name, v) for name, v in zip(self.names, batch.values, strict=True)]
         ready = augment(ready, self.config.augment, generator)
         mixed = self.config.augment.mixup != "none"
-        groups = (
-            None if mixed or len(torch.unique(batch.groups)) == len(batch.groups) else batch.groups
-        )
-        return (
-            self._with_heads(ready, groups)
-            if self.heads is not None
-            else self._shared(ready, groups, batch)
-        )
+        distinct = len(torch.unique(batch.groups)) == len(batch.groups)
+        # a mixture of two pairs is of no group; without repeats there is nothing to mask
+        groups = None if mixed or distinct else batch.groups
+        if self.heads is not None:
+            return self._with_heads(ready, groups)
+        return self._shared(ready, groups, batch)
 
     def _with_heads(self, ready: list[Tensor], groups: Tensor | None) -> Tensor:
+        """FuseMix: contrast of every two modalities, averaged over the pairs of them."""
         assert self.heads is not None
-        embedded = [
-            self._chunked(self.heads[name], z) for name, z in zip(self.names, ready, strict=True)
-        ]
-        tau, total, num = self.temperature(), ready[0].new_zeros(()), len(embedded)
-        for i in range(num):
-            for j in range(i):
-                total = total + info_nce(embedded[i], embedded[j], tau, groups)
-        contrast, regression, alpha = (
-            total / (num * (num - 1) / 2),
-            total.new_zeros(()),
-            self.config.tasks.regression,
-        )
+        embedded = {
+            name: self._chunked(self.heads[name], z)
+            for name, z in zip(self.names, ready, strict=True)
+        }
+        temperature = self.temperature()
+        contrast = ready[0].new_zeros(())
+        for i, name in enumerate(self.names):
+            for other in self.names[:i]:
+                pair = info_nce(embedded[name], embedded[other], temperature, groups)
+                contrast = contrast + pair
+        num = len(self.names)
+        contrast = contrast / (num * (num - 1) / 2)
+        regression = contrast.new_zeros(())
         if self.config.anchor:
-            wanted = ready[self.names.index(self.config.anchor)]
-            made = [
-                e
-                for name, e in zip(self.names, embedded, strict=True)
-                if name != self.config.anchor
-            ]
-            regression = sum((F.mse_loss(e, wanted, reduction="sum") for e in made), regression) / (
-                len(made) * wanted.var() * wanted.shape[1]
-            )
-        return torch.stack([(1 - alpha) * contrast, alpha * regression, total.new_zeros(())])
+            regression = self._to_anchor(embedded, ready[self.names.index(self.config.anchor)])
+        alpha = self.config.tasks.regression
+        return torch.stack([(1 - alpha) * contrast, alpha * regression, contrast.new_zeros(())])
+
+    def _to_anchor(self, embedded: dict[str, Tensor], wanted: Tensor) -> Tensor:
+        """Squared error of all other modalities' embeddings against the anchor's latents (B, d),
+        in variances of these and summed over rows.
+        """
+        made = [rows for name, rows in embedded.items() if name != self.config.anchor]
+        total = wanted.new_zeros(())
+        for rows in made:
+            total = total + F.mse_loss(rows, wanted, reduction="sum")
+        return total / (len(made) * wanted.var() * wanted.shape[1])
 
     def _chunked(self, head: nn.Module, rows: Tensor) -> Tensor:
         """Exact embeddings and gradients of a batch whose activations would not fit."""
         if not self.config.chunk or len(rows) <= self.config.chunk:
             return head(rows)
-        parts = [
-            checkpoint(head, part, use_reentrant=False) for part in rows.split(self.config.chunk)
-        ]
-        return torch.cat([p for p in parts if p is not None])
+        parts = []
+        for part in rows.split(self.config.chunk):
+            embedded = checkpoint(head, part, use_reentrant=False)
+            assert isinstance(embedded, Tensor)
+            parts.append(embedded)
+        return torch.cat(parts)
 
     def _shared(self, ready: list[Tensor], groups: Tensor | None, batch: LatentBatch) -> Tensor:
+        """Alt-MoE: contrast, regression and balance of the step's directions, averaged over
+        them.
+        """
         assert self.shared is not None
-        tau, alpha = self.temperature(), self.config.tasks.regression
+        temperature = self.temperature()
+        alpha = self.config.tasks.regression
+        active = self.active(batch.step)
         sums = ready[0].new_zeros(3)
-        for pair in self.active(batch.step):
+        for pair in active:
             source, target = (ready[self.names.index(name)] for name in pair)
             made = self.shared(source, target, pair)
-            contrast = info_nce(made.contrast, made.target, tau, groups)
-            regression = (
-                F.smooth_l1_loss(made.regression, target.detach(), reduction="sum")
-                / target.shape[1]
-            )
-            balance = made.balance * len(source)
-            sums = sums + torch.stack(
-                [(1 - alpha) * contrast, alpha * regression, self.config.connect.balance * balance]
-            )
+            contrast = info_nce(made.contrast, made.target, temperature, groups)
+            error = F.smooth_l1_loss(made.regression, target.detach(), reduction="sum")
+            regression = error / target.shape[1]
+            balance = self.config.connect.balance * (made.balance * len(source))
+            terms = torch.stack([(1 - alpha) * contrast, alpha * regression, balance])
+            sums = sums + terms
             self.last_use[">".join(pair)] = made.use.detach()
             if self.training:
-                hit = (made.contrast.detach() @ made.target.detach().T).argmax(1) == torch.arange(
-                    len(source), device=source.device
-                )
-                i = self.config.directions.index(pair)
-                self.recalls[i].lerp_(hit.float().mean(), 1 / _PASSES)
-        return sums / len(self.active(batch.step))
+                self._remember(pair, made.contrast.detach(), made.target.detach())
+        return sums / len(active)
+
+    def _remember(self, pair: tuple[str, str], queries: Tensor, gallery: Tensor) -> None:
+        """Follow the recall of a direction: row i (B, dim_out) should find row i of the batch."""
+        own = torch.arange(len(queries), device=queries.device)
+        hit = (queries @ gallery.T).argmax(1) == own
+        index = self.config.directions.index(pair)
+        self.recalls[index].lerp_(hit.float().mean(), 1 / _PASSES)
 
     def active(self, step: int) -> list[tuple[str, str]]:
         """Directions of a step: all, or one that the schedule chooses; a pure function of step,
@@ -301,16 +262,10 @@ def gradient_cosines(model: Aligner, batch: LatentBatch) -> dict[str, float]:
         source, target = (ready[model.names.index(name)] for name in pair)
         made = model.shared(source, target, pair)
         loss = info_nce(made.contrast, made.target, model.temperature()) / len(source)
-        parts = torch.autograd.grad(loss, trunk, allow_unused=True)
-        gradients[">".join(pair)] = torch.cat(
-            [
-                (torch.zeros_like(p) if g is None else g).reshape(-1)
-                for g, p in zip(parts, trunk, strict=True)
-            ]
-        )
-    names = list(gradients)
+        # an expert that no row chose has no gradient
+        parts = torch.autograd.grad(loss, trunk, allow_unused=True, materialize_grads=True)
+        gradients[">".join(pair)] = torch.cat([part.reshape(-1) for part in parts])
     return {
         f"{a} | {b}": float(F.cosine_similarity(gradients[a], gradients[b], dim=0))
-        for i, a in enumerate(names)
-        for b in names[i + 1 :]
+        for a, b in combinations(gradients, 2)
     }

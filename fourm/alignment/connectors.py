@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from fourm.errors import UserError
 from fourm.roles import TABLE, state_roles
 
+CONTRAST, REGRESSION = 0, 1  # rows of the shared connector's loss embedding
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectorConfig:
@@ -60,6 +62,15 @@ class ResidualHead(nn.Module):
         return self.out(z)
 
 
+@dataclass(frozen=True)
+class Moved:
+    """What a trunk makes of rows."""
+
+    rows: Tensor  # (n, h)
+    balance: Tensor  # scalar, 1 where all experts are used alike; 0 without experts
+    use: Tensor  # (E,), rows that went to each expert; empty without experts
+
+
 class Experts(nn.Module):
     """A pool of two-layer experts of which each row uses ``top_k``.
 
@@ -88,25 +99,28 @@ class Experts(nn.Module):
         return values.to(rows.dtype), chosen, probabilities
 
     def expert(self, index: int, rows: Tensor) -> Tensor:
+        """What one expert makes of rows (n, h)."""
         p = self.config.dropout if self.training else 0.0
         hidden = F.dropout(F.gelu(rows @ self.inner[index] + self.inner_bias[index]), p)
         return F.dropout(hidden @ self.outer[index] + self.outer_bias[index], p)
 
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (n, h) -> (n, h), the balance loss (1 where all experts are used alike), and rows
-        that went to each expert (E,).
+    def forward(self, rows: Tensor) -> Moved:
+        """Rows (n, h) -> sum over the chosen experts of gate value x what the expert makes of them.
+
+        Balance is that of Switch Transformers (2101.03961): E sum_e share_e x mean gate of e.
         """
+        num = self.config.num_experts
         values, chosen, probabilities = self.route(rows)
         result = torch.zeros_like(rows)
-        for index in range(self.config.num_experts):
+        for index in range(num):
+            # its rows, and which of their top_k choices it is
             at, slot = torch.nonzero(chosen == index, as_tuple=True)
             if len(at):
-                result = result.index_add(
-                    0, at, values[at, slot, None] * self.expert(index, rows[at])
-                )
-        use = torch.bincount(chosen.reshape(-1), minlength=self.config.num_experts).float()
-        balance = self.config.num_experts * (use / use.sum() * probabilities.mean(0)).sum()
-        return result, balance, use
+                made = values[at, slot, None] * self.expert(index, rows[at])
+                result = result.index_add(0, at, made)
+        use = torch.bincount(chosen.reshape(-1), minlength=num).float()
+        balance = num * (use / use.sum() * probabilities.mean(0)).sum()
+        return Moved(result, balance, use)
 
 
 class DenseTrunk(nn.Module):
@@ -116,7 +130,8 @@ class DenseTrunk(nn.Module):
 
     def __init__(self, config: ConnectorConfig) -> None:
         super().__init__()
-        h, wide = config.hidden, config.hidden * config.num_experts
+        h = config.hidden
+        wide = h * config.num_experts
         self.net = nn.Sequential(
             nn.Linear(h, wide),
             nn.GELU(),
@@ -125,8 +140,9 @@ class DenseTrunk(nn.Module):
             nn.Dropout(config.dropout),
         )
 
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.net(rows), rows.new_zeros(()), rows.new_zeros(0)
+    def forward(self, rows: Tensor) -> Moved:
+        """Rows (n, h) -> (n, h)."""
+        return Moved(self.net(rows), rows.new_zeros(()), rows.new_zeros(0))
 
 
 @dataclass(frozen=True)
@@ -163,41 +179,44 @@ class SharedConnector(nn.Module):
         self.regress = nn.ModuleDict({name: nn.Linear(h, dim) for name, dim in dims.items()})
         self.contrast = nn.ModuleDict({name: nn.Linear(h, config.dim_out) for name in dims})
         self.target = nn.ModuleDict(
-            {name: nn.Linear(dim, config.dim_out) for name, dim in dims.items()}
+            {name: nn.Linear(d, config.dim_out) for name, d in dims.items()}
         )
 
     def embed(
         self, z: Tensor, pair: tuple[str, str], loss: int, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (B, d) or (B, L, d) with a mask (B, L) -> (B, h), balance, use of experts."""
+    ) -> Moved:
+        """Latents (B, d), or (B, L, d) with a mask (B, L; True = kept), of the first modality of a
+        pair -> rows (B, h) for a loss (``CONTRAST`` or ``REGRESSION``).
+        """
         tokens = z if z.ndim == 3 else z[:, None]
-        kept = (
-            torch.ones(tokens.shape[:2], dtype=torch.bool, device=z.device)
-            if mask is None
-            else mask
-        )
-        rows = (
-            F.gelu(self.project[pair[0]](tokens[kept]) + self.direction[self.directions[pair]])
-            + self.loss[loss]
-        )
-        moved, balance, use = self.trunk(rows)
-        rows = F.gelu(self.norms[loss](moved)) + rows
-        sample = torch.nonzero(kept)[:, 0]
+        if mask is None:
+            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=z.device)
+        # the trunk sees rows of all samples in one list (n, h)
+        rows = self.project[pair[0]](tokens[mask]) + self.direction[self.directions[pair]]
+        rows = F.gelu(rows) + self.loss[loss]
+        moved = self.trunk(rows)
+        rows = F.gelu(self.norms[loss](moved.rows)) + rows
+        # mean over the kept tokens of each sample
+        sample = torch.nonzero(mask)[:, 0]
         total = rows.new_zeros(len(z), rows.shape[1]).index_add(0, sample, rows)
-        return total / kept.sum(1, keepdim=True).clamp_min(1), balance, use
+        count = mask.sum(1, keepdim=True).clamp_min(1)
+        return Moved(total / count, moved.balance, moved.use)
 
     def forward(
         self, source: Tensor, target: Tensor, pair: tuple[str, str], mask: Tensor | None = None
     ) -> Predicted:
-        compared, balance, use = self.embed(source, pair, 0, mask)
-        regressed, more, also = self.embed(source, pair, 1, mask)
+        """Latents of both modalities of a pair, (B, d) or (B, L, d) -> what the first says of the
+        second; targets get no gradient.
+        """
+        compared = self.embed(source, pair, CONTRAST, mask)
+        regressed = self.embed(source, pair, REGRESSION, mask)
         pooled = target.mean(1) if target.ndim == 3 else target
         return Predicted(
-            self.contrast[pair[1]](compared),
-            self.target[pair[1]](pooled.detach()),
-            self.regress[pair[1]](regressed),
-            (balance + more) / 2,
-            use + also,
+            contrast=self.contrast[pair[1]](compared.rows),
+            target=self.target[pair[1]](pooled.detach()),
+            regression=self.regress[pair[1]](regressed.rows),
+            balance=(compared.balance + regressed.balance) / 2,
+            use=compared.use + regressed.use,
         )
 
 

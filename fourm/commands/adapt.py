@@ -12,7 +12,7 @@ from fourm.cli.verb import takes_config, verb
 def command(config: Path, overrides: list[str]) -> None:
     """Adapt latents to an unlabelled domain (UniMoS).
 
-    CONFIG is a YAML file as in configs/fusion; KEY=VALUE changes it, e.g. loop.steps=1000.
+    CONFIG is a YAML file as in configs/alignment; KEY=VALUE changes it, e.g. loop.steps=1000.
     """
     from fourm.alignment.adapt import AdaptConfig, adapt
     from fourm.config import load

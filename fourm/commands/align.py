@@ -12,7 +12,7 @@ from fourm.cli.verb import takes_config, verb
 def command(config: Path, overrides: list[str]) -> None:
     """Align frozen encoders on cached latents.
 
-    With connectors of FuseMix or Alt-MoE. CONFIG is a YAML file as in configs/fusion; KEY=VALUE
+    With connectors of FuseMix or Alt-MoE. CONFIG is a YAML file as in configs/alignment; KEY=VALUE
     changes it, e.g. loop.steps=1000.
     """
     from fourm.alignment.align import AlignConfig, align

@@ -29,7 +29,7 @@ from fourm_tokenizers.networks import (
     ViTDecoder,
     ViTEncoder,
 )
-from fourm_tokenizers.quantizers import Quantizer, QuantizerConfig
+from fourm_tokenizers.quantizers import QuantizerConfig
 
 _ANGLE_WEIGHT = 1.0  # features: of 1 - cosine beside the squared error
 
@@ -95,9 +95,9 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    output: (
-        Tensor | None
-    )  # (B, C, H, W) in the normalised range, class logits, or vectors; None while a diffusion decoder trains
+    # (B, C, H, W) in the normalised range, class logits, or vectors (B, C);
+    # None while a diffusion decoder trains
+    output: Tensor | None
     ids: Tensor  # (B, n)
     loss: Tensor  # scalar: reconstruction and codebook
 
@@ -113,7 +113,7 @@ class Autoencoder(nn.Module):
         q = c.quantizer.latent_dim
         self.encoder, self.decoder = _encoder(c), _decoder(c)
         self.to_code = nn.Linear(c.dim, q)
-        self.quantizer = Quantizer(c.quantizer)
+        self.quantizer = c.quantizer.build()
         self.from_code = nn.Linear(q, c.dim)
 
     def latents(self, values: Tensor) -> Tensor:

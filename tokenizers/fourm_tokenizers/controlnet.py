@@ -1,7 +1,8 @@
 """Stable Diffusion as decoder of a tokenizer: a ControlNet, driven by the quantised latents, steers
 a frozen UNet (VQ-ControlNet of 4M).
 
-    decoder = ControlNetDecoder.from_folder("path/to/stable-diffusion", code_dim=model.config.quantizer.latent_dim)
+    code_dim = model.config.quantizer.latent_dim
+    decoder = ControlNetDecoder.from_folder("path/to/stable-diffusion", code_dim=code_dim)
 
 The folder is a ``diffusers`` pipeline on disk (``unet``, ``vae``, ``scheduler``; ``text_encoder``
 and ``tokenizer`` if it has them, for the embedding of the empty prompt). Nothing is fetched,

@@ -29,8 +29,8 @@ from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 from fourm.raw.image import Image as RawImage
+from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.picture import PictureCodec, from_values, to_values
-from fourm_tokenizers.quantizers import CodeUse
 from fourm_tokenizers.task import raw_column
 
 _SHOWN = 8

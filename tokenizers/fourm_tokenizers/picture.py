@@ -4,6 +4,7 @@ or vectors in and out.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -21,9 +22,21 @@ from fourm.formats import FORMAT, check_format
 from fourm.modalities import Modality
 from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from fourm_tokenizers.quantizers import QuantizerConfig
 
 CONFIG_FILE = "config.json"
 _BATCH = 64  # pictures coded at once
+# of all types of quantizers together, as releases 0.2.0 to 0.4.0 wrote them
+_FLAT_SETTINGS = {
+    "levels",
+    "codebook_size",
+    "code_dim",
+    "num_codebooks",
+    "decay",
+    "commitment",
+    "revive_below",
+    "entropy",
+}
 
 
 def to_values(raw: np.ndarray, modality: Modality) -> Tensor:
@@ -93,14 +106,8 @@ def load_autoencoder(folder: Path) -> Autoencoder:
         described = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
-    if (
-        check_format(described, path) == 0
-        and "levels" in described
-        and "quantizer" not in described
-    ):
-        raise UserError(
-            f"{path} is of release 0.1.0, whose tokenizers are not read: train it again"
-        )
+    if check_format(described, path) == 0:
+        described = _of_earlier_release(described, path)
     described.pop("format", None)
     model = Autoencoder(from_mapping(AutoencoderConfig, described, str(path)))
     files = WeightFiles.open(folder)
@@ -109,6 +116,25 @@ def load_autoencoder(folder: Path) -> Autoencoder:
         files.need(prefix + name, tuple(tensor.shape))
     fill(model, lambda name: files.read(prefix + name))
     return model.eval().requires_grad_(False)
+
+
+def _of_earlier_release(described: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A description without a format number, as it would be written today.
+
+    Releases 0.2.0 to 0.4.0 wrote the settings of every type of quantizer beside each other; those
+    of other types than the tokenizer's own said nothing. Raises UserError for release 0.1.0.
+    """
+    quantizer = described.get("quantizer")
+    if quantizer is None and "levels" in described:
+        raise UserError(
+            f"{path} is of release 0.1.0, whose tokenizers are not read: train it again"
+        )
+    if not isinstance(quantizer, dict) or "type" not in quantizer:
+        return described  # no file of ours: the config says what is wrong
+    own = {f.name for f in dataclasses.fields(QuantizerConfig.find(quantizer["type"]))}
+    foreign = _FLAT_SETTINGS - own
+    kept = {name: value for name, value in quantizer.items() if name not in foreign}
+    return {**described, "quantizer": kept}
 
 
 def write_description(config: AutoencoderConfig, folder: Path) -> None:

@@ -15,6 +15,7 @@ from fourm.training.loop import LoopConfig
 from fourm_tokenizers.autoencoder import AutoencoderConfig
 from fourm_tokenizers.diffusion import DiffusionConfig
 from fourm_tokenizers.quantizers import QuantizerConfig
+from fourm_tokenizers.quantizers.fsq import FSQConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class TokenizerConfig:
 
     @property
     def codebook(self) -> QuantizerConfig:
-        return self.quantizer or QuantizerConfig(levels=self.levels)
+        return self.quantizer or FSQConfig(levels=self.levels)
 
     def model(self, modality: Modality) -> AutoencoderConfig:
         """The network for a modality. Raises UserError where they do not fit."""
@@ -100,7 +101,7 @@ class TokenizerConfig:
                 f"the tokenizer of {modality.name} has {config.codebook_size} codes, it declares"
                 f" {modality.vocab_size}"
             )
-        num = (config.num_tokens or config.grid**2) * config.quantizer.num_codebooks
+        num = (config.num_tokens or config.grid**2) * config.quantizer.codes_per_place
         if num != modality.num_tokens:
             raise UserError(
                 f"the tokenizer of {modality.name} makes {num} tokens, it declares"

@@ -21,9 +21,9 @@ from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.training.loop import LoopConfig
 from fourm.weights import WEIGHTS_FILE
+from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.losses import TrainedTokenizer
 from fourm_tokenizers.picture import from_values, to_values, write_description
-from fourm_tokenizers.quantizers import CodeUse
 from fourm_tokenizers.settings import TokenizerConfig
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fourm.cli import door
-from fourm.codecs import BUILT_IN, check_type
+from fourm.codec_types import check_type, codec_names
 from fourm.config import apply_override, from_mapping, read_yaml
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.errors import UserError
@@ -121,7 +121,7 @@ def train_tokenizer(
     elif kind == "autoencoder":
         if not (folder / FIGURES_FILE).is_file():
             train_autoencoder(users[0], settings, raw, folder, cache)
-    elif kind in BUILT_IN:
+    elif kind in codec_names():
         raise UserError(
             f"tokenizer {name}: type {kind} is trained already; name the others with --only"
         )

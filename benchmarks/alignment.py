@@ -1,13 +1,13 @@
-"""Do the fusion methods do what their papers say, in miniature? Emoji in five styles, frozen
+"""Do the alignment methods do what their papers say, in miniature? Emoji in five styles, frozen
 EfficientNet-Lite and MiniLM latents.
 
     python examples/emoji_styles.py runs/styles/pictures         (once)
-    bash examples/style_latents.sh runs/styles                   (once, 4 minutes: imports the pictures, caches their latents)
-    python benchmarks/fusion.py fusemix|altmoe|unimos [--root runs/styles] [--seeds 3]
+    bash examples/style_latents.sh runs/styles                   (once: caches their latents)
+    python benchmarks/alignment.py fusemix|altmoe|unimos [--root runs/styles] [--seeds 3]
 
 Splits are by subject and seed; settings were chosen on the validation subjects of seed 100, which
-no table uses; figures are of the test subjects. Writes ``fusion_<part>.json``; exit status 0 where
-the claims named in the output hold.
+no table uses; figures are of the test subjects. Writes ``alignment_<part>.json``; exit status 0
+where the claims named in the output hold.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fourm_data_prep.labellers import Samples, open_labeller
+from fourm_data_prep.labellers import open_labeller
+from fourm_data_prep.samples import Samples
 
-from fourm.alignment.adapt import AdaptConfig, accuracy, adapt, read_classes
+from fourm.alignment.adapt import accuracy, adapt
 from fourm.alignment.align import AlignTask, align, figures_on_test, load_aligner
 from fourm.alignment.aligner import AlignConfig, gradient_cosines
+from fourm.alignment.domains import read_classes
 from fourm.alignment.latents import open_latents, write_latents
 from fourm.alignment.pairs import batch_of
+from fourm.alignment.unimos import AdaptConfig
 from fourm.config import from_mapping
 from fourm.raw.vectors import Vectors
 
@@ -80,12 +83,13 @@ def run_all(scratch: Path, plans: list[dict[str, Any]]) -> list[Path]:
 def table(rows: Rows) -> dict[str, dict[str, str]]:
     """Mean and deviation of each figure over the seeds."""
     return {
-        name: {
-            k: f"{100 * np.mean([r[k] for r in runs]):.1f} ± {100 * np.std([r[k] for r in runs]):.1f}"
-            for k in runs[0]
-        }
+        name: {figure: per_cent([run[figure] for run in runs]) for figure in runs[0]}
         for name, runs in rows.items()
     }
+
+
+def per_cent(values: list[float]) -> str:
+    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values):.1f}"
 
 
 def mean(rows: Rows, name: str, figure: str) -> float:
@@ -387,7 +391,7 @@ def main() -> None:
         "seeds": o.seeds,
         "seconds": round(time.perf_counter() - started),
     }
-    path = o.out or Path(__file__).with_name(f"fusion_{o.part}.json")
+    path = o.out or Path(__file__).with_name(f"alignment_{o.part}.json")
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(result, indent=1, ensure_ascii=False))
     sys.exit(0 if all(claims.values()) else 1)

@@ -1,5 +1,5 @@
-"""Fusion on cached latents: what is promised of the store, the losses, the connectors, adaptation,
-and of runs that are killed.
+"""Alignment on cached latents: what is promised of the store, the losses, the connectors,
+adaptation, and of runs that are killed.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ import torch
 import torch.nn.functional as F
 from latent_worlds import ABOUT, adaptation, domains, settings, world
 
-from fourm.alignment.adapt import AdaptConfig
 from fourm.alignment.align import AlignTask, align, figures_on_test, load_aligner
 from fourm.alignment.aligner import AlignConfig
 from fourm.alignment.augment import AugmentConfig, augment
-from fourm.alignment.connectors import ConnectorConfig, Experts, dense_reference
+from fourm.alignment.connectors import CONTRAST, ConnectorConfig, Experts, dense_reference
 from fourm.alignment.contrast import info_nce
 from fourm.alignment.latents import open_latents, paired, write_latents
 from fourm.alignment.pairs import SplitConfig, batch_of, split_subjects
 from fourm.alignment.retrieval import ExactIndex, FaissIndex, recall, zero_shot
 from fourm.alignment.subset import greedy_dpp
+from fourm.alignment.unimos import AdaptConfig
 from fourm.config import from_mapping
 from fourm.training.checkpoints import newest_checkpoint
 
@@ -297,12 +297,12 @@ def test_sparse_experts_equal_all_experts_computed(renormalize):
         ConnectorConfig(hidden=8, num_experts=5, top_k=2, dropout=0.0, renormalize=renormalize)
     )
     rows = torch.randn(20, 8)
-    sparse, balance, use = experts(rows)
-    assert torch.allclose(sparse, dense_reference(experts, rows), atol=1e-6)
-    assert use.sum() == 40 and balance > 0
+    moved = experts(rows)
+    assert torch.allclose(moved.rows, dense_reference(experts, rows), atol=1e-6)
+    assert moved.use.sum() == 40 and moved.balance > 0
     even = Experts(ConnectorConfig(hidden=8, num_experts=5, top_k=5, dropout=0.0))
     torch.nn.init.zeros_(even.gate.weight)
-    assert float(even(rows)[1].detach()) == pytest.approx(1.0)
+    assert float(even(rows).balance.detach()) == pytest.approx(1.0)
 
 
 def test_padding_of_token_latents_changes_nothing(tmp_path):
@@ -314,9 +314,9 @@ def test_padding_of_token_latents_changes_nothing(tmp_path):
     shared = AlignTask(config).model().eval().shared
     tokens = torch.randn(3, 5, 24)
     mask = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
-    together = shared.embed(tokens, ("image", "text"), 0, mask)[0]
+    together = shared.embed(tokens, ("image", "text"), CONTRAST, mask).rows
     for i, n in enumerate((5, 2, 3)):
-        alone = shared.embed(tokens[i : i + 1, :n], ("image", "text"), 0)[0]
+        alone = shared.embed(tokens[i : i + 1, :n], ("image", "text"), CONTRAST).rows
         assert torch.allclose(together[i], alone[0], atol=1e-5)
 
 
@@ -479,7 +479,10 @@ def test_contrast_across_two_ranks_is_that_of_the_whole_batch(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = f"import sys; sys.path[:0] = ['tests']; import test_fusion; test_fusion._rank(int(sys.argv[1]), {port}, {str(tmp_path)!r})"
+    program = (
+        "import sys; sys.path[:0] = ['tests']; import test_alignment;"
+        f" test_alignment._rank(int(sys.argv[1]), {port}, {str(tmp_path)!r})"
+    )
     running = [
         subprocess.Popen([sys.executable, "-c", program, str(rank)], cwd=ROOT, env=ENVIRONMENT)
         for rank in range(2)
@@ -498,7 +501,7 @@ def test_contrast_across_two_ranks_is_that_of_the_whole_batch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "fusion").glob("*.yaml")), ids=lambda p: p.stem
+    "path", sorted((ROOT / "configs" / "alignment").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_every_config_loads(path):
     from fourm.config import load

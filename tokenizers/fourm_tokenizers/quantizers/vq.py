@@ -1,0 +1,73 @@
+"""Vector quantization (1711.00937): the nearest of learned codes by cosine (2110.04627).
+
+Codes follow their latents by exponential average (1906.00446), begin with k-means over the first
+batch, and are taken anew from the batch where they fall out of use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fourm.errors import UserError
+from fourm_tokenizers.quantizers import Quantized, Quantizer, QuantizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQConfig(QuantizerConfig, name="vq"):
+    """Size of the codebook and how its codes move."""
+
+    codebook_size: int
+    code_dim: int = 16  # numbers in a code
+    decay: float = 0.99  # of the codes' averages
+    commitment: float = 1.0  # weight of the loss that keeps latents near their codes
+    revive_below: float = 1.0  # a code used less than this in an average batch is replaced
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 2:
+            raise UserError(
+                f"quantizer {self.type_name} needs codebook_size 2 or more,"
+                f" not {self.codebook_size}"
+            )
+
+    @property
+    def size(self) -> int:
+        return self.codebook_size
+
+    @property
+    def latent_dim(self) -> int:
+        return self.code_dim
+
+    def options(self) -> dict[str, Any]:
+        """The same in the library's words."""
+        return {
+            "dim": self.code_dim,
+            "codebook_size": self.codebook_size,
+            "use_cosine_sim": True,
+            "decay": self.decay,
+            "kmeans_init": True,
+            "threshold_ema_dead_code": self.revive_below,
+            "commitment_weight": self.commitment,
+        }
+
+    def build(self) -> Quantizer:
+        return VQ(self)
+
+
+class VQ(Quantizer):
+    """One learned codebook."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        from vector_quantize_pytorch import VectorQuantize  # slow to import
+
+        self.inner = VectorQuantize(**config.options())
+
+    def forward(self, latents: Tensor) -> Quantized:
+        codes, ids, loss = self.inner(latents.float())
+        return Quantized(codes, ids.long(), loss.sum() if self.training else codes.new_zeros(()))
+
+    def codes(self, ids: Tensor) -> Tensor:
+        return self.inner.get_codes_from_indices(ids)
