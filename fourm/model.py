@@ -221,6 +221,11 @@ class FourM(
         """The decoder's layers."""
         return [block for block in self.decoder if isinstance(block, Block)]
 
+    @staticmethod
+    def vector_name(name: str) -> str:
+        """What the projection of a continuous modality's vectors is called among the weights."""
+        return f"vector_in.{_module_name(name)}"
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
