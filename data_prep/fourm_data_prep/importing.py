@@ -39,6 +39,7 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.raw.image import Image
 from fourm.raw.text import Text
 from fourm_data_prep.engine import (
+    Before,
     Job,
     Progress,
     ShardResult,
@@ -219,7 +220,7 @@ class ImportTarsStep:
         result = write_pictures(found, self.made, self.out, job)
         # a damaged tar is told once
         own = [entry for entry in report.entries if job.split == "train"]
-        return ShardResult(result.outputs, result.num_samples, (*result.damage, *own))
+        return replace(result, damage=(*result.damage, *own))
 
 
 class ImportStep:
@@ -296,8 +297,18 @@ def describe(made: list[Modality]) -> dict[str, Any]:
 def write_pictures(
     found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job
 ) -> ShardResult:
-    """Decode each picture once and write all modalities that are made of it."""
+    """Decode each picture once and write all modalities that are made of it, but for those that an
+    earlier import has made of the same pictures with the same settings.
+    """
     size = max(max(m.raw.pixels, m.labeller_size) for m in made)
+    widest = max(m.raw.pixels for m in made)
+    outputs = {m.name: str(shard_path("", job.split, m.name, job.number)) for m in made}
+    seen = [job.inputs, size, widest]
+    made_from = {outputs[m.name]: fingerprint([*seen, describe([m])]) for m in made}
+    before = Before.of(out, "import", job)
+    lacking = [m for m in made if not before.has(outputs[m.name], made_from[outputs[m.name]])]
+    if not lacking:
+        return ShardResult(tuple(outputs.values()), before.num_samples, before.damage, made_from)
     kept: list[Item] = []
     pictures: list[np.ndarray] = []
     alphas: list[np.ndarray | None] = []
@@ -315,20 +326,16 @@ def write_pictures(
             kept.append(item)
         except (ValueError, OSError) as error:
             damage.append(Damage(str(item.path), item.key, str(error)))
-    widest = max(m.raw.pixels for m in made)
     samples = Samples(
         pictures, [item.caption for item in kept], alphas, [item.key for item in kept]
     )
-    outputs = []
-    for m in made:
-        path = shard_path(out, job.split, m.name, job.number)
+    for m in lacking:
         members = (
             (item.key, m.raw.extensions[0], m.raw.write(value))
             for item, value in zip(kept, _values(m, samples, widest), strict=True)
         )
-        write_shard(path, members)
-        outputs.append(str(path.relative_to(out)))
-    return ShardResult(tuple(outputs), len(kept), tuple(damage))
+        write_shard(out / outputs[m.name], members)
+    return ShardResult(tuple(outputs.values()), len(kept), tuple(damage), made_from)
 
 
 def import_pictures(

@@ -37,8 +37,18 @@ VOCABULARIES_FILE = (
 TRANSPLANT_FILE = "init.json"  # beside a run: what became of the weights it started from
 NETWORK = "network"  # what is called so in the table is no modality's
 # of a modality, what a model's weights and the meaning of its rows depend on
-_SHAPING = ("kind", "vocab", "vocab_size", "levels", "grid", "max_tokens", "width")
-_USED_AS = ("input", "output", "raw")
+_SHAPING = (
+    "kind",
+    "vocab",
+    "vocab_size",
+    "levels",
+    "grid",
+    "max_tokens",
+    "width",
+    "input",
+    "output",
+    "raw",
+)
 
 Fate = Literal["kept", "fresh", "left out"]
 Fingerprints = Mapping[str, str]  # vocabulary -> fingerprint of its tokenizer
@@ -103,11 +113,18 @@ def differences(before: ModalitySet, now: ModalitySet) -> list[str]:
     if shared != [name for name in old if name in new]:
         found.append(f"their order is {', '.join(new)}, was {', '.join(old)}")
     for name in shared:
-        for key in (*_SHAPING, *_USED_AS):
-            is_now, was = getattr(now[name], key), getattr(before[name], key)
-            if is_now != was:
-                found.append(f"{name} has {key} {_shown(is_now)}, had {_shown(was)}")
+        found += changed_fields(before[name], now[name])
     return found
+
+
+def changed_fields(before: Modality, now: Modality) -> list[str]:
+    """What a modality has other than it had, of what a model depends on, a phrase each."""
+    values = [(key, getattr(now, key), getattr(before, key)) for key in _SHAPING]
+    return [
+        f"{now.name} has {key} {_shown(is_now)}, had {_shown(was)}"
+        for key, is_now, was in values
+        if is_now != was
+    ]
 
 
 def other_tokenizers(before: Fingerprints, now: Fingerprints) -> list[str]:
@@ -132,7 +149,7 @@ def refuse_to_resume(
     before = ModalitySet.from_mapping(declared, str(checkpoint))
     found = differences(before, modalities)
     found += other_tokenizers(read_vocabularies(checkpoint), fingerprints)
-    found += _other_sizes(described["model"], to_mapping(model.config))
+    found += other_sizes(described["model"], to_mapping(model.config))
     if found:
         raise UserError(
             f"{checkpoint} was trained for something else: {'; '.join(found)}. Give another folder,"
@@ -141,7 +158,7 @@ def refuse_to_resume(
         )
 
 
-def _other_sizes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def other_sizes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Options of the network that both name and that differ (which backend attention uses is no
     matter of weights).
     """
@@ -224,7 +241,7 @@ def transplant(
         raise UserError(
             f"weights of a model of dim {old.config.dim} do not fit one of dim {new.config.dim}"
         )
-    other = _other_vocabularies(old.modalities, new.modalities, before or {}, now or {})
+    other = other_vocabularies(old.modalities, new.modalities, before or {}, now or {})
     theirs, mine = old.state_dict(), new.state_dict()
     their_rows, my_rows = rows_by_meaning(old), rows_by_meaning(new)
     parts: list[Part] = []
@@ -315,7 +332,7 @@ def _owner(tensor: str, model: FourM) -> str:
     return NETWORK
 
 
-def _other_vocabularies(
+def other_vocabularies(
     before: ModalitySet, now: ModalitySet, known_before: Fingerprints, known_now: Fingerprints
 ) -> set[str]:
     """Vocabularies of both sets whose ids have another meaning now."""
