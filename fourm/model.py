@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from fourm.formats import check_format, is_ours
 from fourm.latent_encoder import LatentEncoder
 from fourm.layout import Layout
 from fourm.modalities import ModalitySet
+from fourm.model_card import HERE, model_card, write_card
 from fourm.model_files import (
     CONFIG_FILE,
     foreign_readers,
@@ -39,6 +40,7 @@ from fourm.model_files import (
 )
 from fourm.objectives import CrossEntropy, Objective, Targets
 from fourm.positions import Places, Positions, PositionTable
+from fourm.provenance import Provenance
 from fourm.roles import TABLE, state_roles
 from fourm.weights import WEIGHTS_FILE, WeightFiles
 
@@ -135,6 +137,7 @@ class FourM(
     nn.Module,
     ModelHubMixin,
     library_name="fourm",
+    pipeline_tag="any-to-any",
     tags=["multimodal", "masked-modelling", "any-to-any"],
 ):
     """The model. ``FourM(config, modalities)`` has fresh weights; ``from_pretrained`` and
@@ -143,6 +146,7 @@ class FourM(
     """
 
     renamed_weights: ClassVar = {"fusion.": "latents."}  # from those of earlier releases
+    provenance: Provenance | None = None  # how it was trained, where that is known
 
     def __init__(self, config: ModelConfig, modalities: ModalitySet) -> None:
         super().__init__()
@@ -376,6 +380,35 @@ class FourM(
         self.write_description(folder)
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         save_file(tensors, folder / WEIGHTS_FILE)
+        if self.provenance is not None:
+            self.provenance.write(folder)
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> str | None:
+        """The mixin's, with a card that is true; ``model_card_kwargs`` are those of
+        ``generate_model_card``.
+        """
+        told = model_card_kwargs or {}
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_card(folder, model_card(self, **told))  # the mixin leaves one that is there
+        return super().save_pretrained(folder, model_card_kwargs=told, **options)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> str:
+        """The mixin's, with the repository's name in the card."""
+        told = {"name": repo_id, **(model_card_kwargs or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=told, **options)
+
+    def generate_model_card(self, name: str = HERE, **_: Any) -> ModelCard:
+        """What ``README.md`` says; ``name`` of the repository is for its snippet."""
+        return ModelCard(model_card(self, name))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> FourM:  # type: ignore[override]
@@ -451,6 +484,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) ->
         files.need(name, tuple(tensor.shape))
     files.refuse_others(set(expected))
     load_into(model, files.read, dtype)
+    model.provenance = Provenance.read(folder)
     return model
 
 

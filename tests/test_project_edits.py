@@ -289,3 +289,14 @@ def test_a_tokenizer_of_an_earlier_release_counts_as_the_config_says(world):
     folder = world.project.tokenizers / "rgb"
     (folder / "settings.json").unlink()
     assert state_of(folder, "rgb", ModalitySet.load(world.project.modalities)) == "unchanged"
+
+
+def test_an_exported_model_has_a_card_of_its_project(world, tmp_path, capsys):
+    out = tmp_path / "exported"
+    main(["export", str(world.project.root), "--out", str(out)])
+    card = (out / "README.md").read_text()
+    done = json.loads((world.project.pretrain / "done.json").read_text())
+    assert f"{done['num_samples']:,} samples, {done['num_held_out']:,} held out" in card
+    assert f"| rgb | {done['loss/rgb']:.3f} |" in card and "4 steps of 4 samples" in card
+    assert "| rgb | autoencoder | rgb | psnr" in card
+    assert str(tmp_path) not in card

@@ -93,7 +93,7 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     edits.note("model")
     project.stage(
         "evaluate",
-        lambda: evaluate(project, 0, chosen.held_out_scenes),
+        lambda: _evaluate(project, chosen),
         lambda: is_newer(project.report, run.out / "done.json"),
     )
     print_summary(finish_metrics(project))
@@ -106,6 +106,11 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
 def _pretrain(project: Project, cores: int, overrides: tuple[str, ...]) -> None:
     run_all([pretrain_command(project, overrides)], threads=cores)
     assemble(project)
+
+
+def _evaluate(project: Project, size: DemoSize) -> None:
+    evaluate(project, 0, size.held_out_scenes)
+    assemble(project)  # its card tells the figures
 
 
 def _train_tokenizers(

@@ -277,7 +277,11 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
         dump(config, out / "config.yaml")
     figures = loop.run()
     if loop.lead:
-        write_json_atomic(out / "done.json", {"step": loop.step, **figures})
+        sizes = {
+            "num_samples": sum(source.num_samples for source in task.sources),
+            "num_held_out": sum(source.num_samples for source in task.held_out),
+        }
+        write_json_atomic(out / "done.json", {"step": loop.step, **sizes, **figures})
         _log.info(
             "held out: %s", ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
         )
