@@ -24,7 +24,7 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.model_files import read_description
 from fourm.pipeline import check_options
 from fourm.project import Project
-from fourm.tokenizer_settings import declared, state_of
+from fourm.tokenizer_settings import declared, note_if_lacking, state_of
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.pretrain import PretrainConfig
 from fourm.training.transplant import (
@@ -152,6 +152,9 @@ class Edits:
         else:
             now = {m.name: self._description(m) for m in self.modalities}
         self._made = {**self._made, "format": FORMAT, stage: now}
+        if stage == "tokens":
+            for name in self.modalities.tokenizers:
+                note_if_lacking(self.project.tokenizers / name, name, self.modalities)
         if stage == "model":
             self._made["pretrain"] = _comparable(self.config)
         write_json_atomic(self.project.root / _MADE_FILE, self._made)

@@ -40,6 +40,13 @@ def note_settings(folder: Path, name: str, modalities: ModalitySet) -> None:
     write_json_atomic(folder / SETTINGS_FILE, {"format": FORMAT, **declared(name, modalities)})
 
 
+def note_if_lacking(folder: Path, name: str, modalities: ModalitySet) -> None:
+    """The record for a trained tokenizer of an earlier release, so that later edits are seen."""
+    lacks = not (folder / SETTINGS_FILE).is_file()
+    if lacks and state_of(folder, name, modalities) == "unchanged":
+        note_settings(folder, name, modalities)
+
+
 def state_of(folder: Path, name: str, modalities: ModalitySet) -> State:
     """How the tokenizer in ``folder`` stands to the config. One without a record (of an earlier
     release, or brought from elsewhere) counts as unchanged.

@@ -285,10 +285,42 @@ def test_a_misspelt_setting_costs_no_tokenizer(world):
     assert not list(world.project.tokenizers.glob("*.before-*"))
 
 
-def test_a_tokenizer_of_an_earlier_release_counts_as_the_config_says(world):
+def test_a_project_of_an_earlier_release_is_done_and_its_later_edits_are_seen(world, capsys):
+    """It has no notes: neither of its stages nor beside its tokenizers."""
+    (world.project.root / "made.json").unlink()
+    for note in world.project.tokenizers.glob("*/settings.json"):
+        note.unlink()
     folder = world.project.tokenizers / "rgb"
-    (folder / "settings.json").unlink()
     assert state_of(folder, "rgb", ModalitySet.load(world.project.modalities)) == "unchanged"
+    assert world.again(capsys).count("done before") == 4
+    world.edit(
+        world.project.modalities, lambda y: y["modalities"]["rgb"]["tokenizer"].update(dim=24)
+    )
+    assert row(world.again(capsys), "rgb")[1] == "changed"
+
+
+def test_an_edit_that_was_cut_short_is_gone_on_with(world, capsys, monkeypatch):
+    def cut(commands: list[list[str]], **options) -> None:
+        if commands[0][3] == "tokenize":
+            raise KeyboardInterrupt
+        world.run_all(commands)
+
+    world.edit(
+        world.project.modalities, lambda y: y["modalities"]["rgb"]["tokenizer"].update(dim=24)
+    )
+    with monkeypatch.context() as once:
+        once.setattr(quickstart_module, "run_all", cut)
+        with pytest.raises(KeyboardInterrupt):
+            world.again(capsys)
+    told = world.again(capsys)
+    assert world.verbs == ["tokenize", "pretrain"]
+    assert "the tokenizer of rgb is another" in told
+
+
+def test_other_minutes_are_no_edit(world, capsys):
+    world.ran.clear()
+    quickstart_module.quickstart(world.pictures, world.project.root, 3.0, 0.05)
+    assert world.verbs == [] and capsys.readouterr().out.count("done before") == 4
 
 
 def test_an_exported_model_has_a_card_of_its_project(world, tmp_path, capsys):
