@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -27,10 +27,10 @@ from fourm.embedding import TOKEN_STD, TokenTable
 from fourm.encoder import Encoded, EncoderConfig, Latent, Plain
 from fourm.errors import UserError
 from fourm.formats import check_format, is_ours
+from fourm.hub import HubModel
 from fourm.latent_encoder import LatentEncoder
 from fourm.layout import Layout
 from fourm.modalities import ModalitySet
-from fourm.model_card import HERE, model_card, write_card
 from fourm.model_files import (
     CONFIG_FILE,
     foreign_readers,
@@ -135,7 +135,7 @@ class TokenLosses:
 
 class FourM(
     nn.Module,
-    ModelHubMixin,
+    HubModel,
     library_name="fourm",
     pipeline_tag="any-to-any",
     tags=["multimodal", "masked-modelling", "any-to-any"],
@@ -146,7 +146,6 @@ class FourM(
     """
 
     renamed_weights: ClassVar = {"fusion.": "latents."}  # from those of earlier releases
-    provenance: Provenance | None = None  # how it was trained, where that is known
 
     def __init__(self, config: ModelConfig, modalities: ModalitySet) -> None:
         super().__init__()
@@ -382,33 +381,6 @@ class FourM(
         save_file(tensors, folder / WEIGHTS_FILE)
         if self.provenance is not None:
             self.provenance.write(folder)
-
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | Path,
-        *,
-        model_card_kwargs: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> str | None:
-        """The mixin's, with a card that is true; ``model_card_kwargs`` are those of
-        ``generate_model_card``.
-        """
-        told = model_card_kwargs or {}
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_card(folder, model_card(self, **told))  # the mixin leaves one that is there
-        return super().save_pretrained(folder, model_card_kwargs=told, **options)
-
-    def push_to_hub(  # type: ignore[override]
-        self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any
-    ) -> str:
-        """The mixin's, with the repository's name in the card."""
-        told = {"name": repo_id, **(model_card_kwargs or {})}
-        return super().push_to_hub(repo_id, model_card_kwargs=told, **options)
-
-    def generate_model_card(self, name: str = HERE, **_: Any) -> ModelCard:
-        """What ``README.md`` says; ``name`` of the repository is for its snippet."""
-        return ModelCard(model_card(self, name))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> FourM:  # type: ignore[override]
