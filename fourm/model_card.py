@@ -188,7 +188,7 @@ def _tokenizer_parts(modalities: ModalitySet, folder: Path | None) -> list[str]:
     for name, settings in modalities.tokenizers.items():
         path = folder / name / _FIGURES_FILE
         figures = json.loads(path.read_text()) if path.is_file() else {}
-        told = ", ".join(f"{key} {value:.3g}" for key, value in figures.items())
+        told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         users = ", ".join(m.name for m in modalities if m.tokenizer == name)
         rows.append((name, str(settings.get("type", "")), users or "-", told or "-"))
     header = ("tokenizer", "type", "of", "on held-out samples")

@@ -169,6 +169,7 @@ class Edits:
         out = self.project.pretrain
         if self._newest is None or self._trained is None:
             return NextRun(out, _began_with(out))
+        noted = self._noted("model")
         found = differences(self._trained, self.modalities)
         known = by_vocabulary(self.modalities, self._fingerprints())
         found += [
@@ -182,14 +183,14 @@ class Edits:
         found += [
             f"the data of {m.name} is made otherwise"
             for m in self.modalities
-            if self._noted("model").get(m.name, now := self._description(m)) != now
+            if m.name in noted and noted[m.name][0] != _raw_description(self._raw(m))
         ]
         sizes = other_sizes(self._described["model"], to_mapping(self.config.model))
         if found or sizes:
             init = None if sizes else self._newest
             return NextRun(self.project.new_run(), init, "; ".join([*found, *sizes]))
-        noted = self._made.get("pretrain")
-        if noted is not None and noted != _comparable(self.config):
+        config = self._made.get("pretrain")
+        if config is not None and config != _comparable(self.config):
             why = f"{self.project.pretrain_config.name} has changed"
             return NextRun(self.project.new_run(), None, why)
         return NextRun(out)
@@ -203,10 +204,13 @@ class Edits:
 
     def _description(self, m: Modality) -> Any:
         """What the tokens of a modality (or its vectors) depend on, but for how they are used."""
-        raw = next((other for other in self.modalities if other.name == m.raw_name), m)
         alone = replace(m, input=True, output=True, loss_weight=1.0, chunk_size=1)
         tokenizer = declared(m.tokenizer, self.modalities) if m.tokenizer is not None else None
-        return _plain([_raw_description(raw), to_mapping(alone), tokenizer])
+        return _plain([_raw_description(self._raw(m)), to_mapping(alone), tokenizer])
+
+    def _raw(self, m: Modality) -> Modality:
+        """The modality whose raw data a modality is made from."""
+        return next((other for other in self.modalities if other.name == m.raw_name), m)
 
 
 def _raw_description(m: Modality) -> Any:

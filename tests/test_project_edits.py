@@ -30,7 +30,7 @@ LEARNED = {
     "num_heads": 2,
     "encoder_depth": 1,
     "decoder_depth": 1,
-    "train": {"steps": 3, "batch_size": 4, "threads": 1, "num_workers": 0},
+    "train": {"steps": 40, "batch_size": 4, "threads": 1, "num_workers": 0},
 }
 EDGES = {
     "kind": "grid",
@@ -159,6 +159,7 @@ def world(tmp_path, monkeypatch, capsys) -> World:
     monkeypatch.setattr(quickstart_module, "run_all", world.run_all)
     told = world.again(capsys)
     assert world.verbs == ["import", "train rgb", "train text", "tokenize", "pretrain"]
+    assert "train.steps=4" in world.ran[1]  # of 40: what the minutes leave of them
     assert "beside what was made" not in told
     return world
 
@@ -210,6 +211,21 @@ def test_a_tokenizer_with_other_settings_is_trained_again_and_the_old_one_is_kep
     parts = json.loads((world.project.pretrain / "init.json").read_text())["parts"]
     heads = {p["name"]: p["fate"] for p in parts if p["tensor"] == "heads.table"}
     assert heads == {"rgb": "fresh", "text": "kept"}
+
+
+def test_another_labeller_is_other_data(world, capsys):
+    world.edit(world.project.modalities, lambda y: y["modalities"].update(edges=EDGES))
+    world.again(capsys)
+    before = world.shards()
+    world.edit(
+        world.project.modalities, lambda y: y["modalities"]["edges"].update(labeller="edges")
+    )
+    told = world.again(capsys)
+    assert row(told, "edges") == ["changed", "unchanged", "changed", "changed"]
+    assert world.verbs == ["import", "tokenize", "pretrain"]
+    changed = {n for n, when in world.shards().items() if before[n] != when}
+    assert {n.split("/")[2] for n in changed} == {"edges"} and len(changed) == 4
+    assert "a new run, pretrain-3: the data of edges is made otherwise" in told
 
 
 def test_more_tokens_of_a_caption_are_tokenized_again(world, capsys):

@@ -11,6 +11,7 @@ tokenizer is learned from the training split's lines in one go. A tokenizer that
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 from collections.abc import Sequence
@@ -112,7 +113,7 @@ def train_tokenizer(
 
     One with other settings is renamed first. ``overrides`` change settings for this run alone.
     """
-    settings = dict(modalities.tokenizers[name])
+    settings = copy.deepcopy(modalities.tokenizers[name])  # the set stays as it is declared
     for override in overrides:
         apply_override(settings, override)
     users = [m for m in modalities if m.tokenizer == name]
