@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from fourm.embedding import TOKEN_STD, TokenTable
 from fourm.encoder import Encoded, EncoderConfig, Latent, Plain
 from fourm.errors import UserError
 from fourm.formats import check_format, is_ours
+from fourm.hub import HubModel
 from fourm.latent_encoder import LatentEncoder
 from fourm.layout import Layout
 from fourm.modalities import ModalitySet
@@ -39,6 +40,7 @@ from fourm.model_files import (
 )
 from fourm.objectives import CrossEntropy, Objective, Targets
 from fourm.positions import Places, Positions, PositionTable
+from fourm.provenance import Provenance
 from fourm.roles import TABLE, state_roles
 from fourm.weights import WEIGHTS_FILE, WeightFiles
 
@@ -133,8 +135,9 @@ class TokenLosses:
 
 class FourM(
     nn.Module,
-    ModelHubMixin,
+    HubModel,
     library_name="fourm",
+    pipeline_tag="any-to-any",
     tags=["multimodal", "masked-modelling", "any-to-any"],
 ):
     """The model. ``FourM(config, modalities)`` has fresh weights; ``from_pretrained`` and
@@ -220,6 +223,11 @@ class FourM(
     def decoder_blocks(self) -> list[Block]:
         """The decoder's layers."""
         return [block for block in self.decoder if isinstance(block, Block)]
+
+    @staticmethod
+    def vector_name(name: str) -> str:
+        """What the projection of a continuous modality's vectors is called among the weights."""
+        return f"vector_in.{_module_name(name)}"
 
     @property
     def device(self) -> torch.device:
@@ -371,6 +379,8 @@ class FourM(
         self.write_description(folder)
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         save_file(tensors, folder / WEIGHTS_FILE)
+        if self.provenance is not None:
+            self.provenance.write(folder)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> FourM:  # type: ignore[override]
@@ -446,6 +456,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) ->
         files.need(name, tuple(tensor.shape))
     files.refuse_others(set(expected))
     load_into(model, files.read, dtype)
+    model.provenance = Provenance.read(folder)
     return model
 
 

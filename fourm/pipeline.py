@@ -18,16 +18,18 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import fourm
 from fourm.batch import map_tensors
 from fourm.codecs import CodecSet
 from fourm.config import read_yaml, to_mapping
@@ -35,6 +37,7 @@ from fourm.data.store import to_vectors
 from fourm.errors import UserError, nearest
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, load_model
+from fourm.model_card import HERE, model_card, write_card
 from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
@@ -153,18 +156,19 @@ class AnyToAnyPipeline:
             check_options(options, model.modalities, f"{options_path}")
         return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options)
 
-    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
-        """Write model, tokenizers and settings as one folder that ``from_pretrained`` opens.
+    def save_pretrained(self, folder: str | Path, half: bool = False, name: str = HERE) -> None:
+        """Write model, tokenizers, settings and a card as one folder that ``from_pretrained``
+        opens.
 
         ``half`` stores weights in 16 bits (they are read back into 32): half the size, results
-        equal to rounding.
+        equal to rounding. ``name`` of the repository that it is for is told in the card.
         """
         folder = Path(folder)
         self.model.save_pretrained(folder)
-        for name in self.modalities.tokenizers:
-            target = folder / TOKENIZERS_FOLDER / name
+        for tokenizer in self.modalities.tokenizers:
+            target = folder / TOKENIZERS_FOLDER / tokenizer
             target.mkdir(parents=True, exist_ok=True)
-            for path in (self.tokenizers_folder / name).glob("*"):
+            for path in (self.tokenizers_folder / tokenizer).glob("*"):
                 if path.is_file():
                     shutil.copy(path, target / path.name)
         (folder / GENERATION_FILE).write_text(
@@ -174,6 +178,27 @@ class AnyToAnyPipeline:
             save_file(
                 {k: t.half() if t.is_floating_point() else t for k, t in load_file(path).items()},
                 path,
+            )
+        write_card(folder, model_card(self.model, name, folder / TOKENIZERS_FOLDER))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        half: bool = False,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload what ``save_pretrained`` writes to a hub repository, which is made if it is not
+        there. Returns the address of the commit.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, half, repo_id)
+            message = f"Model, tokenizers and settings, written by fourm {fourm.__version__}"
+            return api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=message, repo_type="model"
             )
 
     def __call__(

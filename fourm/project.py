@@ -23,6 +23,7 @@ from fourm.cli.ending import LAST_LINE
 from fourm.data.shards import write_json_atomic
 from fourm.errors import StageFailed, UserError
 from fourm.modalities import ModalitySet
+from fourm.tokenizer_settings import state_of
 from fourm.training.checkpoints import newest_checkpoint
 
 
@@ -58,7 +59,21 @@ class Project:
 
     @property
     def pretrain(self) -> Path:
-        return self.root / "pretrain"
+        """The newest run: ``pretrain``; ``pretrain-2`` and so on where what is trained has changed
+        since.
+        """
+        number = self._num_runs()
+        return self.root / ("pretrain" if number < 2 else f"pretrain-{number}")
+
+    def new_run(self) -> Path:
+        """A run folder that is not there yet, for after the newest."""
+        return self.root / f"pretrain-{self._num_runs() + 1}"
+
+    def _num_runs(self) -> int:
+        number = 1
+        while (self.root / f"pretrain-{number + 1}").is_dir():
+            number += 1
+        return number
 
     @property
     def model(self) -> Path:
@@ -108,11 +123,13 @@ class Project:
         path = self.root / "stages.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
-    def stage(self, name: str, run: Callable[[], object], finished: Callable[[], bool]) -> None:
-        """Run a stage unless it is finished; its seconds add up over interrupted runs."""
+    def stage(self, name: str, run: Callable[[], object], finished: Callable[[], bool]) -> bool:
+        """Run a stage unless it is finished; True if it ran. Its seconds add up over interrupted
+        runs.
+        """
         if finished():
             print(f"== {name}: done before", flush=True)
-            return
+            return False
         print(f"== {name}", flush=True)
         started = time.perf_counter()
         try:
@@ -121,6 +138,7 @@ class Project:
             seconds = self.seconds()
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 1)
             write_json_atomic(self.root / "stages.json", seconds)
+        return True
 
     def newest(self) -> Path:
         """The newest checkpoint of the pretraining. Raises UserError if there is none."""
@@ -128,6 +146,13 @@ class Project:
         if path is None:
             raise UserError(f"no checkpoint in {self.pretrain}: pretrain first")
         return path
+
+
+def is_newer(result: Path, source: Path) -> bool:
+    """True if both files are there and ``result`` was written last."""
+    if not (result.is_file() and source.is_file()):
+        return False
+    return result.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
 def command_line(verb: str, *arguments: str | Path) -> list[str]:
@@ -220,8 +245,8 @@ def pretrain_command(project: Project, overrides: tuple[str, ...] = ()) -> list[
 def tokenizer_commands(
     project: Project, modalities: ModalitySet, changes: Callable[[int], tuple[str, ...]]
 ) -> list[list[str]]:
-    """One command for each tokenizer, the slowest first; ``changes`` makes overrides from the
-    steps that a learned one's config has.
+    """One command for each tokenizer that is not trained, the slowest first; ``changes`` makes
+    overrides from the steps that a learned one's config has.
     """
 
     def steps(name: str) -> int:
@@ -245,13 +270,18 @@ def tokenizer_commands(
             name,
         )
         for name in sorted(modalities.tokenizers, key=cost, reverse=True)
+        if not has_tokenizer(project, modalities, name)
     ]
 
 
+def has_tokenizer(project: Project, modalities: ModalitySet, name: str) -> bool:
+    """True if a tokenizer of the set has been trained to its end as the set declares it, or is used
+    by none of its modalities.
+    """
+    used = any(m.tokenizer == name for m in modalities)
+    return not used or state_of(project.tokenizers / name, name, modalities) == "unchanged"
+
+
 def have_tokenizers(project: Project, modalities: ModalitySet) -> bool:
-    """True if every tokenizer of the set has been trained to its end."""
-    ends = ("figures.json", "tokenizer.json")
-    return all(
-        any((project.tokenizers / name / end).is_file() for end in ends)
-        for name in modalities.tokenizers
-    )
+    """That of every tokenizer of the set."""
+    return all(has_tokenizer(project, modalities, name) for name in modalities.tokenizers)

@@ -82,15 +82,8 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(tmp_path):
     # other settings
     assert run_step(Squares(tmp_path, 5, scale=2), EngineConfig(workers=1), 0.0).num_before == 0
     manifest = json.loads(manifest_path(step, step.jobs()[0]).read_text())
-    assert set(manifest) == {
-        "format",
-        "inputs",
-        "settings",
-        "outputs",
-        "samples",
-        "skipped",
-        "seconds",
-    }
+    told = {"format", "inputs", "settings", "outputs", "samples", "skipped", "seconds"}
+    assert set(manifest) == told
 
 
 def test_ranges_of_an_array_add_up_to_the_whole(tmp_path):

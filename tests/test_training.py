@@ -229,23 +229,6 @@ def test_two_processes_never_train_in_one_folder(project, tmp_path, caplog):
     )
 
 
-def test_init_from_a_model_of_another_modality_set_is_refused(project, uninterrupted, tmp_path):
-    import yaml
-
-    data = yaml.safe_load((project.parent / "modalities.yaml").read_text())
-    del data["modalities"]["depth"]
-    (tmp_path / "fewer.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
-    path = newest_checkpoint(project.parent / "whole" / "checkpoints")
-    with pytest.raises(ValueError, match="another modality set"):
-        pretrain(
-            load(
-                PretrainConfig,
-                project,
-                [f"out={tmp_path / 'x'}", f"init={path}", f"modalities={tmp_path / 'fewer.yaml'}"],
-            )
-        )
-
-
 def test_activation_checkpointing_does_not_change_the_curve(project, uninterrupted, tmp_path):
     out = tmp_path / "act"
     pretrain(

@@ -3,7 +3,9 @@
 A step is a pure function of one shard. Each finished shard leaves a manifest (hash of its inputs
 and settings, what was written, what was skipped and why, seconds); a rerun does what has none, so a
 killed run, a killed worker or a full disk costs the shards in flight and nothing else. The shards'
-bytes depend neither on the engine nor on the number of workers.
+bytes depend neither on the engine nor on the number of workers. A step whose shards are several
+files may also note what each file is made from, and make again only those for which that has
+changed.
 
     fourm import ... --engine ray --address auto        (or --engine local, the default)
     fourm tokenize ... --shard-range 0:100              (one task of a Slurm array)
@@ -20,7 +22,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -66,6 +68,33 @@ class ShardResult:
     outputs: tuple[str, ...]  # files, relative to the step's folder
     num_samples: int
     damage: tuple[Damage, ...] = ()
+    # of a step that makes several files: file -> fingerprint of all that it is made from
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What an earlier run of a step, with whatever settings, left of a shard."""
+
+    folder: Path  # that outputs are relative to
+    made_from: Mapping[str, str]
+    num_samples: int
+    damage: tuple[Damage, ...]
+
+    @staticmethod
+    def of(folder: Path, step: str, job: Job) -> Before:
+        """Read the shard's manifest; nothing is left where it is not there or cut short."""
+        manifest = _read(folder / MANIFESTS / step / f"{job.name}.json") or {"skipped": ()}
+        return Before(
+            folder,
+            manifest.get("made_from", {}),
+            manifest.get("samples", 0),
+            tuple(Damage(**entry) for entry in manifest["skipped"]),
+        )
+
+    def has(self, output: str, made_from: str) -> bool:
+        """True if a file is there and would be the same if it were made again."""
+        return self.made_from.get(output) == made_from and (self.folder / output).is_file()
 
 
 class ShardStep(Protocol):
@@ -153,14 +182,9 @@ def finished(step: ShardStep, job: Job) -> dict[str, Any] | None:
     """The manifest of a shard that is done with these inputs and settings and whose files are
     there, or None.
     """
-    path = manifest_path(step, job)
-    if not path.is_file():
+    manifest = _read(manifest_path(step, job))
+    if manifest is None:
         return None
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError:  # cut short by a crash
-        return None
-    check_format(manifest, path)
     same = manifest.get("inputs") == job.inputs and manifest.get("settings") == fingerprint(
         step.described()
     )
@@ -169,6 +193,18 @@ def finished(step: ShardStep, job: Job) -> dict[str, Any] | None:
         if same and all((step.out / name).is_file() for name in manifest["outputs"])
         else None
     )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A manifest, or None if it is not there or was cut short by a crash."""
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError:
+        return None
+    check_format(manifest, path)
+    return manifest
 
 
 def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
@@ -184,6 +220,8 @@ def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
         "skipped": [asdict(entry) for entry in result.damage],
         "seconds": round(time.perf_counter() - started, 3),
     }
+    if result.made_from:
+        manifest["made_from"] = dict(result.made_from)
     write_json_atomic(manifest_path(step, job), manifest)
     return manifest
 

@@ -11,6 +11,7 @@ own guards see their bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class ImportDatasetStep:
     def run(self, job: Job) -> ShardResult:
         damage: list[Damage] = []
         result = write_pictures(self._rows(job, damage), self.made, self.out, job)
-        return ShardResult(result.outputs, result.num_samples, (*result.damage, *damage))
+        return replace(result, damage=(*result.damage, *damage))
 
     def _rows(self, job: Job, damage: list[Damage]) -> Iterator[tuple[Item, bytes]]:
         if self._streamed:

@@ -193,7 +193,7 @@ class ImportTarsStep:
         result = write_pictures(found, self.made, self.out, job)
         # a damaged tar is told once
         own = [entry for entry in report.entries if job.split == "train"]
-        return ShardResult(result.outputs, result.num_samples, (*result.damage, *own))
+        return replace(result, damage=(*result.damage, *own))
 
 
 class ImportStep:

@@ -22,11 +22,12 @@ from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.raw.image import Image
 from fourm.raw.text import Text
-from fourm_data_prep.engine import Job, ShardResult
+from fourm_data_prep.engine import Before, Job, ShardResult, fingerprint
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.samples import Samples
 
 SHARD_PICTURES = 256
+_SMALLEST = 8  # pixels of a side
 _VALIDATION_SHARE = 0.1
 CAPTION_COLUMNS = (
     "caption",
@@ -57,6 +58,7 @@ def is_validation(key: str) -> bool:
 
 
 def describe(made: list[Modality]) -> dict[str, Any]:
+    """The settings of modalities that their raw shards depend on, by name."""
     return {
         m.name: {"raw": to_mapping(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size}
         for m in made
@@ -66,8 +68,30 @@ def describe(made: list[Modality]) -> dict[str, Any]:
 def write_pictures(
     found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job
 ) -> ShardResult:
-    """Decode each picture once and write all modalities that are made of it."""
+    """Decode each picture once and write all modalities that are made of it, but for those that an
+    earlier import has made of the same pictures with the same settings.
+    """
     size = max(max(m.raw.pixels, m.labeller_size) for m in made)
+    widest = max(m.raw.pixels for m in made)
+    outputs = {m.name: str(shard_path("", job.split, m.name, job.number)) for m in made}
+    seen = [job.inputs, size, widest]
+    made_from = {outputs[m.name]: fingerprint([*seen, describe([m])]) for m in made}
+    before = Before.of(out, "import", job)
+    lacking = [m for m in made if not before.has(outputs[m.name], made_from[outputs[m.name]])]
+    if not lacking:
+        return ShardResult(tuple(outputs.values()), before.num_samples, before.damage, made_from)
+    samples, damage = _decoded(found, size)
+    for m in lacking:
+        members = (
+            (key, m.raw.extensions[0], m.raw.write(value))
+            for key, value in zip(samples.keys, _values(m, samples, widest), strict=True)
+        )
+        write_shard(out / outputs[m.name], members)
+    return ShardResult(tuple(outputs.values()), len(samples.keys), tuple(damage), made_from)
+
+
+def _decoded(found: Iterable[tuple[Item, Path | bytes]], size: int) -> tuple[Samples, list[Damage]]:
+    """What can be read, as squares of ``size`` pixels, and what cannot with the reason."""
     kept: list[Item] = []
     pictures: list[np.ndarray] = []
     alphas: list[np.ndarray | None] = []
@@ -75,7 +99,7 @@ def write_pictures(
     for item, source in found:
         try:
             picture = open_picture(source if isinstance(source, bytes) else source.read_bytes())
-            if min(picture.size) < 8:
+            if min(picture.size) < _SMALLEST:
                 raise UserError(
                     f"picture of {picture.width} x {picture.height} pixels is too small"
                 )
@@ -83,22 +107,10 @@ def write_pictures(
             pictures.append(np.asarray(fit_picture(to_rgb(picture), size)))
             alphas.append(None if alpha is None else np.asarray(fit_picture(alpha, size)))
             kept.append(item)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError) as error:  # converting a strange picture fails in Pillow
             damage.append(Damage(str(item.path), item.key, str(error)))
-    widest = max(m.raw.pixels for m in made)
-    samples = Samples(
-        pictures, [item.caption for item in kept], alphas, [item.key for item in kept]
-    )
-    outputs = []
-    for m in made:
-        path = shard_path(out, job.split, m.name, job.number)
-        members = (
-            (item.key, m.raw.extensions[0], m.raw.write(value))
-            for item, value in zip(kept, _values(m, samples, widest), strict=True)
-        )
-        write_shard(path, members)
-        outputs.append(str(path.relative_to(out)))
-    return ShardResult(tuple(outputs), len(kept), tuple(damage))
+    captions, keys = [item.caption for item in kept], [item.key for item in kept]
+    return Samples(pictures, captions, alphas, keys), damage
 
 
 def _values(m: Modality, samples: Samples, widest: int) -> list[Any]:

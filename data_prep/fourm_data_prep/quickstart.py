@@ -1,7 +1,8 @@
 """``fourm quickstart FOLDER``: five commands in a row, from pictures with captions to a trained
 model and its report.
 
-What it makes is an ordinary project: edit its YAML files, add shards, run the commands again.
+What it makes is an ordinary project: edit its YAML files and run it again. What the edit concerns
+is told in a table and made again, all else is kept (``fourm.project_edits``).
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import os
 from pathlib import Path
 
 from fourm.errors import UserError
-from fourm.modalities import ModalitySet
 from fourm.project import (
     Project,
     command_line,
     have_tokenizers,
+    is_newer,
     pretrain_command,
     run_all,
     tokenize_command,
     tokenizer_commands,
 )
+from fourm.project_edits import Edits, NextRun
 from fourm.resources import configs_folder
 
 _STEPS_A_CORE_MINUTE = 60  # of the quickstart model, measured on one core of a 2024 server CPU
@@ -34,7 +36,11 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
         raise UserError(f"no folder {folder}")
     project.belongs_to(str(folder.resolve()))
     project.write_configs(configs_folder(), "quickstart")
-    modalities = ModalitySet.load(project.modalities)
+    edits = Edits(project)
+    modalities = edits.modalities
+    table = edits.table()
+    if table:
+        print(f"what the YAML files say now, beside what was made:\n{table}\n", flush=True)
     cores = os.cpu_count() or 1
     pretraining = max(_FEWEST_STEPS, int(minutes * cores * _STEPS_A_CORE_MINUTE))
     share = min(1.0, minutes / _MINUTES)  # of the tokenizers' steps
@@ -54,10 +60,17 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
         str(max_damage),
     )
     tokenizers = tokenizer_commands(project, modalities, shortened)
-    training = pretrain_command(project, (f"loop.steps={pretraining}",))
 
-    project.stage("import", lambda: run_all([importing]), (project.raw / "done.json").is_file)
-    project.stage(
+    def pretrain(run: NextRun) -> None:
+        if run.why:
+            print(f"   a new run, {run.out.name}: {run.why}", flush=True)
+        steps = f"loop.steps={pretraining}"
+        overrides = (steps, *run.overrides(edits.config))
+        run_all([pretrain_command(project, overrides)], threads=cores)
+
+    project.stage("import", lambda: run_all([importing]), lambda: edits.is_made("raw"))
+    edits.note("raw")
+    trained = project.stage(
         "tokenizers",
         lambda: run_all(tokenizers, at_once=cores, threads=1),
         lambda: have_tokenizers(project, modalities),
@@ -65,15 +78,18 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
     project.stage(
         "tokenize",
         lambda: run_all([tokenize_command(project)]),
-        (project.tokens / "done.json").is_file,
+        lambda: edits.is_made("tokens") and not trained,
     )
+    edits.note("tokens")
+    next_run = edits.next_run()
+    project.stage("pretrain", lambda: pretrain(next_run), lambda: next_run.is_finished)
+    edits.note("model")
     project.stage(
-        "pretrain",
-        lambda: run_all([training], threads=cores),
-        (project.pretrain / "done.json").is_file,
+        "report",
+        lambda: run_all([command_line("report", out)]),
+        lambda: is_newer(project.report, next_run.out / "done.json"),
     )
-    project.stage("report", lambda: run_all([command_line("report", out)]), project.report.is_file)
     print(
-        f"\nproject: {out} (edit modalities.yaml and pretrain.yaml, then run the commands above"
-        f" again)\nreport:  {project.report}"
+        f"\nproject: {out} (edit modalities.yaml and pretrain.yaml, then run the commands above, or"
+        f" all of it, again)\nreport:  {project.report}"
     )

@@ -8,13 +8,14 @@ the same ones in all modalities; ``crop_settings`` holds (top, left, height, wid
 each. Store raw shards larger (``fourm import --size``) so that crops stay sharp.
 
 A shard is a pure function of its raw shard and the tokenizers; it is written under a temporary name
-and renamed, so a killed run is simply started again. ``tokenizer.json`` beside the shards says who
-made them.
+and renamed, so a killed run is simply started again. Where the modality set has changed, only the
+modalities that it concerns are made again. ``tokenizer.json`` beside the shards says who made them.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 
 from fourm.cli import door
 from fourm.codecs import CodecSet
+from fourm.config import to_mapping
 from fourm.data.crops import Crop, crops_of
 from fourm.data.npy import write_npy
 from fourm.data.shards import (
@@ -37,6 +39,7 @@ from fourm.data.store import TOKENIZER_FILE, token_dtype
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 from fourm_data_prep.engine import (
+    Before,
     Job,
     ShardResult,
     fingerprint,
@@ -127,27 +130,54 @@ class TokenizeStep:
 
     def run(self, job: Job) -> ShardResult:
         report = DamageReport()
+        before = Before.of(self.out, self.name, job)
+        made_from = self._made_from(job)
+        kept = {name for name, f in made_from.items() if before.has(self._output(name, job), f)}
+        if self.crops > 1 and len(kept) < len(made_from):
+            kept = set()  # crop_settings are those of all keys
         sources: dict[str, list[str]] = {}
-        for name in self.names:
-            sources.setdefault(self.modalities[name].raw_name, []).append(name)
-        outputs, keys = [], []
+        for name in made_from:
+            if name not in kept:
+                sources.setdefault(self.modalities[name].raw_name, []).append(name)
+        keys: list[str] = []
         for raw_name, names in sources.items():
             source = shard_path(self.raw, job.split, raw_name, job.number)
-            if not source.is_file():
-                continue
-            made = self._encode(names, source, report)
-            for name, rows in made.items():
+            for name, rows in self._encode(names, source, report).items():
                 target = shard_path(self.out, job.split, name, job.number)
                 write_shard(target, ((key, "npy", write_npy(ids)) for key, ids in rows))
-                outputs.append(str(target.relative_to(self.out)))
                 keys = [key for key, _ in rows] if len(rows) > len(keys) else keys
+        outputs = [self._output(name, job) for name in made_from]
         if self.crops > 1:
-            target = shard_path(self.out, job.split, "crop_settings", job.number)
-            write_shard(
-                target, ((key, "npy", write_npy(self._crop_of(key).settings())) for key in keys)
-            )
-            outputs.append(str(target.relative_to(self.out)))
-        return ShardResult(tuple(outputs), len(keys), tuple(report.entries))
+            outputs.append(self._output("crop_settings", job))
+            if not kept:
+                settings = ((key, "npy", write_npy(self._crop_of(key).settings())) for key in keys)
+                write_shard(self.out / outputs[-1], settings)
+        read_again = {str(shard_path(self.raw, job.split, s, job.number)) for s in sources}
+        damage = [e for e in before.damage if kept and e.shard not in read_again]
+        return ShardResult(
+            tuple(outputs),
+            max(len(keys), before.num_samples if kept else 0),
+            (*damage, *report.entries),
+            {self._output(name, job): f for name, f in made_from.items()},
+        )
+
+    def _output(self, name: str, job: Job) -> str:
+        return str(shard_path("", job.split, name, job.number))
+
+    def _made_from(self, job: Job) -> dict[str, str]:
+        """A fingerprint of everything that the ids of each modality depend on, for those whose raw
+        shard is there.
+        """
+        found = {}
+        for name in self.names:
+            m = self.modalities[name]
+            source = shard_path(self.raw, job.split, m.raw_name, job.number)
+            if source.is_file():
+                # how it is used makes no difference to its ids
+                alone = replace(m, input=True, output=True, loss_weight=1.0, chunk_size=1)
+                described = [to_mapping(alone), self.crops, self.flip]
+                found[name] = fingerprint([stamp(source), self.fingerprint_of(name), described])
+        return found
 
     def _crop_of(self, key: str) -> Crop:
         base, _, number = key.partition(_CROP_MARK)

@@ -26,11 +26,13 @@ from fourm.modalities import ModalitySet
 from fourm.project import (
     Project,
     have_tokenizers,
+    is_newer,
     pretrain_command,
     run_all,
     tokenize_command,
     tokenizer_commands,
 )
+from fourm.project_edits import Edits
 from fourm.resources import configs_folder
 
 
@@ -62,7 +64,8 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     project.belongs_to(f"the demo world, size {size}")
     project.write_configs(configs_folder(), chosen.config)
     cores = os.cpu_count() or 1
-    modalities = ModalitySet.load(project.modalities)
+    edits = Edits(project)
+    modalities = edits.modalities
     pixels = modalities["rgb"].raw.pixels
 
     project.stage(
@@ -70,7 +73,7 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
         lambda: _render(project, chosen, world_seed, pixels),
         lambda: (out / "raw" / "done.json").is_file(),
     )
-    project.stage(
+    trained = project.stage(
         "tokenizers",
         lambda: _train_tokenizers(project, modalities, chosen, cores),
         lambda: have_tokenizers(project, modalities),
@@ -78,15 +81,20 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     project.stage(
         "tokenize",
         lambda: run_all([tokenize_command(project)]),
-        lambda: (project.tokens / "done.json").is_file(),
+        lambda: edits.is_made("tokens") and not trained,
     )
+    edits.note("tokens")
+    run = edits.next_run()
     project.stage(
         "pretrain",
-        lambda: _pretrain(project, cores, chosen),
-        lambda: (project.model / "config.json").is_file(),
+        lambda: _pretrain(project, cores, (*chosen.overrides, *run.overrides(edits.config))),
+        lambda: run.is_finished and (project.model / "config.json").is_file(),
     )
+    edits.note("model")
     project.stage(
-        "evaluate", lambda: evaluate(project, 0, chosen.held_out_scenes), project.report.is_file
+        "evaluate",
+        lambda: _evaluate(project, chosen),
+        lambda: is_newer(project.report, run.out / "done.json"),
     )
     print_summary(finish_metrics(project))
     print(
@@ -95,9 +103,14 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     )
 
 
-def _pretrain(project: Project, cores: int, size: DemoSize) -> None:
-    run_all([pretrain_command(project, size.overrides)], threads=cores)
+def _pretrain(project: Project, cores: int, overrides: tuple[str, ...]) -> None:
+    run_all([pretrain_command(project, overrides)], threads=cores)
     assemble(project)
+
+
+def _evaluate(project: Project, size: DemoSize) -> None:
+    evaluate(project, 0, size.held_out_scenes)
+    assemble(project)  # its card tells the figures
 
 
 def _train_tokenizers(

@@ -5,6 +5,7 @@ modalities are.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from fourm.data.store import Source, SourceConfig
 from fourm.evaluation.matrix import token_matrix
 from fourm.model import load_model
 from fourm.pipeline import AnyToAnyPipeline, read_options
-from fourm.project import Project
+from fourm.project import Project, is_newer
+from fourm.provenance import Provenance, flat_figures
 from fourm.report import Gallery, Report, read_curves
+from fourm.training.checkpoints import STATE
 
 _SAMPLES = 8
 _MATRIX_SAMPLES = 48
@@ -26,9 +29,21 @@ def assemble(project: Project) -> AnyToAnyPipeline:
     """Newest checkpoint, tokenizers and generation settings as one pipeline folder."""
     path = project.root / "generation.yaml"
     options = read_options(path) if path.is_file() else {}
-    pipe = AnyToAnyPipeline(load_model(project.newest()), project.tokenizers, options)
+    checkpoint = project.newest()
+    model = load_model(checkpoint)
+    model.provenance = _provenance(project, checkpoint)
+    pipe = AnyToAnyPipeline(model, project.tokenizers, options)
     pipe.save_pretrained(project.model)
     return pipe
+
+
+def _provenance(project: Project, checkpoint: Path) -> Provenance:
+    """How a checkpoint of the project was trained; the project's figures, if they are of it."""
+    state = json.loads((checkpoint / STATE).read_text())
+    known = Provenance.of_run(project.pretrain, state["step"])
+    if not is_newer(project.metrics, project.pretrain / "done.json"):
+        return known
+    return replace(known, figures=flat_figures(json.loads(project.metrics.read_text())))
 
 
 def held_out(project: Project, pipe: AnyToAnyPipeline, num: int) -> dict[str, list[Any]]:

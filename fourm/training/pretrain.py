@@ -11,7 +11,7 @@ any stop, it goes on from its last checkpoint. Each checkpoint folder is a model
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,14 +27,21 @@ from fourm.codecs import CodecSet
 from fourm.config import at_least, dump
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, open_sources
-from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig, load_model
+from fourm.model import FourM, ModelConfig
 from fourm.objectives import CrossEntropy, Objective
+from fourm.training.checkpoints import list_checkpoints
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.loop import Loop, LoopConfig
 from fourm.training.mixture import AdaptiveConfig, Mixture
+from fourm.training.transplant import (
+    TRANSPLANT_FILE,
+    by_vocabulary,
+    refuse_to_resume,
+    start_from,
+    write_vocabularies,
+)
 from fourm.weights import WEIGHTS_FILE
 
 _log = logging.getLogger(__name__)
@@ -56,7 +63,8 @@ class PretrainConfig:
     loss: Literal["token", "modality"] = "token"
     objective: Objective = field(default_factory=CrossEntropy)  # what targets are scored by
     tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
-    init: str = ""  # model folder to start from
+    # model folder to start from: of this modality set, or of one that shares some of it
+    init: str = ""
     eval_samples: int = 256
     distill: DistillConfig | None = None  # learn from a trained model too
     # shares of sources and mask components follow what is being learned
@@ -205,6 +213,8 @@ class PretrainTask:
         save_file(
             {n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE
         )
+        if self.fingerprints:
+            write_vocabularies(folder, by_vocabulary(self.modalities, self.fingerprints))
         dump(self.config, folder / "pretrain.yaml")
 
     def describe(self, batch: MaskedBatch) -> dict[str, Any]:
@@ -219,18 +229,26 @@ def _mean(sums: Tensor, counts: Tensor) -> float:
 
 
 def build_model(
-    config: PretrainConfig, modalities: ModalitySet, teacher: Teacher | None = None
+    config: PretrainConfig,
+    modalities: ModalitySet,
+    teacher: Teacher | None = None,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> FourM:
-    """Fresh weights from the config's seed, or those of ``init``, or what fits of the teacher's.
+    """Fresh weights from the config's seed, or what fits of those of ``init``, or of the teacher's.
 
-    Raises UserError where ``init`` does not fit.
+    What became of the weights of ``init``, if it was made for another modality set, is logged and
+    stored in the run's folder.
+
+    Args:
+        fingerprints: of the tokenizers in use by modality, as far as they are known.
     """
     if config.init:
-        model = load_model(config.init)
-        if model.modalities.to_mapping()["modalities"] != modalities.to_mapping()["modalities"]:
-            raise UserError(
-                f"{config.init} was made for another modality set than {config.modalities}"
-            )
+        known = by_vocabulary(modalities, fingerprints or {})
+        model, moved = start_from(config.init, modalities, known, config.loop.seed)
+        begins = not list_checkpoints(Path(config.out, "checkpoints"))
+        if moved is not None and begins:
+            _log.info("starting from %s:\n%s", config.init, moved.table())
+            moved.write(Path(config.out, TRANSPLANT_FILE), config.init)
         return model.train()
     # weights are a function of the seed; the global generator stays as it was
     with torch.random.fork_rng():
@@ -250,12 +268,20 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     task = PretrainTask(config, modalities)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    loop = Loop(build_model(config, modalities, task.teacher), task, config.loop, out)
+    model = build_model(config, modalities, task.teacher, task.fingerprints)
+    for checkpoint in list_checkpoints(out / "checkpoints")[-1:]:
+        known = by_vocabulary(modalities, task.fingerprints)
+        refuse_to_resume(out, checkpoint, model, modalities, known)
+    loop = Loop(model, task, config.loop, out)
     if loop.lead:
         dump(config, out / "config.yaml")
     figures = loop.run()
     if loop.lead:
-        write_json_atomic(out / "done.json", {"step": loop.step, **figures})
+        sizes = {
+            "num_samples": sum(source.num_samples for source in task.sources),
+            "num_held_out": sum(source.num_samples for source in task.held_out),
+        }
+        write_json_atomic(out / "done.json", {"step": loop.step, **sizes, **figures})
         _log.info(
             "held out: %s", ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
         )

@@ -5,11 +5,13 @@
 The config is a modality set, with the folders ``raw`` and ``out`` if it stands alone. Learned
 tokenizers run in the same loop as pretraining (checkpoints, exact resume, logging); the text
 tokenizer is learned from the training split's lines in one go. A tokenizer that is already in
-``out`` is left as it is.
+``out`` is left as it is, unless the config has changed since: then it is renamed to
+``<name>.before-1`` and trained again.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from fourm.cli import door
 from fourm.codec_types import check_type, codec_names
@@ -24,6 +27,7 @@ from fourm.config import apply_override, from_mapping, read_yaml
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
+from fourm.tokenizer_settings import note_settings, put_aside, state_of
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.loop import Loop
 from fourm.weights import WEIGHTS_FILE
@@ -32,10 +36,11 @@ from fourm_tokenizers.losses import TrainedTokenizer
 from fourm_tokenizers.picture import CONFIG_FILE, load_autoencoder
 from fourm_tokenizers.settings import TokenizerConfig
 from fourm_tokenizers.task import TokenizerTask
-from fourm_tokenizers.text import TOKENIZER_FILE, TextConfig, train_text_tokenizer
+from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 
 _log = logging.getLogger(__name__)
 FIGURES_FILE = "figures.json"
+_CONFIGS = {"text": TextConfig, "autoencoder": TokenizerConfig}
 _TEXT_SAMPLES = 200_000  # lines that word pieces are learned from, at most
 
 
@@ -104,27 +109,56 @@ def text_lines(users: list[Modality], raw: Path, num_bins: int) -> list[str]:
 def train_tokenizer(
     name: str, modalities: ModalitySet, raw: Path, out: Path, cache: Path, overrides: list[str]
 ) -> None:
-    """Train one tokenizer of the set, unless it is there."""
-    settings = dict(modalities.tokenizers[name])
+    """Train one tokenizer of the set, unless it is there with the settings that the set declares.
+
+    One with other settings is renamed first. ``overrides`` change settings for this run alone.
+    """
+    settings = copy.deepcopy(modalities.tokenizers[name])  # the set stays as it is declared
     for override in overrides:
         apply_override(settings, override)
     users = [m for m in modalities if m.tokenizer == name]
     kind = str(settings.get("type", ""))
     check_type(kind)
-    folder = out / name
-    if kind == "text":
-        if (folder / TOKENIZER_FILE).is_file():
-            return
-        config = from_mapping(TextConfig, settings, f"tokenizer {name}")
-        tokenizer = train_text_tokenizer(config, text_lines(users, raw, config.num_bins), folder)
-        _log.info("%s: %d ids", name, tokenizer.get_vocab_size())
-    elif kind == "autoencoder":
-        if not (folder / FIGURES_FILE).is_file():
-            train_autoencoder(users[0], settings, raw, folder, cache)
-    elif kind in codec_names():
+    if kind in codec_names() and kind not in _CONFIGS:
         raise UserError(
             f"tokenizer {name}: type {kind} is trained already; name the others with --only"
         )
+    if kind not in codec_names():
+        return
+    if not users:
+        _log.info("%s: no modality uses it, so there is nothing to learn from", name)
+        return
+    # before an earlier one is renamed: a misspelt key costs nothing
+    config = from_mapping(_CONFIGS[kind], settings, f"tokenizer {name}")
+    folder = out / name
+    if not _begin(folder, name, modalities):
+        return
+    if isinstance(config, TextConfig):
+        tokenizer = train_text_tokenizer(config, text_lines(users, raw, config.num_bins), folder)
+        _log.info("%s: %d ids", name, tokenizer.get_vocab_size())
+    else:
+        train_autoencoder(users[0], settings, raw, folder, cache)
+
+
+def _begin(folder: Path, name: str, modalities: ModalitySet) -> bool:
+    """False if the tokenizer is there; else its folder is ready to be trained in.
+
+    One process decides, the others find what it has done.
+    """
+    with PartialState().main_process_first():
+        state = state_of(folder, name, modalities)
+        if state == "unchanged":
+            return False
+        if state == "changed":
+            place = put_aside(folder)
+            _log.warning(
+                "%s: the config has changed since it was trained: it is %s now, and is trained"
+                " again",
+                name,
+                place,
+            )
+        note_settings(folder, name, modalities)
+    return True
 
 
 def train_tokenizers(

@@ -1,0 +1,48 @@
+"""Models on the hub: the mixin of ``huggingface_hub`` with a card that is true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from huggingface_hub import ModelCard, ModelHubMixin
+
+from fourm.model_card import HERE, model_card, write_card
+from fourm.provenance import Provenance
+
+if TYPE_CHECKING:
+    from fourm.model import FourM
+
+
+class HubModel(ModelHubMixin):
+    """``save_pretrained`` and ``push_to_hub`` of a FourM, which write its card (``README.md``)."""
+
+    provenance: Provenance | None = None  # how it was trained, where that is known
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> str | None:
+        """The mixin's; ``model_card_kwargs`` are those of ``generate_model_card``."""
+        told = model_card_kwargs or {}
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_card(folder, self._card(**told))  # the mixin leaves one that is there
+        return super().save_pretrained(folder, model_card_kwargs=told, **options)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> str:
+        """The mixin's, with the repository's name in the card."""
+        told = {"name": repo_id, **(model_card_kwargs or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=told, **options)
+
+    def generate_model_card(self, **told: Any) -> ModelCard:
+        """What ``README.md`` says; ``name`` of the repository is for its snippet."""
+        return ModelCard(self._card(**told))
+
+    def _card(self, name: str = HERE) -> str:
+        return model_card(cast("FourM", self), name)

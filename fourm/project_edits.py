@@ -1,0 +1,251 @@
+"""What of a project an edit of its YAML files concerns.
+
+Every stage's result is compared with what the files say now: raw and token shards by what was noted
+when they were made (``made.json``), tokenizers by the record in their folders, the model by its
+newest checkpoint. The stages do as little as they must by themselves; here it is decided whether
+they have anything to do, it is told in one table, and a model that cannot be gone on with gets a
+new run folder beside the old one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fourm.codecs import CodecSet
+from fourm.config import load, read_yaml, to_mapping
+from fourm.data.shards import write_json_atomic
+from fourm.errors import UserError
+from fourm.formats import FORMAT, check_format
+from fourm.modalities import Modality, ModalitySet
+from fourm.model_files import read_description
+from fourm.pipeline import check_options
+from fourm.project import Project
+from fourm.tokenizer_settings import declared, note_if_lacking, state_of
+from fourm.training.checkpoints import newest_checkpoint
+from fourm.training.pretrain import PretrainConfig
+from fourm.training.transplant import (
+    by_vocabulary,
+    changed_fields,
+    differences,
+    other_sizes,
+    other_vocabularies,
+    read_vocabularies,
+)
+
+State = Literal["new", "changed", "unchanged", "gone", "-"]
+STAGES = ("raw", "tokenizer", "tokens", "model")
+_MADE_FILE = "made.json"
+
+
+@dataclass(frozen=True)
+class NextRun:
+    """Where pretraining goes on, or begins."""
+
+    out: Path
+    init: Path | None = None  # checkpoint whose weights it begins with
+    why: str = ""  # what is other than in the run before
+
+    def overrides(self, config: PretrainConfig) -> tuple[str, ...]:
+        """What the project's own config does not say."""
+        out = () if Path(config.out) == self.out else (f"out={self.out}",)
+        return out if self.init is None else (*out, f"init={self.init}")
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.out / "done.json").is_file()
+
+
+class Edits:
+    """A project's results beside its YAML files as they are now.
+
+    Raises UserError where these do not fit each other: the pretraining or the sampling settings
+    name a modality that the set has not.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.modalities = ModalitySet.load(project.modalities)
+        self.config = load(PretrainConfig, project.pretrain_config)
+        self._check()
+        self._made = _read_made(project.root / _MADE_FILE)
+        self._newest = newest_checkpoint(project.pretrain / "checkpoints")
+        self._described = (read_description(self._newest) if self._newest else None) or {}
+        self._trained = _set_of(self._described, str(self._newest)) if self._described else None
+        self.states = self._states()
+
+    def _check(self) -> None:
+        try:
+            self.config.masking.check(self.modalities)
+        except UserError as error:
+            raise UserError(f"{self.project.pretrain_config}: masking: {error}") from None
+        settings = self.project.root / "generation.yaml"
+        if settings.is_file():
+            check_options(read_yaml(settings), self.modalities, str(settings))
+
+    # ---- what is told ----------------------------------------------------------------------------
+
+    def _states(self) -> dict[str, dict[str, State]]:
+        """State of each modality at each stage: modality -> stage -> state."""
+        states = {m.name: self._of(m) for m in self.modalities}
+        known = [*self._noted("raw"), *self._noted("tokens")]
+        known += [m.name for m in self._trained or ()]
+        for name in dict.fromkeys(known):
+            if name not in states:
+                states[name] = dict.fromkeys(STAGES, "gone")
+        return states
+
+    def _of(self, m: Modality) -> dict[str, State]:
+        raw: State = "-"
+        tokenizer: State = "-"
+        tokens: State = "-"
+        if not m.source:
+            raw = self._state_of_shards("raw", m.name, _raw_description(m))
+        if m.tokenizer is not None:
+            found = state_of(self.project.tokenizers / m.tokenizer, m.tokenizer, self.modalities)
+            tokenizer = "new" if found == "unfinished" else found
+            tokens = self._state_of_shards("tokens", m.name, self._description(m))
+        if tokens == "unchanged" and "changed" in (raw, tokenizer):
+            tokens = "changed"
+        model: State = "new"
+        if self._trained is not None and m.name in self._trained:
+            other = changed_fields(self._trained[m.name], m) or tokenizer in ("new", "changed")
+            other = other or self._noted("model").get(m.name, now := self._description(m)) != now
+            model = "changed" if other else "unchanged"
+        return {"raw": raw, "tokenizer": tokenizer, "tokens": tokens, "model": model}
+
+    def _state_of_shards(self, stage: Literal["raw", "tokens"], name: str, now: Any) -> State:
+        """Projects of earlier releases have no notes: what is there counts as unchanged."""
+        folder = self.project.raw if stage == "raw" else self.project.tokens
+        noted = self._noted(stage).get(name)
+        if noted is None:
+            return "unchanged" if any(folder.glob(f"*/{name}/*.tar")) else "new"
+        return "unchanged" if noted == now else "changed"
+
+    def table(self) -> str:
+        """A line for each modality; empty if nothing has changed, or nothing is made yet."""
+        found = {state for of in self.states.values() for state in of.values()} - {"-"}
+        if found in ({"unchanged"}, {"new"}):
+            return ""
+        rows = [("", *STAGES), *((name, *of.values()) for name, of in self.states.items())]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+    # ---- what is to do ---------------------------------------------------------------------------
+
+    def is_made(self, stage: Literal["raw", "tokens"]) -> bool:
+        """True if a stage has ended and its shards are what the files say."""
+        folder = self.project.raw if stage == "raw" else self.project.tokens
+        states = {of[stage] for of in self.states.values()}
+        return (folder / "done.json").is_file() and not states & {"new", "changed"}
+
+    def note(self, stage: Literal["raw", "tokens", "model"]) -> None:
+        """Note that a stage has ended with the files as they were read."""
+        if stage == "raw":
+            now = {m.name: _raw_description(m) for m in self.modalities if not m.source}
+        else:
+            now = {m.name: self._description(m) for m in self.modalities}
+        self._made = {**self._made, "format": FORMAT, stage: now}
+        if stage == "tokens":
+            for name in self.modalities.tokenizers:
+                note_if_lacking(self.project.tokenizers / name, name, self.modalities)
+        if stage == "model":
+            self._made["pretrain"] = _comparable(self.config)
+        write_json_atomic(self.project.root / _MADE_FILE, self._made)
+
+    def next_run(self) -> NextRun:
+        """The run to go on with, or a new one beside it; to be asked when the tokenizers are
+        trained.
+
+        A new one begins with the old one's weights where it is the modalities that have changed,
+        and from nothing where ``pretrain.yaml`` has.
+        """
+        out = self.project.pretrain
+        if self._newest is None or self._trained is None:
+            return NextRun(out, _began_with(out))
+        noted = self._noted("model")
+        found = differences(self._trained, self.modalities)
+        known = by_vocabulary(self.modalities, self._fingerprints())
+        found += [
+            f"the tokenizer of {name} is another"
+            for name in sorted(
+                other_vocabularies(
+                    self._trained, self.modalities, read_vocabularies(self._newest), known
+                )
+            )
+        ]
+        found += [
+            f"the data of {m.name} is made otherwise"
+            for m in self.modalities
+            if m.name in noted and noted[m.name][0] != _raw_description(self._raw(m))
+        ]
+        sizes = other_sizes(self._described["model"], to_mapping(self.config.model))
+        if found or sizes:
+            init = None if sizes else self._newest
+            return NextRun(self.project.new_run(), init, "; ".join([*found, *sizes]))
+        config = self._made.get("pretrain")
+        if config is not None and config != _comparable(self.config):
+            why = f"{self.project.pretrain_config.name} has changed"
+            return NextRun(self.project.new_run(), None, why)
+        return NextRun(out)
+
+    def _fingerprints(self) -> dict[str, str]:
+        codecs = CodecSet(self.modalities, self.project.tokenizers)
+        return {m.name: codecs[m.name].fingerprint for m in self.modalities if m.tokenizer}
+
+    def _noted(self, stage: str) -> Mapping[str, Any]:
+        return self._made.get(stage, {})
+
+    def _description(self, m: Modality) -> Any:
+        """What the tokens of a modality (or its vectors) depend on, but for how they are used."""
+        alone = replace(m, input=True, output=True, loss_weight=1.0, chunk_size=1)
+        tokenizer = declared(m.tokenizer, self.modalities) if m.tokenizer is not None else None
+        return _plain([_raw_description(self._raw(m)), to_mapping(alone), tokenizer])
+
+    def _raw(self, m: Modality) -> Modality:
+        """The modality whose raw data a modality is made from."""
+        return next((other for other in self.modalities if other.name == m.raw_name), m)
+
+
+def _raw_description(m: Modality) -> Any:
+    return _plain([to_mapping(m.raw), m.labeller, m.labeller_size])
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
+def _read_made(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        made = json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is not valid JSON: delete it") from None
+    check_format(made, path)
+    return made
+
+
+def _set_of(described: Mapping[str, Any], where: str) -> ModalitySet:
+    """The modality set in a model's description."""
+    declared_then = {k: described[k] for k in ("tokenizers", "modalities") if k in described}
+    return ModalitySet.from_mapping(declared_then, where)
+
+
+def _began_with(out: Path) -> Path | None:
+    """What a run that has no checkpoint yet was to begin with."""
+    path = out / "config.yaml"
+    init = read_yaml(path).get("init") if path.is_file() else None
+    return Path(init) if init else None
+
+
+def _comparable(config: PretrainConfig) -> Any:
+    """A config without what projects give on the command line."""
+    return _plain(to_mapping(replace(config, out="", init="", loop=replace(config.loop, steps=1))))
