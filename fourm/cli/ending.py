@@ -19,6 +19,7 @@ from fourm.cli.extras import where_to_get
 from fourm.errors import Interrupted, StageFailed, UserError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell reports of any other program
 _KEPT = "what is finished is kept, the same command goes on from there"
 
 # A stage of a project writes its last line into this file, and the project prints it when all its
@@ -50,6 +51,8 @@ def ending_of(error: BaseException, verb: click.Command | None) -> Ending | None
         case ModuleNotFoundError():
             advice = where_to_get(error.name or "")
             return Ending(f"error: this needs {error.name}: {advice}", 2) if advice else None
+        case BrokenPipeError():  # who reads our output has seen enough: `fourm ... | head`
+            return Ending("", _PIPE_CLOSED)
         case OSError() if error.errno is not None:
             where = f" ({error.filename})" if error.filename else ""
             kept = f"; {_KEPT}" if resumes and error.errno in _NO_ROOM else ""
@@ -69,6 +72,10 @@ def _with_help(error: click.ClickException) -> str:
 
 def tell(ending: Ending) -> None:
     """Print the line, or hand it to the project whose stage this is."""
+    if not ending.line:
+        # what is still in the buffer has no reader, and must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     file = os.environ.get(LAST_LINE)
     if file:
         Path(file).write_text(ending.line)
