@@ -79,6 +79,7 @@ class Generated:
 
     @property
     def texts(self) -> list[str]:
+        """The values as text."""
         return [str(value) for value in self.values]
 
 
