@@ -4,24 +4,43 @@ that this is, and lead to paths, tests and commands that exist.
 
 import re
 import tomllib
+from importlib import import_module
 
 import pytest
 import yaml
+from fourm_tokenizers.quantizers import QuantizerConfig
 from source import PACKAGES, ROOT, num_code_lines
 
 import fourm
 from fourm.cli.program import verbs
+from fourm.raw import Raw
+from fourm.sampling.schemes import Scheme
 
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
     (ROOT / "docs").glob("*.md")
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # what has to be understood to change how the model learns and generates
-CORE = (
-    "modalities", "batch", "masking", "budgets", "spans", "layout", "positions", "attention",
-    "cache", "blocks", "embedding", "roles", "model", "encoder", "model_files", "loss",
-    "objectives", "sampling",
-)  # fmt: skip
+CORE = [
+    "modalities",
+    "batch",
+    "masking",
+    "budgets",
+    "spans",
+    "layout",
+    "positions",
+    "attention",
+    "cache",
+    "blocks",
+    "embedding",
+    "roles",
+    "model",
+    "encoder",
+    "model_files",
+    "loss",
+    "objectives",
+    "sampling",
+]
 # folders that a path in a document begins with
 FOLDERS = "fourm|tokenizers|data_prep|configs|tests|benchmarks|examples|docs"
 
@@ -114,3 +133,21 @@ def test_modules_verbs_and_tests_of_documents_exist(path):
     assert commands <= set(verbs())
     for file, word in re.findall(r"(tests/test_\w+\.py) -k (\w+)", text):
         assert re.search(rf"def test_\w*{word}", (ROOT / file).read_text()), f"{file} -k {word}"
+
+
+def test_documents_list_every_kind_that_can_be_chosen_by_name():
+    for family, page in (
+        (Raw, "modalities"),
+        (Scheme, "sampling"),
+        (QuantizerConfig, "tokenizers"),
+    ):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        missing = [name for name in family.names() if not re.search(rf"`?\b{name}\b", text)]
+        assert not missing, f"docs/{page}.md lacks {', '.join(missing)}"
+    text = (ROOT / "docs" / "data.md").read_text()
+    for file in ("exact", "packaged", "audio", "adapters", "sam"):
+        module = import_module(f"fourm_data_prep.{file}")
+        for name in getattr(module, "LABELLERS", {}):
+            assert f"`{name}`" in text, name
+        for name in getattr(module, "NETWORKS", {}):
+            assert f"`{name}:X`" in text, name
