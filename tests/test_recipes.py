@@ -166,9 +166,11 @@ def test_a_raw_type_is_one_class_it_is_written_read_trained_and_sampled(project)
 
 def test_a_quantizer_is_settings_and_a_network_it_trains_encodes_and_decodes(project):
     write_files("Add a quantizer")
-    run_commands("Add a quantizer")
-    folder = project.tokenizers / "sphere"
-    codec = PictureCodec(folder, ModalitySet.load("sphere.yaml")["rgb"])
+    places = ["--raw", str(project.raw), "--out", str(project.tokenizers), "--only", "corners"]
+    short = [f"train.{name}={value}" for name, value in LOOP.items()]
+    main(["train-tokenizer", str(project.modalities), *short, *places])
+    modality = ModalitySet.load(project.modalities)["corners"]
+    codec = PictureCodec(project.tokenizers / "corners", modality)
     assert type(codec.model.quantizer).__name__ == "Sphere"
     pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     ids = codec.encode(list(pictures))

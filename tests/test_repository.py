@@ -69,7 +69,7 @@ def test_files_open_with_what_they_are_and_have_a_concern_for_a_name():
     assert not {p.stem for p in SOURCES} & {"utils", "common", "helpers", "misc"}
 
 
-def test_no_function_has_over_40_statements_and_no_file_over_280():
+def test_no_function_has_over_40_statements_and_no_file_over_280_docstrings_not_counted():
     for path, tree in trees().items():
         assert num_statements(tree) <= 280, f"{path}: {num_statements(tree)} statements"
         for node in ast.walk(tree):
