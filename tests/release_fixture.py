@@ -36,7 +36,7 @@ def rgb_alone() -> dict:
 
 
 def is_latent(release: Path) -> bool:
-    """``<version>-latent``: a run with JAR's encoder and averaged weights, nothing else."""
+    """``<version>-latent``: a run with JAR's encoder and an average of the weights alone."""
     return release.name.endswith("-latent")
 
 

@@ -57,7 +57,7 @@ def is_validation(key: str) -> bool:
 
 
 def describe(made: list[Modality]) -> dict[str, Any]:
-    """Settings of modalities that change what is written, for the manifests."""
+    """The settings of modalities that their raw shards depend on, by name."""
     return {
         m.name: {"raw": to_mapping(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size}
         for m in made
