@@ -30,6 +30,8 @@ class Vectors:
 
 @dataclass(frozen=True)
 class EncoderStream:
+    """What the encoder sees: T rows of B samples, one after another, without padding."""
+
     modality: Tensor  # (T,) int64 index into the modality set
     position: Tensor  # (T,) int64 within the modality
     token: Tensor  # (T,) int64 id within the modality's vocabulary; 0 for continuous rows
@@ -40,11 +42,14 @@ class EncoderStream:
 
     @property
     def layout(self) -> Layout:
+        """Who attends to whom: all rows of a sample to each other."""
         return Layout.per_sample(self.lengths)
 
 
 @dataclass(frozen=True)
 class DecoderStream:
+    """What the decoder is asked: T rows of B samples, sorted by sample and modality."""
+
     modality: Tensor  # (T,) int64
     position: Tensor  # (T,) int64
     input: Tensor  # (T,) int64 previous id of a sequence, or MASK_QUERY
@@ -58,6 +63,7 @@ class DecoderStream:
 
     @property
     def layout(self) -> Layout:
+        """Who attends to whom: rows of one sample and modality, in sequences to earlier ones."""
         return Layout.segments(
             self.segment_lengths, self.segment_sample, len(self.lengths), self.segment_causal
         )
@@ -65,18 +71,23 @@ class DecoderStream:
 
 @dataclass(frozen=True)
 class MaskedBatch:
+    """Inputs and targets of B masked samples."""
+
     encoder: EncoderStream
     decoder: DecoderStream
     samples: np.ndarray  # (B,) number of each sample in its data set
 
     def to(self, device: torch.device | str) -> MaskedBatch:
+        """The batch on a device."""
         return map_tensors(self, lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> MaskedBatch:
+        """The batch in page-locked memory."""
         return map_tensors(self, lambda t: t.pin_memory())
 
 
 def map_tensors(value: Any, change: Any) -> Any:
+    """The same dataclass or mapping with ``change`` applied to every tensor in it."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
@@ -135,6 +146,7 @@ class StreamRows:
         return np.argsort(sample, kind="stable"), sample
 
     def encoder(self) -> EncoderStream:
+        """The rows as an encoder's stream, sorted by sample."""
         order, sample = self._sorted()
         vectors = {}
         if self.vectors:

@@ -50,6 +50,7 @@ class BlockShape:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.dim // self.num_heads
 
     @property

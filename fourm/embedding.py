@@ -61,6 +61,7 @@ class TokenTable(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Normal vectors; codes of levels begin at zero, so that their levels say all of them."""
         nn.init.normal_(self.table, std=self.std)
         if self.levels is not None:
             with torch.no_grad():

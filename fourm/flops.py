@@ -22,6 +22,7 @@ class Flops:
 
     @property
     def total(self) -> int:
+        """Encoder and decoder together."""
         return self.encoder + self.decoder
 
 

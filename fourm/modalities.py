@@ -98,6 +98,7 @@ class Modality:
 
     @property
     def raw_name(self) -> str:
+        """Name of the raw shards that it is made from."""
         return self.source or self.name
 
     @property
@@ -150,10 +151,12 @@ class ModalitySet:
 
     @property
     def inputs(self) -> list[Modality]:
+        """Modalities that may be given."""
         return [m for m in self.modalities if m.input]
 
     @property
     def outputs(self) -> list[Modality]:
+        """Modalities that may be generated."""
         return [m for m in self.modalities if m.output]
 
     @cached_property

@@ -82,6 +82,7 @@ class Generated:
 
     @property
     def texts(self) -> list[str]:
+        """The values as text."""
         return [str(value) for value in self.values]
 
 

@@ -35,26 +35,32 @@ class Project:
 
     @property
     def modalities(self) -> Path:
+        """YAML of the modalities and their tokenizers."""
         return self.root / "modalities.yaml"
 
     @property
     def pretrain_config(self) -> Path:
+        """YAML of the pretraining."""
         return self.root / "pretrain.yaml"
 
     @property
     def raw(self) -> Path:
+        """Raw shards."""
         return self.root / "raw"
 
     @property
     def tokenizers(self) -> Path:
+        """Trained tokenizers, a folder each."""
         return self.root / "tokenizers"
 
     @property
     def tokens(self) -> Path:
+        """Token shards."""
         return self.root / "tokens"
 
     @property
     def cache(self) -> Path:
+        """Columns that are read in training; may be deleted."""
         return self.root / "cache"
 
     @property
@@ -82,10 +88,12 @@ class Project:
 
     @property
     def report(self) -> Path:
+        """The page that shows everything."""
         return self.root / "report.html"
 
     @property
     def metrics(self) -> Path:
+        """Figures as JSON."""
         return self.root / "metrics.json"
 
     def write_configs(self, source: Path, name: str) -> None:
@@ -120,6 +128,7 @@ class Project:
         write_json_atomic(note, {"source": source})
 
     def seconds(self) -> dict[str, float]:
+        """Seconds of each stage so far."""
         path = self.root / "stages.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 

@@ -56,6 +56,7 @@ class NextRun:
 
     @property
     def is_finished(self) -> bool:
+        """True if it has trained to its end."""
         return (self.out / "done.json").is_file()
 
 

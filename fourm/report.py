@@ -61,16 +61,19 @@ class Report:
     parts: list[str] = field(default_factory=list)
 
     def heading(self, text: str, note: str = "") -> None:
+        """Begin a section, with a note below its heading."""
         self.parts.append(
             f"<h2>{html.escape(text)}</h2>"
             + (f'<p class="note">{html.escape(note)}</p>' if note else "")
         )
 
     def modalities(self, modalities: ModalitySet) -> None:
+        """A section with the table of a modality set."""
         self.heading("Modalities")
         self.parts.append(f"<pre>{html.escape(modalities.table())}</pre>")
 
     def gallery(self, gallery: Gallery) -> None:
+        """A section of pictures and texts, a sample a row."""
         head = "".join(f"<th>{html.escape(c)}</th>" for c in gallery.columns)
         rows = "".join(
             "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>"
@@ -80,6 +83,7 @@ class Report:
         self.parts.append(f'<table class="gallery"><tr>{head}</tr>{rows}</table>')
 
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
+        """A table; cells are HTML."""
         head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows

@@ -2,11 +2,13 @@
 newcomer can read, configs that load.
 """
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 from fourm_tokenizers.settings import TokenizerConfig
+from source import Function, is_promised_elsewhere, num_statements, public_definitions, trees
 
 from fourm.config import from_mapping, load
 from fourm.modalities import ModalitySet
@@ -61,12 +63,28 @@ def test_the_core_never_imports_what_stands_on_it():
         ), path
 
 
-def test_files_stay_short_and_open_with_what_they_are():
+def test_files_open_with_what_they_are_and_have_a_concern_for_a_name():
     for path in SOURCES:
-        text = path.read_text()
-        assert text.startswith('"""'), path
-        assert text.count("\n") <= 420, path
+        assert path.read_text().startswith('"""'), path
     assert not {p.stem for p in SOURCES} & {"utils", "common", "helpers", "misc"}
+
+
+def test_no_function_has_over_40_statements_and_no_file_over_280_docstrings_not_counted():
+    for path, tree in trees().items():
+        assert num_statements(tree) <= 280, f"{path}: {num_statements(tree)} statements"
+        for node in ast.walk(tree):
+            if isinstance(node, Function):
+                number = num_statements(node)
+                assert number <= 40, f"{path}:{node.lineno} {node.name}: {number} statements"
+
+
+def test_what_is_public_has_a_docstring_unless_it_overrides_what_has_one():
+    silent = [
+        str(found)
+        for found in public_definitions()
+        if not ast.get_docstring(found.node) and not is_promised_elsewhere(found)
+    ]
+    assert not silent, "\n".join(silent)
 
 
 def test_every_shipped_config_loads():

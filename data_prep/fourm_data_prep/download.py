@@ -54,6 +54,8 @@ class DownloadConfig:
 
 @dataclass(frozen=True)
 class Address:
+    """One picture to fetch."""
+
     key: str
     url: str
     caption: str

@@ -58,6 +58,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """Name of the shard in manifests, ``<split>-<number>``."""
         return f"{self.split}-{self.number:05d}"
 
 
@@ -104,7 +105,9 @@ class ShardStep(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the step in manifests."""
+        ...
 
     @property
     def out(self) -> Path:
@@ -150,6 +153,7 @@ class Progress:
     num_before: int = 0  # shards that were done already
 
     def add(self, manifest: dict[str, Any]) -> None:
+        """Count the manifest of one shard."""
         self.num_done += 1
         skipped = DamageReport(entries=[Damage(**entry) for entry in manifest["skipped"]])
         skipped.num_seen = manifest["samples"] + len(skipped.samples)
@@ -157,6 +161,7 @@ class Progress:
 
 
 def manifest_path(step: ShardStep, job: Job) -> Path:
+    """Where a step notes that a shard is done."""
     return step.out / MANIFESTS / step.name / f"{job.name}.json"
 
 
@@ -173,6 +178,7 @@ def stamp(path: Path) -> list[Any]:
 
 
 def fingerprint(described: Any) -> str:
+    """What tells settings or inputs from others: 16 hexadecimal digits of their JSON."""
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[
         :16
     ]

@@ -52,6 +52,7 @@ class ImportDatasetStep:
 
     @property
     def dataset(self) -> Any:
+        """The data set, opened where it is first asked for; pictures are left as bytes."""
         if self._opened is None:
             self._opened = _undecoded(open_dataset(self.source, self.split))
         return self._opened

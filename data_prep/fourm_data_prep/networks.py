@@ -112,6 +112,7 @@ def side_of(model: Any, pictures: Sequence[np.ndarray]) -> int:
 def batched(
     pictures: Sequence[np.ndarray], run: Callable[[Sequence[np.ndarray]], list[Any]]
 ) -> list[Any]:
+    """Run over pictures in batches without gradients: one value a picture."""
     with torch.inference_mode():
         return [
             value

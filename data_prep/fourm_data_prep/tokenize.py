@@ -81,11 +81,13 @@ class TokenizeStep:
 
     @property
     def codecs(self) -> CodecSet:
+        """The codecs, opened where they are first asked for."""
         if self._codecs is None:
             self._codecs = CodecSet(self.modalities, self.tokenizers)
         return self._codecs
 
     def fingerprint_of(self, name: str) -> str:
+        """Fingerprint of a modality's codec, computed once."""
         if name not in self._fingerprints:
             self._fingerprints[name] = self.codecs[name].fingerprint
         return self._fingerprints[name]

@@ -54,6 +54,7 @@ class AdaptTask:
         self.epoch_steps = config.num_phases * max(1, smaller // config.loop.batch_size)
 
     def model(self) -> UniMoS:
+        """A fresh UniMoS, its weights a function of the config's seed."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.loop.seed)
             return UniMoS(self.prompts, self.config, len(self.target.keys))

@@ -55,6 +55,9 @@ class AlignTask:
             )
 
     def model(self) -> Aligner:
+        """A fresh aligner, its weights a function of the config's seed; means and axes of the
+        latents are those of the training part.
+        """
         dims = {name: held.info.dim for name, held in self.latents.items()}
         with torch.random.fork_rng():
             torch.manual_seed(self.config.loop.seed)

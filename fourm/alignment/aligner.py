@@ -74,6 +74,7 @@ class AlignConfig:
 
     @property
     def directions(self) -> list[tuple[str, str]]:
+        """All (from, to) pairs of two different modalities."""
         return list(permutations(self.latents, 2))
 
 

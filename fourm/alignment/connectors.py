@@ -57,6 +57,7 @@ class ResidualHead(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.dim_out))
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents (B, D) -> vectors of the common space (B, out)."""
         for block in self.blocks:
             z = z + block(z)
         return self.out(z)

@@ -19,6 +19,7 @@ class Temperature(nn.Module):
         self.low, self.high = low, high
 
     def forward(self) -> Tensor:
+        """The temperature within its bounds, a scalar."""
         return self.value.clamp(self.low, self.high)
 
 

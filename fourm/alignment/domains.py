@@ -45,6 +45,7 @@ class DomainBatch:
     step: int
 
     def to(self, device: torch.device | str) -> DomainBatch:
+        """The batch on a device."""
         return replace(
             self,
             source=self.source.to(device),
@@ -53,6 +54,7 @@ class DomainBatch:
         )
 
     def pin_memory(self) -> DomainBatch:
+        """The batch in page-locked memory."""
         return replace(
             self,
             source=self.source.pin_memory(),

@@ -223,4 +223,5 @@ def paired(named: dict[str, Latents]) -> dict[str, Latents]:
 
 
 def hash_keys(keys: list[str]) -> str:
+    """What tells a list of samples from another one: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]

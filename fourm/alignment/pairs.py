@@ -113,6 +113,7 @@ class LatentBatch:
     step: int
 
     def to(self, device: torch.device | str) -> LatentBatch:
+        """The batch on a device."""
         return LatentBatch(
             tuple(v.to(device) for v in self.values),
             self.groups.to(device),
@@ -121,6 +122,7 @@ class LatentBatch:
         )
 
     def pin_memory(self) -> LatentBatch:
+        """The batch in page-locked memory."""
         return LatentBatch(
             tuple(v.pin_memory() for v in self.values),
             self.groups.pin_memory(),
@@ -160,5 +162,6 @@ class LatentBatches(torch.utils.data.Dataset):
 
 
 def batch_of(latents: list[Latents], samples: np.ndarray, step: int = 0) -> LatentBatch:
+    """The latents of samples number ``samples`` (B,) in every modality."""
     values = tuple(torch.from_numpy(held.rows(samples)) for held in latents)
     return LatentBatch(values, torch.from_numpy(latents[0].group_ids[samples]), samples, step)

@@ -52,5 +52,6 @@ class Prepare(nn.Module):
         return F.normalize(rows, dim=-1) if self.config.unit else rows
 
     def forward(self, rows: Tensor) -> Tensor:
+        """Latents (n, d) -> rows (n, dim), centred, scaled and turned as the config says."""
         ready = self._unit(rows - self.mean)
         return ready @ self.axes if self.config.pca else ready

@@ -55,6 +55,7 @@ class FaissIndex:
 
 
 def normalized(rows: np.ndarray) -> np.ndarray:
+    """Rows (N, D) of unit length; rows of zeros stay zeros."""
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 

@@ -38,15 +38,18 @@ class Program(click.Group):
     """All verbs of all installed packages; none is imported before it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in alphabetical order."""
         return list(verbs())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb of a name, imported now; None if there is none."""
         entry = verbs().get(cmd_name)
         return entry.load() if entry else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that the arguments begin with. Raises UsageError with the nearest name."""
         name = args[0]
         if name not in verbs():
             near = difflib.get_close_matches(name, verbs(), n=1, cutoff=0.0)
@@ -75,6 +78,7 @@ class Program(click.Group):
 )
 @click.version_option(fourm.__version__, prog_name="fourm", message="%(prog)s %(version)s")
 def program() -> None:
+    """What all verbs share: log lines as they are, libraries quiet."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "huggingface_hub", "accelerate", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -27,6 +27,7 @@ class Crop:
 
     @property
     def whole(self) -> bool:
+        """True if it shows all of the picture, not mirrored."""
         return self == Crop()
 
     def settings(self) -> np.ndarray:

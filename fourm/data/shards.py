@@ -59,13 +59,16 @@ class DamageReport:
         return {entry.shard for entry in self.entries if entry.key == WHOLE_SHARD}
 
     def add(self, shard: str | Path, key: str, reason: str) -> None:
+        """Note what was skipped: a sample, or ``WHOLE_SHARD``."""
         self.entries.append(Damage(str(shard), key, reason))
 
     def merge(self, other: DamageReport) -> None:
+        """Add what another report has seen and skipped."""
         self.entries.extend(other.entries)
         self.num_seen += other.num_seen
 
     def write(self, path: str | Path) -> None:
+        """Write the report as JSON."""
         data = {
             "seen": self.num_seen,
             "skipped": len(self.samples),
@@ -100,6 +103,7 @@ def shard_paths(root: str | Path, split: str, modality: str) -> list[Path]:
 
 
 def shard_path(root: str | Path, split: str, modality: str, number: int) -> Path:
+    """Where a tar lies: ``<root>/<split>/<modality>/<number>.tar``."""
     return Path(root, split, modality, f"{number:05d}.tar")
 
 

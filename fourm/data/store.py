@@ -43,6 +43,8 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
+    """Sources of samples, the splits to use, and where columns are cached."""
+
     sources: tuple[SourceConfig, ...]
     split: str = "train"
     validation_split: str = "val"
@@ -114,6 +116,7 @@ class Source:
 
     @property
     def present(self) -> list[str]:
+        """Names of the modalities that the data set has."""
         return list(self._columns)
 
     def keys(self, samples: np.ndarray) -> list[str]:

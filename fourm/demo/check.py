@@ -13,6 +13,7 @@ from fourm.demo.examine import goals_of
 
 
 def main(arguments: list[str]) -> int:
+    """Print each goal of a ``metrics.json``; returns 1 if one is missed, else 0."""
     metrics = json.loads(Path(arguments[0]).read_text())
     missed = 0
     for (task, metric), (sign, goal) in goals_of(metrics).items():

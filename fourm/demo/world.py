@@ -54,6 +54,7 @@ class Scenes:
         return len(self.present)
 
     def select(self, index: np.ndarray | slice) -> Scenes:
+        """The scenes of some numbers."""
         return Scenes(**{name: value[index] for name, value in vars(self).items()})
 
 

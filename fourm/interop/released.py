@@ -78,6 +78,7 @@ class ReleasedConfig:
             raise UserError(f"act_layer must be SiLU or GELU, not {self.act_layer!r}")
 
     def model(self) -> ModelConfig:
+        """The same model in our settings."""
         return ModelConfig(
             dim=self.dim,
             encoder_depth=self.encoder_depth,

@@ -30,6 +30,7 @@ class MetadataKind:
     thresholds: tuple[float, ...] = ()
 
     def to_bin(self, value: float) -> int:
+        """The bin of a value; what is outside of the range is in the outermost ones."""
         if self.thresholds:
             return sum(value >= t for t in self.thresholds)
         if self.range is not None:

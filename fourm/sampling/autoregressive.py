@@ -59,6 +59,7 @@ class UncachedDecoder:
         self.prefix: list[Tensor] = []
 
     def step(self, modality: int, tokens: Tensor) -> Tensor:
+        """Next token of each sample (R,) -> decoder output (R, D) at its place."""
         self.prefix.append(tokens)
         prefix = torch.stack(self.prefix, 1)  # (R, t)
         num, length = prefix.shape

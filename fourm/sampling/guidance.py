@@ -52,6 +52,7 @@ class Guidance:
 
     @property
     def num_branches(self) -> int:
+        """Passes that are combined, run as one batch."""
         return len(self.dropped)
 
     def combine(self, logits: Tensor, scale: float) -> Tensor:

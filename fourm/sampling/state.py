@@ -33,6 +33,7 @@ class SampleState:
 
     @property
     def present(self) -> list[str]:
+        """Names of the modalities of which anything is known."""
         return [*self.grids, *self.sequences]
 
 

@@ -112,12 +112,14 @@ class Mixture:
 
     @property
     def moves_sources(self) -> bool:
+        """True if shares of sources follow what is learned."""
         return (
             self.adaptive is not None and self.adaptive.of != "components" and len(self.sizes) > 1
         )
 
     @property
     def moves_components(self) -> bool:
+        """True if shares of mask components follow what is learned."""
         return (
             self.adaptive is not None
             and self.adaptive.of != "sources"
@@ -171,6 +173,7 @@ class Mixture:
 
 
 def with_shares(masking: MaskingConfig, shares: list[float]) -> MaskingConfig:
+    """The masking with these weights of its components."""
     return replace(
         masking,
         components=tuple(

@@ -28,6 +28,8 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
+    """AdamW, or Muon for the blocks' matrices with AdamW for the rest; their peak rates."""
+
     name: str = "adamw"  # adamw | muon
     lr: float = 1e-3  # AdamW's peak learning rate
     muon_lr: float = 0.02  # Muon's peak learning rate
@@ -95,6 +97,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of all matrices that have a gradient, those of one shape together."""
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for p in group["params"]:

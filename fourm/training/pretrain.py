@@ -175,6 +175,7 @@ class PretrainTask:
 
     @property
     def adapt_every(self) -> int:
+        """Steps between two probes of the mixture; 0 = it is fixed."""
         return self.config.adaptive.every if self.config.adaptive is not None else 0
 
     def adapt(
@@ -205,6 +206,7 @@ class PretrainTask:
         return self.mixture.state()
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Take the mixture of a checkpoint. Raises UserError where it had other sources."""
         self.mixture.restore(state)
 
     def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:

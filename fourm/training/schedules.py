@@ -11,6 +11,8 @@ from fourm.config import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
+    """How learning rates rise, stay and fall over a run's steps."""
+
     name: Literal["cosine", "wsd", "inverse_sqrt"] = "cosine"
     warmup: int = 50  # steps of linear rise
     # wsd and inverse_sqrt: last share of all steps, falling linearly to ``final``

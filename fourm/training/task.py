@@ -66,7 +66,9 @@ class Adaptive(Protocol):
     """
 
     @property
-    def adapt_every(self) -> int: ...
+    def adapt_every(self) -> int:
+        """Steps between two changes; 0 = never."""
+        ...
 
     def adapt(
         self, model: nn.Module, device: torch.device, step: int, agreed: Callable[[Tensor], Tensor]
@@ -80,4 +82,6 @@ class Adaptive(Protocol):
         """What a checkpoint must keep for that, as JSON."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None: ...
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+        ...

@@ -82,19 +82,24 @@ class AutoencoderConfig:
 
     @property
     def grid(self) -> int:
+        """Tokens along a side of the picture."""
         return self.image_size // self.patch_size
 
     @property
     def codebook_size(self) -> int:
+        """Number of ids of one codebook."""
         return self.quantizer.size
 
     @property
     def out_channels(self) -> int:
+        """Numbers that the decoder gives at a pixel."""
         return self.num_classes or self.channels
 
 
 @dataclass(frozen=True)
 class Reconstruction:
+    """What an autoencoder makes of a batch while it is trained."""
+
     # (B, C, H, W) in the normalised range, class logits, or vectors (B, C);
     # None while a diffusion decoder trains
     output: Tensor | None
@@ -141,6 +146,7 @@ class Autoencoder(nn.Module):
         return self.decoder(rows)
 
     def forward(self, values: Tensor) -> Reconstruction:
+        """Values -> their reconstruction, ids and loss."""
         latents = self.latents(values)
         if self.config.quantize:
             quantized = self.quantizer(latents)

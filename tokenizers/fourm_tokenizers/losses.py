@@ -37,6 +37,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) -> scores (B, 1, h, w)."""
         return self.layers(pictures)
 
 
@@ -115,6 +116,7 @@ class TrainedTokenizer(nn.Module):
         self.recent_ids: deque[Tensor] = deque(maxlen=_RECENT_BATCHES)
 
     def forward(self, values: Tensor, step: int) -> TrainingLoss:
+        """Values of a batch at a step -> the terms of its loss."""
         made = self.tokenizer(values)
         self.recent_ids.append(made.ids.detach())
         reconstruction, adversarial = made.loss, made.loss.new_zeros(())

@@ -37,6 +37,7 @@ class Blocks(nn.Module):
             block.reset_parameters()
 
     def forward(self, rows: Tensor) -> Tensor:
+        """Rows (B, N, D) -> (B, N, D)."""
         b, n, _ = rows.shape
         flat = rearrange(rows, "b n d -> (b n) d")
         layout = prepare(Layout.per_sample(np.full(b, n)), flat, "auto")
@@ -57,6 +58,7 @@ class Patches(nn.Module):
     position: Tensor
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) -> rows (B, N, D), row after row of the grid."""
         p = self.patch_size
         rows = self.proj(rearrange(pictures, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p))
         return rows + places(self.position, pictures.shape[-2] // p, pictures.shape[-1] // p).to(
@@ -79,6 +81,8 @@ def places(table: Tensor, height: int, width: int) -> Tensor:
 
 
 class ViTEncoder(nn.Module):
+    """Pictures -> rows of a grid by a transformer."""
+
     def __init__(
         self, channels: int, patch_size: int, grid: int, dim: int, num_heads: int, depth: int
     ) -> None:
@@ -87,6 +91,7 @@ class ViTEncoder(nn.Module):
         self.trunk = Blocks(dim, num_heads, depth)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) -> rows (B, N, D)."""
         return self.trunk(self.patches(pictures))
 
 
@@ -115,6 +120,7 @@ class ViTDecoder(nn.Module):
     position: Tensor
 
     def forward(self, rows: Tensor) -> Tensor:
+        """Rows (B, N, D) of a square grid -> pictures (B, C, H, W)."""
         side, p = math.isqrt(rows.shape[1]), self.patch_size
         rows = self.out(self.trunk(rows + places(self.position, side, side).to(rows.dtype)))
         pictures = rearrange(rows, "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=p, q=p)
@@ -154,6 +160,7 @@ class ListEncoder(nn.Module):
         self.trunk = Blocks(dim, num_heads, depth)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) -> the list's rows (B, K, D)."""
         rows = self.patches(pictures)
         queries = self.queries.to(rows.dtype).expand(len(rows), -1, -1)
         return self.trunk(torch.cat([queries, rows], 1))[:, : len(self.queries)]
@@ -242,6 +249,7 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) -> rows (B, N, D)."""
         return rearrange(self.layers(pictures), "b d h w -> b (h w) d")
 
 
@@ -261,6 +269,7 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], channels, 3, padding=1))
 
     def forward(self, rows: Tensor) -> Tensor:
+        """Rows (B, N, D) of a square grid -> pictures (B, C, H, W)."""
         return self.layers(rearrange(rows, "b (h w) d -> b d h w", h=math.isqrt(rows.shape[1])))
 
 
@@ -275,6 +284,7 @@ class VectorEncoder(nn.Module):
         self.num_tokens = num_tokens
 
     def forward(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, C) -> rows (B, K, D)."""
         return rearrange(
             self.split(self.layers(self.proj(vectors))), "b (k d) -> b k d", k=self.num_tokens
         )
@@ -290,6 +300,7 @@ class VectorDecoder(nn.Module):
         self.out = nn.Linear(dim, channels)
 
     def forward(self, rows: Tensor) -> Tensor:
+        """Rows (B, K, D) -> vectors (B, C)."""
         return self.out(self.layers(self.join(rows.flatten(1))))
 
 

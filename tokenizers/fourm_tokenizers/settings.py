@@ -68,6 +68,7 @@ class TokenizerConfig:
 
     @property
     def codebook(self) -> QuantizerConfig:
+        """Settings of the quantizer; FSQ with ``levels`` unless said otherwise."""
         return self.quantizer or FSQConfig(levels=self.levels)
 
     def model(self, modality: Modality) -> AutoencoderConfig:

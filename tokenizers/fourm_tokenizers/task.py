@@ -32,14 +32,18 @@ _EVAL_SAMPLES, _EVAL_BATCH = 256, 64
 
 @dataclass(frozen=True)
 class ValueBatch:
+    """Raw values of one micro-batch as a tokenizer reads them."""
+
     values: Tensor  # (B, C, H, W), class ids (B, H, W) or vectors (B, C)
     samples: np.ndarray
     step: int
 
     def to(self, device: torch.device | str) -> ValueBatch:
+        """The batch on a device."""
         return ValueBatch(self.values.to(device, non_blocking=True), self.samples, self.step)
 
     def pin_memory(self) -> ValueBatch:
+        """The batch in page-locked memory."""
         return ValueBatch(self.values.pin_memory(), self.samples, self.step)
 
 

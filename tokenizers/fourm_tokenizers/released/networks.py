@@ -30,6 +30,7 @@ class PostMLP(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
     def forward(self, rows: Tensor) -> Tensor:
+        """Rows (..., D) -> (..., D)."""
         return self.fc2(self.fc1(rows).tanh())
 
 
@@ -82,6 +83,7 @@ class ViTEncoder(_ViT):
         self.dim = size.dim
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) -> maps (B, D, h, w)."""
         return self.run(self.proj(pictures))
 
 
@@ -105,6 +107,7 @@ class ViTDecoder(_ViT):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, D, h, w) -> pictures (B, C, H, W)."""
         rows = self.out_proj(rearrange(self.run(maps), "b d h w -> b h w d"))
         p = self.patch_size
         pictures = rearrange(rows, "b h w (c p q) -> b c (h p) (w q)", p=p, q=p)
@@ -125,6 +128,7 @@ class ConvNeXtBlock(nn.Module):
         self.gamma = nn.Parameter(1e-6 * self.norm.weight.new_ones(channels))
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Maps (B, C, H, W) -> (B, C, H, W)."""
         rows = self.norm(rearrange(self.dwconv(pictures), "b c h w -> b h w c"))
         rows = self.gamma * self.pwconv2(F.gelu(self.pwconv1(rows)))
         return pictures + rearrange(rows, "b h w c -> b c h w")
@@ -163,6 +167,7 @@ class ResidualMLP(nn.Module):
         self.linear_out = nn.Linear(width, channels_out or width)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, C, h, w) -> (B, C', h, w), each place by itself."""
         rows = self.linear_in(rearrange(maps, "b c h w -> b h w c"))
         for block, norm in zip(self.blocks, self.layernorms, strict=True):
             assert isinstance(block, nn.ModuleDict)

@@ -91,4 +91,5 @@ class VQVAE(VQEncoder):
         return self.decode_codes(self.codes(ids))
 
     def decode_codes(self, codes: Tensor) -> Tensor:
+        """Quantised latents (B, L, h, w) -> what ``decode`` gives."""
         return self.decoder(self.post_quant_proj(codes))
