@@ -65,6 +65,11 @@ def test_an_optimizer_s_state_of_other_groups_is_refused_with_a_way_out(project,
         pretrain(load(PretrainConfig, project, longer))
 
 
+def test_precision_no_needs_no_quotes(project):
+    for text in ("loop.precision=no", "loop.precision='no'"):
+        assert load(PretrainConfig, project, [text]).loop.precision == "no"
+
+
 def test_one_seed_gives_one_loss_curve_bit_for_bit(project, uninterrupted, tmp_path):
     pretrain(load(PretrainConfig, project, [f"out={tmp_path / 'again'}"]))
     assert curve(tmp_path / "again") == uninterrupted

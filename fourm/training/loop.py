@@ -70,6 +70,11 @@ class LoopConfig:
     tracker: str = ""  # name of an Accelerate tracker, e.g. tensorboard
     threads: int = 0  # CPU threads of each rank; 0 = torch's choice
 
+    @staticmethod
+    def upgrade(given: dict[str, Any]) -> dict[str, Any]:
+        """YAML 1.1 reads an unquoted ``precision: no`` as false: what was meant is plain."""
+        return {**given, "precision": "no"} if given.get("precision") is False else given
+
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "batch_size", "micro_batches")
         at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
