@@ -79,13 +79,20 @@ class Edits:
         self.states = self._states()
 
     def _check(self) -> None:
+        """Hold both files to the modality set, so that one run names all that is left over."""
+        faults = []
         try:
             self.config.masking.check(self.modalities)
         except UserError as error:
-            raise UserError(f"{self.project.pretrain_config}: masking: {error}") from None
+            faults.append(f"{self.project.pretrain_config}: masking: {error}")
         settings = self.project.root / "generation.yaml"
         if settings.is_file():
-            check_options(read_yaml(settings), self.modalities, str(settings))
+            try:
+                check_options(read_yaml(settings), self.modalities, str(settings))
+            except UserError as error:
+                faults.append(str(error))
+        if faults:
+            raise UserError("; and ".join(faults))
 
     # ---- what is told ----------------------------------------------------------------------------
 

@@ -283,8 +283,17 @@ def test_a_name_that_is_left_in_other_files_is_told_before_anything_runs(world, 
         lambda y: y["masking"]["components"][0].update(input={"palette": 2}),
     )
     world.edit(world.project.modalities, lambda y: y["modalities"].pop("palette"))
-    with pytest.raises(UserError, match="pretrain.yaml: masking: unknown modality 'palette'"):
+    settings = world.project.root / "generation.yaml"
+    before = settings.read_text() if settings.is_file() else None
+    settings.write_text("palette: {steps: 2}\n")
+    with pytest.raises(UserError) as told:
         world.again(capsys)
+    if before is None:
+        settings.unlink()
+    else:
+        settings.write_text(before)
+    assert "pretrain.yaml: masking: unknown modality 'palette'" in str(told.value)
+    assert "generation.yaml: 'palette' is no output" in str(told.value)
     assert world.verbs == []
 
 
