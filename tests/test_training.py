@@ -65,6 +65,13 @@ def test_an_optimizer_s_state_of_other_groups_is_refused_with_a_way_out(project,
         pretrain(load(PretrainConfig, project, longer))
 
 
+def test_an_average_that_a_run_had_not_begins_with_its_weights(project, tmp_path):
+    out = tmp_path / "later"
+    pretrain(load(PretrainConfig, project, ["loop.steps=2", "loop.ema=0", f"out={out}"]))
+    pretrain(load(PretrainConfig, project, ["loop.steps=4", "loop.ema=0.9", f"out={out}"]))
+    assert [step for step, _ in curve(out)] == [1, 2, 3, 4]
+
+
 def test_precision_no_needs_no_quotes(project):
     for text in ("loop.precision=no", "loop.precision='no'"):
         assert load(PretrainConfig, project, [text]).loop.precision == "no"

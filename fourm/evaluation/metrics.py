@@ -103,17 +103,3 @@ def feature_figures(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float
     """Cosine and root mean square error of feature vectors in the last axis."""
     error = predicted.astype(np.float64) - truth
     return {"cosine": mean_cosine(predicted, truth), "rmse": float(np.sqrt((error**2).mean()))}
-
-
-def word_f1(predicted: list[str], truth: list[str]) -> float:
-    """F1 of the words (with repeats) of texts."""
-    matched = num_predicted = num_true = 0
-    for p, t in zip(predicted, truth, strict=True):
-        a, b = p.lower().split(), t.lower().split()
-        num_predicted, num_true = num_predicted + len(a), num_true + len(b)
-        left = list(b)
-        for word in a:
-            if word in left:
-                left.remove(word)
-                matched += 1
-    return 2 * matched / max(num_predicted + num_true, 1)

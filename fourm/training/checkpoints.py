@@ -194,7 +194,8 @@ def gather_full(tensor: Tensor) -> Tensor:
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor sharded like a parameter (FSDP2); any other as it is."""
-    if not hasattr(parameter, "device_mesh") or tensor.ndim == 0:
+    is_sharded = hasattr(tensor, "device_mesh")
+    if is_sharded or not hasattr(parameter, "device_mesh") or tensor.ndim == 0:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

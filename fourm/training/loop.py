@@ -34,7 +34,7 @@ from tqdm import tqdm
 from fourm.blocks import Block
 from fourm.config import at_least
 from fourm.errors import Interrupted, UserError
-from fourm.training.checkpoints import newest_checkpoint, save_checkpoint
+from fourm.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.run_log import NotFinite, RunLog, StepLosses
@@ -350,9 +350,7 @@ class Loop:
         """Load the newest whole checkpoint, if there is one, and cut the log back to it."""
         path = newest_checkpoint(self.out / "checkpoints")
         if path is not None:
-            described = self.state.read(path)
-            if self.adaptive is not None and "task" in described:
-                self.adaptive.restore(described["task"])
+            tensors, described = read_checkpoint(path)
             was = described["seed"], described["batch_size"]
             if was != (self.config.seed, self.config.batch_size):
                 raise UserError(
@@ -360,6 +358,9 @@ class Loop:
                     f" says {self.config.seed} and {self.config.batch_size}: use another output"
                     " folder"
                 )
+            self.state.take_over(path, tensors, described["step"])
+            if self.adaptive is not None and "task" in described:
+                self.adaptive.restore(described["task"])
             if self.lead and self.step:
                 _log.info("resuming %s from step %d", self.out, self.step)
         if self.lead:

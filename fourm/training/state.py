@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +19,6 @@ from fourm.training.checkpoints import (
     gather_full,
     load_optimizer_tensors,
     optimizer_tensors,
-    read_checkpoint,
     shard_like,
 )
 from fourm.weights import WEIGHTS_FILE, load_weights, new_name
@@ -82,19 +80,24 @@ class TrainingState:
         averages = {name: gather_full(t) for name, t in self._average.items()}
         return weights | averages, others
 
-    def read(self, path: Path) -> dict[str, Any]:
-        """Take over a whole checkpoint; returns what else its ``state.json`` says."""
-        tensors, described = read_checkpoint(path)
+    def take_over(self, path: Path, tensors: dict[str, Tensor], step: int) -> None:
+        """Go on from a whole checkpoint of ``step``, whose tensors beside the model's are these."""
         renamed = getattr(self.model, "renamed_weights", {})
+        names = [name for name, _ in self.model.named_parameters()]
         if any(hasattr(p, "device_mesh") for p in self.model.parameters()):
-            loaded = load_file(path / WEIGHTS_FILE)
-            self._load({new_name(name, renamed): value for name, value in loaded.items()})
+            stored = load_file(path / WEIGHTS_FILE)
+            loaded = {new_name(name, renamed): value for name, value in stored.items()}
+            self._load({name: loaded[name] for name in names})
         else:
             load_weights(self.model, path / WEIGHTS_FILE)
         if self._average:
             self._average = self._copies()
-            stored = {n.removeprefix(_WEIGHTS): t for n, t in tensors.items() if _WEIGHTS in n}
-            self._load({new_name(name, renamed): value for name, value in stored.items()})
+            own = {
+                new_name(name.removeprefix(_WEIGHTS), renamed): value
+                for name, value in tensors.items()
+                if name.startswith(_WEIGHTS)
+            }
+            if own:  # else the run had no average: it begins with the weights
+                self._load({name: own[name] for name in names})
         load_optimizer_tensors(self.optimizers, tensors, path)
-        self.step = described["step"]
-        return described
+        self.step = step
