@@ -9,15 +9,26 @@ vocabulary of thousands be learned from few samples; the codes' own vectors begi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.modalities import Modality, ModalitySet
+from fourm.pieces import GradientSlot, cut
 from fourm.roles import TABLE, state_roles
 
 TOKEN_STD = 0.3  # sin-cos positions have 0.7: place counts for more than content at the start
+
+
+@dataclass(frozen=True)
+class Head:
+    """Output weights of a vocabulary."""
+
+    weight: Tensor  # (V, D)
+    slot: GradientSlot | None = None  # where their gradient may be written
 
 
 class TokenTable(nn.Module):
@@ -87,15 +98,18 @@ class TokenTable(nn.Module):
         start, size = self.vocabularies[m.vocab or m.name]
         return self._with_levels(self.table[start : start + size], start, size)
 
-    def all_weights(self, wanted: set[str]) -> dict[str, Tensor]:
-        """``weights`` of several vocabularies by name.
+    def heads(self, wanted: set[str]) -> dict[str, Head]:
+        """Output heads of these vocabularies by name.
 
-        One split: a slice for each would cost a whole table's gradient each.
+        All are cut from the table at once: a slice for each would cost a whole table's gradient
+        each.
         """
-        tables = self.table.split([size for _, size in self.vocabularies.values()])
+        pieces = cut(self.table, [size for _, size in self.vocabularies.values()])
         return {
-            name: self._with_levels(table, start, size)
-            for (name, (start, size)), table in zip(self.vocabularies.items(), tables, strict=True)
+            name: Head(self._with_levels(piece, start, size), slot)
+            for (name, (start, size)), (piece, slot) in zip(
+                self.vocabularies.items(), pieces, strict=True
+            )
             if name in wanted
         }
 

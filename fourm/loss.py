@@ -1,9 +1,11 @@
-"""Cross-entropy of a linear head without keeping its logits.
+"""Cross-entropy of a linear head, with as few passes over its logits as it takes.
 
 Logits of all targets over a vocabulary are by far the largest tensor of a step (tokens x
-vocabulary). Here rows are taken in chunks; the gradient of a chunk is made while its logits are at
-hand, and only the gradients of rows and weights are kept. Same idea as Liger's and Apple's fused
-losses (2411.09009), in plain torch.
+vocabulary). Few of them are kept as log-probabilities, which become their own gradient in place.
+Many are taken in chunks of rows: the gradient of a chunk is made while its logits are at hand, and
+only the gradients of rows and weights are kept; the idea of Liger's and Apple's fused losses
+(2411.09009), in plain torch. Gradients of weights are written where their table wants them
+(``pieces.py``).
 """
 
 from __future__ import annotations
@@ -11,41 +13,109 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from fourm.pieces import GradientSlot
+
 CHUNK_LOGITS = 1 << 24  # logits made at once
+
+
+def _scores(
+    rows: Tensor, weight: Tensor, targets: Tensor, z_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (n, V), log-partitions (n, 1), and the sum of the losses of all rows."""
+    logits = (rows @ weight.T).float()
+    log_p = logits.log_softmax(-1)
+    wanted = targets[:, None]
+    found = log_p.gather(1, wanted)
+    log_z = logits.gather(1, wanted) - found
+    total = -found.sum()
+    return log_p, log_z, total + z_weight * log_z.square().sum() if z_weight else total
+
+
+def _logits_gradient(log_p: Tensor, log_z: Tensor, targets: Tensor, z_weight: float) -> Tensor:
+    """The gradient of the summed losses for the logits (n, V), in the memory of ``log_p``."""
+    gradient = log_p.exp_()
+    if z_weight:  # d/dlogits of w * log_z^2 is 2 w log_z times the probabilities
+        gradient *= 1.0 + 2.0 * z_weight * log_z
+    ones = torch.ones_like(log_z)
+    return gradient.scatter_add_(1, targets[:, None], ones.neg_())
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        z_weight: float,
+        slot: GradientSlot | None,
+    ) -> Tensor:
+        log_p, log_z, total = _scores(rows, weight.to(rows.dtype), targets, z_weight)
+        ctx.save_for_backward(rows, weight, targets, log_p, log_z)
+        ctx.z_weight, ctx.slot = z_weight, slot
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        rows, weight, targets, log_p, log_z = ctx.saved_tensors
+        gradient = _logits_gradient(log_p, log_z, targets, ctx.z_weight).to(rows.dtype)
+        weight_grad = _place(ctx.slot, weight, weight.dtype)
+        scaled = rows * grads[0]
+        if weight.dtype == rows.dtype:
+            torch.mm(gradient.T, scaled, out=weight_grad)
+        else:
+            weight_grad.copy_(gradient.T @ scaled)
+        return gradient @ weight.to(rows.dtype) * grads[0], weight_grad, None, None, None
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, z_weight: float, chunk: int
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        z_weight: float,
+        slot: GradientSlot | None,
+        chunk: int,
     ) -> Tensor:
+        head = weight.to(rows.dtype)
         total = rows.new_zeros((), dtype=torch.float32)
         rows_grad = torch.empty_like(rows)
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32)
+        weight_grad = _place(slot, weight, torch.float32).zero_()
         for start in range(0, len(rows), chunk):
             part, wanted = rows[start : start + chunk], targets[start : start + chunk]
-            logits = (part @ weight.T).float()
-            log_z = logits.logsumexp(-1)
-            total += (log_z - logits.gather(1, wanted[:, None])[:, 0]).sum()
-            gradient = (logits - log_z[:, None]).exp_()
-            if z_weight:  # d/dlogits of w * log_z^2 is 2 w log_z times the probabilities
-                total += z_weight * log_z.square().sum()
-                gradient *= 1.0 + 2.0 * z_weight * log_z[:, None]
-            gradient[torch.arange(len(wanted), device=wanted.device), wanted] -= 1.0
-            gradient = gradient.to(rows.dtype)
-            rows_grad[start : start + chunk] = gradient @ weight
-            weight_grad += (gradient.T @ part).float()
-        ctx.save_for_backward(rows_grad, weight_grad.to(weight.dtype))
+            log_p, log_z, found = _scores(part, head, wanted, z_weight)
+            total += found
+            gradient = _logits_gradient(log_p, log_z, wanted, z_weight).to(rows.dtype)
+            torch.mm(gradient, head, out=rows_grad[start : start + chunk])
+            if rows.dtype == torch.float32:
+                weight_grad.addmm_(gradient.T, part)
+            else:
+                weight_grad += gradient.T @ part
+        ctx.rows_grad, ctx.weight_grad, ctx.dtype = rows_grad, weight_grad, weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        rows_grad, weight_grad = ctx.saved_tensors
-        return rows_grad * grads[0], weight_grad * grads[0], None, None, None
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        # in place: these are made for one backward pass
+        rows_grad, weight_grad = ctx.rows_grad.mul_(grads[0]), ctx.weight_grad.mul_(grads[0])
+        ctx.rows_grad = ctx.weight_grad = None
+        return rows_grad, weight_grad.to(ctx.dtype), None, None, None, None
+
+
+def _place(slot: GradientSlot | None, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Memory for the gradient of a weight: its place in its table, if that is free."""
+    place = None if slot is None else slot.take()
+    if place is not None and place.dtype == dtype:
+        return place
+    return torch.empty_like(weight, dtype=dtype)
 
 
 def linear_cross_entropy(
@@ -54,6 +124,7 @@ def linear_cross_entropy(
     targets: Tensor,
     z_weight: float = 0.0,
     chunk_logits: int = CHUNK_LOGITS,
+    slot: GradientSlot | None = None,
 ) -> Tensor:
     """Sum of -log softmax(rows @ weight.T)[target], in nats.
 
@@ -61,19 +132,23 @@ def linear_cross_entropy(
         rows: (n, D); weight: (V, D); targets: (n,) ids below V.
         z_weight: adds this times the square of each row's log-partition (z-loss).
         chunk_logits: most logits to hold at once; fewer in all are computed in one piece.
+        slot: where the gradient of ``weight`` belongs, if it is a piece of a table.
 
     Returns:
         Scalar sum over rows, float32; 0 with zero gradients for no rows.
     """
     if torch.is_autocast_enabled(rows.device.type):
         dtype = torch.get_autocast_dtype(rows.device.type)
-        rows, weight = rows.to(dtype), weight.to(dtype)
-    if rows.shape[0] * weight.shape[0] > chunk_logits:
-        chunk = max(1, chunk_logits // weight.shape[0])
-        return _ChunkedCrossEntropy.apply(rows, weight, targets, z_weight, chunk)
-    logits = (rows @ weight.T).float()
-    loss = F.cross_entropy(logits, targets, reduction="sum")
-    return loss + z_weight * logits.logsumexp(-1).square().sum() if z_weight else loss
+        rows = rows.to(dtype)
+    chunk = max(1, chunk_logits // weight.shape[0])
+    learns = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
+    if not learns:
+        parts = zip(rows.split(chunk), targets.split(chunk), strict=True)
+        sums = [_scores(part, weight.to(part.dtype), wanted, z_weight)[2] for part, wanted in parts]
+        return torch.stack(sums).sum()
+    if len(rows) <= chunk:
+        return _CrossEntropy.apply(rows, weight, targets, z_weight, slot)
+    return _ChunkedCrossEntropy.apply(rows, weight, targets, z_weight, slot, chunk)
 
 
 def soft_cross_entropy(

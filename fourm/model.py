@@ -9,6 +9,7 @@ added once more. Architecture: 4M (2312.06647); shapes: T packed rows, D width, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,7 @@ from fourm.attention.rows import take_rows
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.blocks import Block, BlockShape
 from fourm.config import at_least, from_mapping, to_mapping
-from fourm.embedding import TOKEN_STD, TokenTable
+from fourm.embedding import TOKEN_STD, Head, TokenTable
 from fourm.encoder import Encoded, EncoderConfig, Latent, Plain
 from fourm.errors import UserError
 from fourm.formats import check_format, is_ours
@@ -337,36 +338,41 @@ class FourM(
         """Decoder output (n, D) of one modality's rows -> logits (n, V)."""
         return rows @ self.head(name).to(rows.dtype).T
 
-    def target_rows(self, batch: MaskedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Decoder output of a batch's targets sorted by modality (T, D), and the heads (V, D) of
-        the vocabularies among them.
+    def target_rows(self, batch: MaskedBatch) -> tuple[Tensor, dict[str, Head]]:
+        """Decoder output of a batch's targets sorted by modality (T, D), and the heads of the
+        vocabularies among them.
         """
         decoded = self.decode(self.encode(batch.encoder), batch.decoder)
         counted = zip(self.modalities, batch.decoder.counts, strict=True)
         present = {m.vocab or m.name for m, count in counted if count}
-        return take_rows(decoded, batch.decoder.by_modality), self._head_table.all_weights(present)
+        return take_rows(decoded, batch.decoder.by_modality), self._head_table.heads(present)
 
     def forward(self, batch: MaskedBatch, objective: Objective | None = None) -> TokenLosses:
         """Losses of a masked batch by modality, by cross-entropy unless told otherwise."""
         objective = objective or CrossEntropy()
         rows, heads = self.target_rows(batch)
-        ids = batch.decoder.target[batch.decoder.by_modality]
-        sums, start = [], 0
-        for m, count in zip(self.modalities, batch.decoder.counts, strict=True):
-            if not count:
+        counts = batch.decoder.counts
+        starts = [0, *accumulate(counts)]
+        ids = batch.decoder.target[batch.decoder.by_modality].split(counts)
+        sums = []
+        for i, (m, own) in enumerate(zip(self.modalities, rows.split(counts), strict=True)):
+            if not counts[i]:
                 sums.append(rows.new_zeros((), dtype=torch.float32))
                 continue
-            part, vocab = slice(start, start + count), m.vocab or m.name
-            sums.append(objective(Targets(rows[part], heads[vocab], ids[part], vocab, part)))
-            start += count
-        # every parameter gets a gradient on every rank, whatever this batch holds
-        touched = sum(p.sum() for p in (self.mask_token, *self._tables())) * 0.0
-        counts = torch.tensor(batch.decoder.counts, dtype=torch.float32, device=rows.device)
-        return TokenLosses(torch.stack(sums) + touched, counts)
+            part, vocab = slice(starts[i], starts[i + 1]), m.vocab or m.name
+            sums.append(objective(Targets(own, heads[vocab], ids[i], vocab, part)))
+        sums = torch.stack(sums) + self._idle(rows, any(counts))
+        return TokenLosses(sums, torch.tensor(counts, dtype=torch.float32, device=rows.device))
 
-    def _tables(self) -> list[nn.Parameter]:
-        tables = [t for t in (self.heads, self.decoder_tokens) if t is not None]
-        return [p for table in tables for p in table.parameters()]
+    def _idle(self, rows: Tensor, has_targets: bool) -> Tensor:
+        """An exact zero that gives every parameter a gradient on every rank, whatever a batch
+        holds.
+        """
+        head = self._head_table
+        touched = [self.mask_token] if head.levels is None else [self.mask_token, head.levels]
+        if not has_targets:
+            touched += [rows, head.table]
+        return sum((tensor.sum() for tensor in touched), start=rows.new_zeros(())) * 0.0
 
     # ---- files -----------------------------------------------------------------------------------
 

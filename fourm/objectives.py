@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fourm.choices import Choice
+from fourm.embedding import Head
 from fourm.errors import UserError
 from fourm.loss import linear_cross_entropy, soft_cross_entropy
 
@@ -22,7 +23,7 @@ class Targets:
     """The target rows of one modality in a batch, and what they should say."""
 
     rows: Tensor  # (n, D) decoder output
-    head: Tensor  # (V, D) output weights
+    head: Head
     ids: Tensor  # (n,)
     vocab: str
     part: slice  # where the rows are among all of the batch, sorted by modality
@@ -42,7 +43,7 @@ class CrossEntropy(Objective, name="cross_entropy"):
     """-log p(target), in nats."""
 
     def __call__(self, targets: Targets) -> Tensor:
-        return linear_cross_entropy(targets.rows, targets.head, targets.ids)
+        return _cross_entropy(targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class ZLoss(Objective, name="z_loss"):
             raise UserError(f"objective z_loss needs a positive weight, not {self.weight}")
 
     def __call__(self, targets: Targets) -> Tensor:
-        return linear_cross_entropy(targets.rows, targets.head, targets.ids, self.weight)
+        return _cross_entropy(targets, self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +67,18 @@ class Distilled(Objective):
     plain: Objective  # the rest of it
     share: float
     rows: Tensor  # (T, D') the teacher's decoder output, sorted by modality
-    heads: dict[str, Tensor]  # vocabulary -> (V, D')
+    heads: dict[str, Head]  # by vocabulary, of its width D'
 
     def __call__(self, targets: Targets) -> Tensor:
         taught = soft_cross_entropy(
-            targets.rows, targets.head, self.rows[targets.part], self.heads[targets.vocab]
+            targets.rows,
+            targets.head.weight,
+            self.rows[targets.part],
+            self.heads[targets.vocab].weight,
         )
         return (1 - self.share) * self.plain(targets) + self.share * taught
+
+
+def _cross_entropy(targets: Targets, z_weight: float = 0.0) -> Tensor:
+    head = targets.head
+    return linear_cross_entropy(targets.rows, head.weight, targets.ids, z_weight, slot=head.slot)

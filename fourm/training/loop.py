@@ -34,6 +34,7 @@ from tqdm import tqdm
 from fourm.blocks import Block
 from fourm.config import at_least
 from fourm.errors import Interrupted, UserError
+from fourm.training.allocations import keep_freed_memory
 from fourm.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
@@ -91,6 +92,7 @@ class Loop:
     def __init__(self, model: nn.Module, task: Task, config: LoopConfig, out: Path) -> None:
         self.config, self.task, self.out = config, task, out
         self.adaptive = task if isinstance(task, Adaptive) and task.adapt_every else None
+        keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
         self.accelerator = Accelerator(
