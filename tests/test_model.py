@@ -13,7 +13,7 @@ from conftest import TINY, make_model, make_tokens
 from fourm.batch import MASK_QUERY
 from fourm.loss import linear_cross_entropy
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, load_model
+from fourm.model import FourM, ModelConfig, load_model
 
 
 def plain_attention(module, rows, context, mask):
@@ -161,6 +161,14 @@ def test_embedding_and_head_of_a_code_are_its_own_vector_plus_those_of_its_level
     rgb = torch.tensor([modalities.index("rgb")])
     assert torch.allclose(model.tokens(rgb, torch.tensor([37]))[0], expected, atol=1e-6)
     assert torch.allclose(model.tokens.weights(modalities["rgb"])[37], expected, atol=1e-6)
+
+
+def test_tied_heads_begin_near_the_loss_of_a_guess(modalities, masker):
+    torch.manual_seed(0)
+    model = FourM(ModelConfig(dim=768, num_heads=12, tie_heads=True), modalities)
+    losses = model(masker(make_tokens(modalities, 8), np.arange(8)))
+    for m, total, count in zip(modalities, losses.sums, losses.counts, strict=True):
+        assert not count or float(total / count) < np.log(m.vocab_size) + 2
 
 
 def test_a_modality_absent_from_a_batch_gets_exact_zero_gradients_not_none(modalities, masker):
