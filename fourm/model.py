@@ -159,8 +159,8 @@ class FourM(
         self.context = nn.Linear(c.dim, c.dim)
         self.decoder = nn.ModuleList(Block(shape, cross=True) for _ in range(c.decoder_depth))
         self.decoder_norm = shape.norm()
-        if c.tie_heads:  # vectors of tokens are long for a head: its logits begin with deviation 1
-            nn.init.constant_(self.decoder_norm.weight, 1 / (TOKEN_STD * c.dim**0.5))
+        if c.tie_heads:  # tokens are long for a head: its logits begin with a deviation of 0.5
+            nn.init.constant_(self.decoder_norm.weight, 0.5 / (TOKEN_STD * c.dim**0.5))
         for block in (*self.encoder_blocks, *self.decoder_blocks):
             block.reset_parameters()
         self.latents = None
