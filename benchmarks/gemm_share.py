@@ -1,0 +1,166 @@
+"""Where the CPU time of a training step goes: the share of matrix products, the largest other
+operations, and the floor.
+
+    python benchmarks/gemm_share.py [--work demo,small7,b7,small21] [--steps 3] [--out FILE]
+
+One thread, float32. Matrix products are ``mm``, ``addmm``, ``bmm`` and torch's fused attention,
+whose softmax counts as part of it. What is in no operation is Python and the profiler's own cost,
+which weighs on small steps: time without the profiler is given beside it. The floor is the time of
+the same products, each shape alone in a loop, as many times as the step makes it. JSON on standard
+output; exit status 0 if every share is at least 85 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from workload import Step, Workload, sizes_of, workload_of_4m, workload_of_demo
+
+from fourm.batch import MaskedBatch
+from fourm.model import ModelConfig
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_linear")
+ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
+FUSED = (ATTENTION, f"{ATTENTION}_backward")
+GOAL = 0.85
+_SMALL = ModelConfig(dim=384, encoder_depth=6, decoder_depth=6, num_heads=6)
+_BASE = ModelConfig(dim=768, encoder_depth=12, decoder_depth=12, num_heads=12)
+WORKS: dict[str, Callable[[], Workload]] = {
+    "demo": workload_of_demo,
+    "small7": lambda: workload_of_4m(7, _SMALL, 128, 8, pixels=False),
+    "b7": lambda: workload_of_4m(7, _BASE, 128, 2, pixels=False),
+    "small21": lambda: workload_of_4m(21, _SMALL, 128, 8),
+}
+
+
+def best_seconds(action: Callable[[], Any], repeats: int = 5) -> float:
+    """Least CPU time of an action."""
+    action()
+    times = []
+    for _ in range(repeats):
+        started = time.process_time()
+        action()
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def product_seconds(shapes: list[list[int]]) -> tuple[float, int]:
+    """CPU time of one product alone, and its operations. ``shapes`` are its factors'."""
+    a, b = (torch.randn(shape) for shape in shapes)
+    return best_seconds(lambda: a @ b), 2 * a.numel() * b.shape[-1]
+
+
+def floor_of(events: Any) -> dict[str, float]:
+    """Time and operations of all products of a profile, each shape alone."""
+    seconds = operations = 0.0
+    for event in events:
+        if event.key not in PRODUCTS:
+            continue
+        shapes = [s for s in event.input_shapes if len(s) >= 2][-2:]
+        if len(shapes) < 2 or shapes[0][-1] != shapes[1][-2]:
+            continue
+        once, num = product_seconds(shapes)
+        seconds += once * event.count
+        operations += num * event.count
+    return {"seconds": seconds, "gflop": operations / 1e9}
+
+
+def profiled(step: Step, batches: list[MaskedBatch]) -> Any:
+    """The profile of one step on each batch."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        for batch in batches:
+            with torch.profiler.record_function("python"):
+                step(batch)
+    return profiler
+
+
+def report(work: Workload, num_steps: int) -> dict[str, Any]:
+    """Shares, largest operations and floor of a workload's step; seconds a step."""
+    step = Step(work)
+    batches = [work.batch(seed) for seed in range(num_steps)]
+    plain = [step(batch)[1] for batch in batches[:1] + batches][1:]
+    profiler = profiled(step, batches)
+    events = profiler.key_averages()
+    own = {e.key: e.self_cpu_time_total / 1e6 / num_steps for e in events}
+    counts = {e.key: e.count / num_steps for e in events}
+    total = sum(own.values())
+    gemm = sum(own.get(name, 0.0) for name in PRODUCTS)
+    fused = sum(own.get(name, 0.0) for name in FUSED)
+    floor = floor_of(profiler.key_averages(group_by_input_shape=True))
+    floor = {name: value / num_steps for name, value in floor.items()}
+    formula = statistics.fmean(work.flops(batch) for batch in batches) / 1e9
+    rate = floor["gflop"] / floor["seconds"]
+    others = sorted((n for n in own if n not in (*PRODUCTS, *FUSED)), key=lambda n: -own[n])
+    seconds = statistics.median(s.step for s in plain)
+    return {
+        "work": sizes_of(work),
+        "cpu_seconds_a_step": {
+            "forward": statistics.median(s.forward for s in plain),
+            "backward": statistics.median(s.backward for s in plain),
+            "optimizer": statistics.median(s.optimizer for s in plain),
+            "step": seconds,
+            "profiled": total,
+        },
+        "products_seconds": gemm,
+        "attention_seconds": fused,
+        "share_of_gemm": (gemm + fused) / total,
+        "share_of_gemm_without_profiler": (gemm + fused) / seconds,
+        "floor": {
+            "gflop_by_formula": formula,
+            "gflop_of_products": floor["gflop"],
+            "gflop_a_second": rate,
+            "seconds": formula / rate,
+            "share_of_step": formula / rate / seconds,
+            "products_alone_seconds": floor["seconds"],
+        },
+        "others": [[n, round(own[n], 5), round(own[n] / total, 4), counts[n]] for n in others[:25]],
+    }
+
+
+def as_text(name: str, figures: dict[str, Any]) -> str:
+    """A report as a table."""
+    seconds, floor = figures["cpu_seconds_a_step"], figures["floor"]
+    lines = [
+        f"## {name}: {figures['work']}",
+        "s a step: " + ", ".join(f"{part} {value:.4f}" for part, value in seconds.items()),
+        f"GEMM {figures['share_of_gemm']:.1%} ({figures['share_of_gemm_without_profiler']:.1%} of"
+        f" the step without profiler): products {figures['products_seconds']:.4f} s, attention"
+        f" {figures['attention_seconds']:.4f} s",
+        "floor: " + ", ".join(f"{part} {value:.4g}" for part, value in floor.items()),
+        "",
+        "| operation | s a step | share | calls |",
+        "|---|---|---|---|",
+        *(f"| {n} | {s:.4f} | {share:.1%} | {count:g} |" for n, s, share, count in figures["others"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", default=",".join(WORKS), help=", ".join(WORKS))
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = {}
+    for name in options.work.split(","):
+        figures[name] = report(WORKS[name](), options.steps)
+        print(as_text(name, figures[name]), file=sys.stderr)
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+    sys.exit(int(any(f["share_of_gemm"] < GOAL for f in figures.values())))
+
+
+if __name__ == "__main__":
+    main()
