@@ -139,7 +139,10 @@ def as_text(name: str, figures: dict[str, Any]) -> str:
         "",
         "| operation | s a step | share | calls |",
         "|---|---|---|---|",
-        *(f"| {n} | {s:.4f} | {share:.1%} | {count:g} |" for n, s, share, count in figures["others"]),
+        *(
+            f"| {n} | {s:.4f} | {share:.1%} | {count:g} |"
+            for n, s, share, count in figures["others"]
+        ),
     ]
     return "\n".join(lines) + "\n"
 

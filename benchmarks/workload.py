@@ -94,15 +94,15 @@ class Workload:
         return Masker(self.modalities, self.masking, 0)(self.samples(seed), draws)
 
     def build(self) -> FourM:
-        """The model, with random weights where training starts from zeros: their products would be
-        denormal or nothing, and equal whatever went wrong.
+        """The model, with random weights where training starts from zeros: blocks that do nothing
+        and heads that say nothing would agree whatever went wrong.
         """
         torch.manual_seed(0)
         model = FourM(self.model, self.modalities)
         with torch.no_grad():
             for parameter in model.parameters():
                 if not parameter.any():
-                    nn.init.normal_(parameter, std=0.02)
+                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
         return model.train()
 
     def padding(self) -> Workload:
