@@ -204,32 +204,49 @@ def timed_step(
     marks.append(time.process_time())
     loss.backward()
     marks.append(time.process_time())
+    update(parameters, optimizers, clip)
+    marks.append(time.process_time())
+    return float(loss.detach()), Seconds(*np.diff(marks).tolist())
+
+
+def update(
+    parameters: Sequence[nn.Parameter], optimizers: Sequence[torch.optim.Optimizer], clip: float
+) -> None:
+    """What follows the backward pass."""
     if clip:
         nn.utils.clip_grad_norm_(parameters, clip)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    marks.append(time.process_time())
-    return float(loss.detach()), Seconds(*np.diff(marks).tolist())
 
 
 class Step:
     """Our training step: packed rows, the optimizers of ``build_optimizers``."""
 
-    def __init__(self, work: Workload) -> None:
-        self.work, self.model = work, work.build()
+    def __init__(self, work: Workload, device: torch.device | str = "cpu") -> None:
+        self.work, self.model = work, work.build().to(device)
         self.parameters = list(self.model.parameters())
         self.optimizers = build_optimizers(self.model, work.optimizer)
 
-    def loss(self, batch: MaskedBatch) -> Tensor:
-        """Mean over the output modalities of each one's mean loss; 0 for those without targets."""
-        losses = self.model(batch)
-        return (losses.sums / losses.counts.clamp_min(1)).sum() / len(self.work.modalities.outputs)
+    def factors(self, batches: Sequence[MaskedBatch]) -> Tensor:
+        """What the losses of each modality (modalities,) are multiplied with: the loss is the mean
+        over the output modalities of each one's mean, 0 for those without targets.
+        """
+        counts = np.sum([batch.decoder.counts for batch in batches], axis=0)
+        factors = 1.0 / np.maximum(counts, 1) / len(self.work.modalities.outputs)
+        return torch.from_numpy(factors.astype(np.float32))
 
     def __call__(self, batch: MaskedBatch) -> tuple[float, Seconds]:
         """One step; its loss and CPU seconds."""
-        clip = self.work.optimizer.clip
-        return timed_step(lambda: self.loss(batch), self.parameters, self.optimizers, clip)
+
+        def loss() -> Tensor:
+            return (self.model(batch).sums * self.factors([batch])).sum()
+
+        return timed_step(loss, self.parameters, self.optimizers, self.work.optimizer.clip)
+
+    def update(self) -> None:
+        """Clip and step after a backward pass."""
+        update(self.parameters, self.optimizers, self.work.optimizer.clip)
 
 
 def sizes_of(work: Workload) -> dict[str, Any]:
