@@ -27,6 +27,7 @@ from workload import Step, Workload, sizes_of, workload_of_4m, workload_of_demo
 
 from fourm.batch import MaskedBatch
 from fourm.model import ModelConfig
+from fourm.training.optimizers import parameter_groups
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_linear")
 ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
@@ -74,6 +75,21 @@ def floor_of(events: Any) -> dict[str, float]:
     return {"seconds": seconds, "gflop": operations / 1e9}
 
 
+def muon_operations(step: Step) -> int:
+    """Operations of Muon's products (``orthogonalize``): in each of five turns the Gram matrix of a
+    piece, its square, and a product with the piece.
+    """
+    total = 0
+    for group in parameter_groups(step.model, step.work.optimizer):
+        if group.optimizer != "muon":
+            continue
+        for parameter, role in zip(group.params, group.roles, strict=True):
+            rows, columns = parameter.shape[0] // role.pieces, parameter.shape[1]
+            short, long = sorted((rows, columns))
+            total += role.pieces * 5 * (4 * short**2 * long + 2 * short**3)
+    return total
+
+
 def profiled(step: Step, batches: list[MaskedBatch]) -> Any:
     """The profile of one step on each batch."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
@@ -95,11 +111,16 @@ def report(work: Workload, num_steps: int) -> dict[str, Any]:
     total = sum(own.values())
     gemm = sum(own.get(name, 0.0) for name in PRODUCTS)
     fused = sum(own.get(name, 0.0) for name in FUSED)
-    floor = floor_of(profiler.key_averages(group_by_input_shape=True))
+    shaped = profiler.key_averages(group_by_input_shape=True)
+    floor = floor_of(shaped)
     floor = {name: value / num_steps for name, value in floor.items()}
-    formula = statistics.fmean(work.flops(batch) for batch in batches) / 1e9
+    formula = statistics.fmean(work.flops(batch) for batch in batches)
+    formula = (formula + muon_operations(step)) / 1e9
     rate = floor["gflop"] / floor["seconds"]
-    others = sorted((n for n in own if n not in (*PRODUCTS, *FUSED)), key=lambda n: -own[n])
+    others = [name for name in own if name not in (*PRODUCTS, *FUSED)]
+    others.sort(key=lambda name: -own[name])
+    shaped = [e for e in shaped if e.key not in FUSED and any(e.input_shapes)]
+    shaped.sort(key=lambda e: -e.self_cpu_time_total)
     seconds = statistics.median(s.step for s in plain)
     return {
         "work": sizes_of(work),
@@ -122,7 +143,11 @@ def report(work: Workload, num_steps: int) -> dict[str, Any]:
             "share_of_step": formula / rate / seconds,
             "products_alone_seconds": floor["seconds"],
         },
-        "others": [[n, round(own[n], 5), round(own[n] / total, 4), counts[n]] for n in others[:25]],
+        "others": [[n, own[n], own[n] / total, counts[n]] for n in others[:25]],
+        "by_shape": [
+            [e.key, [s for s in e.input_shapes if s], e.self_cpu_time_total / 1e6 / num_steps]
+            for e in shaped[:25]
+        ],
     }
 
 
@@ -144,6 +169,8 @@ def as_text(name: str, figures: dict[str, Any]) -> str:
             for n, s, share, count in figures["others"]
         ),
     ]
+    lines += ["", "| operation | shapes | s a step |", "|---|---|---|"]
+    lines += [f"| {n} | {str(shapes)[:80]} | {s:.4f} |" for n, shapes, s in figures["by_shape"]]
     return "\n".join(lines) + "\n"
 
 

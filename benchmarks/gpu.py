@@ -20,27 +20,22 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import statistics
 import subprocess
 import sys
-import time
-import warnings
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from device_step import DeviceStep, Settings, fitting_step, peak_of, synchronisations, timed
 from stages import Cost, Peak, Stage, StageClock, costs, mean_costs
 from torch.profiler import ProfilerActivity, profile
-from workload import Step, Workload, sizes_of, useful_tokens, workload_of_4m
+from workload import Workload, sizes_of, workload_of_4m
 
 from fourm.attention import resolve_backend
-from fourm.batch import MaskedBatch
 from fourm.model import ModelConfig
-from fourm.objectives import CrossEntropy, Objective
 
 GOAL = 0.35  # MFU of useful tokens, preset B, 7 modalities
 PRESETS = {
@@ -51,65 +46,8 @@ PRESETS = {
 TINY = ModelConfig(dim=32, encoder_depth=1, decoder_depth=1, num_heads=2)
 TOKENS = {7: 128, 21: 256}  # inputs, and as many targets, of a sample: the papers' budgets
 MODES = ("eager", "compiled")
-# bf16 products without sparsity and memory, a second, by data sheet; the first name that fits
-_PEAKS = {
-    "H200": (989e12, 4.8e12),
-    "H100 PCIe": (756e12, 2.0e12),
-    "H100": (989e12, 3.35e12),
-    "B200": (2250e12, 8.0e12),
-    "A100-SXM4-80GB": (312e12, 2.04e12),
-    "A100": (312e12, 1.56e12),
-    "L40S": (362e12, 0.86e12),
-    "L4": (121e12, 0.3e12),
-    "RTX 4090": (165e12, 1.01e12),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How steps are measured."""
-
-    device: torch.device
-    samples: int  # of a step
-    largest: int  # micro-batch that is tried first
-    repeats: int
-    backend: str  # of torch.compile
-
-    @property
-    def is_cuda(self) -> bool:
-        """False where the path is only tried."""
-        return self.device.type == "cuda"
-
 
 # ---- the device ----------------------------------------------------------------------------------
-
-
-def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
-    """Time of one action, on the device's clock."""
-    if device.type != "cuda":
-        started = time.perf_counter()
-        action()
-        return time.perf_counter() - started
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    action()
-    last.record()
-    torch.cuda.synchronize()
-    return first.elapsed_time(last) / 1e3
-
-
-def peak_of(settings: Settings) -> Peak:
-    """The device's peak: by data sheet, or as measured by one large product and one large copy."""
-    name = torch.cuda.get_device_name(settings.device) if settings.is_cuda else ""
-    for known, (operations, moved) in _PEAKS.items():
-        if known in name:
-            return Peak(operations, moved, "data sheet")
-    side = 8192 if settings.is_cuda else 256
-    a = torch.randn(side, side, device=settings.device, dtype=torch.bfloat16)
-    other = torch.empty_like(a)
-    product = min(seconds_of(lambda: a @ a, settings.device) for _ in range(5))
-    copy = min(seconds_of(lambda: other.copy_(a), settings.device) for _ in range(5))
-    return Peak(2 * side**3 / product, 2 * a.nbytes / copy, "measured")
 
 
 def described(settings: Settings) -> dict[str, Any]:
@@ -135,112 +73,6 @@ def gpu_tests(path: str) -> dict[str, Any]:
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-500:]]
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     return {"status": done.returncode, "summary": lines[-1], "failed": failed}
-
-
-# ---- a step --------------------------------------------------------------------------------------
-
-
-class DeviceStep:
-    """A training step of many samples on a device, in bf16, as ``Loop`` does it.
-
-    Args:
-        mode: one of ``MODES``; compiled means each block by itself.
-        micro_batch: samples of one forward pass.
-    """
-
-    def __init__(self, work: Workload, settings: Settings, mode: str, micro_batch: int) -> None:
-        self.settings, self.work = settings, replace(work, batch_size=micro_batch)
-        self.step = Step(self.work, settings.device)
-        self.num_micro = max(1, settings.samples // micro_batch)
-        # a few batches in turn: masking thousands of samples here would measure nothing
-        self.batches = [self.work.batch(seed) for seed in range(min(4, self.num_micro))]
-        if settings.is_cuda:
-            self.batches = [batch.pin_memory() for batch in self.batches]
-        if mode == "compiled":
-            for block in (*self.step.model.encoder_blocks, *self.step.model.decoder_blocks):
-                block.compile(fullgraph=True, dynamic=True, backend=settings.backend)
-
-    @property
-    def in_turn(self) -> list[MaskedBatch]:
-        """The micro-batches of one step."""
-        return [self.batches[i % len(self.batches)] for i in range(self.num_micro)]
-
-    def gradients(self, objective: Objective) -> None:
-        """Forward and backward passes of all micro-batches."""
-        device, batches = self.settings.device, self.in_turn
-        factors = self.step.factors(batches)
-        if self.settings.is_cuda:
-            factors = factors.pin_memory()
-        factors = factors.to(device, non_blocking=True)
-        for batch in batches:
-            with torch.autocast(device.type, torch.bfloat16):
-                sums = self.step.model(batch.to(device), objective).sums
-            (sums * factors).sum().backward()
-
-    def __call__(self) -> None:
-        self.gradients(CrossEntropy())
-        self.step.update()
-
-
-def fitting_step(work: Workload, settings: Settings, mode: str) -> DeviceStep | None:
-    """The step with the largest micro-batch that fits; None where not even one sample does."""
-    micro_batch = min(settings.largest, settings.samples)
-    while micro_batch:
-        try:
-            step = DeviceStep(work, settings, mode, micro_batch)
-            step()
-            step()  # now with the optimizer's state
-            return step
-        except torch.OutOfMemoryError:
-            pass  # what it held is let go before the next try
-        step = None
-        gc.collect()
-        torch.cuda.empty_cache()
-        micro_batch //= 2
-    return None
-
-
-def synchronisations(step: DeviceStep) -> dict[str, Any]:
-    """Does the host wait in a step, and in which lines? None on other devices than CUDA."""
-    if not step.settings.is_cuda:
-        step()
-        return {"free": None, "places": {}}
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    error = ""
-    try:
-        step()
-    except RuntimeError as caught:
-        error = str(caught).splitlines()[0]
-    torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as caught_warnings:
-        warnings.simplefilter("always")
-        step()
-    torch.cuda.set_sync_debug_mode("default")
-    waits = [w for w in caught_warnings if "synchroniz" in str(w.message)]
-    places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
-    return {"free": not error, "error": error, "places": dict(places.most_common())}
-
-
-def timed(step: DeviceStep, peak: Peak) -> dict[str, Any]:
-    """Time, rate, MFU and memory of a step."""
-    if step.settings.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    times = sorted(seconds_of(step, step.settings.device) for _ in range(step.settings.repeats))
-    median = statistics.median(times)
-    tokens = sum(useful_tokens(batch) for batch in step.in_turn)
-    operations = sum(step.work.flops(batch) for batch in step.in_turn)
-    held = torch.cuda.max_memory_allocated() / 2**30 if step.settings.is_cuda else 0.0
-    return {
-        "micro_batch": step.work.batch_size,
-        "micro_batches": step.num_micro,
-        "ms": {"median": median * 1e3, "least": times[0] * 1e3, "most": times[-1] * 1e3},
-        "useful_tokens": tokens,
-        "useful_tokens_a_second": tokens / median,
-        "tflop": operations / 1e12,
-        "mfu": operations / median / peak.operations,
-        "memory_gib": held,
-    }
 
 
 # ---- stages --------------------------------------------------------------------------------------
@@ -299,21 +131,29 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 
 def measure(work: Workload, settings: Settings, modes: list[str], peak: Peak) -> dict[str, Any]:
-    """Everything about one workload, by mode."""
+    """Everything about one workload, by mode; what fails says why and stops nothing else."""
     found: dict[str, Any] = {"work": sizes_of(replace(work, batch_size=settings.samples))}
     for mode in modes:
-        step = fitting_step(work, settings, mode)
-        if step is None:
-            found[mode] = {"does_not_fit": True}
-            continue
-        found[mode] = {**timed(step, peak), "waits": synchronisations(step)}
-        print(mode, json.dumps(found[mode]), file=sys.stderr)
-        if mode == "eager":  # compiled kernels belong to no single stage
-            found[mode] |= floor_table(step, peak)
+        try:
+            found[mode] = measure_mode(work, settings, mode, peak)
+        except RuntimeError as error:
+            found[mode] = {"failed": f"{type(error).__name__}: {str(error)[:2000]}"}
+        told = {k: v for k, v in found[mode].items() if k not in ("stages", "kernels")}
+        print(mode, json.dumps(told), file=sys.stderr)
+        if "stages" in found[mode]:
             print(as_table(found[mode]["stages"]), file=sys.stderr)
-        del step
+        torch.compiler.reset()  # or blocks of many sizes would exceed the number of recompilations
         gc.collect()
     return found
+
+
+def measure_mode(work: Workload, settings: Settings, mode: str, peak: Peak) -> dict[str, Any]:
+    """Time, waits, and for eager steps the stages: compiled kernels belong to no single one."""
+    step = fitting_step(work, settings, mode)
+    if step is None:
+        return {"failed": "not even one sample fits"}
+    found = {**timed(step, peak), "waits": synchronisations(step)}
+    return found | floor_table(step, peak) if mode == "eager" else found
 
 
 def workloads(options: argparse.Namespace) -> dict[str, Callable[[], Workload]]:
@@ -328,7 +168,22 @@ def workloads(options: argparse.Namespace) -> dict[str, Callable[[], Workload]]:
     }
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def reached(result: dict[str, Any], is_tiny: bool) -> bool:
+    """True if tests pass and every step ran and waits for nothing; at full size, if the goal of
+    speed is met too.
+    """
+    steps = [
+        found for modes in result["steps"].values() for n, found in modes.items() if n in MODES
+    ]
+    ran = not any("failed" in found for found in steps)
+    waits = any(found.get("waits", {}).get("free") is False for found in steps)
+    goal = result["steps"].get("B 4M-7", {})
+    fastest = max((goal[mode].get("mfu", 0.0) for mode in MODES if mode in goal), default=0.0)
+    passed = result["tests"]["status"] in (0, 5)
+    return passed and ran and not waits and (is_tiny or fastest >= GOAL)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--modalities", default="7,21")
@@ -345,7 +200,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    """The command; its exit status."""
+    options = parse(arguments)
     tried_on_cpu = options.device == "cpu" and options.tiny
     if not tried_on_cpu and (options.device == "cpu" or not torch.cuda.is_available()):
         print(
@@ -353,37 +209,24 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    samples, repeats = (8, 2) if options.tiny else (options.samples, options.repeats)
-    largest = min(options.largest, 4) if options.tiny else options.largest
+    samples, largest, repeats = options.samples, options.largest, options.repeats
+    if options.tiny:
+        samples, largest, repeats = 8, 4, 2
     device = torch.device(options.device)
     settings = Settings(device, samples, largest, repeats, options.backend)
     peak = peak_of(settings)
     result: dict[str, Any] = {**described(settings), "peak": asdict(peak)}
     result["tests"] = gpu_tests(options.tests)
     print(json.dumps(result), file=sys.stderr)
+    result["steps"] = {}
     for name, work in workloads(options).items():
         print(f"## {name}", file=sys.stderr)
-        result[name] = measure(work(), settings, options.modes.split(","), peak)
+        result["steps"][name] = measure(work(), settings, options.modes.split(","), peak)
     text = json.dumps(result, indent=1)
     print(text)
     if options.out:
         options.out.write_text(text + "\n")
-    return int(not reaches_goal(result, options.modes.split(",")))
-
-
-def reaches_goal(result: dict[str, Any], modes: list[str]) -> bool:
-    """True if tests pass, no step waits and the first goal of speed is reached."""
-    steps = [
-        found.get(mode, {})
-        for found in result.values()
-        if isinstance(found, dict)
-        for mode in modes
-    ]
-    waits = any(step.get("waits", {}).get("free") is False for step in steps)
-    fastest = max(
-        (result.get("B 4M-7", {}).get(mode, {}).get("mfu", 0.0) for mode in modes), default=0.0
-    )
-    return result["tests"]["status"] in (0, 5) and not waits and fastest >= GOAL
+    return int(not reached(result, options.tiny))
 
 
 if __name__ == "__main__":

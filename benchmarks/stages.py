@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.profiler import record_function
 from workload import Workload
 
@@ -221,7 +221,7 @@ class StageClock:
         self._mark(Stage.OTHER)
 
     def _mark(self, stage: Stage) -> None:
-        self._first.append(torch._C._autograd._get_sequence_nr())
+        self._first.append(torch.autograd._get_sequence_nr())
         self._stage.append(stage)
 
     @contextmanager

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from reference_like import ReferenceLike, default_adamw, dense_modalities
+from reference_inputs import dense_modalities
+from reference_like import ReferenceLike, default_adamw
 from workload import (
     Seconds,
     Step,
@@ -58,8 +59,12 @@ class Sizes:
 
     def workload(self) -> Workload:
         """4M-7 has no pixels here; 4M-21 is whole."""
-        shape = {"dim": self.dim, "num_heads": self.heads}
-        model = ModelConfig(encoder_depth=self.depth, decoder_depth=self.depth, **shape)
+        model = ModelConfig(
+            dim=self.dim,
+            encoder_depth=self.depth,
+            decoder_depth=self.depth,
+            num_heads=self.heads,
+        )
         pixels = self.modalities == 21
         return workload_of_4m(self.modalities, model, self.tokens, self.batch, pixels)
 
@@ -96,16 +101,15 @@ class Reference:
     """4M's way, from our weights."""
 
     def __init__(self, work: Workload) -> None:
-        self.work, self.ours = work, work.build()
         slots = work.masking.num_inputs[1], work.masking.num_targets[1]
-        self.model = ReferenceLike(self.ours, *slots)
+        self.work, self.model = work, ReferenceLike(work.build(), *slots)
         self.parameters = list(self.model.parameters())
         self.optimizers = [default_adamw(self.model, work.optimizer)]
 
     def step(self, seed: int, padding: bool) -> Turn:
         work = self.work.padding() if padding else self.work
         batch = work.batch(seed)
-        given = dense_modalities(self.ours, work.samples(seed), batch)
+        given = dense_modalities(work.modalities, work.samples(seed), batch)
         clip = work.optimizer.clip
         done = timed_step(lambda: self.model(given), self.parameters, self.optimizers, clip)
         return Turn(*done, useful_tokens(batch))

@@ -36,8 +36,8 @@ TEXT_LENGTHS = {
     "sam_instance": (60, 290),
 }
 # 4M-7 without its pictures' component, and the mixture of 4M-21 (2406.09406)
-ALL_TO_ALL_7 = [{"input_default": 0.5, "target_default": 0.5}]
-MIXTURE_21 = [
+ALL_TO_ALL_7: list[dict[str, Any]] = [{"input_default": 0.5, "target_default": 0.5}]
+MIXTURE_21: list[dict[str, Any]] = [
     {"input_default": 0.01, "target_default": 0.01},
     {"input_default": 0.1, "target_default": 0.1},
     {"input_default": 1.0, "target_default": 1.0},
