@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 import torch
 from reference_inputs import dense_modalities
@@ -42,8 +43,8 @@ from fourm.model import ModelConfig
 GOALS = {7: 1.6, 21: 2.0}
 TOLERANCE = 1e-4  # of losses on equal masks, relative
 SIDES = ("reference", "ours")
-# what our program sets for itself; 4M's way gets torch as it comes
-OUR_ENVIRONMENT = ("THP_MEM_ALLOC_ENABLE",)
+# 4M's way gets torch's allocator as it comes, whatever our program sets for itself
+ENVIRONMENT = {"reference": {"THP_MEM_ALLOC_ENABLE": "0"}, "ours": {}}
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,6 @@ class Reference:
 
 def serve(connection: Connection, name: str, sizes: Sizes) -> None:
     """A side in its own process: answers (seed, padding) with a ``Turn`` until it is told None."""
-    if name == "reference":
-        for variable in OUR_ENVIRONMENT:
-            os.environ.pop(variable, None)
     torch.set_num_threads(1)
     side: Side = Ours(sizes.workload()) if name == "ours" else Reference(sizes.workload())
     while (asked := connection.recv()) is not None:
@@ -136,7 +134,9 @@ class Sides:
         for name in SIDES:
             self._ends[name], theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, name, sizes), daemon=True)
-            process.start()
+            # a process begins with the environment of its parent at that moment
+            with mock.patch.dict(os.environ, ENVIRONMENT[name]):
+                process.start()
             theirs.close()  # so that a side that dies ends the pipe
             self._processes.append(process)
 
