@@ -104,9 +104,9 @@ class DeviceStep:
         """The micro-batches of one step."""
         return [self.batches[i % len(self.batches)] for i in range(self.num_micro)]
 
-    def gradients(self, objective: Objective) -> None:
-        """Forward and backward passes of all micro-batches."""
-        device, batches = self.settings.device, self.in_turn
+    def gradients(self, batches: list[MaskedBatch], objective: Objective) -> None:
+        """Forward and backward passes of micro-batches."""
+        device = self.settings.device
         factors = self.step.factors(batches)
         if self.settings.is_cuda:
             factors = factors.pin_memory()
@@ -117,7 +117,7 @@ class DeviceStep:
             (sums * factors).sum().backward()
 
     def __call__(self) -> None:
-        self.gradients(CrossEntropy())
+        self.gradients(self.in_turn, CrossEntropy())
         self.step.update()
 
 
@@ -145,18 +145,18 @@ def synchronisations(step: DeviceStep) -> dict[str, Any]:
         step()
         return {"free": None, "places": {}}
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     error = ""
     try:
+        torch.cuda.set_sync_debug_mode("error")
         step()
     except RuntimeError as caught:
         error = str(caught).splitlines()[0]
-    torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as caught_warnings:
+    with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
         step()
-    torch.cuda.set_sync_debug_mode("default")
-    waits = [w for w in caught_warnings if "synchroniz" in str(w.message)]
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in told if "synchroniz" in str(w.message)]
     places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
     return {"free": not error, "error": error, "places": dict(places.most_common())}
 

@@ -79,30 +79,29 @@ def gpu_tests(path: str) -> dict[str, Any]:
 
 
 def floor_table(step: DeviceStep, peak: Peak) -> dict[str, Any]:
-    """Every stage of an eager step: what it must do, its time at the peak, its time; the largest
-    kernels.
+    """Every stage of an eager step: what it must do, its time at the peak, its time; and the
+    largest kernels of the few micro-batches that are profiled.
     """
     clock, on_device = StageClock(step.step.model), step.settings.is_cuda
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_device
     with profile(activities=activities) as profiler:
-        step.gradients(clock.objective)
+        step.gradients(step.batches, clock.objective)
         with clock.stage(Stage.OPTIMIZER):
             step.step.update()
         if on_device:
             torch.cuda.synchronize()
     clock.remove()
     num_parameters = sum(p.numel() for p in step.step.parameters)
-    each = mean_costs([costs(step.work, b, num_parameters, width=2) for b in step.in_turn])
+    each = mean_costs([costs(step.work, b, num_parameters, width=2) for b in step.batches])
     taken = clock.seconds(profiler, on_device)
     rows = []
     for stage in Stage:
-        cost = each.get(stage, Cost())
-        if stage != Stage.OPTIMIZER:
-            cost = cost * step.num_micro
-        mfu = cost.operations / peak.operations / taken[stage] if taken[stage] else 0.0
+        cost, seconds = each.get(stage, Cost()), taken[stage]
+        if stage != Stage.OPTIMIZER:  # once a step, the others once a micro-batch
+            cost, seconds = cost * step.num_micro, seconds * step.num_micro / len(step.batches)
+        mfu = cost.operations / peak.operations / seconds if seconds else 0.0
         row = {"stage": stage.value, "tflop": cost.operations / 1e12, "gb": cost.bytes / 1e9}
-        row |= {"ms_at_peak": cost.seconds(peak) * 1e3, "ms": taken[stage] * 1e3, "mfu": mfu}
-        rows.append(row)
+        rows.append(row | {"ms_at_peak": cost.seconds(peak) * 1e3, "ms": seconds * 1e3, "mfu": mfu})
     return {"stages": rows, "kernels": _largest(profiler, on_device)}
 
 

@@ -65,6 +65,13 @@ def test_the_reference_s_way_is_the_same_function(num_modalities, padding):
         assert torch.allclose(theirs_block.mlp.out.grad, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_modalities, positions", [(7, 2204), (21, 4481)])
+def test_the_reference_s_way_embeds_as_many_positions_as_the_reference(num_modalities, positions):
+    work = workload_of_4m(num_modalities, MODEL, 32, 1)
+    given = dense_modalities(work.modalities, work.samples(0), work.batch(0))
+    assert sum(m.tokens.shape[1] for m in given) == positions  # counted in its own run
+
+
 def test_the_comparison_of_losses_sees_a_wrong_mask():
     work = work_of(7)
     model = work.build()
