@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from device_step import DeviceStep, Settings, fitting_step, peak_of, synchronisations, timed
 from stages import Cost, Peak, Stage, StageClock, costs, mean_costs
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from workload import Workload, sizes_of, workload_of_4m
 
@@ -106,9 +107,13 @@ def floor_table(step: DeviceStep, peak: Peak) -> dict[str, Any]:
 
 
 def _largest(profiler: Any, on_device: bool, num: int = 25) -> list[list[Any]]:
-    """Name, ms a step and calls of the largest operations."""
+    """Name, milliseconds and calls of the largest kernels, or of the CPU's operations."""
     name = "self_device_time_total" if on_device else "self_cpu_time_total"
-    events = [e for e in profiler.key_averages() if not e.key.startswith("stage: ")]
+    events = [
+        event
+        for event in profiler.key_averages()
+        if (event.device_type != DeviceType.CPU) == on_device and not event.is_user_annotation
+    ]
     events.sort(key=lambda event: -getattr(event, name))
     return [[e.key[:100], getattr(e, name) / 1e3, e.count] for e in events[:num]]
 

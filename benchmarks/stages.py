@@ -245,8 +245,7 @@ class StageClock:
         for event in profiler.events():
             if on_device and event.device_type != DeviceType.CPU:
                 # kernels; the ranges that the device's timeline repeats are no work
-                is_range = getattr(event, "is_user_annotation", False)
-                total += 0.0 if is_range else event.self_device_time_total
+                total += 0.0 if event.is_user_annotation else event.self_device_time_total
                 continue
             if not on_device:
                 total += event.self_cpu_time_total

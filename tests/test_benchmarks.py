@@ -4,6 +4,7 @@ machines that are not here run to their end on a tiny model.
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gpu
 import numpy as np
@@ -14,6 +15,7 @@ from reference_inputs import dense_modalities
 from reference_like import ReferenceLike
 from stages import Stage, StageClock, costs
 from step import Ours, Reference, Sizes, Turn, median_seconds
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from workload import Step, Workload, useful_tokens, workload_of_4m, workload_of_demo
 
@@ -140,6 +142,38 @@ def test_a_profile_is_read_by_stage():
     assert f"stage: {Stage.ENCODER_MLP}" in events
     assert taken[Stage.ENCODER_MLP] > marked / 1e6
     assert not step.model.encoder_norm._forward_hooks
+
+
+def test_a_profile_of_a_device_counts_kernels_once():
+    """No device is here: the events are those that torch would hand over."""
+
+    def event(name, device_time, on_device=False, is_range=False, sequence_nr=-1):
+        return SimpleNamespace(
+            name=name,
+            device_type=DeviceType.CUDA if on_device else DeviceType.CPU,
+            is_user_annotation=is_range,
+            device_time_total=device_time,
+            self_device_time_total=device_time,
+            sequence_nr=sequence_nr,
+        )
+
+    clock = StageClock(Step(work_of(7)).model)
+    with clock.stage(Stage.HEADS):
+        number = torch.autograd._get_sequence_nr()
+        torch.ones((), requires_grad=True) * 2  # the stage's only node of the graph
+    backward = "autograd::engine::evaluate_function: MulBackward0"
+    events = [
+        event("stage: heads and loss", 2.0),
+        event("aten::mul", 2.0, sequence_nr=number),
+        event(backward, 3.0, sequence_nr=number),
+        event("autograd::engine::evaluate_function: torch::autograd::AccumulateGrad", 1.0),
+        event("stage: heads and loss", 2.5, on_device=True, is_range=True),
+        *(event(f"kernel {time}", time, on_device=True) for time in (2.0, 3.0, 1.0)),
+    ]
+    taken = clock.seconds(SimpleNamespace(events=lambda: events), on_device=True)
+    assert taken[Stage.HEADS] == pytest.approx(5e-6)
+    assert taken[Stage.OTHER] == pytest.approx(1e-6)
+    assert sum(taken.values()) == pytest.approx(6e-6)
 
 
 def test_shares_and_floor_of_the_demo_s_step():
