@@ -221,7 +221,8 @@ class StageClock:
         self._mark(Stage.OTHER)
 
     def _mark(self, stage: Stage) -> None:
-        self._first.append(torch.autograd._get_sequence_nr())
+        number = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        self._first.append(number)
         self._stage.append(stage)
 
     @contextmanager
