@@ -26,13 +26,21 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 from workload import Step, Workload, sizes_of, workload_of_4m, workload_of_demo
 
 from fourm.batch import MaskedBatch
 from fourm.model import ModelConfig
-from fourm.training.optimizers import parameter_groups
+from fourm.training.optimizers import orthogonalize, parameter_groups
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_linear")
+PRODUCTS = (
+    "aten::mm",
+    "aten::addmm",
+    "aten::addmm_",
+    "aten::bmm",
+    "aten::baddbmm",
+    "aten::baddbmm_",
+)
 ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 FUSED = (ATTENTION, f"{ATTENTION}_backward")
 GOAL = 0.85
@@ -89,18 +97,17 @@ def floor_of(events: Any, by_formula: int, step_seconds: float) -> dict[str, flo
 
 
 def muon_operations(step: Step) -> int:
-    """Operations of Muon's products (``orthogonalize``): in each of five turns the Gram matrix of a
-    piece, its square, and a product with the piece.
-    """
-    total = 0
-    for group in parameter_groups(step.model, step.work.optimizer):
-        if group.optimizer != "muon":
-            continue
-        for parameter, role in zip(group.params, group.roles, strict=True):
-            rows, columns = parameter.shape[0] // role.pieces, parameter.shape[1]
-            short, long = sorted((rows, columns))
-            total += role.pieces * 5 * (4 * short**2 * long + 2 * short**3)
-    return total
+    """Operations of Muon's products, as torch counts them where nothing is computed."""
+    shaped = [
+        torch.empty(role.pieces, p.shape[0] // role.pieces, p.shape[1], device="meta")
+        for group in parameter_groups(step.model, step.work.optimizer)
+        if group.optimizer == "muon"
+        for p, role in zip(group.params, group.roles, strict=True)
+    ]
+    with FlopCounterMode(display=False) as counter:
+        for pieces in shaped:
+            orthogonalize(pieces)
+    return counter.get_total_flops()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from workload import Workload, sizes_of, workload_of_4m
 
-from fourm.attention import resolve_backend
 from fourm.model import ModelConfig
 
 GOAL = 0.35  # MFU of useful tokens, preset B, 7 modalities
@@ -63,7 +62,6 @@ def described(settings: Settings) -> dict[str, Any]:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
-    facts["attention"] = resolve_backend("auto", settings.device.type, torch.bfloat16)
     return facts
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from workload import Samples
 
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
-from fourm.masking import SampleTokens
 from fourm.modalities import Modality, ModalitySet
 from fourm.ragged import ranks_in_groups
 
@@ -29,7 +29,7 @@ class DenseModality:
 
 
 def dense_modalities(
-    modalities: ModalitySet, tokens: SampleTokens, batch: MaskedBatch
+    modalities: ModalitySet, samples: Samples, batch: MaskedBatch
 ) -> list[DenseModality]:
     """The masks of a batch in 4M's form, in the order of the set."""
     made = []
@@ -37,7 +37,7 @@ def dense_modalities(
         if m.kind == "sequence":
             made.append(_dense_sequence(index, m, batch))
         else:
-            made.append(_dense_grid(index, m, tokens, batch))
+            made.append(_dense_grid(index, m, samples, batch))
     return made
 
 
@@ -45,16 +45,17 @@ def _samples_of(stream: EncoderStream | DecoderStream) -> np.ndarray:
     return np.repeat(np.arange(len(stream.lengths)), stream.lengths)
 
 
-def _dense_grid(index: int, m: Modality, tokens: SampleTokens, batch: MaskedBatch) -> DenseModality:
-    shape = (len(tokens), m.num_tokens)
+def _dense_grid(index: int, m: Modality, samples: Samples, batch: MaskedBatch) -> DenseModality:
+    num = len(batch.encoder.lengths)
+    shape = (num, m.num_tokens)
     is_input, is_target = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for stream, marked in ((batch.encoder, is_input), (batch.decoder, is_target)):
         own = stream.modality.numpy() == index
         marked[_samples_of(stream)[own], stream.position.numpy()[own]] = True
     # the first target sees all targets of its modality, and so do the others
     reach = np.zeros(shape, dtype=np.int64)
-    reach[np.arange(len(tokens)), is_target.argmax(1)] = is_target.sum(1)
-    held = tokens.vectors[m.name] if m.kind == "continuous" else tokens.ids[m.name]
+    reach[np.arange(num), is_target.argmax(1)] = is_target.sum(1)
+    held = samples.arrays[m.name]
     return DenseModality(*map(torch.from_numpy, (held, is_input, is_target, reach)))
 
 

@@ -61,6 +61,20 @@ MIXTURE_21: list[dict[str, Any]] = [
 
 
 @dataclass(frozen=True)
+class Samples:
+    """B samples by modality."""
+
+    arrays: dict[str, np.ndarray]  # (B, L) ids, padded, or (B, L, C) vectors
+    lengths: dict[str, np.ndarray]  # (B,)
+
+    def tokens(self, modalities: ModalitySet, numbers: np.ndarray) -> SampleTokens:
+        """As masking takes them; ``numbers`` (B,) are the samples' in their data set."""
+        vectors = {n: a for n, a in self.arrays.items() if modalities[n].kind == "continuous"}
+        ids = {n: a for n, a in self.arrays.items() if n not in vectors}
+        return SampleTokens(numbers, ids, self.lengths, vectors)
+
+
+@dataclass(frozen=True)
 class Workload:
     """One kind of training step."""
 
@@ -70,28 +84,30 @@ class Workload:
     batch_size: int
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
-    def samples(self, seed: int) -> SampleTokens:
+    def samples(self, seed: int) -> Samples:
         """Random tokens and vectors of one batch, before masking."""
         rng, num = np.random.default_rng(seed), self.batch_size
-        ids, lengths, vectors = {}, {}, {}
+        arrays, lengths = {}, {}
         for m in self.modalities:
             lengths[m.name] = rng.integers(*_lengths(m), num, endpoint=True)
             if m.kind == "continuous":
                 shape = (num, m.num_tokens, m.width)
-                vectors[m.name] = rng.standard_normal(shape, dtype=np.float32)
+                arrays[m.name] = rng.standard_normal(shape, dtype=np.float32)
                 continue
             # text begins behind the special ids
             low = m.vocab_size // 4 if m.kind == "sequence" else 0
             drawn = rng.integers(low, m.vocab_size, (num, m.num_tokens))
             inside = np.arange(m.num_tokens) < lengths[m.name][:, None]
-            ids[m.name] = np.where(inside, drawn, PAD_ID)
+            arrays[m.name] = np.where(inside, drawn, PAD_ID)
             assert low > SENTINEL_ID or m.kind != "sequence"
-        return SampleTokens(np.arange(num), ids, lengths, vectors)
+        return Samples(arrays, lengths)
 
     def batch(self, seed: int) -> MaskedBatch:
         """A masked batch, a function of ``seed``."""
-        draws = seed * self.batch_size + np.arange(self.batch_size)
-        return Masker(self.modalities, self.masking, 0)(self.samples(seed), draws)
+        numbers = np.arange(self.batch_size)
+        tokens = self.samples(seed).tokens(self.modalities, numbers)
+        draws = seed * self.batch_size + numbers
+        return Masker(self.modalities, self.masking, 0)(tokens, draws)
 
     def build(self) -> FourM:
         """The model, with random weights where training starts from zeros: blocks that do nothing
