@@ -8,8 +8,7 @@ whose softmax counts as part of it. What is in no operation is Python and the pr
 The profiler's clock does not stop while other programs have the core: of several steps the least
 disturbed one is read. The floor is the time of the operations that a formula counts, at the rate
 of the step's own products, each shape alone in a loop; its share of the step is in CPU time without
-the profiler, and the steadier figure. JSON on standard output; exit status 0 if every share of
-products is at least 85 %.
+the profiler. JSON on standard output; exit status 0 if every share of products is at least 85 %.
 """
 
 from __future__ import annotations
