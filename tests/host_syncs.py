@@ -115,7 +115,11 @@ class _Calls(TorchFunctionMode):
         self._syncs = syncs
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
@@ -134,7 +138,7 @@ class _Calls(TorchFunctionMode):
             syncs.note("repeat_interleave without output_size")
         return func(*args, **kwargs)
 
-    def _made(self, name: str, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _made(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         is_data = len(args) > (name == "new_tensor") and not isinstance(args[-1], Tensor)
         made = func(*args, **kwargs)
         if is_data and (kwargs.get("device") is not None or name == "new_tensor"):
@@ -148,7 +152,7 @@ class _Calls(TorchFunctionMode):
             if by_list or (self._syncs.on_host(part) and part.ndim):
                 self._syncs.note("index that is not on the device")
 
-    def _copied(self, name: str, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _copied(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         source = args[1] if name == "copy_" else args[0]
         onto = args[0] if name == "copy_" else None
         is_move = name != "to" or "device" in kwargs or any(map(_names_a_device, args[1:]))
@@ -171,7 +175,11 @@ class _Operators(TorchDispatchMode):
         self._syncs = syncs
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = func._schema.name
         if name in _ALWAYS and not self._syncs.on_host(args[0]):
@@ -191,7 +199,7 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _has_unknown_size(args: tuple, kwargs: dict[str, Any]) -> bool:
+def _has_unknown_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a ``repeat_interleave`` must sum its repeats to know how much to allocate."""
     by_tensor = any(isinstance(a, Tensor) for a in (*args[1:], kwargs.get("repeats")))
     return by_tensor and "output_size" not in kwargs
