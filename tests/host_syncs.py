@@ -129,7 +129,7 @@ class _Calls(TorchFunctionMode):
         if name == "one_hot" and (len(args) > 1 or "num_classes" in kwargs):
             return syncs.without(lambda: func(*args, **kwargs))  # checked on CPUs alone
         if name in ("__getitem__", "__setitem__") and isinstance(first, Tensor):
-            self._indexed(args[1])
+            self._indexed(*args[1:2])
         elif name in _READS and not syncs.on_host(first):
             syncs.note(f"Tensor.{name}")
         elif name in ("to", "cuda", "copy_"):
