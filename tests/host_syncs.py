@@ -9,10 +9,10 @@ A CUDA kernel is queued and the host goes on, until it asks for a value: ``float
 of elements that a boolean index keeps, a copy from memory that is not pinned. Two modes of torch
 watch for those here: one sees calls of Python (``tolist``, ``torch.tensor(..., device=...)``), the
 other the operators that they and the backward pass are made of. All tensors count as the device's
-but those made of numpy arrays or lists without a ``device``: reading these costs nothing, and
-moving them does unless the copy is said to be ``non_blocking`` (whether their memory is pinned is
-not seen). ``torch.cuda.set_sync_debug_mode`` is what this emulates, and decides where there is a
-GPU.
+but those made of numpy arrays or lists without a ``device``, or with ``pin_memory``: reading these
+costs nothing, and moving them does unless the copy is said to be ``non_blocking`` (whether their
+memory is pinned is not seen). ``torch.cuda.set_sync_debug_mode`` is what this emulates, and decides
+where there is a GPU.
 """
 
 from __future__ import annotations
@@ -134,6 +134,10 @@ class _Calls(TorchFunctionMode):
             syncs.note(f"Tensor.{name}")
         elif name in ("to", "cuda", "copy_"):
             self._copied(name, args, kwargs)
+        elif "pin_memory" in kwargs:  # of a factory: memory of the host
+            made = func(*args, **kwargs)
+            syncs.keep_on_host(made)
+            return made
         elif name == "repeat_interleave" and _has_unknown_size(args, kwargs):
             syncs.note("repeat_interleave without output_size")
         return func(*args, **kwargs)

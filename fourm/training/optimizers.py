@@ -84,6 +84,8 @@ class Muon(torch.optim.Optimizer):
     blocks a weight falls.
     """
 
+    found_inf: Tensor | None = None  # scalar; where it is 1, a step changes nothing
+
     def __init__(
         self,
         params: list[nn.Parameter],
@@ -99,27 +101,33 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of all matrices that have a gradient, those of one shape together."""
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            # a number, or a scalar on the device that the host does not know
+            rate = group["lr"] if self.found_inf is None else group["lr"] * (1 - self.found_inf)
+            by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                momentum = state["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"])
-                for weight, piece in zip(
-                    p.chunk(self._pieces[p]), update.chunk(self._pieces[p]), strict=True
-                ):
+                pieces = self._pieces[p]
+                update = self._direction(p, group["momentum"])
+                for weight, piece in zip(p.chunk(pieces), update.chunk(pieces), strict=True):
                     by_shape[(weight.shape[0], weight.shape[1])].append((weight, piece))
             for (rows, columns), pairs in by_shape.items():
                 updates = _orthogonalize_shared([piece for _, piece in pairs])
-                scale = max(1.0, rows / columns) ** 0.5
+                updates *= rate * max(1.0, rows / columns) ** 0.5
                 for (weight, _), update in zip(pairs, updates, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(
-                        update, alpha=-group["lr"] * scale
-                    )
+                    weight.mul_(1 - rate * group["weight_decay"]).sub_(update)
+
+    def _direction(self, p: nn.Parameter, momentum: float) -> Tensor:
+        """Nesterov's: the gradient, moved towards its own moving average."""
+        state, gradient = self.state[p], p.grad
+        assert gradient is not None
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        average = state["momentum"]
+        if self.found_inf is not None:  # an average that meets itself stays what it is
+            gradient = torch.where(self.found_inf > 0, average, gradient)
+        average.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)
 
 
 @dataclass(frozen=True)

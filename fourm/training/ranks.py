@@ -7,12 +7,11 @@ unless another rank is a whole step behind.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from fourm.training.task import Work
 
@@ -26,22 +25,21 @@ class Shared:
     stop: bool  # some rank was asked to stop
 
 
-@dataclass
+@dataclass(frozen=True)
 class Asked:
     """A question to all ranks."""
 
-    own: Tensor  # (K + 3,) what this rank says; the sum over all once ``work`` is done
+    own: np.ndarray  # (K + 3,) what this rank says; the sum over all once ``request`` is done
     stop: Callable[[], bool]
-    request: dist.Work | None = field(default=None)
+    request: dist.Work | None = None  # None: this rank is alone
 
     def answer(self) -> Shared:
         """What all ranks said; one rank alone is asked to stop until the last moment."""
         if self.request is not None:
             self.request.wait()
-        *counts, units, flops, stops = self.own.tolist()
-        alone = self.request is None
-        stop = self.stop() if alone else stops > 0
-        return Shared(np.array(counts), Work(units, flops), stop)
+        units, flops, stops = self.own[-3:].tolist()
+        stop = self.stop() if self.request is None else stops > 0
+        return Shared(self.own[:-3], Work(units, flops), stop)
 
 
 class Ranks:
@@ -54,8 +52,9 @@ class Ranks:
         """Tell the others this rank's counts (K,) and work, and whether it must stop (all ranks
         must call, in the same order).
         """
-        told = [*counts, work.units, work.flops, self._group is not None and stop()]
-        asked = Asked(torch.tensor(told, dtype=torch.float64), stop)
-        if self._group is not None:
-            asked.request = dist.all_reduce(asked.own, group=self._group, async_op=True)
-        return asked
+        alone = self._group is None
+        told = np.array([*counts, work.units, work.flops, not alone and stop()], dtype=np.float64)
+        if alone:
+            return Asked(told, stop)
+        shared = torch.from_numpy(told)  # the same memory
+        return Asked(told, stop, dist.all_reduce(shared, group=self._group, async_op=True))
