@@ -22,7 +22,7 @@ from fourm.roles import matrix, state_roles
 from fourm.training import loop as loop_module
 from fourm.training.checkpoints import list_checkpoints, read_checkpoint
 from fourm.training.finite import FiniteCheck
-from fourm.training.loop import Loop
+from fourm.training.loop import Loop, StepBatches
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
 from fourm.training.pretrain import PretrainConfig, PretrainTask, build_model, pretrain
 from fourm.training.state import TrainingState
@@ -245,20 +245,46 @@ def test_of_two_ranks_where_one_breaks_both_stop_and_its_samples_are_among_the_b
     assert not list_checkpoints(tmp_path / "checkpoints")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_the_host_waits_for_nothing_in_a_step(project, tmp_path, reads_late, optimizer):
-    """The model's own forward pass is not counted here: its layouts have a test of their own."""
-    named = [f"out={tmp_path}", f"loop.optimizer.name={optimizer}", "loop.micro_batches=2"]
+def second_step(project: Path, out: Path, optimizer: str) -> tuple[Loop, StepBatches]:
+    """A run that has made one step, and the batches of the next."""
+    named = [f"out={out}", f"loop.optimizer.name={optimizer}", "loop.micro_batches=2"]
     config = load(PretrainConfig, project, named)
     modalities = ModalitySet.load(config.modalities)
-    task = PretrainTask(config, modalities)
-    loop = Loop(build_model(config, modalities), task, config.loop, tmp_path)
+    loop = Loop(build_model(config, modalities), PretrainTask(config, modalities), config.loop, out)
     steps = loop._batches()
     loop._train_step(next(steps))  # what is made once is made here
     loop.state.step += 1
-    given = next(steps)
+    return loop, next(steps)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_host_waits_for_nothing_in_a_step(project, tmp_path, reads_late, optimizer):
+    """The model's own forward pass is not counted here: its layouts have a test of their own."""
+    loop, given = second_step(project, tmp_path, optimizer)
     with HostSyncs() as syncs:
         loop._train_step(given)
     ours = [sync for sync in syncs.found if sync.where.startswith("fourm/training/")]
     assert not ours, syncs
     assert not [sync for sync in syncs.found if sync.where == "the backward pass"], syncs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_on_a_gpu_no_operation_of_a_step_waits(project, tmp_path, optimizer):
+    loop, given = second_step(project, tmp_path, optimizer)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop._train_step(given)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_on_a_gpu_a_broken_step_is_blamed_a_step_later(project, tmp_path, break_step, optimizer):
+    break_step()
+    with pytest.raises(UserError, match="step 12 is not finite"):
+        train(project, tmp_path, f"loop.optimizer.name={optimizer}")
+    assert not list_checkpoints(tmp_path / "checkpoints")
+    assert_blamed(project, tmp_path, 1)

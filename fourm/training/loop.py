@@ -23,6 +23,7 @@ import logging
 import math
 import signal
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ from fourm.training.ranks import Asked, Ranks
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.run_log import RunLog, StepLosses
 from fourm.training.schedules import ScheduleConfig, learning_rate
-from fourm.training.speed import Meter
+from fourm.training.speed import Meter, Speed
 from fourm.training.state import TrainingState
 from fourm.training.task import Adaptive, Measured, Task, Work
 
@@ -286,6 +287,23 @@ class Loop:
         """The task's held-out figures, with the averaged weights where there are any."""
         with self.state.averaged() as model:
             return self.task.evaluate(model, self.device)
+
+    def trial(self, seconds: float) -> Speed:
+        """How fast steps are, from a first one for as long as this and at least once more; nothing
+        is written.
+        """
+        started = None
+        for given in self._batches():
+            self._train_step(given)
+            self.state.step += 1
+            if started is None:  # the first one makes what the others use
+                self._stop_if_broken()
+                self.meter.restart()
+                started = time.perf_counter()
+            elif time.perf_counter() - started > seconds:
+                break
+        self._stop_if_broken()  # and what is queued is done
+        return self.meter.speed()
 
     # ---- one step --------------------------------------------------------------------------------
 
