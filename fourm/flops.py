@@ -114,7 +114,7 @@ def training_flops(c: ModelConfig, modalities: ModalitySet, batch: MaskedBatch) 
     owner = np.repeat(np.arange(len(e.lengths)), e.lengths)
     num_sequences = np.bincount(owner, is_sequence[e.kinds], len(e.lengths)).astype(np.int64)
     total = encoder_flops(c, e.lengths - num_sequences, num_sequences).sum()
-    context = np.asarray(_context_rows(c, e.lengths))
+    context = np.broadcast_to(_context_rows(c, e.lengths), e.lengths.shape)
     total += _decoder(c, d.segment_lengths, context[d.segment_sample]).sum()
     total += 4 * c.decoder_depth * context.sum() * c.dim**2
     sizes = np.array([m.vocab_size for m in modalities])

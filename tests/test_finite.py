@@ -21,8 +21,9 @@ from fourm.modalities import ModalitySet
 from fourm.roles import matrix, state_roles
 from fourm.training import loop as loop_module
 from fourm.training.checkpoints import list_checkpoints, read_checkpoint
+from fourm.training.feed import StepBatches
 from fourm.training.finite import FiniteCheck
-from fourm.training.loop import Loop, StepBatches
+from fourm.training.loop import Loop
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
 from fourm.training.pretrain import PretrainConfig, PretrainTask, build_model, pretrain
 from fourm.training.state import TrainingState

@@ -21,7 +21,7 @@ from fourm.cli.verb import verb
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(words: tuple[str, ...], seconds: float, as_json: bool) -> None:
-    """Say what this machine can do and what a pretraining costs.
+    """Say what this machine can do and what a run costs.
 
     With CONFIG, a YAML file as in configs/pretrain, its model is counted and a few of its steps are
     tried, on random tokens if its data is not there. Nothing is written.

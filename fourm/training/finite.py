@@ -11,16 +11,20 @@ are named. On a CPU there is nothing to wait for: the verdict is read before the
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from fourm.training.checkpoints import gather_full
+from fourm.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,21 @@ class BrokenStep:
     grad_norm: float
     sums: np.ndarray  # (M, K) of each of this rank's micro-batches and loss terms
     batches: list[Any]  # M
+
+    def write_report(self, path: Path, task: Task, accelerator: Accelerator) -> None:
+        """A JSON file of the samples of all ranks (all must call), with the loss terms that are not
+        finite in each micro-batch.
+        """
+        own = []
+        for batch, sums in zip(self.batches, self.sums, strict=True):
+            terms = zip(task.terms, np.isfinite(sums), strict=True)
+            broken = [name for name, is_finite in terms if not is_finite]
+            place = {"rank": accelerator.process_index, "not_finite": broken}
+            own.append({**place, **task.describe(batch)})
+        batches = [batch for of_rank in gather_object([own]) for batch in of_rank]
+        if accelerator.is_main_process:
+            report = {"step": self.step, "grad_norm": str(self.grad_norm), "batches": batches}
+            path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

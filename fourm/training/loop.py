@@ -18,7 +18,6 @@ reads what came of it when a line of the log is due (``finite.py`` for what cann
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import signal
@@ -33,7 +32,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
@@ -42,15 +40,15 @@ from fourm.blocks import Block
 from fourm.config import at_least
 from fourm.errors import Interrupted, UserError
 from fourm.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
-from fourm.training.finite import BrokenStep, FiniteCheck
+from fourm.training.feed import Feed, StepBatches
+from fourm.training.finite import FiniteCheck
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
-from fourm.training.ranks import Asked, Ranks
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.run_log import RunLog, StepLosses
 from fourm.training.schedules import ScheduleConfig, learning_rate
 from fourm.training.speed import Meter, Speed
 from fourm.training.state import TrainingState
-from fourm.training.task import Adaptive, Measured, Task, Work
+from fourm.training.task import Adaptive, Task
 
 _log = logging.getLogger(__name__)
 _MAX_EMPTY_STEPS = 20  # from the first one on, without a single target
@@ -100,14 +98,6 @@ class LoopConfig:
             raise UserError(f"ema must be below 1, not {self.ema}: nothing would be averaged in")
 
 
-@dataclass(frozen=True)
-class StepBatches:
-    """What a step learns from."""
-
-    batches: list[Any]  # this rank's micro-batches
-    asked: Asked  # what all ranks have of it
-
-
 class Loop:
     """Trains ``model`` on ``task`` in ``out``; picks up where an earlier run in the same folder was
     stopped.
@@ -144,7 +134,8 @@ class Loop:
         self.log = RunLog(out, task, self.accelerator, config.tracker)
         num_ranks = self.accelerator.num_processes
         self.meter = Meter.of(task.unit, self.device, config.precision, num_ranks)
-        self._ranks = Ranks(num_ranks)
+        workers = config.num_workers
+        self._feed = Feed(task, self.accelerator, workers, self.meter, lambda: bool(self._signal))
         self._check = FiniteCheck(self.accelerator, late=self.device.type != "cpu")
         if config.tracker:
             self.accelerator.init_trackers(out.name)
@@ -231,46 +222,8 @@ class Loop:
         step, every = self.step, self.adaptive.adapt_every if self.adaptive else self.config.steps
         while step < self.config.steps:
             end = min(self.config.steps, (step // every + 1) * every)
-            yield from self._asked(self._loader(range(step, end)))
+            yield from self._feed.steps(range(step, end), self.state.model)
             step = end
-
-    def _asked(self, loader: Iterator[list[Any]]) -> Iterator[StepBatches]:
-        """Each step's batches, when those of the next one are here and the ranks were asked about
-        them.
-        """
-        held: StepBatches | None = None
-        while True:
-            with self.meter.waiting():
-                batches = next(loader, None)
-            if batches is None:
-                break
-            counts = np.sum([self.task.counts(batch) for batch in batches], axis=0)
-            asked = self._ranks.ask(counts, self._work(batches, counts), lambda: bool(self._signal))
-            if held is not None:
-                yield held
-            held = StepBatches(batches, asked)
-        if held is not None:
-            yield held
-
-    def _work(self, batches: list[Any], counts: np.ndarray) -> Work:
-        if not isinstance(self.task, Measured):
-            return Work(float(counts.max()), 0.0)
-        return sum(
-            (self.task.work(self.state.model, batch) for batch in batches), start=Work(0.0, 0.0)
-        )
-
-    def _loader(self, steps: range) -> Iterator[list[Any]]:
-        data = self.task.batches(self.accelerator.process_index, self.accelerator.num_processes)
-        workers = self.config.num_workers
-        loader = torch.utils.data.DataLoader(
-            data,
-            batch_size=None,
-            sampler=steps,
-            num_workers=workers,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-        )
-        return iter(loader)
 
     def _adapt(self, adaptive: Adaptive) -> dict[str, Any]:
         model = self.state.model
@@ -376,26 +329,12 @@ class Loop:
         if step is None:
             return
         path = self.out / "broken_step.json"
-        described = gather_object([self._described(step)])
-        if self.lead:
-            report = {"step": step.step, "grad_norm": str(step.grad_norm)}
-            batches = [batch for of_rank in described for batch in of_rank]
-            path.write_text(json.dumps({**report, "batches": batches}, indent=1) + "\n")
+        step.write_report(path, self.task, self.accelerator)
         raise UserError(
             f"the loss or gradient of step {step.step} is not finite; its samples are listed in"
             f" {path}. The last checkpoint is intact: lower the learning rate or remove the samples"
             " and start again"
         )
-
-    def _described(self, step: BrokenStep) -> list[dict[str, Any]]:
-        """This rank's micro-batches of a step, each with its loss terms that are not finite."""
-        described = []
-        for batch, sums in zip(step.batches, step.sums, strict=True):
-            terms = zip(self.task.terms, np.isfinite(sums), strict=True)
-            broken = [name for name, is_finite in terms if not is_finite]
-            place = {"rank": self.accelerator.process_index, "not_finite": broken}
-            described.append({**place, **self.task.describe(batch)})
-        return described
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._signal:
