@@ -29,6 +29,7 @@ from fourm.training.pretrain import PretrainConfig, PretrainTask, build_model, p
 from fourm.training.state import TrainingState
 
 BROKEN = 12
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SHORT = ["loop.steps=24", "loop.checkpoint_every=15", "loop.log_every=20"]
 
 
@@ -270,6 +271,7 @@ def test_the_host_waits_for_nothing_in_a_step(project, tmp_path, reads_late, opt
 
 
 @pytest.mark.gpu
+@needs_cuda
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_on_a_gpu_no_operation_of_a_step_waits(project, tmp_path, optimizer):
     loop, given = second_step(project, tmp_path, optimizer)
@@ -282,6 +284,7 @@ def test_on_a_gpu_no_operation_of_a_step_waits(project, tmp_path, optimizer):
 
 
 @pytest.mark.gpu
+@needs_cuda
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_on_a_gpu_a_broken_step_is_blamed_a_step_later(project, tmp_path, break_step, optimizer):
     break_step()
