@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from conftest import make_model
 from worlds import write_project
 
@@ -169,6 +170,16 @@ def test_the_last_step_of_every_line_tells_the_speed_of_all(project, tmp_path):
         assert line["step_seconds"] > 0 and line["tokens_per_second"] > 0
         assert 0 <= line["data_wait"] <= 1 and line["memory_gib"] > 0.01
         assert 0 < line["mfu"] < 1
+
+
+@pytest.mark.filterwarnings("ignore:.log_with")  # it need not be installed here
+def test_a_tracker_gets_what_the_log_has(project, tmp_path, monkeypatch):
+    tracked = []
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda *_: None)
+    monkeypatch.setattr(Accelerator, "log", lambda _, figures, step: tracked.append(figures))
+    pretrain(load(PretrainConfig, project, [f"out={tmp_path}", "loop.tracker=tensorboard"]))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert tracked == [line for line in lines if "mfu" in line]
 
 
 def test_peaks_are_known_by_the_names_that_gpus_give_themselves():

@@ -20,6 +20,7 @@ from fourm.training.speed import GIB, Speed
 
 _USUAL_MFU = 0.3  # what a step is guessed with before it is tried
 _LONGEST = 10.0  # seconds of a step that is tried; the batch is made smaller until it fits
+_MANY = 1 << 20  # steps: time is what ends a trial
 _ROOM = 0.9  # share of the memory that may be needed
 
 
@@ -117,7 +118,7 @@ def _smaller(config: PretrainConfig, wanted: Needs) -> tuple[PretrainConfig, str
             f"{wanted.memory / GIB:.1f} GiB are needed and {room / GIB:.1f} GiB are there: shard"
             " the model (FSDP), or take more micro_batches or activation_checkpointing"
         )
-    loop = replace(config.loop, tracker="", num_workers=0)
+    loop = replace(config.loop, tracker="", num_workers=0, steps=_MANY)
     peak = peak_flops(device, config.loop.precision)
     if peak is None:
         return replace(config, loop=loop), ""

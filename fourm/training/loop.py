@@ -272,10 +272,12 @@ class Loop:
         sums = self._gradients(given.batches, self.task.weights(shared.counts))
         norm = self._clipped()
         broken = self._check.judge(self.step + 1, given.batches, torch.stack(sums), norm)
-        if not self._check.late:
+        if self._check.late:
+            self.state.update(broken)
+            self._stop_if_broken(behind=1)  # this one is still on its way
+        else:
             self._stop_if_broken()
-        self.state.update(broken if self._check.late else None)
-        self._stop_if_broken(behind=1)
+            self.state.update(None)
         total = functools.reduce(torch.add, sums)
         return StepLosses(self.step + 1, total, shared.counts, norm), shared.stop
 
