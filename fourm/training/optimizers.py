@@ -24,8 +24,8 @@ from fourm.errors import UserError
 from fourm.roles import Role, parameter_roles
 
 # Polar Express (2505.16932): (a, b, c) of the quintic a s + b s^3 + c s^5 that brings the singular
-# values s which the one before has left nearest to 1, from [SMALLEST, 1] on. Four of them are as
-# near to an orthogonal matrix as five of Muon's first polynomial (tests/test_muon.py).
+# values s which the one before has left nearest to 1, from [SMALLEST, 1] on. Four of them are on
+# the mean as near to an orthogonal matrix as five of Muon's first one (tests/test_muon.py).
 POLYNOMIALS = (
     (8.3837, -24.7659, 18.3571),
     (4.0434, -3.0114, 0.5695),
