@@ -41,6 +41,7 @@ ROOMS = (
     Room("fourm", "pipeline", "any to any; released 4M", "pipeline interop"),
     Room("fourm", "sampling", "schemes, guidance, steps", "sampling"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
+    Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
     Room(
         "fourm",
         "model",

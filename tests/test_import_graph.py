@@ -38,6 +38,7 @@ FLOORS: list[set[str]] = [
     {"fourm.encoder", "fourm.latent_encoder"},
     {"fourm.model", "fourm.flops"},
     {"fourm.training"},
+    {"fourm.doctor"},
     {"fourm.sampling"},
     {"fourm.pipeline", "fourm.interop"},
     {"fourm.project", "fourm.line_chart", "fourm.report", "fourm.evaluation"},

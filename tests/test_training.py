@@ -77,6 +77,11 @@ def test_precision_no_needs_no_quotes(project):
         assert load(PretrainConfig, project, [text]).loop.precision == "no"
 
 
+def test_fp16_is_refused_and_bf16_named(project):
+    with pytest.raises(UserError, match="fp16 .* bf16"):
+        load(PretrainConfig, project, ["loop.precision=fp16"])
+
+
 def test_one_seed_gives_one_loss_curve_bit_for_bit(project, uninterrupted, tmp_path):
     pretrain(load(PretrainConfig, project, [f"out={tmp_path / 'again'}"]))
     assert curve(tmp_path / "again") == uninterrupted

@@ -90,7 +90,7 @@ def resolve_backend(backend: str, device_type: str, dtype: torch.dtype) -> str:
     if backend == "sdpa":
         return "sdpa"
     wanted = "varlen" if backend == "auto" else backend
-    reason = _why_not(wanted, device_type, dtype)
+    reason = why_not(wanted, device_type, dtype)
     if not reason:
         return wanted
     if backend != "auto":
@@ -98,7 +98,7 @@ def resolve_backend(backend: str, device_type: str, dtype: torch.dtype) -> str:
     return "sdpa"
 
 
-def _why_not(backend: str, device_type: str, dtype: torch.dtype) -> str:
+def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str:
     """Why a CUDA back end cannot run here; empty if it can."""
     if backend == "xformers" and importlib.util.find_spec("xformers") is None:
         return "xformers is not installed (pip install 'fourm[gpu]')"

@@ -9,20 +9,25 @@ samples are the same on any number of ranks and loader workers with the same glo
 A task reports each of its loss terms as a sum and a count. Counts are summed over all ranks and
 micro-batches *before* the backward pass, so the loss is a true mean over the global batch, however
 unevenly its targets fall.
+
+The host never waits for the device within a step: it queues the next one while this one runs, and
+reads what came of it when a line of the log is due (``finite.py`` for what cannot wait that long,
+``ranks.py`` for what the ranks must know before a step).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
+import math
 import signal
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -36,10 +41,13 @@ from fourm.config import at_least
 from fourm.errors import Interrupted, UserError
 from fourm.training.allocations import keep_freed_memory
 from fourm.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
+from fourm.training.feed import Feed, StepBatches
+from fourm.training.finite import FiniteCheck
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
-from fourm.training.run_log import NotFinite, RunLog, StepLosses
+from fourm.training.run_log import RunLog, StepLosses
 from fourm.training.schedules import ScheduleConfig, learning_rate
+from fourm.training.speed import Meter, Speed
 from fourm.training.state import TrainingState
 from fourm.training.task import Adaptive, Task
 
@@ -60,7 +68,7 @@ class LoopConfig:
     # > 0: an exponential moving average of the weights is kept and is what is evaluated and
     # exported
     ema: float = 0.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     activation_checkpointing: bool = False
     num_workers: int = 1  # loader processes of each rank; 0 = in the training process
@@ -73,7 +81,14 @@ class LoopConfig:
 
     @staticmethod
     def upgrade(given: dict[str, Any]) -> dict[str, Any]:
-        """YAML 1.1 reads an unquoted ``precision: no`` as false: what was meant is plain."""
+        """YAML 1.1 reads an unquoted ``precision: no`` as false: what was meant is plain. Up to
+        0.5.0 there was fp16, without the scaling of gradients that it needs.
+        """
+        if given.get("precision") == "fp16":
+            raise UserError(
+                "precision fp16 overflows without scaled gradients and is no more: bf16 has"
+                " float32's range and the same speed"
+            )
         return {**given, "precision": "no"} if given.get("precision") is False else given
 
     def __post_init__(self) -> None:
@@ -119,6 +134,11 @@ class Loop:
         if config.compile:
             self.wrapped = cast(nn.Module, torch.compile(self.wrapped, dynamic=True))
         self.log = RunLog(out, task, self.accelerator, config.tracker)
+        num_ranks = self.accelerator.num_processes
+        self.meter = Meter.of(task.unit, self.device, config.precision, num_ranks)
+        workers = config.num_workers
+        self._feed = Feed(task, self.accelerator, workers, self.meter, lambda: bool(self._signal))
+        self._check = FiniteCheck(self.accelerator, late=self.device.type != "cpu")
         if config.tracker:
             self.accelerator.init_trackers(out.name)
         self._signal = 0
@@ -164,9 +184,9 @@ class Loop:
         config, state = self.config, self.state
         figures: dict[str, float] = {}
         first, learned = state.step, False
-        self.log.restart_clock()
-        for batches in self._batches():
-            losses, stop = self._train_step(batches)
+        self.meter.restart()
+        for given in self._batches():
+            losses, stop = self._train_step(given)
             self.log.add(losses)
             state.step += 1
             last = state.step == config.steps
@@ -177,10 +197,12 @@ class Loop:
                     " to learn; look at the masking and at what the data holds"
                 )
             if state.step % config.log_every == 0 or last or stop:
-                self._write_log(bar, batches)
+                self._stop_if_broken()
+                self.log.write(bar, self.task.watch(state.model), self.meter)
             bar.update()
             if self.adaptive is not None and state.step % self.adaptive.adapt_every == 0:
-                self.log.note(step=state.step, mixture=self._adapt(self.adaptive))
+                with self.meter.aside():
+                    self.log.note(step=state.step, mixture=self._adapt(self.adaptive))
             if state.step % config.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
@@ -189,34 +211,21 @@ class Loop:
                     " from here"
                 )
             if last or (config.eval_every and state.step % config.eval_every == 0):
-                figures = self.evaluate()
+                with self.meter.aside():
+                    figures = self.evaluate()
                 if figures:
                     self.log.note(step=state.step, eval=figures)
-                self.log.restart_clock()
         return figures or self.evaluate()
 
-    def _batches(self) -> Iterator[list[Any]]:
+    def _batches(self) -> Iterator[StepBatches]:
         """This rank's batches of all steps to come; a fresh loader wherever the task's batches
         change.
         """
         step, every = self.step, self.adaptive.adapt_every if self.adaptive else self.config.steps
         while step < self.config.steps:
             end = min(self.config.steps, (step // every + 1) * every)
-            yield from self._loader(range(step, end))
+            yield from self._feed.steps(range(step, end), self.state.model)
             step = end
-
-    def _loader(self, steps: range) -> Iterator[list[Any]]:
-        data = self.task.batches(self.accelerator.process_index, self.accelerator.num_processes)
-        workers = self.config.num_workers
-        loader = torch.utils.data.DataLoader(
-            data,
-            batch_size=None,
-            sampler=steps,
-            num_workers=workers,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-        )
-        return iter(loader)
 
     def _adapt(self, adaptive: Adaptive) -> dict[str, Any]:
         model = self.state.model
@@ -234,32 +243,45 @@ class Loop:
         with self.state.averaged() as model:
             return self.task.evaluate(model, self.device)
 
+    def trial(self, seconds: float) -> Speed:
+        """How fast steps are, from a first one for as long as this and at least once more; nothing
+        is written.
+        """
+        started = None
+        for given in self._batches():
+            self._train_step(given)
+            self.state.step += 1
+            if started is None:  # the first one makes what the others use
+                self._stop_if_broken()
+                self.meter.restart()
+                started = time.perf_counter()
+            elif time.perf_counter() - started > seconds:
+                break
+        self._stop_if_broken()  # and what is queued is done
+        return self.meter.speed()
+
     # ---- one step --------------------------------------------------------------------------------
 
-    def _train_step(self, batches: list[Any]) -> tuple[StepLosses, bool]:
+    def _train_step(self, given: StepBatches) -> tuple[StepLosses, bool]:
         """What the step found, and whether some rank was asked to stop."""
         # what layers draw (dropout, noise, revived codes) is a function of seed, step and rank: a
         # resumed run draws the same
         named = f"{self.config.seed} {self.step} {self.accelerator.process_index}"
         torch.manual_seed(zlib.crc32(named.encode()))
-        own = np.sum([self.task.counts(batch) for batch in batches], axis=0)
-        counts, stop = self._agreed(own, bool(self._signal))
+        shared = given.asked.answer()
+        self.meter.add(shared.work)
         self._set_rates()
-        sums = self._gradients(batches, self.task.weights(counts))
-        norm = self._clipped(batches)
-        for optimizer in self.state.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.state.follow()
-        return StepLosses(self.step + 1, sums, counts, norm), stop
-
-    def _agreed(self, counts: np.ndarray, stop: bool) -> tuple[np.ndarray, bool]:
-        """Counts (K,) of all ranks together, and whether any of them stops."""
-        if self.accelerator.num_processes == 1:
-            return counts, stop
-        own = torch.tensor([*counts, float(stop)], dtype=torch.float64, device=self.device)
-        shared = cast(Tensor, self.accelerator.reduce(own, "sum")).cpu().numpy()
-        return shared[:-1], bool(shared[-1] > 0)
+        sums = self._gradients(given.batches, self.task.weights(shared.counts))
+        norm = self._clipped()
+        broken = self._check.judge(self.step + 1, given.batches, torch.stack(sums), norm)
+        if self._check.late:
+            self.state.update(broken)
+            self._stop_if_broken(behind=1)  # this one is still on its way
+        else:
+            self._stop_if_broken()
+            self.state.update(None)
+        total = functools.reduce(torch.add, sums)
+        return StepLosses(self.step + 1, total, shared.counts, norm), shared.stop
 
     def _set_rates(self) -> None:
         factor = learning_rate(self.config.schedule, self.step, self.config.steps)
@@ -267,11 +289,13 @@ class Loop:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
 
-    def _gradients(self, batches: list[Any], weights: np.ndarray) -> Tensor:
-        """Sums of the terms (K,) over this rank's micro-batches; gradients are left behind."""
+    def _gradients(self, batches: list[Any], weights: np.ndarray) -> list[Tensor]:
+        """Sums of the terms (K,) of each of this rank's micro-batches; gradients are left
+        behind.
+        """
         accelerator = self.accelerator
-        factors = torch.tensor(weights, dtype=torch.float32, device=self.device)
-        total = torch.zeros(len(weights), device=self.device)
+        factors = self._on_device(torch.from_numpy(weights.astype(np.float32)))
+        found = []
         for i, batch in enumerate(batches):
             is_last = i == len(batches) - 1
             with accelerator.autocast():
@@ -280,8 +304,13 @@ class Loop:
                 else:
                     with accelerator.no_sync(self.wrapped):
                         sums = self._backward(batch, factors)
-            total += sums.detach()
-        return total
+            found.append(sums.detach())
+        return found
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """A small tensor of the host, copied while the host goes on."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
 
     def _backward(self, batch: Any, factors: Tensor) -> Tensor:
         sums = self.task.forward(self.wrapped, batch.to(self.device))
@@ -289,36 +318,26 @@ class Loop:
         self.accelerator.backward((sums * factors).sum() * self.accelerator.num_processes)
         return sums
 
-    def _clipped(self, batches: list[Any]) -> Tensor:
-        """The gradient's norm before it was clipped; 0 where it is not."""
-        limit = self.config.optimizer.clip
-        if not limit:
-            return torch.tensor(0.0)
+    def _clipped(self) -> Tensor:
+        """The gradient's norm before it was clipped, which tells whether it is finite too."""
+        limit = self.config.optimizer.clip or math.inf
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
         assert norm is not None
-        if self.device.type == "cpu" and not torch.isfinite(norm):
-            self._broken(batches, self.step + 1, float(norm))
         return norm
 
-    def _write_log(self, bar: tqdm, batches: list[Any]) -> None:
-        try:
-            self.log.write(bar, self.task.watch(self.state.model))
-        except NotFinite as error:
-            self._broken(batches, error.step, error.value)
-
-    def _broken(self, batches: list[Any], step: int, value: float) -> NoReturn:
+    def _stop_if_broken(self, behind: int = 0) -> None:
+        """Raise UserError if a step was not finite, the newest ``behind`` not asked yet; its
+        samples, of all ranks, are written beside the log.
+        """
+        step = self._check.broken(behind)
+        if step is None:
+            return
         path = self.out / "broken_step.json"
-        if self.lead:
-            described = {
-                "step": step,
-                "value": str(value),
-                "batches": [self.task.describe(b) for b in batches],
-            }
-            path.write_text(json.dumps(described, indent=1) + "\n")
+        step.write_report(path, self.task, self.accelerator)
         raise UserError(
-            f"the loss or gradient of step {step} is not finite; its samples are listed in {path}."
-            " The last checkpoint is intact: lower the learning rate or remove the samples and"
-            " start again"
+            f"the loss or gradient of step {step.step} is not finite; its samples are listed in"
+            f" {path}. The last checkpoint is intact: lower the learning rate or remove the samples"
+            " and start again"
         )
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -329,7 +348,14 @@ class Loop:
     # ---- checkpoints -----------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Checkpoint of this step (all ranks must call)."""
+        """Checkpoint of this step (all ranks must call). Raises UserError, with nothing written,
+        if the step or the one before was broken.
+        """
+        self._stop_if_broken()
+        with self.meter.aside():
+            self._save()
+
+    def _save(self) -> None:
         weights, others = self.state.tensors()
         described: dict[str, Any] = {
             "seed": self.config.seed,

@@ -27,6 +27,7 @@ from fourm.codecs import CodecSet
 from fourm.config import at_least, dump
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, open_sources
+from fourm.flops import training_flops
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
@@ -35,6 +36,7 @@ from fourm.training.checkpoints import list_checkpoints
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.loop import Loop, LoopConfig
 from fourm.training.mixture import AdaptiveConfig, Mixture
+from fourm.training.task import Work
 from fourm.training.transplant import (
     TRANSPLANT_FILE,
     by_vocabulary,
@@ -118,6 +120,12 @@ class PretrainTask:
 
     def counts(self, batch: MaskedBatch) -> np.ndarray:
         return np.array(batch.decoder.counts, dtype=np.float64)
+
+    def work(self, model: nn.Module, batch: MaskedBatch) -> Work:
+        """Rows of both streams, and the operations that they cost the model."""
+        assert isinstance(model, FourM)
+        rows = int(batch.encoder.lengths.sum() + batch.decoder.lengths.sum())
+        return Work(rows, training_flops(model.config, self.modalities, batch))
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
         objective = self.config.objective

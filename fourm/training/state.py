@@ -49,13 +49,29 @@ class TrainingState:
             for name, value in weights.items():
                 parameters[name].copy_(shard_like(value, parameters[name]))
 
-    def follow(self) -> None:
-        """Move the average towards the weights, after a step."""
+    def update(self, broken: Tensor | None) -> None:
+        """Move the weights along their gradients, which are then gone, and the average after them.
+
+        Args:
+            broken: scalar on the device: where it is 1, all stays as it is. None = it is 0.
+        """
+        for optimizer in self.optimizers:
+            optimizer.found_inf = broken  # type: ignore[attr-defined]  # as torch's GradScaler does
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if self._average:
-            parameters = dict(self.model.named_parameters())
-            latest = [parameters[name].detach() for name in self._average]
-            averages = list(self._average.values())
+            self._follow(broken)
+
+    def _follow(self, broken: Tensor | None) -> None:
+        parameters = dict(self.model.named_parameters())
+        latest = [parameters[name].detach() for name in self._average]
+        averages = list(self._average.values())
+        if broken is None:
             torch._foreach_lerp_(averages, latest, 1 - self._keep)  # pyright: ignore[reportPrivateImportUsage]
+            return
+        share = (1 - self._keep) * (1 - broken)
+        for average, weights in zip(averages, latest, strict=True):
+            average.lerp_(weights, share)
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:

@@ -5,12 +5,24 @@ the loop's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step or a batch is, for figures of speed."""
+
+    units: float  # what ``Task.unit`` names
+    flops: float  # operations that the model needs, forward and backward; 0 = not known
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.units + other.units, self.flops + other.flops)
 
 
 class Task(Protocol):
@@ -23,7 +35,9 @@ class Task(Protocol):
 
     @property
     def unit(self) -> str:
-        """What counts count: "tokens", "pictures"."""
+        """What is processed: "tokens", "pictures"; without ``Measured``, the most frequent target
+        is counted.
+        """
         ...
 
     def batches(self, rank: int, world_size: int) -> Any:
@@ -56,6 +70,15 @@ class Task(Protocol):
 
     def describe(self, batch: Any) -> dict[str, Any]:
         """Which samples a batch holds, for the report of a broken step."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A task that knows how much work a batch is."""
+
+    def work(self, model: nn.Module, batch: Any) -> Work:
+        """Of a batch, from the host alone."""
         ...
 
 

@@ -1,0 +1,49 @@
+"""``fourm doctor [CONFIG [KEY=VALUE]...]``"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from fourm.cli.verb import verb
+
+
+@verb()
+@click.argument("words", nargs=-1, metavar="[CONFIG [KEY=VALUE]...]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1.0),
+    default=20.0,
+    help="How long steps of CONFIG are tried.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(words: tuple[str, ...], seconds: float, as_json: bool) -> None:
+    """Say what this machine can do and what a run costs.
+
+    With CONFIG, a YAML file as in configs/pretrain, its model is counted and a few of its steps are
+    tried, on random tokens if its data is not there. Nothing is written.
+    """
+    from fourm.config import load
+    from fourm.doctor.machine import examine
+    from fourm.training.pretrain import PretrainConfig
+
+    # a mistake in the config is told before anything is measured
+    config = load(PretrainConfig, Path(words[0]), list(words[1:])) if words else None
+    checks = examine()
+    if not as_json:
+        print("\n".join(map(str, checks)))
+    if config is None:
+        if as_json:
+            print(json.dumps({"machine": [dataclasses.asdict(check) for check in checks]}))
+        return
+    from fourm.doctor.estimate import estimate
+
+    found = estimate(config, seconds)
+    if as_json:
+        machine = [dataclasses.asdict(check) for check in checks]
+        print(json.dumps({"machine": machine, "estimate": found.to_mapping()}))
+    else:
+        print("\n".join(["", *found.lines()]))
