@@ -150,7 +150,7 @@ def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(
 
 
 def test_spans_take_every_row_once_and_repeat_rows_only_where_there_are_too_few():
-    spans = Spans.of(np.array([10, 0, 2, 4]), 4, torch.device("cpu"))
+    spans = Spans.of(np.array([10, 0, 2, 4]), 4)
     rows = torch.eye(16)
     mean = spans.mean(rows).reshape(4, 4, 16)
     assert torch.allclose(
