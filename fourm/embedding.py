@@ -54,8 +54,8 @@ class TokenTable(nn.Module):
         state_roles(self, table=TABLE)
         index, self.num_level_rows = _level_index(sizes, levels)
         self.register_buffer("level_index", index, persistent=False)
-        # of each vocabulary that has levels, for its head: its rows of the level table, and which of
-        # them each id has
+        # for the head of each vocabulary that has levels: its rows of the level table, and which
+        # of them each id has
         self.level_rows: dict[str, tuple[int, int]] = {}
         first = 1
         for vocabulary, of in levels.items():
@@ -109,6 +109,13 @@ class TokenTable(nn.Module):
             for name, table in zip(self.vocabularies, tables, strict=True)
             if name in wanted
         }
+
+    def unused(self, wanted: set[str]) -> list[nn.Parameter]:
+        """Parameters that ``all_weights`` of these vocabularies does not depend on."""
+        found = [] if wanted else [self.table]
+        if self.levels is not None and not wanted & set(self.level_rows):
+            found.append(self.levels)
+        return found
 
     def _with_levels(self, weight: Tensor, vocabulary: str) -> Tensor:
         if self.levels is None or vocabulary not in self.level_rows:

@@ -141,7 +141,7 @@ class TokenLosses:
     """Losses of a batch by modality; cross-entropy in nats unless another objective was given."""
 
     sums: Tensor  # (modalities,) float32
-    counts: Tensor  # (modalities,) float32 number of targets
+    counts: Tensor  # (modalities,) float32 number of targets, on the host, which knows it
 
 
 class FourM(
@@ -361,22 +361,20 @@ class FourM(
         objective = objective or CrossEntropy()
         rows, heads = self.target_rows(batch)
         ids = batch.decoder.target.index_select(0, batch.decoder.by_modality)
+        counts = batch.decoder.counts
+        # one split each: a slice for each modality would cost a whole gradient each
+        parts = zip(self.modalities, rows.split(counts), ids.split(counts), strict=True)
         sums, start = [], 0
-        for m, count in zip(self.modalities, batch.decoder.counts, strict=True):
-            if not count:
+        for m, part, wanted in parts:
+            if not len(part):
                 sums.append(rows.new_zeros((), dtype=torch.float32))
                 continue
-            part, vocab = slice(start, start + count), m.vocab or m.name
-            sums.append(objective(Targets(rows[part], heads[vocab], ids[part], vocab, part)))
-            start += count
+            vocab, place = m.vocab or m.name, slice(start, start + len(part))
+            sums.append(objective(Targets(part, heads[vocab], wanted, vocab, place)))
+            start += len(part)
         # every parameter gets a gradient on every rank, whatever this batch holds
-        touched = sum(p.sum() for p in (self.mask_token, *self._tables())) * 0.0
-        counts = torch.tensor(batch.decoder.counts, dtype=torch.float32, device=rows.device)
-        return TokenLosses(torch.stack(sums) + touched, counts)
-
-    def _tables(self) -> list[nn.Parameter]:
-        tables = [t for t in (self.heads, self.decoder_tokens) if t is not None]
-        return [p for table in tables for p in table.parameters()]
+        touched = sum(p.sum() * 0.0 for p in self._head_table.unused(set(heads)))
+        return TokenLosses(torch.stack(sums) + touched, torch.tensor(counts, dtype=torch.float32))
 
     # ---- files -----------------------------------------------------------------------------------
 
