@@ -5,6 +5,7 @@ for one CPU core.
 import numpy as np
 import pytest
 import torch
+import varlen_emulation
 
 from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens
 from fourm.modalities import ModalitySet
@@ -125,20 +126,4 @@ def model(modalities) -> FourM:
 def varlen_on_cpu(monkeypatch):
     """``torch.nn.attention.varlen`` block by block on any device: what its calls mean."""
     varlen = pytest.importorskip("torch.nn.attention.varlen")
-
-    def attend(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1)):
-        q_lengths, k_lengths = cu_q.diff().tolist(), cu_k.diff().tolist()
-        assert q.dtype == k.dtype == v.dtype, "the real one refuses others"
-        assert sum(q_lengths) == len(q) and sum(k_lengths) == len(k), "some rows are in no block"
-        assert max(q_lengths) <= max_q and max(k_lengths) <= max_k
-        found = []
-        blocks = q.split(q_lengths), k.split(k_lengths), v.split(k_lengths)
-        for own, keys, values in zip(*blocks, strict=True):
-            scores = torch.einsum("nhk,mhk->hnm", own, keys) / q.shape[-1] ** 0.5
-            if window_size == (-1, 0):
-                later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
-                scores = scores.masked_fill(later, -torch.inf)
-            found.append(torch.einsum("hnm,mhk->nhk", scores.softmax(-1), values))
-        return torch.cat(found)
-
-    monkeypatch.setattr(varlen, "varlen_attn", attend)
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_emulation.varlen_attn)

@@ -8,9 +8,7 @@ together (``order_of_kinds``): the calls then take slices, whose gradients are n
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from fourm.attention.kernels import EmptyKernel, Kernel
 from fourm.layout import Layout
 from fourm.ragged import rows_of_blocks, starts
 
+_HAS_WINDOWS = torch.__version__ >= (2, 12)  # before, varlen_attn had a flag for causal blocks
 _TILE = 128  # longest blocks are rounded up to this: the number only says how many tiles to launch
 
 
@@ -65,20 +64,11 @@ def _run(name: str, q: Tensor, k: Tensor, v: Tensor, part: _Part) -> Tensor:
         return memory_efficient_attention(q[None], k[None], v[None], attn_bias=part.bias)[0]
     from torch.nn.attention.varlen import varlen_attn
 
-    flag = _causal_flag(part.causal)
+    window = (-1, 0) if part.causal else (-1, -1)
+    flag: dict[str, Any] = {"window_size": window} if _HAS_WINDOWS else {"is_causal": part.causal}
     out = varlen_attn(q, k, v, part.cu_q, part.cu_k, part.max_q, part.max_k, **flag)
     assert isinstance(out, Tensor)
     return out
-
-
-@cache
-def _causal_flag(causal: bool) -> dict[str, Any]:
-    """How ``varlen_attn`` is told what a row sees."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    if "window_size" in inspect.signature(varlen_attn).parameters:
-        return {"window_size": (-1, 0) if causal else (-1, -1)}
-    return {"is_causal": causal}  # torch before 2.12
 
 
 def xformers_bias(q_lengths: np.ndarray, k_lengths: np.ndarray, causal: bool) -> Any:

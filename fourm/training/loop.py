@@ -35,6 +35,7 @@ from fourm.blocks import Block
 from fourm.config import at_least
 from fourm.errors import Interrupted, UserError
 from fourm.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
+from fourm.training.compiled import compile_blocks
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.run_log import NotFinite, RunLog, StepLosses
@@ -100,6 +101,8 @@ class Loop:
         )
         self.device = self.accelerator.device
         self.lead = self.accelerator.is_main_process
+        if config.compile:
+            compile_blocks(model, self.device)
         if config.activation_checkpointing:
             _checkpoint_activations(model)
         if self.lead:
@@ -114,8 +117,6 @@ class Loop:
         self.state = TrainingState(
             self.accelerator.unwrap_model(self.wrapped), optimizers, config.ema
         )
-        if config.compile:
-            self.wrapped = cast(nn.Module, torch.compile(self.wrapped, dynamic=True))
         self.log = RunLog(out, task, self.accelerator, config.tracker)
         if config.tracker:
             self.accelerator.init_trackers(out.name)
