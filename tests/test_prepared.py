@@ -178,3 +178,43 @@ def test_with_a_budget_all_batches_have_the_same_shapes_and_losses_stay(
         found.append(shapes(filled))
         assert_same(losses_and_gradients(model, filled), losses_and_gradients(model, batch))
     assert found[0] == found[1] == found[2]
+
+
+# ---- half precision ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_under_autocast_all_that_varlen_gets_has_one_type(half, modalities, batch, varlen_on_cpu):
+    """The emulation refuses mixed types as the kernel does; norms alone would give float32."""
+    options = {"qk_norm": True, "positions": "both", "half_residual": half}
+    model = as_if_on(make_model(modalities, **options), BACKENDS["varlen"])
+    exact = model(batch).sums
+    with torch.autocast("cpu", torch.bfloat16):
+        sums = model(batch).sums
+    sums.sum().backward()
+    assert sums.dtype == torch.float32 and torch.allclose(sums, exact, rtol=3e-2)
+
+
+@pytest.mark.slow
+def test_a_half_residual_stream_learns_what_a_float32_one_learns_with_half_the_bytes(
+    modalities, masker
+):
+    def trained(half):
+        model = make_model(modalities, half_residual=half)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        handed_on, losses = set(), []
+        model.decoder[0].register_forward_hook(lambda block, given, rows: handed_on.add(rows.dtype))
+        for step in range(60):
+            batch = masker(make_tokens(modalities, 16, seed=step % 2), np.arange(16) + 16 * step)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(batch).sums.sum() / batch.decoder.lengths.sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        return handed_on, np.mean(losses[:5]), np.mean(losses[-10:])
+
+    of_floats, first, last = trained(False)
+    of_halves, _, last_half = trained(True)
+    assert of_floats == {torch.float32} and of_halves == {torch.bfloat16}
+    assert last < 0.9 * first and abs(last_half - last) < 1e-2 * last

@@ -14,6 +14,7 @@ import os
 import shutil
 
 import torch
+import torch.fx.experimental._config
 from torch import nn
 
 from fourm.blocks import Block
@@ -33,6 +34,8 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         _log.warning("compile: %s is missing, so nothing is compiled", missing)
         return
     torch._dynamo.config.recompile_limit = _MAX_GRAPHS
+    # input and target rows that are as many in the first batch need not be in the next
+    torch.fx.experimental._config.use_duck_shape = False
     for module in model.modules():
         if isinstance(module, Block):
             module.forward = torch.compile(  # type: ignore[method-assign]
