@@ -22,26 +22,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fourm.attention import Backend, PreparedLayout
-from fourm.attention.rows import RowOrder, take_rows
-from fourm.batch import EncoderStream
+from fourm.attention import PreparedLayout
+from fourm.attention.rows import take_rows
 from fourm.blocks import MLP, Attention, Block, BlockShape
-from fourm.encoder import Arrangement, Encoded, Latent
+from fourm.encoder import Encoded, Latent
 from fourm.errors import UserError
-from fourm.layout import Layout
-from fourm.modalities import Modality, ModalitySet
-from fourm.ragged import rows_of_blocks, starts
+from fourm.latent_rows import GroupRows, LatentRows
 from fourm.roles import TABLE, state_roles
 
 _QUERY_STD = 0.3  # of the queries and null tokens: small ones look like nothing at all
 _PLACE_STD = 0.02
-_CURVE = 1 << 12  # places along each side of the picture that the Z-curve tells apart
 _GATE = 0.5  # gates start half open; from zero they start slowly
 
 
@@ -51,121 +46,6 @@ def _begin(attention: Attention, mlp: MLP, reads_at_once: bool) -> None:
     if reads_at_once:
         nn.init.normal_(attention.proj.weight, std=attention.proj.in_features**-0.5)
     mlp.reset_parameters()
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Which rows each latent begins as the mean of, as (latent, row) pairs."""
-
-    latent: Tensor  # (P,)
-    row: Tensor  # (P,)
-    weight: Tensor  # (P, 1), one over the span's length
-    num: int
-
-    @classmethod
-    def of(cls, counts: np.ndarray, num_tokens: int) -> Spans:
-        """Each sample's rows (``counts`` (B,) of them) in ``num_tokens`` spans as even as can be;
-        with fewer rows than spans, some rows are in two.
-        """
-        i = np.arange(num_tokens)
-        first = i * counts[:, None] // num_tokens
-        last = np.maximum((i + 1) * counts[:, None] // num_tokens, first + 1)
-        last = np.minimum(last, counts[:, None])
-        lengths = (last - first).reshape(-1)
-        row = rows_of_blocks((first + starts(counts)[:, None]).reshape(-1), lengths)
-        latent = np.repeat(np.arange(len(lengths)), lengths)
-        weight = (1.0 / np.repeat(lengths, lengths)).astype(np.float32)
-        return cls(
-            torch.from_numpy(latent),
-            torch.from_numpy(row),
-            torch.from_numpy(weight[:, None]),
-            len(lengths),
-        )
-
-    def mean(self, rows: Tensor) -> Tensor:
-        """(T, D) -> (B * N, D); zeros where a sample has no rows."""
-        taken = rows.index_select(0, self.row) * self.weight.to(rows.dtype)
-        return rows.new_zeros(self.num, rows.shape[1]).index_add(0, self.latent, taken)
-
-
-@dataclass(frozen=True)
-class GroupRows:
-    """The rows of one group, images or sequences, and how its latents read them."""
-
-    counts: np.ndarray  # (B,) of each sample
-    taken: Tensor  # (T_g,) which rows of the stream: by sample, then along the curve
-    with_nulls: RowOrder  # a null token of each sample, then the rows: by sample
-    attention: PreparedLayout
-    spans: Spans | None  # what latents begin as, where they begin pooled
-
-
-@dataclass(frozen=True)
-class LatentRows:
-    """What the latent encoder needs of a batch."""
-
-    lengths: np.ndarray  # (B,) rows of each sample's context
-    stem: PreparedLayout
-    images: GroupRows
-    sequences: GroupRows
-    latents: PreparedLayout
-    num_latents: np.ndarray  # (B,) of each sample
-    context: RowOrder | None  # latents, then the stem's rows: by sample; None = latents alone
-
-
-@dataclass(frozen=True)
-class LatentArrangement(Arrangement):
-    """Groups, spans and layouts of the latent encoder."""
-
-    config: Latent
-    # they follow from the modality set; ``along_curve`` holds keys of all places end to end
-    is_sequence: np.ndarray = field(compare=False)
-    first: np.ndarray = field(compare=False)
-    along_curve: np.ndarray = field(compare=False)
-
-    @staticmethod
-    def of(config: Latent, modalities: ModalitySet) -> LatentArrangement:
-        """The arrangement for batches of a modality set."""
-        return LatentArrangement(
-            config,
-            np.array([m.kind == "sequence" for m in modalities]),
-            np.array(modalities.position_offsets),
-            np.concatenate([_order_in_space(m) for m in modalities]),
-        )
-
-    def rows(self, stream: EncoderStream, backend: Backend) -> LatentRows:
-        lengths = stream.lengths
-        sample = np.arange(len(lengths))
-        num_latents = np.full(len(lengths), self.config.num_tokens)
-        order, context_lengths = None, num_latents
-        if self.config.context == "latents+stem":
-            order = RowOrder.by_owner(np.repeat(sample, num_latents), np.repeat(sample, lengths))
-            context_lengths = num_latents + lengths
-        is_sequence = self.is_sequence[stream.kinds]
-        return LatentRows(
-            context_lengths,
-            backend.prepare(Layout.per_sample(lengths)),
-            self._group(stream, ~is_sequence, backend),
-            self._group(stream, is_sequence, backend),
-            backend.prepare(Layout.per_sample(num_latents)),
-            num_latents,
-            order,
-        )
-
-    def _group(self, stream: EncoderStream, mine: np.ndarray, backend: Backend) -> GroupRows:
-        """``mine`` (T,) says which rows of the stream are the group's."""
-        num, n = len(stream.lengths), self.config.num_tokens
-        sample = np.repeat(np.arange(num), stream.lengths)
-        place = self.first[stream.kinds[mine]] + stream.places[mine]
-        index = np.flatnonzero(mine)
-        index = index[np.lexsort((self.along_curve[place], sample[mine]))]
-        counts = np.bincount(sample[mine], minlength=num)
-        return GroupRows(
-            counts,
-            torch.from_numpy(index),
-            RowOrder.by_owner(np.arange(num), np.repeat(np.arange(num), counts)),
-            backend.prepare(Layout.per_sample(np.full(num, n), counts + 1)),
-            Spans.of(counts, n) if self.config.start == "pooled" else None,
-        )
 
 
 class Resampler(nn.Module):
@@ -305,19 +185,3 @@ class LatentEncoder(nn.Module):
             if i + 1 < len(self.spans):
                 state = self.carry[i] * state + start
         return state
-
-
-def _order_in_space(m: Modality) -> np.ndarray:
-    """Sort key of a modality's positions (P,): cells of all grids along one Z-curve over the
-    picture, whatever their number; then the others.
-    """
-    if m.grid is None:
-        return _CURVE**2 + np.arange(m.num_positions)
-    y, x = (((np.arange(side) + 0.5) / side * _CURVE).astype(np.int64) for side in m.grid)
-    return (_spread(y)[:, None] * 2 + _spread(x)[None]).reshape(-1)
-
-
-def _spread(value: np.ndarray) -> np.ndarray:
-    """Bits of numbers below ``_CURVE`` moved apart, a gap after each."""
-    bits = [(value >> bit & 1) << 2 * bit for bit in range(_CURVE.bit_length())]
-    return np.sum(bits, axis=0)

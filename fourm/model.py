@@ -37,7 +37,8 @@ from fourm.encoder import (
 from fourm.errors import UserError
 from fourm.formats import check_format, is_ours
 from fourm.hub import HubModel
-from fourm.latent_encoder import LatentArrangement, LatentEncoder, LatentRows
+from fourm.latent_encoder import LatentEncoder
+from fourm.latent_rows import LatentArrangement, LatentRows
 from fourm.modalities import ModalitySet
 from fourm.model_files import (
     CONFIG_FILE,

@@ -45,8 +45,8 @@ ROOMS = (
         "fourm",
         "model",
         "embedding, attention, blocks, losses",
-        "model flops encoder latent_encoder prepared blocks cache attention roles positions"
-        " embedding loss objectives",
+        "model flops encoder latent_rows latent_encoder prepared blocks cache attention roles"
+        " positions embedding loss objectives",
     ),
     Room(
         "fourm",

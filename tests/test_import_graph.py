@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
     {"fourm.hub"},
     {"fourm.roles", "fourm.positions", "fourm.embedding", "fourm.loss", "fourm.objectives"},
     {"fourm.attention", "fourm.cache", "fourm.blocks"},
-    {"fourm.encoder", "fourm.latent_encoder", "fourm.prepared"},
+    {"fourm.encoder", "fourm.latent_rows", "fourm.latent_encoder", "fourm.prepared"},
     {"fourm.model", "fourm.flops"},
     {"fourm.training"},
     {"fourm.sampling"},

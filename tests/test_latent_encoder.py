@@ -11,7 +11,7 @@ from test_model import plain_attention
 from fourm.config import from_mapping
 from fourm.encoder import Latent, Plain
 from fourm.flops import encoder_flops, flops
-from fourm.latent_encoder import Spans
+from fourm.latent_rows import Spans
 from fourm.model import FourM, ModelConfig
 from fourm.positions import Places
 from fourm.sampling.options import SamplingOptions
