@@ -19,7 +19,7 @@ from fourm.attention.kernels import EmptyKernel, Kernel
 from fourm.layout import Layout
 from fourm.ragged import rows_of_blocks, starts
 
-_HAS_WINDOWS = torch.__version__ >= (2, 12)  # before, varlen_attn had a flag for causal blocks
+_HAS_WINDOWS = torch.__version__ >= "2.12"  # before, varlen_attn had a flag for causal blocks
 _TILE = 128  # longest blocks are rounded up to this: the number only says how many tiles to launch
 
 
