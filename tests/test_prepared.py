@@ -11,10 +11,13 @@ import torch
 from conftest import make_model, make_tokens
 from host_syncs import HostSyncs
 from torch.utils._python_dispatch import TorchDispatchMode
+from worlds import curve, write_project
 
 from fourm.attention import Backend
+from fourm.config import load
 from fourm.encoder import Latent
 from fourm.prepared import Budget, PreparedBatches
+from fourm.training.pretrain import PretrainConfig, pretrain
 
 MODELS = {
     "plain": {},
@@ -218,3 +221,16 @@ def test_a_half_residual_stream_learns_what_a_float32_one_learns_with_half_the_b
     of_halves, _, last_half = trained(True)
     assert of_floats == {torch.float32} and of_halves == {torch.bfloat16}
     assert last < 0.9 * first and abs(last_half - last) < 1e-2 * last
+
+
+# ---- in a training -------------------------------------------------------------------------------
+
+
+def test_a_training_with_constant_shapes_has_the_curve_of_one_without(tmp_path):
+    written = write_project(tmp_path, steps=6)
+    curves = []
+    for name in ("false", "true"):
+        changes = [f"constant_shapes={name}", f"out={tmp_path / name}"]
+        pretrain(load(PretrainConfig, written, changes))
+        curves.append([loss for _, loss in curve(tmp_path / name)])
+    assert len(curves[0]) == 6 and np.allclose(*curves, rtol=1e-5)
