@@ -176,7 +176,7 @@ def test_a_back_end_that_cannot_run_is_announced_by_name(caplog):
 
 
 def test_varlen_wants_a_gpu_of_ampere_or_later_and_heads_that_are_a_multiple_of_8(monkeypatch):
-    why_not = attention._why_not
+    why_not = attention.why_not
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert "capability 7.5" in why_not("varlen", "cuda", torch.float16, 64)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
