@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fourm.layout import Layout
+
+if TYPE_CHECKING:
+    from fourm.encoder import EncoderRows
+    from fourm.prepared import DecoderRows, Preparation
 
 MASK_QUERY = -1  # decoder input of a position that is predicted in parallel
 
@@ -39,6 +43,8 @@ class EncoderStream:
     kinds: np.ndarray  # (T,) ``modality`` on the host
     places: np.ndarray  # (T,) ``position`` on the host
     vectors: dict[str, Vectors] = field(default_factory=dict)
+    # what layers need, and for which network (``fourm.prepared``); None = made on the spot
+    prepared: tuple[Preparation, EncoderRows] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -60,12 +66,18 @@ class DecoderStream:
     segment_causal: np.ndarray  # (S,) bool
     by_modality: Tensor  # (T,) row numbers sorted by modality, then by row
     counts: tuple[int, ...]  # rows of each modality of the set
+    prepared: tuple[Preparation, DecoderRows] | None = None
 
     @property
     def layout(self) -> Layout:
         """Who attends to whom: rows of one sample and modality, in sequences to earlier ones."""
+        num = len(self.lengths)
         return Layout.segments(
-            self.segment_lengths, self.segment_sample, len(self.lengths), self.segment_causal
+            self.segment_lengths,
+            self.segment_sample,
+            num,
+            self.segment_causal,
+            max_blocks=num * len(self.counts),
         )
 
 
@@ -87,11 +99,13 @@ class MaskedBatch:
 
 
 def map_tensors(value: Any, change: Any) -> Any:
-    """The same dataclass or mapping with ``change`` applied to every tensor in it."""
+    """The same dataclass, mapping or tuple with ``change`` applied to every tensor in it."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
         return {key: map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map_tensors(item, change) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return type(value)(
             **{

@@ -94,29 +94,30 @@ class Attention(nn.Module):
         nn.init.zeros_(self.proj.weight)
         _zero_biases(self.qkv, self.proj)
 
-    def queries(self, rows: Tensor) -> Tensor:
+    def _queries(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(T, D) -> (T, H, K)."""
-        q = self._part(rows, slice(None, self.proj.in_features))
-        q = rearrange(q, "t (h k) -> t h k", h=self.num_heads)
-        return q if self.q_norm is None else self.q_norm(q)
+        q = F.linear(rows, weight, bias).unflatten(1, (self.num_heads, -1))
+        return _normed(self.q_norm, q)
 
-    def keys_values(self, rows: Tensor) -> KeysValues:
+    def _keys_values(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> KeysValues:
         """(T, D) -> two of (T, H, K)."""
-        kv = self._part(rows, slice(self.proj.in_features, None))
-        k, v = rearrange(kv, "t (two h k) -> two t h k", two=2, h=self.num_heads)
-        return (k if self.k_norm is None else self.k_norm(k)), v
-
-    def _part(self, rows: Tensor, outputs: slice) -> Tensor:
-        bias = None if self.qkv.bias is None else self.qkv.bias[outputs]
-        return F.linear(rows, self.qkv.weight[outputs], bias)
+        k, v = F.linear(rows, weight, bias).unflatten(1, (2, self.num_heads, -1)).unbind(1)
+        return _normed(self.k_norm, k), v
 
     def _queries_keys_values(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All three of the same rows in one product."""
-        qkv = rearrange(self.qkv(rows), "t (three h k) -> three t h k", three=3, h=self.num_heads)
-        q, k, v = qkv
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        return q, k, v
+        # unbound where they lie: their gradients become one tensor of the product's own layout
+        q, k, v = self.qkv(rows).unflatten(1, (3, self.num_heads, -1)).unbind(1)
+        return _normed(self.q_norm, q), _normed(self.k_norm, k), v
+
+    def _parts(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of queries, and of keys and values. One split: a slice each would cost
+        the whole weight's gradient each.
+        """
+        dim = self.proj.in_features
+        weights = self.qkv.weight.split([dim, 2 * dim])
+        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([dim, 2 * dim])
+        return list(zip(weights, biases, strict=True))
 
     def forward(
         self,
@@ -136,20 +137,32 @@ class Attention(nn.Module):
         Returns:
             (T_q, D). A query whose block has no keys gets the output's bias alone.
         """
+        if layout.order is not None:
+            rows = layout.order(rows)
         if context is None and cache is None:
             q, k, v = self._queries_keys_values(rows)
             k = layout.turned_keys(k)
         else:
+            own, others = self._parts()
 
             def made() -> KeysValues:
                 seen = rows if context is None else context
-                k, v = self.keys_values(seen if context_norm is None else context_norm(seen))
+                seen = seen if context_norm is None else context_norm(seen)
+                k, v = self._keys_values(seen, *others)
                 return layout.turned_keys(k), v
 
-            q = self.queries(rows)
+            q = self._queries(rows, *own)
             k, v = made() if cache is None else cache.update(made)
         heads = layout.kernel.attend(layout.turned_queries(q), k, v)
-        return self.proj(rearrange(heads, "t h k -> t (h k)"))
+        out = self.proj(rearrange(heads, "t h k -> t (h k)"))
+        return out if layout.order is None else layout.order.back(out)
+
+
+def _normed(norm: nn.Module | None, heads: Tensor) -> Tensor:
+    """Queries or keys (T, H, K), in the type that they had: under autocast a norm gives float32,
+    which kernels of half precision do not take.
+    """
+    return heads if norm is None else norm(heads).to(heads.dtype)
 
 
 class MLP(nn.Module):

@@ -65,6 +65,16 @@ class TokenTable(nn.Module):
         state_roles(self, table=TABLE)
         index, self.num_level_rows = _level_index(sizes, levels)
         self.register_buffer("level_index", index, persistent=False)
+        # for the head of each vocabulary that has levels: its rows of the level table, and which
+        # of them each id has
+        self.level_rows: dict[str, tuple[int, int]] = {}
+        first = 1
+        for vocabulary, of in levels.items():
+            if of:
+                self.level_rows[vocabulary] = (first, first + sum(of))
+                matrix = _members(of, sizes[vocabulary])
+                self.register_buffer(_members_name(vocabulary), matrix, persistent=False)
+                first += sum(of)
         self.levels = None
         if self.num_level_rows > 1:
             self.levels = nn.Parameter(torch.empty(self.num_level_rows, dim))
@@ -95,8 +105,9 @@ class TokenTable(nn.Module):
 
     def weights(self, m: Modality) -> Tensor:
         """The vectors of one modality's vocabulary (V_m, D), as the weight of an output head."""
-        start, size = self.vocabularies[m.vocab or m.name]
-        return self._with_levels(self.table[start : start + size], start, size)
+        vocabulary = m.vocab or m.name
+        start, size = self.vocabularies[vocabulary]
+        return self._with_levels(self.table[start : start + size], vocabulary)
 
     def heads(self, wanted: set[str]) -> dict[str, Head]:
         """Output heads of these vocabularies by name.
@@ -106,21 +117,37 @@ class TokenTable(nn.Module):
         """
         pieces = cut(self.table, [size for _, size in self.vocabularies.values()])
         return {
-            name: Head(self._with_levels(piece, start, size), slot)
-            for (name, (start, size)), (piece, slot) in zip(
-                self.vocabularies.items(), pieces, strict=True
-            )
+            name: Head(self._with_levels(piece, name), slot)
+            for name, (piece, slot) in zip(self.vocabularies, pieces, strict=True)
             if name in wanted
         }
 
-    def _with_levels(self, weight: Tensor, start: int, size: int) -> Tensor:
-        if self.levels is None or not self.level_index[start, 0]:
+    def unused(self, wanted: set[str]) -> list[Tensor]:
+        """Parameters that ``heads`` of these vocabularies does not depend on."""
+        found: list[Tensor] = [] if wanted else [self.table]
+        if self.levels is not None and not wanted & set(self.level_rows):
+            found.append(self.levels)
+        return found
+
+    def _with_levels(self, weight: Tensor, vocabulary: str) -> Tensor:
+        if self.levels is None or vocabulary not in self.level_rows:
             return weight
-        index = self.level_index[start : start + size]
-        first, last = int(index[0].min()), int(index[-1].max()) + 1
-        members = torch.zeros(size, last - first, dtype=weight.dtype, device=weight.device)
-        members.scatter_(1, index[:, index[0] > 0] - first, 1.0)
+        first, last = self.level_rows[vocabulary]
+        members = self.get_buffer(_members_name(vocabulary)).to(weight.dtype)
         return weight + members @ self.levels[first:last]
+
+
+def _members_name(vocabulary: str) -> str:
+    return f"members_{vocabulary.replace('.', '_')}"  # names of buffers may not hold dots
+
+
+def _members(levels: tuple[int, ...], size: int) -> Tensor:
+    """(V, sum of levels): 1 where an id has a level, as ``_level_index`` numbers them."""
+    rest, columns = torch.arange(size), []
+    for level in levels:
+        columns.append(F.one_hot(rest % level, level))
+        rest = rest // level
+    return torch.cat(columns, 1).float()
 
 
 def _level_index(sizes: dict[str, int], levels: dict[str, tuple[int, ...]]) -> tuple[Tensor, int]:

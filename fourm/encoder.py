@@ -1,4 +1,5 @@
-"""How the encoder's layers run over the input: its choices, and what every one of them returns.
+"""How the encoder's layers run over the input: its choices, and what every one of them takes and
+returns.
 
 ``plain`` runs all layers over all input rows. ``latent`` resamples the rows to a few latents after
 a stem (JAR, 2305.19924; ``latent_encoder.py``).
@@ -7,13 +8,17 @@ a stem (JAR, 2305.19924; ``latent_encoder.py``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from fourm.attention import Backend, PreparedLayout
+from fourm.attention.rows import RowOrder
+from fourm.batch import EncoderStream
 from fourm.choices import Choice
 from fourm.errors import UserError
+from fourm.layout import Layout
 from fourm.positions import Rotation
 
 
@@ -42,6 +47,49 @@ class Latent(EncoderConfig, name="latent"):
     def __post_init__(self) -> None:
         if self.num_tokens < 1 or self.iterations < 1 or self.stem_layers < 0:
             raise UserError("num_tokens and iterations must be at least 1, stem_layers at least 0")
+
+
+class EncoderRows(Protocol):
+    """What an encoder needs of a batch beside its tokens: it follows from lengths, modalities and
+    places alone, and is made on the host.
+    """
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(B,) rows of each sample's context."""
+        ...
+
+
+class Arrangement(Protocol):
+    """How an encoder lays out its rows. Equal arrangements make equal rows."""
+
+    def rows(self, stream: EncoderStream, backend: Backend) -> EncoderRows:
+        """What the encoder needs of a stream, on the host."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainRows:
+    """All rows of a sample see each other."""
+
+    lengths: np.ndarray  # (B,)
+    attention: PreparedLayout
+    registers: RowOrder | None  # the registers of all samples, then all rows: by sample
+
+
+@dataclass(frozen=True)
+class PlainArrangement(Arrangement):
+    """Registers of each sample, then its rows."""
+
+    num_registers: int
+
+    def rows(self, stream: EncoderStream, backend: Backend) -> PlainRows:
+        num, order = self.num_registers, None
+        if num:
+            sample = np.arange(len(stream.lengths))
+            order = RowOrder.by_owner(np.repeat(sample, num), np.repeat(sample, stream.lengths))
+        lengths = stream.lengths + num
+        return PlainRows(lengths, backend.prepare(Layout.per_sample(lengths)), order)
 
 
 @dataclass(frozen=True)

@@ -22,25 +22,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fourm.attention import PreparedLayout, prepare
-from fourm.batch import EncoderStream
+from fourm.attention import PreparedLayout
+from fourm.attention.rows import take_rows
 from fourm.blocks import MLP, Attention, Block, BlockShape
 from fourm.encoder import Encoded, Latent
 from fourm.errors import UserError
-from fourm.layout import Layout
-from fourm.modalities import Modality, ModalitySet
-from fourm.ragged import rows_of_blocks, starts
+from fourm.latent_rows import GroupRows, LatentRows
 from fourm.roles import TABLE, state_roles
 
 _QUERY_STD = 0.3  # of the queries and null tokens: small ones look like nothing at all
 _PLACE_STD = 0.02
-_CURVE = 1 << 12  # places along each side of the picture that the Z-curve tells apart
 _GATE = 0.5  # gates start half open; from zero they start slowly
 
 
@@ -55,7 +51,7 @@ def _begin(attention: Attention, mlp: MLP, reads_at_once: bool) -> None:
 class Resampler(nn.Module):
     """N latents read a group's tokens: packed rows -> (B * N, D)."""
 
-    def __init__(self, config: Latent, shape: BlockShape, backend: str) -> None:
+    def __init__(self, config: Latent, shape: BlockShape) -> None:
         super().__init__()
         learned = config.start == "learned"
         std = _QUERY_STD if learned else _PLACE_STD
@@ -64,59 +60,24 @@ class Resampler(nn.Module):
         state_roles(self, queries=TABLE, null=TABLE)
         self.norm_query, self.norm_rows, self.norm_mlp = (shape.norm() for _ in range(3))
         self.attention, self.mlp = Attention(shape), MLP(shape)
-        self.backend = backend
         _begin(self.attention, self.mlp, reads_at_once=learned)
 
-    def forward(self, rows: Tensor, counts: np.ndarray, start: Tensor | None) -> Tensor:
+    def forward(self, rows: Tensor, group: GroupRows, start: Tensor | None) -> Tensor:
         """Latents of each sample (B * N, D).
 
         Args:
-            rows: of a group (T_g, D), ascending by sample; counts: (B,) of each sample.
+            rows: of the group (T_g, D), ascending by sample.
             start: what latents start from (B * N, D), beside the queries.
         """
-        num, n = len(counts), len(self.queries)
-        # a null token of each sample first, then its rows: sorted by owner they lie together
-        owner = np.concatenate([np.arange(num), np.repeat(np.arange(num), counts)])
-        order = torch.from_numpy(np.argsort(owner, kind="stable")).to(rows.device)
-        keys = torch.cat([self.null.to(rows.dtype).expand(num, -1), rows])[order]
-        layout = prepare(Layout.per_sample(np.full(num, n), counts + 1), rows, self.backend)
+        num = len(group.counts)
+        nulls = self.null.to(rows.dtype).expand(num, -1)
+        keys = group.with_nulls(torch.cat([nulls, rows]))
         latents = self.queries.to(rows.dtype).repeat(num, 1)
         if start is not None:
             latents = latents + start
         asked = self.norm_query(latents)
-        latents = latents + self.attention(asked, layout, keys, self.norm_rows)
+        latents = latents + self.attention(asked, group.attention, keys, self.norm_rows)
         return latents + self.mlp(self.norm_mlp(latents))
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Which rows each latent begins as the mean of, as (latent, row) pairs."""
-
-    latent: Tensor  # (P,)
-    row: Tensor  # (P,)
-    weight: Tensor  # (P, 1), one over the span's length
-    num: int
-
-    @classmethod
-    def of(cls, counts: np.ndarray, num_tokens: int, device: torch.device) -> Spans:
-        """Each sample's rows (``counts`` (B,) of them) in ``num_tokens`` spans as even as can be;
-        with fewer rows than spans, some rows are in two.
-        """
-        i = np.arange(num_tokens)
-        first = i * counts[:, None] // num_tokens
-        last = np.maximum((i + 1) * counts[:, None] // num_tokens, first + 1)
-        last = np.minimum(last, counts[:, None])
-        lengths = (last - first).reshape(-1)
-        row = rows_of_blocks((first + starts(counts)[:, None]).reshape(-1), lengths)
-        latent = np.repeat(np.arange(len(lengths)), lengths)
-        weight = (1.0 / np.repeat(lengths, lengths)).astype(np.float32)
-        on_device = [torch.from_numpy(array).to(device) for array in (latent, row, weight)]
-        return cls(on_device[0], on_device[1], on_device[2][:, None], len(lengths))
-
-    def mean(self, rows: Tensor) -> Tensor:
-        """(T, D) -> (B * N, D); zeros where a sample has no rows."""
-        taken = rows[self.row] * self.weight.to(rows.dtype)
-        return rows.new_zeros(self.num, rows.shape[1]).index_add(0, self.latent, taken)
 
 
 class GatedFusion(nn.Module):
@@ -145,8 +106,6 @@ class LatentEncoder(nn.Module):
         config: Latent,
         shape: BlockShape,
         depth: int,
-        modalities: ModalitySet,
-        backend: str,
     ) -> None:
         super().__init__()
         if config.stem_layers > depth:
@@ -154,9 +113,9 @@ class LatentEncoder(nn.Module):
                 f"encoder: stem_layers {config.stem_layers} is more than the encoder's {depth}"
                 " layers"
             )
-        self.config, self.backend = config, backend
-        self.images = Resampler(config, shape, backend)
-        self.sequences = Resampler(config, shape, backend)
+        self.config = config
+        self.images = Resampler(config, shape)
+        self.sequences = Resampler(config, shape)
         self.fuse = nn.ModuleList(GatedFusion(config, shape) for _ in range(config.iterations))
         self.carry = nn.Parameter(torch.ones(config.iterations - 1))
         # of the latents in the decoder's context
@@ -165,15 +124,12 @@ class LatentEncoder(nn.Module):
         bounds = np.linspace(0, depth - config.stem_layers, config.iterations + 1)
         bounds = bounds.round().astype(int).tolist()
         self.spans = list(itertools.pairwise(bounds))  # layers of each iteration
-        self._is_sequence = np.array([m.kind == "sequence" for m in modalities])
-        self._first = np.array(modalities.position_offsets)
-        self._along_curve = np.concatenate([_order_in_space(m) for m in modalities])
 
     def forward(
         self,
         rows: Tensor,
         place: Tensor,
-        stream: EncoderStream,
+        prepared: LatentRows,
         blocks: list[Block],
         finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     ) -> Encoded:
@@ -181,56 +137,45 @@ class LatentEncoder(nn.Module):
 
         Args:
             rows: (T, D) embedded input; place: (T, D) what is added for their places.
+            prepared: what follows from the rows' lengths, modalities and places.
             blocks: the encoder's layers.
             finish: rows and their places -> features and context, all (n, D).
         """
         stem, later = blocks[: self.config.stem_layers], blocks[self.config.stem_layers :]
-        layout = prepare(Layout.per_sample(stream.lengths), rows, self.backend)
         for block in stem:
-            rows = block(rows, layout)
-        images, sequences, at = self._resampled(rows, place, stream)
-        features, context = finish(self._iterate(images, sequences, later), at)
-        num, n = len(stream.lengths), self.config.num_tokens
-        lengths = np.full(num, n)
-        if self.config.context == "latents+stem":
-            sample = np.arange(num)
-            owner = np.concatenate([np.repeat(sample, n), np.repeat(sample, stream.lengths)])
-            order = torch.from_numpy(np.argsort(owner, kind="stable")).to(rows.device)
-            context = torch.cat([context, finish(rows, place)[1]])[order]
-            lengths = lengths + stream.lengths
-        return Encoded(features, context, lengths, np.full(num, n))
+            rows = block(rows, prepared.stem)
+        images, sequences, at = self._resampled(rows, place, prepared)
+        latents = self._iterate(images, sequences, later, prepared.latents)
+        features, context = finish(latents, at)
+        if prepared.context is not None:
+            context = prepared.context(torch.cat([context, finish(rows, place)[1]]))
+        return Encoded(features, context, prepared.lengths, prepared.num_latents)
 
     def _resampled(
-        self, rows: Tensor, place: Tensor, stream: EncoderStream
+        self, rows: Tensor, place: Tensor, prepared: LatentRows
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Latents of images, of sequences, and the places of latents in the context, (B * N, D)
         each.
         """
-        lengths, n = stream.lengths, self.config.num_tokens
-        sample = np.repeat(np.arange(len(lengths)), lengths)
-        is_sequence = self._is_sequence[stream.kinds]
-        along_curve = self._along_curve[self._first[stream.kinds] + stream.places]
-        at = self.place.to(rows.dtype).repeat(len(lengths), 1)
+        at = self.place.to(rows.dtype).repeat(len(prepared.num_latents), 1)
         visible = rows + place
         found = []
-        for resampler, mine in ((self.images, ~is_sequence), (self.sequences, is_sequence)):
-            index = np.flatnonzero(mine)
-            index = index[np.lexsort((along_curve[index], sample[index]))]
-            taken = torch.from_numpy(index).to(rows.device)
-            counts = np.bincount(sample[mine], minlength=len(lengths))
+        for resampler, group in (
+            (self.images, prepared.images),
+            (self.sequences, prepared.sequences),
+        ):
             start = None
-            if self.config.start == "pooled":
-                spans = Spans.of(counts, n, rows.device)
-                start = spans.mean(rows[taken])
+            if group.spans is not None:
+                start = group.spans.mean(take_rows(rows, group.taken))
                 if resampler is self.images:
-                    at = at + spans.mean(place[taken])
-            found.append(resampler(visible[taken], counts, start))
+                    at = at + group.spans.mean(take_rows(place, group.taken))
+            found.append(resampler(take_rows(visible, group.taken), group, start))
         return found[0], found[1], at
 
-    def _iterate(self, images: Tensor, sequences: Tensor, layers: list[Block]) -> Tensor:
+    def _iterate(
+        self, images: Tensor, sequences: Tensor, layers: list[Block], layout: PreparedLayout
+    ) -> Tensor:
         """Latents of both groups (B * N, D) -> the encoder's output (B * N, D)."""
-        num, n = len(images) // self.config.num_tokens, self.config.num_tokens
-        layout = prepare(Layout.per_sample(np.full(num, n)), images, self.backend)
         start = sequences + images if self.config.start == "pooled" else sequences
         state = start
         for i, ((first, last), fuse) in enumerate(zip(self.spans, self.fuse, strict=True)):
@@ -240,19 +185,3 @@ class LatentEncoder(nn.Module):
             if i + 1 < len(self.spans):
                 state = self.carry[i] * state + start
         return state
-
-
-def _order_in_space(m: Modality) -> np.ndarray:
-    """Sort key of a modality's positions (P,): cells of all grids along one Z-curve over the
-    picture, whatever their number; then the others.
-    """
-    if m.grid is None:
-        return _CURVE**2 + np.arange(m.num_positions)
-    y, x = (((np.arange(side) + 0.5) / side * _CURVE).astype(np.int64) for side in m.grid)
-    return (_spread(y)[:, None] * 2 + _spread(x)[None]).reshape(-1)
-
-
-def _spread(value: np.ndarray) -> np.ndarray:
-    """Bits of numbers below ``_CURVE`` moved apart, a gap after each."""
-    bits = [(value >> bit & 1) << 2 * bit for bit in range(_CURVE.bit_length())]
-    return np.sum(bits, axis=0)

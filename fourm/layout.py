@@ -25,6 +25,7 @@ class Layout:
     group: np.ndarray  # (S,) sample of each block, ascending: the reference path pads by sample
     num_groups: int  # B, samples (some may have no block)
     causal: np.ndarray  # (S,) True: row i sees rows 0..i (queries and keys are the same rows)
+    max_blocks: int = 0  # S can be this many: what must not change its shape is made as long
 
     @staticmethod
     def per_sample(q_lengths: np.ndarray, k_lengths: np.ndarray | None = None) -> Layout:
@@ -36,12 +37,16 @@ class Layout:
 
     @staticmethod
     def segments(
-        lengths: np.ndarray, group: np.ndarray, num_groups: int, causal: np.ndarray
+        lengths: np.ndarray,
+        group: np.ndarray,
+        num_groups: int,
+        causal: np.ndarray,
+        max_blocks: int = 0,
     ) -> Layout:
         """Self-attention inside each segment; ``group`` (S,) is the sample of a segment."""
         lengths = np.asarray(lengths)
         causal = np.asarray(causal, dtype=bool)
-        return Layout(lengths, lengths, np.asarray(group), num_groups, causal)
+        return Layout(lengths, lengths, np.asarray(group), num_groups, causal, max_blocks)
 
     @property
     def is_empty(self) -> bool:

@@ -87,6 +87,13 @@ class MaskingConfig:
                     f"masking component {number} has num_targets [0, 0]: there is nothing to learn"
                 )
 
+    @property
+    def most_rows(self) -> tuple[int, int]:
+        """Most input and most target tokens of a sample, whichever component is drawn."""
+        inputs = [(c.num_inputs or self.num_inputs)[1] for c in self.components]
+        targets = [(c.num_targets or self.num_targets)[1] for c in self.components]
+        return max(inputs), max(targets)
+
     def check(self, modalities: ModalitySet) -> None:
         """Raise UserError where a component names an unknown modality or one that cannot have that
         role, or can never give a target.

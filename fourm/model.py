@@ -9,28 +9,36 @@ added once more. Architecture: 4M (2312.06647); shapes: T packed rows, D width, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fourm.attention import prepare
+from fourm.attention import Backend, attention_dtype
 from fourm.attention.rows import take_rows
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.blocks import Block, BlockShape
 from fourm.config import at_least, from_mapping, to_mapping
 from fourm.embedding import TOKEN_STD, Head, TokenTable
-from fourm.encoder import Encoded, EncoderConfig, Latent, Plain
+from fourm.encoder import (
+    Arrangement,
+    Encoded,
+    EncoderConfig,
+    Latent,
+    Plain,
+    PlainArrangement,
+    PlainRows,
+)
 from fourm.errors import UserError
 from fourm.formats import check_format, is_ours
 from fourm.hub import HubModel
 from fourm.latent_encoder import LatentEncoder
-from fourm.layout import Layout
+from fourm.latent_rows import LatentArrangement, LatentRows
 from fourm.modalities import ModalitySet
 from fourm.model_files import (
     CONFIG_FILE,
@@ -41,6 +49,7 @@ from fourm.model_files import (
 )
 from fourm.objectives import CrossEntropy, Objective, Targets
 from fourm.positions import Places, Positions, PositionTable
+from fourm.prepared import Budget, Preparation
 from fourm.provenance import Provenance
 from fourm.roles import TABLE, state_roles
 from fourm.weights import WEIGHTS_FILE, WeightFiles
@@ -71,6 +80,8 @@ class ModelConfig:
     share_learned_positions: bool = True  # a set's positions are the same for input and target rows
     tie_heads: bool = False  # output heads are the decoder's token table
     attention: str = "auto"
+    # under autocast, layers hand on rows of its type: half the bytes, norms still add in float32
+    half_residual: bool = False
     encoder: EncoderConfig = field(default_factory=Plain)
 
     def __post_init__(self) -> None:
@@ -131,7 +142,7 @@ class TokenLosses:
     """Losses of a batch by modality; cross-entropy in nats unless another objective was given."""
 
     sums: Tensor  # (modalities,) float32
-    counts: Tensor  # (modalities,) float32 number of targets
+    counts: Tensor  # (modalities,) float32 number of targets, on the host, which knows it
 
 
 class FourM(
@@ -164,6 +175,7 @@ class FourM(
         for block in (*self.encoder_blocks, *self.decoder_blocks):
             block.reset_parameters()
         self.latents = None
+        self._arrangement: Arrangement = PlainArrangement(c.num_registers)
         if isinstance(c.encoder, Latent):
             bare = BlockShape(
                 dim=c.dim,
@@ -173,7 +185,8 @@ class FourM(
                 activation=c.activation,
             )
             depth = c.encoder_depth
-            self.latents = LatentEncoder(c.encoder, bare, depth, modalities, c.attention)
+            self.latents = LatentEncoder(c.encoder, bare, depth)
+            self._arrangement = LatentArrangement.of(c.encoder, modalities)
 
     def _make_tables(self) -> None:
         """Vectors of ids, places and modalities, projections of what comes as vectors."""
@@ -255,7 +268,7 @@ class FourM(
                 vectors = layer(given.values.to(content.dtype)).to(content.dtype)
                 content = content.index_copy(0, given.rows, vectors)
         at = self.positions(stream.modality, stream.position)
-        return content, Places(at.added + self.modality[stream.modality], at.turn)
+        return content, Places(at.added + F.embedding(stream.modality, self.modality), at.turn)
 
     def embed_target(self, kind: Tensor, position: Tensor, given: Tensor) -> tuple[Tensor, Places]:
         """Decoder rows (T, D), with what their places add, from modality, position and input id (or
@@ -268,26 +281,43 @@ class FourM(
             is_query = (given < 0)[:, None]
             content = torch.where(is_query, content, table(kind, given.clamp_min(0)))
         at = (self.decoder_positions or self.positions)(kind, position)
-        return content + at.added + modality[kind], at
+        return content + at.added + F.embedding(kind, modality), at
 
     # ---- forward ---------------------------------------------------------------------------------
+
+    def preparation(self, budget: Budget | None = None) -> Preparation:
+        """What batches of this model must be prepared for: where it is, under the autocast that is
+        on. With a ``budget`` they all have the same shapes.
+        """
+        c = self.config
+        backend = Backend.of(c.attention, self.mask_token, c.block.head_dim)
+        return Preparation(backend, self._arrangement, budget)
+
+    def _stream(self, rows: Tensor) -> Tensor:
+        """Rows (T, D) as the layers carry them on."""
+        return rows.to(attention_dtype(rows)) if self.config.half_residual else rows
 
     def encode(self, stream: EncoderStream) -> Encoded:
         """Encoder output for packed inputs; ``features`` serve probes and fine-tuning, ``context``
         the decoder.
         """
         content, at = self._embed_input(stream)
+        prepared = self.preparation().encoder(stream)
         if self.latents is not None:
-            rows = content + at.added
-            return self.latents(rows, at.added, stream, self.encoder_blocks, self._finished)
-        lengths = stream.lengths
-        if self.registers is not None:
-            content, at, lengths = self._add_registers(content, at, stream)
-        rows = content + at.added
-        backend = self.config.attention
-        layout = prepare(Layout.per_sample(lengths), rows, backend, at.turn, at.turn)
+            assert isinstance(prepared, LatentRows)
+            rows = self._stream(content + at.added)
+            return self.latents(rows, at.added, prepared, self.encoder_blocks, self._finished)
+        assert isinstance(prepared, PlainRows)
+        if self.registers is not None and prepared.registers is not None:
+            num = len(prepared.registers.order) - len(content)
+            first = self.registers.to(content.dtype).repeat(num // len(self.registers), 1)
+            content = prepared.registers(torch.cat([first, content]))
+            at = at.after(num).each(prepared.registers)
+        rows = self._stream(content + at.added)
+        layout = prepared.attention.turning(at.turn, at.turn)
         for block in self.encoder:
             rows = block(rows, layout)
+        lengths = prepared.lengths
         return Encoded(*self._finished(rows, at.added), lengths, lengths, at.turn)
 
     def _finished(self, rows: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,35 +325,15 @@ class FourM(
         the rows' places add.
         """
         features = self.encoder_norm(rows)
-        return features, self.context(features) + added
-
-    def _add_registers(
-        self, content: Tensor, at: Places, stream: EncoderStream
-    ) -> tuple[Tensor, Places, Any]:
-        """Learned rows before those of each sample; they have no place."""
-        assert self.registers is not None
-        num, lengths = len(self.registers), stream.lengths
-        counts = torch.as_tensor(lengths, device=content.device)
-        samples = torch.arange(len(lengths), device=content.device)
-        before = num * (torch.repeat_interleave(samples, counts) + 1)
-        rows = torch.arange(len(content), device=content.device) + before
-        total = len(content) + num * len(lengths)
-        empty = content.new_zeros(total, content.shape[1])
-        is_register = torch.ones(total, dtype=torch.bool, device=empty.device)
-        is_register = is_register.index_fill(0, rows, False)
-        registers = self.registers.to(empty.dtype).repeat(len(lengths), 1)
-        first = empty.masked_scatter(is_register[:, None], registers)
-        turn = None if at.turn is None else at.turn.among(rows, total)
-        places = Places(empty.index_copy(0, rows, at.added), turn)
-        return first.index_copy(0, rows, content), places, lengths + num
+        return features, self._stream(self.context(features) + added)
 
     def decode(self, encoded: Encoded, stream: DecoderStream) -> Tensor:
         """Decoder output (T, D) for packed targets."""
         rows, at = self.embed_target(stream.modality, stream.position, stream.input)
-        backend = self.config.attention
-        layout = prepare(stream.layout, rows, backend, at.turn, at.turn)
-        pairs = Layout.per_sample(stream.lengths, encoded.lengths)
-        cross = prepare(pairs, rows, backend, at.turn, encoded.turn)
+        rows = self._stream(rows)
+        prepared = self.preparation().decoder(stream, encoded.lengths)
+        layout = prepared.attention.turning(at.turn, at.turn)
+        cross = prepared.cross.turning(at.turn, encoded.turn)
         for block in self.decoder:
             rows = block(rows, layout, encoded.context, cross)
         return self.decoder_norm(rows)
@@ -353,28 +363,22 @@ class FourM(
         """Losses of a masked batch by modality, by cross-entropy unless told otherwise."""
         objective = objective or CrossEntropy()
         rows, heads = self.target_rows(batch)
+        ids = batch.decoder.target.index_select(0, batch.decoder.by_modality)
         counts = batch.decoder.counts
-        starts = [0, *accumulate(counts)]
-        ids = batch.decoder.target[batch.decoder.by_modality].split(counts)
-        sums = []
-        for i, (m, own) in enumerate(zip(self.modalities, rows.split(counts), strict=True)):
-            if not counts[i]:
+        # one split each: a slice for each modality would cost a whole gradient each
+        parts = zip(self.modalities, rows.split(counts), ids.split(counts), strict=True)
+        sums, start = [], 0
+        for m, part, wanted in parts:
+            if not len(part):
                 sums.append(rows.new_zeros((), dtype=torch.float32))
                 continue
-            part, vocab = slice(starts[i], starts[i + 1]), m.vocab or m.name
-            sums.append(objective(Targets(own, heads[vocab], ids[i], vocab, part)))
-        sums = torch.stack(sums) + self._idle(rows, any(counts))
-        return TokenLosses(sums, torch.tensor(counts, dtype=torch.float32, device=rows.device))
-
-    def _idle(self, rows: Tensor, has_targets: bool) -> Tensor:
-        """An exact zero that gives every parameter a gradient on every rank, whatever a batch
-        holds.
-        """
-        head = self._head_table
-        touched = [self.mask_token] if head.levels is None else [self.mask_token, head.levels]
-        if not has_targets:
-            touched += [rows, head.table]
-        return sum((tensor.sum() for tensor in touched), start=rows.new_zeros(())) * 0.0
+            vocab, place = m.vocab or m.name, slice(start, start + len(part))
+            sums.append(objective(Targets(part, heads[vocab], wanted, vocab, place)))
+            start += len(part)
+        # every parameter gets a gradient on every rank, whatever this batch holds
+        idle = self._head_table.unused(set(heads)) + ([] if heads else [rows])
+        touched = sum(tensor.sum() * 0.0 for tensor in idle)
+        return TokenLosses(torch.stack(sums) + touched, torch.tensor(counts, dtype=torch.float32))
 
     # ---- files -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ their number, so that tokens of one place have distance 0 in any modality.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +40,15 @@ class Rotation:
         a, b = heads.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
-    def among(self, rows: Tensor, num: int) -> Rotation:
-        """These rows at the places ``rows`` (T,) of ``num``; the others are not turned."""
+    def each(self, change: Callable[[Tensor], Tensor]) -> Rotation:
+        """The same change to both tables (T, K / 2)."""
+        return Rotation(change(self.cos), change(self.sin))
+
+    def after(self, num: int) -> Rotation:
+        """Angles of ``num`` rows that are not turned, then of these."""
         width = self.cos.shape[1]
-        cos = self.cos.new_ones(num, width).index_copy(0, rows, self.cos)
-        return Rotation(cos, self.sin.new_zeros(num, width).index_copy(0, rows, self.sin))
+        ones, zeros = self.cos.new_ones(num, width), self.sin.new_zeros(num, width)
+        return Rotation(torch.cat([ones, self.cos]), torch.cat([zeros, self.sin]))
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,15 @@ class Places:
 
     added: Tensor  # (T, D)
     turn: Rotation | None = None  # None without rotary positions
+
+    def after(self, num: int) -> Places:
+        """``num`` rows that are nowhere, then these."""
+        added = torch.cat([self.added.new_zeros(num, self.added.shape[1]), self.added])
+        return Places(added, None if self.turn is None else self.turn.after(num))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Places:
+        """The same change to all that is kept by row (T, ...)."""
+        return Places(change(self.added), None if self.turn is None else self.turn.each(change))
 
 
 class PositionTable(nn.Module):

@@ -5,6 +5,7 @@ for one CPU core.
 import numpy as np
 import pytest
 import torch
+import varlen_emulation
 
 from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens
 from fourm.modalities import ModalitySet
@@ -119,3 +120,10 @@ def make_model(modalities: ModalitySet, **options) -> FourM:
 @pytest.fixture(scope="session")
 def model(modalities) -> FourM:
     return make_model(modalities)
+
+
+@pytest.fixture
+def varlen_on_cpu(monkeypatch):
+    """``torch.nn.attention.varlen`` block by block on any device: what its calls mean."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_emulation.varlen_attn)

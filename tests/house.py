@@ -46,8 +46,8 @@ ROOMS = (
         "fourm",
         "model",
         "embedding, attention, blocks, losses",
-        "model flops encoder latent_encoder blocks cache attention roles positions embedding pieces"
-        " loss objectives",
+        "model flops encoder latent_rows latent_encoder prepared blocks cache attention roles"
+        " positions embedding pieces loss objectives",
     ),
     Room(
         "fourm",

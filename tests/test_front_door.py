@@ -36,6 +36,7 @@ CORE = [
     "roles",
     "model",
     "encoder",
+    "prepared",
     "model_files",
     "loss",
     "objectives",

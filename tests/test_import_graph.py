@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
         "fourm.objectives",
     },
     {"fourm.attention", "fourm.cache", "fourm.blocks"},
-    {"fourm.encoder", "fourm.latent_encoder"},
+    {"fourm.encoder", "fourm.latent_rows", "fourm.latent_encoder", "fourm.prepared"},
     {"fourm.model", "fourm.flops"},
     {"fourm.training"},
     {"fourm.doctor"},

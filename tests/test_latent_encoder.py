@@ -11,7 +11,7 @@ from test_model import plain_attention
 from fourm.config import from_mapping
 from fourm.encoder import Latent, Plain
 from fourm.flops import encoder_flops, flops
-from fourm.latent_encoder import Spans
+from fourm.latent_rows import Spans
 from fourm.model import FourM, ModelConfig
 from fourm.positions import Places
 from fourm.sampling.options import SamplingOptions
@@ -150,7 +150,7 @@ def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(
 
 
 def test_spans_take_every_row_once_and_repeat_rows_only_where_there_are_too_few():
-    spans = Spans.of(np.array([10, 0, 2, 4]), 4, torch.device("cpu"))
+    spans = Spans.of(np.array([10, 0, 2, 4]), 4)
     rows = torch.eye(16)
     mean = spans.mean(rows).reshape(4, 4, 16)
     assert torch.allclose(

@@ -1,7 +1,7 @@
 """The reference back end: rows are padded by sample and masked. Any device, any dtype.
 
-Where all samples have the same length nothing is padded or masked. On a CPU, samples of like
-lengths are padded together: the padding of a ragged batch costs more there than sorting its rows.
+Where all samples have the same length nothing is padded, and where each is one block nothing is
+masked.
 """
 
 from __future__ import annotations
@@ -17,24 +17,7 @@ from torch import Tensor
 from fourm.attention.kernels import EmptyKernel, Kernel
 from fourm.attention.rows import place_rows, take_rows
 from fourm.layout import Layout
-from fourm.ragged import rows_of_blocks, starts
-
-_BUCKETS = 4  # groups of samples that are padded together
-_WORTH_SORTING = 0.75  # sort into buckets if that leaves at most this share of the padded work
-
-
-def prepare_padded(layout: Layout, device: torch.device) -> Kernel:
-    """The kernel of a layout on a device."""
-    if layout.is_empty:
-        return EmptyKernel()
-    if device.type == "cpu" and layout.num_groups >= 2 * _BUCKETS:
-        buckets = _buckets_of_like_lengths(layout)
-        if buckets is not None:
-            return _prepare_buckets(layout, buckets, device)
-    return _prepare_masked(layout, device)
-
-
-# ---- one padding for all samples -----------------------------------------------------------------
+from fourm.ragged import starts
 
 
 @dataclass(frozen=True)
@@ -42,8 +25,8 @@ class _Padding:
     """How T packed rows become (B, L) slots and back."""
 
     num: int  # B
-    length: int  # L
     slots: Tensor | None  # (T,) slot of each packed row; None where all samples are L rows long
+    length: int  # L
 
     def pad(self, rows: Tensor) -> Tensor:
         """(T, H, K) -> (B, H, L, K)."""
@@ -58,11 +41,13 @@ class _Padding:
 
 
 @dataclass(frozen=True)
-class _MaskedKernel(Kernel):
+class PaddedKernel(Kernel):
+    """One call for all samples."""
+
     queries: _Padding
     keys: _Padding
     mask: Tensor | None  # (B, 1, L_q, L_k) True = visible
-    sees_any: Tensor | None  # (B, 1, L_q, 1) False where a query sees nothing
+    sees_any: Tensor | None  # (B, 1, L_q, 1) False where a query sees nothing; None = all see some
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = self.queries.pad(q), self.keys.pad(k), self.keys.pad(v)
@@ -72,110 +57,56 @@ class _MaskedKernel(Kernel):
         return self.queries.unpad(out)
 
 
+def prepare_padded(layout: Layout) -> Kernel:
+    """The kernel of a layout, on the host."""
+    if layout.is_empty:
+        return EmptyKernel()
+    q_slots, k_slots = _Slots.of(layout, layout.q_lengths), _Slots.of(layout, layout.k_lengths)
+    queries, keys = q_slots.padding(), k_slots.padding()
+    one_block_each = len(layout.group) == layout.num_groups and not layout.causal.any()
+    if one_block_each and queries.slots is None and keys.slots is None:
+        return PaddedKernel(queries, keys, None, None)
+    # a slot without a row is in block -1 of queries and -2 of keys: they never meet
+    q_block, k_block = q_slots.block(-1), k_slots.block(-2)
+    mask = q_block[:, :, None] == k_block[:, None, :]
+    if layout.causal.any():
+        free = ~layout.causal[q_block]
+        mask &= free[:, :, None] | (k_slots.row[:, None, :] <= q_slots.row[:, :, None])
+    # softmax of nothing is NaN: a row with nothing to see attends everywhere and is zeroed after
+    sees_any = mask.any(-1, keepdims=True)
+    mask |= ~sees_any
+    none_is_blind = sees_any[q_slots.valid].all()
+    return PaddedKernel(
+        queries,
+        keys,
+        torch.from_numpy(mask[:, None]),
+        None if none_is_blind else torch.from_numpy(sees_any[:, None]),
+    )
+
+
 @dataclass(frozen=True)
 class _Slots:
     """The padded slots of one side of a layout, on the host."""
 
     row: np.ndarray  # (B, L) packed row of each slot, 0 where there is none
     valid: np.ndarray  # (B, L) True where a slot holds a row
+    lengths: np.ndarray  # (S,) rows of each block
 
     @staticmethod
-    def of(lengths: np.ndarray) -> _Slots:
-        """``lengths`` (B,) rows of each sample."""
-        slot = np.arange(int(lengths.max(initial=0)))
-        valid = slot < lengths[:, None]
-        return _Slots(np.where(valid, starts(lengths)[:, None] + slot, 0), valid)
+    def of(layout: Layout, lengths: np.ndarray) -> _Slots:
+        """``lengths`` (S,) rows of each block of the layout on this side."""
+        num = layout.num_groups
+        rows = np.bincount(layout.group, weights=lengths, minlength=num).astype(np.int64)
+        slot = np.arange(int(rows.max(initial=0)))
+        valid = slot < rows[:, None]
+        return _Slots(np.where(valid, starts(rows)[:, None] + slot, 0), valid, lengths)
 
-    def padding(self, device: torch.device) -> _Padding:
+    def block(self, none: int) -> np.ndarray:
+        """Block of each slot's row (B, L), ``none`` where there is no row."""
+        of_row = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        return np.where(self.valid, of_row[self.row], none)
+
+    def padding(self) -> _Padding:
         num, length = self.valid.shape
-        if self.valid.all():
-            return _Padding(num, length, None)
-        return _Padding(num, length, torch.from_numpy(np.flatnonzero(self.valid)).to(device))
-
-
-def _prepare_masked(layout: Layout, device: torch.device) -> Kernel:
-    if layout.is_empty:
-        return EmptyKernel()
-    q_slots = _Slots.of(_sample_lengths(layout.q_lengths, layout))
-    k_slots = _Slots.of(_sample_lengths(layout.k_lengths, layout))
-    queries, keys = q_slots.padding(device), k_slots.padding(device)
-    one_block_each = len(layout.group) == layout.num_groups and not layout.causal.any()
-    if one_block_each and queries.slots is None and keys.slots is None:
-        return _MaskedKernel(queries, keys, None, None)
-
-    def on_device(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)
-
-    q_row, k_row = on_device(q_slots.row), on_device(k_slots.row)
-    mask = on_device(q_slots.valid)[:, :, None] & on_device(k_slots.valid)[:, None, :]
-    q_block = np.repeat(np.arange(len(layout.group)), layout.q_lengths)
-    k_block = np.repeat(np.arange(len(layout.group)), layout.k_lengths)
-    if not one_block_each:
-        mask &= on_device(q_block)[q_row][:, :, None] == on_device(k_block)[k_row][:, None]
-    if layout.causal.any():
-        free = on_device(~layout.causal[q_block])[q_row]
-        mask &= free[:, :, None] | (k_row[:, None, :] <= q_row[:, :, None])
-    # softmax of nothing is NaN: a row with nothing to see attends everywhere and is zeroed after
-    sees_any = mask.any(-1, keepdim=True)
-    mask |= ~sees_any
-    return _MaskedKernel(queries, keys, mask[:, None], sees_any[:, None])
-
-
-def _sample_lengths(lengths: np.ndarray, layout: Layout) -> np.ndarray:
-    """Rows of each sample (B,) from those of its blocks (S,)."""
-    return np.bincount(layout.group, weights=lengths, minlength=layout.num_groups).astype(np.int64)
-
-
-# ---- samples of like lengths together ------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _BucketedKernel(Kernel):
-    q_order: Tensor  # (T_q,) packed rows, bucket by bucket
-    k_order: Tensor  # (T_k,)
-    q_place: Tensor  # (T_q,) inverse of q_order
-    q_sizes: list[int]  # rows of each bucket
-    k_sizes: list[int]
-    buckets: tuple[Kernel, ...]
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q_parts = take_rows(q, self.q_order).split(self.q_sizes)
-        k_parts = take_rows(k, self.k_order).split(self.k_sizes)
-        v_parts = take_rows(v, self.k_order).split(self.k_sizes)
-        parts = zip(self.buckets, q_parts, k_parts, v_parts, strict=True)
-        out = torch.cat([bucket.attend(*rows) for bucket, *rows in parts])
-        return take_rows(out, self.q_place)
-
-
-def _buckets_of_like_lengths(layout: Layout) -> list[np.ndarray] | None:
-    """Samples (numbers) of each bucket, or None where one padding for all costs little more."""
-    q, k = _sample_lengths(layout.q_lengths, layout), _sample_lengths(layout.k_lengths, layout)
-    buckets = np.array_split(np.argsort(q * k, kind="stable"), _BUCKETS)
-    cost = sum(len(b) * q[b].max() * k[b].max() for b in buckets)
-    cost_of_one = layout.num_groups * q.max() * k.max()
-    return [np.sort(b) for b in buckets] if cost < _WORTH_SORTING * cost_of_one else None
-
-
-def _prepare_buckets(layout: Layout, buckets: list[np.ndarray], device: torch.device) -> Kernel:
-    q_start, k_start = starts(layout.q_lengths), starts(layout.k_lengths)
-    q_rows, k_rows, kernels = [], [], []
-    for samples in buckets:
-        pick = np.isin(layout.group, samples)
-        part = Layout(
-            layout.q_lengths[pick],
-            layout.k_lengths[pick],
-            np.searchsorted(samples, layout.group[pick]),
-            len(samples),
-            layout.causal[pick],
-        )
-        q_rows.append(rows_of_blocks(q_start[pick], part.q_lengths))
-        k_rows.append(rows_of_blocks(k_start[pick], part.k_lengths))
-        kernels.append(_prepare_masked(part, device))
-    q_order, k_order = np.concatenate(q_rows), np.concatenate(k_rows)
-    q_place = np.empty_like(q_order)
-    q_place[q_order] = np.arange(len(q_order))
-    q_index, k_index, q_back = (
-        torch.from_numpy(index).to(device) for index in (q_order, k_order, q_place)
-    )
-    sizes = [len(rows) for rows in q_rows], [len(rows) for rows in k_rows]
-    return _BucketedKernel(q_index, k_index, q_back, *sizes, tuple(kernels))
+        slots = None if self.valid.all() else torch.from_numpy(np.flatnonzero(self.valid))
+        return _Padding(num, slots, length)

@@ -1,13 +1,13 @@
 """The CUDA back ends: attention of variable length, without padding.
 
 ``varlen`` is ``torch.nn.attention.varlen`` (half precision), ``xformers`` is
-``memory_efficient_attention`` with ``BlockDiagonalMask``. Both take one causal flag a call, so the
-causal blocks of a layout and the others are two parts.
+``memory_efficient_attention`` with ``BlockDiagonalMask``. Both take one causal flag a call. Where
+a layout has blocks of both kinds, its rows are brought into an order in which each kind lies
+together (``order_of_kinds``): the calls then take slices, whose gradients are no sums.
 """
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,16 @@ from fourm.attention.kernels import EmptyKernel, Kernel
 from fourm.layout import Layout
 from fourm.ragged import rows_of_blocks, starts
 
+_HAS_WINDOWS = torch.__version__ >= "2.12"  # before, varlen_attn had a flag for causal blocks
+_TILE = 128  # longest blocks are rounded up to this: the number only says how many tiles to launch
+
 
 @dataclass(frozen=True)
 class _Part:
     """The blocks of one kind (causal or not), as contiguous rows."""
 
     causal: bool
-    q_rows: Tensor | None  # packed rows of these blocks; None = all rows in order
-    k_rows: Tensor | None
-    cu_q: Tensor  # (S' + 1,) int32, rows before each block
+    cu_q: Tensor  # (S' + 1,) int32, rows before each block; blocks after the last one are empty
     cu_k: Tensor
     max_q: int
     max_k: int
@@ -40,17 +41,20 @@ class VarlenKernel(Kernel):
 
     name: str
     parts: tuple[_Part, ...]
+    q_sizes: tuple[int, ...]  # rows of each part, then rows of blocks without keys
+    k_sizes: tuple[int, ...]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        first = self.parts[0]
-        if len(self.parts) == 1 and first.q_rows is None:
-            return _run(self.name, q, k, v, first)
-        out = torch.zeros_like(q)
-        for part in self.parts:
-            assert part.q_rows is not None and part.k_rows is not None
-            found = _run(self.name, q[part.q_rows], k[part.k_rows], v[part.k_rows], part)
-            out = out.index_copy(0, part.q_rows, found)
-        return out
+        if len(self.q_sizes) == 1:
+            return _run(self.name, q, k, v, self.parts[0])
+        q_parts = q.split(self.q_sizes)
+        kv_parts = zip(k.split(self.k_sizes), v.split(self.k_sizes), strict=True)
+        found = [
+            _run(self.name, part_q, *kv, part)
+            for part_q, kv, part in zip(q_parts, kv_parts, self.parts, strict=False)
+        ]
+        # a block without keys has no softmax: zeros
+        return torch.cat([*found, *(rows * 0.0 for rows in q_parts[len(self.parts) :])])
 
 
 def _run(name: str, q: Tensor, k: Tensor, v: Tensor, part: _Part) -> Tensor:
@@ -60,10 +64,9 @@ def _run(name: str, q: Tensor, k: Tensor, v: Tensor, part: _Part) -> Tensor:
         return memory_efficient_attention(q[None], k[None], v[None], attn_bias=part.bias)[0]
     from torch.nn.attention.varlen import varlen_attn
 
-    causal: dict[str, Any] = {"window_size": (-1, 0) if part.causal else (-1, -1)}
-    if "window_size" not in inspect.signature(varlen_attn).parameters:  # torch before 2.12
-        causal = {"is_causal": part.causal}
-    out = varlen_attn(q, k, v, part.cu_q, part.cu_k, part.max_q, part.max_k, **causal)
+    window = (-1, 0) if part.causal else (-1, -1)
+    flag: dict[str, Any] = {"window_size": window} if _HAS_WINDOWS else {"is_causal": part.causal}
+    out = varlen_attn(q, k, v, part.cu_q, part.cu_k, part.max_q, part.max_k, **flag)
     assert isinstance(out, Tensor)
     return out
 
@@ -79,40 +82,57 @@ def xformers_bias(q_lengths: np.ndarray, k_lengths: np.ndarray, causal: bool) ->
     return bias.make_causal() if causal else bias
 
 
-def prepare_varlen(layout: Layout, device: torch.device, name: str) -> Kernel:
-    """The kernel of a layout on a device; ``name`` is ``varlen`` or ``xformers``."""
-    flags = [flag for flag in (False, True) if (layout.causal == flag).any()]
-    parts = [_part(layout, flag, len(flags) == 1, device, name) for flag in flags]
-    kept = tuple(part for part in parts if part is not None)
-    return VarlenKernel(name, kept) if kept else EmptyKernel()
+def _kinds(layout: Layout) -> np.ndarray:
+    """Kind of each block (S,): 0 sees all its keys, 1 is causal, 2 has queries and no key."""
+    return np.where(layout.k_lengths > 0, layout.causal, np.where(layout.q_lengths > 0, 2, 0))
+
+
+def order_of_kinds(layout: Layout) -> np.ndarray | None:
+    """Order of the query rows (T_q,) in which blocks of one kind lie together; None where they do.
+
+    Where there are causal blocks, which are of self-attention, it is the order of keys too.
+    """
+    order = np.argsort(_kinds(layout), kind="stable")
+    if (order == np.arange(len(order))).all():
+        return None
+    return rows_of_blocks(starts(layout.q_lengths)[order], layout.q_lengths[order])
+
+
+def prepare_varlen(layout: Layout, name: str) -> Kernel:
+    """The kernel of a layout whose rows are in ``order_of_kinds``, on the host; ``name`` is
+    ``varlen`` or ``xformers``.
+    """
+    if layout.is_empty:
+        return EmptyKernel()
+    kind = _kinds(layout)
+    parts, q_sizes, k_sizes = [], [], []
+    for causal in (False, True):
+        q_lengths, k_lengths = (of[kind == causal] for of in (layout.q_lengths, layout.k_lengths))
+        if q_lengths.sum():
+            parts.append(_part(q_lengths, k_lengths, causal, layout.max_blocks, name))
+            q_sizes.append(int(q_lengths.sum()))
+            k_sizes.append(int(k_lengths.sum()))
+    if not parts:
+        return EmptyKernel()
+    blind = int(layout.q_lengths[kind == 2].sum())
+    return VarlenKernel(name, tuple(parts), (*q_sizes, *([blind] if blind else [])), tuple(k_sizes))
 
 
 def _part(
-    layout: Layout, causal: bool, alone: bool, device: torch.device, name: str
-) -> _Part | None:
-    # a block without keys has no softmax: its queries keep the zeros they start with
-    pick = (layout.causal == causal) & (layout.q_lengths > 0) & (layout.k_lengths > 0)
-    q_lengths, k_lengths = layout.q_lengths[pick], layout.k_lengths[pick]
-    if not len(q_lengths):
-        return None
-    in_order = alone and (pick | ((layout.q_lengths == 0) & (layout.k_lengths == 0))).all()
-
-    def rows(lengths: np.ndarray) -> Tensor:
-        taken = rows_of_blocks(starts(lengths)[pick], lengths[pick])
-        return torch.from_numpy(taken).to(device)
-
+    q_lengths: np.ndarray, k_lengths: np.ndarray, causal: bool, num_blocks: int, name: str
+) -> _Part:
     return _Part(
         causal=causal,
-        q_rows=None if in_order else rows(layout.q_lengths),
-        k_rows=None if in_order else rows(layout.k_lengths),
-        cu_q=_rows_before(q_lengths, device),
-        cu_k=_rows_before(k_lengths, device),
-        max_q=int(q_lengths.max()),
-        max_k=int(k_lengths.max()),
+        cu_q=_rows_before(q_lengths, num_blocks),
+        cu_k=_rows_before(k_lengths, num_blocks),
+        max_q=-int(-q_lengths.max() // _TILE) * _TILE,
+        max_k=-int(-k_lengths.max() // _TILE) * _TILE,
         bias=xformers_bias(q_lengths, k_lengths, causal) if name == "xformers" else None,
     )
 
 
-def _rows_before(lengths: np.ndarray, device: torch.device) -> Tensor:
+def _rows_before(lengths: np.ndarray, num_blocks: int) -> Tensor:
+    """(blocks + 1,), with empty blocks after the last one up to ``num_blocks``."""
     before = np.concatenate([[0], np.cumsum(lengths)])
-    return torch.from_numpy(before.astype(np.int32)).to(device)
+    spare = max(num_blocks + 1 - len(before), 0)
+    return torch.from_numpy(np.pad(before, (0, spare), mode="edge").astype(np.int32))

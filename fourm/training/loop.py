@@ -41,6 +41,7 @@ from fourm.config import at_least
 from fourm.errors import Interrupted, UserError
 from fourm.training.allocations import keep_freed_memory
 from fourm.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
+from fourm.training.compiled import compile_blocks
 from fourm.training.feed import Feed, StepBatches
 from fourm.training.finite import FiniteCheck
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
@@ -117,6 +118,8 @@ class Loop:
         )
         self.device = self.accelerator.device
         self.lead = self.accelerator.is_main_process
+        if config.compile:
+            compile_blocks(model, self.device)
         if config.activation_checkpointing:
             _checkpoint_activations(model)
         if self.lead:
@@ -131,8 +134,6 @@ class Loop:
         self.state = TrainingState(
             self.accelerator.unwrap_model(self.wrapped), optimizers, config.ema
         )
-        if config.compile:
-            self.wrapped = cast(nn.Module, torch.compile(self.wrapped, dynamic=True))
         self.log = RunLog(out, task, self.accelerator, config.tracker)
         num_ranks = self.accelerator.num_processes
         self.meter = Meter.of(task.unit, self.device, config.precision, num_ranks)

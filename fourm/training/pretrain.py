@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from fourm.batch import MaskedBatch
 from fourm.cli import door
@@ -32,6 +33,7 @@ from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.objectives import CrossEntropy, Objective
+from fourm.prepared import Budget, Preparation, PreparedBatches
 from fourm.training.checkpoints import list_checkpoints
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.loop import Loop, LoopConfig
@@ -67,6 +69,9 @@ class PretrainConfig:
     tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
     # model folder to start from: of this modality set, or of one that shares some of it
     init: str = ""
+    # what masking leaves of its budget is filled with rows that nothing sees and no loss counts, so
+    # that all steps have the same shapes
+    constant_shapes: bool = False
     eval_samples: int = 256
     distill: DistillConfig | None = None  # learn from a trained model too
     # shares of sources and mask components follow what is being learned
@@ -104,11 +109,20 @@ class PretrainTask:
         )
         self.teacher = Teacher(config.distill, modalities) if config.distill is not None else None
         self._factor = np.array([m.loss_weight for m in modalities])
+        self._preparation: Preparation | None = None
 
-    def batches(self, rank: int, world_size: int) -> MaskedBatches:
+    def prepare_for(self, model: FourM) -> None:
+        """From now on batches are made ready, where they are made, for a model where it is and
+        under the autocast that is on.
+        """
+        masks = self.config.masking
+        budget = Budget(*masks.most_rows) if self.config.constant_shapes else None
+        self._preparation = model.preparation(budget)
+
+    def batches(self, rank: int, world_size: int) -> Dataset:
         c = self.config
         masker = Masker(self.modalities, self.mixture.masks(), c.loop.seed)
-        return MaskedBatches(
+        batches = MaskedBatches(
             self.sources,
             self.mixture.order(),
             masker,
@@ -117,6 +131,7 @@ class PretrainTask:
             rank,
             world_size,
         )
+        return PreparedBatches(batches, self._preparation) if self._preparation else batches
 
     def counts(self, batch: MaskedBatch) -> np.ndarray:
         return np.array(batch.decoder.counts, dtype=np.float64)
@@ -283,6 +298,8 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
         known = by_vocabulary(modalities, task.fingerprints)
         refuse_to_resume(out, checkpoint, model, modalities, known)
     loop = Loop(model, task, config.loop, out)
+    with loop.accelerator.autocast():
+        task.prepare_for(model)
     if loop.lead:
         dump(config, out / "config.yaml")
     figures = loop.run()

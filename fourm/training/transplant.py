@@ -300,13 +300,10 @@ def _token_rows(table: TokenTable, modalities: ModalitySet) -> dict[Meaning, sli
 
 def _level_rows(table: TokenTable, modalities: ModalitySet) -> dict[Meaning, slice]:
     """Of vocabularies that have levels; row 0, which stands for none, is zero in every model."""
-    forms, found = _vocabulary_forms(modalities), {}
-    for name, (start, size) in table.vocabularies.items():
-        index = table.level_index[start : start + size]
-        used = index[index > 0]
-        if len(used):
-            found[Meaning(name, forms[name], True)] = slice(int(used.min()), int(used.max()) + 1)
-    return found
+    forms = _vocabulary_forms(modalities)
+    return {
+        Meaning(name, forms[name], True): slice(*rows) for name, rows in table.level_rows.items()
+    }
 
 
 def _vocabulary_forms(modalities: ModalitySet) -> dict[str, tuple[Any, ...]]:

@@ -30,6 +30,7 @@ class Blocks(nn.Module):
     def __init__(self, dim: int, num_heads: int, depth: int) -> None:
         super().__init__()
         shape = BlockShape(dim=dim, num_heads=num_heads)
+        self.head_dim = shape.head_dim
         self.blocks = nn.ModuleList(Block(shape) for _ in range(depth))
         self.norm = layer_norm(dim, True)
         for block in self.blocks:
@@ -40,7 +41,7 @@ class Blocks(nn.Module):
         """Rows (B, N, D) -> (B, N, D)."""
         b, n, _ = rows.shape
         flat = rearrange(rows, "b n d -> (b n) d")
-        layout = prepare(Layout.per_sample(np.full(b, n)), flat, "auto")
+        layout = prepare(Layout.per_sample(np.full(b, n)), flat, "auto", self.head_dim)
         for block in self.blocks:
             flat = block(flat, layout)
         return self.norm(rearrange(flat, "(b n) d -> b n d", b=b))

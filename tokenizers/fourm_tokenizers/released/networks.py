@@ -54,6 +54,7 @@ class _ViT(nn.Module):
             mlp_bias=True,
             norm_bias=True,
         )
+        self.head_dim = shape.head_dim
         self.blocks = nn.ModuleList(Block(shape) for _ in range(size.depth))
         self.norm_mlp = nn.LayerNorm(dim, eps=1e-6) if post_mlp else None
         self.post_mlp = PostMLP(dim, 4 * dim) if post_mlp else None
@@ -64,7 +65,7 @@ class _ViT(nn.Module):
         if place.shape[-2:] != (h, w):
             place = F.interpolate(place, (h, w), mode="bicubic", align_corners=False)
         rows = rearrange(maps + place, "b d h w -> (b h w) d")
-        layout = prepare(Layout.per_sample(np.full(b, h * w)), rows, "auto")
+        layout = prepare(Layout.per_sample(np.full(b, h * w)), rows, "auto", self.head_dim)
         for block in self.blocks:
             rows = block(rows, layout)
         if self.post_mlp is not None and self.norm_mlp is not None:
