@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourm.batch import MASK_QUERY, MaskedBatch
-from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens
+from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
+from fourm.tokens import SampleTokens
 
 GRID, VOCAB, BATCH, BUDGET = 14, 1024, 16, 128
 
@@ -42,11 +43,10 @@ def modality_set(num: int) -> ModalitySet:
 def make_batch(modalities: ModalitySet) -> tuple[MaskedBatch, SampleTokens]:
     rng = np.random.default_rng(0)
     n = GRID * GRID
-    tokens = SampleTokens(
+    tokens = SampleTokens.from_arrays(
         np.arange(BATCH),
         {m.name: rng.integers(0, VOCAB, (BATCH, n)) for m in modalities},
         {m.name: np.full(BATCH, n) for m in modalities},
-        {},
     )
     component = MaskingComponent(input_default=0.5, target_default=0.5)
     config = MaskingConfig(
@@ -74,7 +74,7 @@ def plain_loss(model: FourM, batch: MaskedBatch, tokens: SampleTokens) -> Tensor
     n = GRID * GRID
     kind = torch.arange(len(modalities)).repeat_interleave(n)
     position = torch.arange(n).repeat(len(modalities))
-    ids = torch.from_numpy(np.concatenate([tokens.ids[m.name] for m in modalities], 1))
+    ids = torch.from_numpy(np.concatenate([tokens.content[m.name].padded() for m in modalities], 1))
     assert model.decoder_modality is not None
     content = model.tokens(kind.expand_as(ids).reshape(-1), ids.reshape(-1)).unflatten(
         0, ids.shape

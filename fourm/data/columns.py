@@ -31,10 +31,15 @@ class Column:
 
     keys: np.ndarray  # (S,) "<shard>/<key>"
     offsets: np.ndarray  # (S + 1,) in elements of the first axis of values
-    values: np.ndarray  # (total, ...) memory-mapped
+    values: np.ndarray  # (total, ...) memory-mapped; of encoded pictures the bytes of their files
+    is_encoded: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def element(self, sample: int) -> np.ndarray:
+        """Values of one sample (L, ...), a view."""
+        return self.values[self.offsets[sample] : self.offsets[sample + 1]]
 
     def gather(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values of samples (n,), padded to the longest: (n, L, ...) and lengths (n,)."""
@@ -54,6 +59,7 @@ def open_column(
     report: DamageReport,
     progress: Callable[[int], Any] | None = None,
     member: str = "",
+    stays_encoded: Callable[[bytes], bool] | None = None,
 ) -> Column:
     """The column of these shards, from the cache or made now.
 
@@ -65,21 +71,16 @@ def open_column(
         report: receives what could not be decoded (kept in the cache and reported again on each
             opening).
         member: the modality to read, where shards hold several (``<key>.<modality>.<ext>``).
+        stays_encoded: says of a file that it may be kept as it is. If that holds for all files, the
+            column has their bytes; one that was made without this is used as it is.
     """
-    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    name = hashlib.sha256(
-        json.dumps(
-            [
-                _VERSION,
-                described,
-                stamp,
-                str(shards[0].resolve().parent),
-                *([member] if member else []),
-            ]
-        ).encode()
-    ).hexdigest()[:20]
-    folder = cache / name
-    if not (folder / "index.json").is_file():
+
+    def folder_of(described: str) -> Path:
+        return cache / _cache_name(shards, described, member)
+
+    def make(folder: Path, decode: Callable[[bytes, str], np.ndarray], described: str) -> None:
+        if (folder / "index.json").is_file():
+            return
         temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
         try:
             _build(temporary, shards, decode, extensions, described, progress, member)
@@ -88,6 +89,36 @@ def open_column(
                 os.replace(temporary, folder)
         finally:  # what a full disk cuts short would keep it full
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def encoded(data: bytes, extension: str) -> np.ndarray:
+        decode(data, extension)  # a damaged file is found now
+        assert stays_encoded is not None
+        if not stays_encoded(data):
+            raise _MustBeDecoded
+        return np.frombuffer(data, np.uint8)
+
+    folder = folder_of(described)
+    if stays_encoded is not None and not (folder / "index.json").is_file():
+        as_files = f"{described} as files"
+        with contextlib.suppress(_MustBeDecoded):
+            make(folder_of(as_files), encoded, as_files)
+            return _opened(folder_of(as_files), report, is_encoded=True)
+    make(folder, decode, described)
+    return _opened(folder, report)
+
+
+class _MustBeDecoded(Exception):
+    """A column cannot be kept as files."""
+
+
+def _cache_name(shards: list[Path], described: str, member: str) -> str:
+    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
+    place = [str(shards[0].resolve().parent), *([member] if member else [])]
+    text = json.dumps([_VERSION, described, stamp, *place])
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _opened(folder: Path, report: DamageReport, is_encoded: bool = False) -> Column:
     index = json.loads((folder / "index.json").read_text())
     report.num_seen += index["seen"]
     for entry in index["damage"]:
@@ -103,6 +134,7 @@ def open_column(
         np.load(folder / "keys.npy", allow_pickle=False),
         np.load(folder / "offsets.npy", allow_pickle=False),
         values,
+        is_encoded,
     )
 
 
