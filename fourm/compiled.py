@@ -6,8 +6,8 @@ functions hold no Python object, so they run without the interpreter's lock and 
 numba's own cache notices an edit of the file that a function is in, but not one of a file whose
 functions it calls. So the cache of this package is a folder named by the text of all files that
 hold compiled functions: an edit, or another release, never meets machine code of before. Where
-``NUMBA_CACHE_DIR`` is set, the folder is made there; it is never beside the code, which may be
-read-only.
+``NUMBA_CACHE_DIR`` is set, the folder is made there; it is not beside the code, which may be
+read-only. Where it cannot be made, numba looks for another place.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ class Rows(NamedTuple):
     """Rows of B samples, by sample and then by modality; arrays of T and at least one more."""
 
     counts: np.ndarray  # (B, M)
+    modality: np.ndarray
     position: np.ndarray
     given: np.ndarray  # content of what the network is given (see ``fourm.spans``)
     target: np.ndarray  # content of what it is asked for

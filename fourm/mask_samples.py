@@ -51,7 +51,7 @@ def mask_samples(
         lengths: (B, M) tokens that a sample has; starts: (B, M) number of the first of them.
     """
     num = lengths.shape[1]
-    longest = lengths.max()
+    longest = lengths.max() if lengths.size else 0
     sample = Sample(
         np.empty(num, np.uint64),
         np.empty(num, np.uint64),
@@ -86,6 +86,8 @@ def mask_samples(
                 keys = sample.keys[:length]
                 split = _split_positions(keys, order, given[i], wanted[i])
                 _write_grid(keys, split, start, encoder, num_given, decoder, num_asked)
+            encoder.modality[num_given : num_given + given[i]] = i
+            decoder.modality[num_asked : num_asked + wanted[i]] = i
             num_given += given[i]
             num_asked += wanted[i]
 

@@ -166,7 +166,7 @@ class Masker:
             scale = _scale(m) if values.dtype == np.uint8 else None
             values = values if scale is not None else values.astype(np.float32, copy=False)
             vectors[m.name] = Vectors(torch.from_numpy(at), torch.from_numpy(values), scale)
-        modality, position = self._kinds(rows.counts), rows.position[:num]
+        modality, position = rows.modality[:num], rows.position[:num]
         return EncoderStream(
             torch.from_numpy(modality),
             torch.from_numpy(position),
@@ -189,23 +189,21 @@ class Masker:
                     self._read(held, first[:, i], counts, rows.given)
         segment = np.flatnonzero(rows.counts)
         sample, kind = np.divmod(segment, len(self.modalities))
-        position, given, target = rows.position[:num], rows.given[:num], rows.target[:num]
+        modality, position, given, target = (torch.from_numpy(a[:num]) for a in rows[1:])
+        # of 16 bits, because those are sorted by counting
+        by_modality = np.argsort(rows.modality[:num].astype(np.int16), kind="stable")
         return DecoderStream(
-            torch.from_numpy(self._kinds(rows.counts)),
-            torch.from_numpy(position),
-            torch.from_numpy(given),
-            torch.from_numpy(target),
+            modality,
+            position,
+            given,
+            target,
             rows.counts.sum(1),
             rows.counts.reshape(-1)[segment],
             sample,
             self.causal[kind],
-            torch.from_numpy(rows_of_blocks(first.T.reshape(-1), rows.counts.T.reshape(-1))),
+            torch.from_numpy(by_modality),
             tuple(rows.counts.sum(0).tolist()),
         )
-
-    def _kinds(self, counts: np.ndarray) -> np.ndarray:
-        """Modality of each row (T,), from how many each sample has of each (B, M)."""
-        return np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), counts.reshape(-1))
 
     def _read(
         self, held: Ragged, first: np.ndarray, counts: np.ndarray, contents: np.ndarray
@@ -218,9 +216,9 @@ class Masker:
 def _room(shape: tuple[int, int], ranges: np.ndarray) -> Rows:
     """Room for the rows of B samples whose numbers are within ``ranges`` (K, 2)."""
     num = shape[0] * int(ranges[:, 1].max()) + 1
-    # what is not written stays a query
-    given = np.full(num, MASK_QUERY)
-    return Rows(np.zeros(shape, np.int64), np.empty(num, np.int64), given, np.empty(num, np.int64))
+    modality, position, given, target = np.empty((4, num), np.int64)
+    given[:] = MASK_QUERY  # where nothing else is written
+    return Rows(np.zeros(shape, np.int64), modality, position, given, target)
 
 
 def _scale(m: Modality) -> torch.Tensor | None:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from fourm.data import patches, pictures
 from fourm.data.order import SampleOrder
-from fourm.data.pictures import is_plain
 from fourm.data.shards import shard_path, write_shard
 from fourm.data.store import MaskedBatches, Source, SourceConfig, to_vectors
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
@@ -102,10 +101,14 @@ def test_a_column_keeps_files_only_where_all_are_plain_pictures_of_the_size(tmp_
     modalities = pixels_of()
     plain = [encoded(random_picture(i)) for i in range(NUM)]
     grey = encoded(random_picture(0).convert("L"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(random_picture(0), exif=exif)
     cases = {
         "plain": (plain, "jpg", True),
         "larger": ([*plain, encoded(random_picture(0, 2 * SIZE))], "jpg", False),
         "grey": ([*plain, grey], "jpg", False),
+        "turned": ([*plain, turned], "jpg", False),
         "lossless": ([encoded(random_picture(i), "PNG") for i in range(NUM)], "png", False),
     }
     for name, (files, extension, is_encoded) in cases.items():
@@ -115,13 +118,6 @@ def test_a_column_keeps_files_only_where_all_are_plain_pictures_of_the_size(tmp_
         expected = whole_vectors(files, modalities["pixels"], extension)
         scale = modalities["pixels"].raw.byte_scale[:, :1]
         assert np.array_equal((taken.astype(np.float32) / scale[0] - scale[1]) / scale[2], expected)
-
-
-def test_a_turned_picture_is_not_plain():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert is_plain(encoded(random_picture(0)), SIZE)
-    assert not is_plain(encoded(random_picture(0), exif=exif), SIZE)
 
 
 def test_a_damaged_file_is_listed_when_the_column_is_made(tmp_path):

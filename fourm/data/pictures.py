@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fourm.errors import UserError
 
@@ -72,14 +72,10 @@ def write_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def is_plain(data: bytes, size: int) -> bool:
-    """True for a file with an upright RGB picture of ``size`` x ``size`` pixels, of a lossy kind:
-    as a file, it takes a tenth of the room of its pixels.
-    """
+def is_plain(data: bytes) -> bool:
+    """True for an RGB picture of a lossy kind: its file takes a tenth of the room of its pixels."""
     picture = Image.open(io.BytesIO(data))
-    upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    lossy = picture.format in ("JPEG", "WEBP")
-    return lossy and upright and picture.mode == "RGB" and picture.size == (size, size)
+    return picture.format in ("JPEG", "WEBP") and picture.mode == "RGB"
 
 
 def decode_rgb(data: bytes) -> np.ndarray:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from fourm.data.columns import Column, open_column
 from fourm.data.npy import read_npy
 from fourm.data.order import SampleOrder
 from fourm.data.patches import patches_of
-from fourm.data.pictures import is_plain
+from fourm.data.pictures import decode_rgb, is_plain
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig
@@ -108,7 +107,7 @@ class Source:
                 Path(cache),
                 report,
                 member=member,
-                stays_encoded=partial(is_plain, size=m.raw.pixels) if _has_bytes(m) else None,
+                stays_encoded=_stays_a_file if _has_bytes(m) else None,
             )
             if len(column) or not member:
                 columns[m.name] = column
@@ -159,6 +158,11 @@ def _elements(column: Column, m: Modality) -> Elements:
 def _has_bytes(m: Modality) -> bool:
     """True for pictures that patches are cut of, as bytes."""
     return bool(m.patch_size) and m.raw.byte_scale is not None
+
+
+def _stays_a_file(data: bytes, pictures: np.ndarray) -> bool:
+    """True if the file, decoded plainly, is what its type reads: of its size, not turned ..."""
+    return is_plain(data) and np.array_equal(decode_rgb(data), pictures[0])
 
 
 def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
