@@ -107,6 +107,8 @@ def target_of(hidden: np.ndarray, start: int, content: np.ndarray, opens: np.nda
             content[place], opens[place] = start + i, False
             place += 1
     content[place], opens[place] = literal(FIRST_SENTINEL + span), True
+    # a window may begin so late that it asks for more than the target has; it ends within 2 L + 2,
+    # because the start before its own left more than it asks for
     content[place + 1 :] = literal(PAD_ID)
     return place
 
