@@ -142,12 +142,15 @@ class Masker:
         )
 
     def compile(self, tokens: SampleTokens) -> None:
-        """Compile what tokens of these types need, so that processes forked later find it done."""
-        nothing = np.zeros(len(tokens), np.int64)
-        self(tokens, nothing)
+        """Compile what two or more samples of these types need, so that processes forked later
+        find it done.
+        """
+        self(tokens, np.zeros(len(tokens), np.int64))
+        counts = np.zeros((len(tokens), len(self.modalities) + 1), np.int64)
         for m in self.modalities:
             if m.name in tokens.content and m.kind != "continuous":
-                self._read(tokens.content[m.name], nothing, nothing, nothing)
+                # columns of a table, as those of a batch: another layout is another type
+                self._read(tokens.content[m.name], counts[:, 0], counts[:, 0], counts[0])
 
     def _encoder(self, tokens: SampleTokens, rows: Rows) -> EncoderStream:
         """The stream of the rows that were chosen as inputs."""

@@ -11,9 +11,10 @@ import torch
 from conftest import ALL_TO_ALL, make_arrays
 
 from fourm import compiled, compiled_rng
-from fourm.mask_samples import _end_of, _is_before
+from fourm.mask_samples import _end_of, _is_before, mask_samples
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
+from fourm.read_rows import read_ids
 from fourm.rng import CounterRNG
 from fourm.tokens import SampleTokens
 from tests.vectorised_masking import PaddedTokens, VectorisedMasker
@@ -129,6 +130,17 @@ def test_ids_of_every_type_and_layout_are_read(modalities, masker):
             array.flags.writeable = False
         tokens = SampleTokens.from_arrays(np.arange(8), small, lengths)
         assert_equal(masker(tokens, np.arange(8)), whole)
+
+
+def test_what_was_compiled_ahead_is_all_that_a_batch_needs(modalities):
+    arrays, lengths = make_arrays(modalities, 30)
+    arrays["depth"] = arrays["depth"].astype(np.int16)  # a type that no other test has
+    tokens = SampleTokens.from_arrays(np.arange(30), arrays, lengths)
+    masker = Masker(modalities, ALL_TO_ALL, 0)
+    masker.compile(tokens)
+    ready = len(read_ids.signatures), len(mask_samples.signatures)
+    masker(tokens, np.arange(30))
+    assert (len(read_ids.signatures), len(mask_samples.signatures)) == ready
 
 
 def test_random_numbers_equal_their_definition():

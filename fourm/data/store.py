@@ -280,7 +280,7 @@ class MaskedBatches(torch.utils.data.Dataset):
         self._batch_size, self._num_micro = batch_size, num_micro_batches
         self._rank, self._world = rank, world_size
         for source in sources:
-            masker.compile(source.gather(np.zeros(1, np.int64)))
+            masker.compile(source.gather(np.zeros(2, np.int64)))
 
     def __getitem__(self, step: int) -> list[MaskedBatch]:
         each = self._batch_size // (self._world * self._num_micro)
