@@ -71,7 +71,8 @@ def write_sources(project: Path, out: Path, of: str) -> Path:
             SourceConfig(tokens=str(project / "tokens")), split, modalities, out / "cache", 0.05
         )
         rng = np.random.default_rng(0)
-        clean = source.gather(rng.permutation(source.num_samples)).ids
+        tokens = source.gather(rng.permutation(source.num_samples))
+        clean = {name: held.padded() for name, held in tokens.content.items()}
         noise = {n: rng.integers(0, modalities[n].vocab_size, v.shape) for n, v in clean.items()}
         if of == "components":
             sources = {

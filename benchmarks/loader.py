@@ -1,99 +1,243 @@
-"""Samples a second of one core: the columnar cache against reading the same token tars through
-webdataset.
+"""Masked samples that one core makes in a second, beside other ways to make them in the same run.
 
-    python benchmarks/loader.py [--samples 20000] [--out FILE]
+    python benchmarks/loader.py [--samples 2048] [--rounds 5] [--out FILE]
 
-Both give the same ids of four image modalities (196 tokens) and a caption; the tar side decodes and
-stacks batches of 256 as a user of webdataset would. JSON on standard output.
+Samples are token shards on disk with the modalities and sizes of 4M-7 and 4M-21; texts have 5 ids
+up to half of what they may have. Each row is order, gather, masks and packing (``MaskedBatches``),
+CPU seconds, best of the rounds, against
+
+* ``reference_like``: masks of the same config a sample at a time in torch (reference_masking.py);
+  ids are in memory already, so what reading costs it is not counted;
+* ``vectorised``: numpy over the whole batch (tests/vectorised_masking.py), from padded arrays;
+* ``decoder``: pictures only decoded, each once, by the decoder that the loader uses;
+* ``tars``: ids read and stacked through webdataset, without any masks. JSON on standard output.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
+import reference_masking
 import webdataset as wds
 
-from fourm.data.npy import read_npy, write_npy
-from fourm.data.shards import shard_path, write_shard
-from fourm.data.store import Source, SourceConfig
-from fourm.modalities import ModalitySet
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
-GRIDS, TOKENS, BATCH, SHARD = ("rgb", "depth", "normal", "semseg"), 196, 256, 2000
+from fourm.data.npy import read_npy, write_npy  # noqa: E402
+from fourm.data.order import SampleOrder  # noqa: E402
+from fourm.data.pictures import decode_rgb  # noqa: E402
+from fourm.data.shards import shard_path, write_shard  # noqa: E402
+from fourm.data.store import MaskedBatches, Source, SourceConfig, token_dtype  # noqa: E402
+from fourm.masking import Masker, MaskingComponent, MaskingConfig  # noqa: E402
+from fourm.modalities import Modality, ModalitySet  # noqa: E402
+from tests.vectorised_masking import PaddedTokens, VectorisedMasker  # noqa: E402
+
+TAR_BATCH, REFERENCE_SAMPLES = 256, 64
+PIXELS = "rgb@224"
+
+
+def all_to_all(budget: int) -> MaskingConfig:
+    component = MaskingComponent(input_default=0.5, target_default=0.5)
+    return MaskingConfig(
+        num_inputs=(budget, budget), num_targets=(budget, budget), components=(component,)
+    )
+
+
+def with_pixels() -> MaskingConfig:
+    """4M-7's own mixture: all pixels, or some of everything."""
+    pixels = MaskingComponent(input={PIXELS: 1000.0}, target_default=0.5)
+    return MaskingConfig(
+        num_inputs=(128, 128),
+        num_targets=(128, 128),
+        components=(pixels, *all_to_all(128).components),
+    )
+
+
+def modalities_of(name: str, pixels: bool = False) -> ModalitySet:
+    whole = ModalitySet.load(ROOT / "configs" / "modalities" / f"{name}.yaml")
+    kept = tuple(m for m in whole if m.kind != "continuous" or (pixels and m.name == PIXELS))
+    return ModalitySet(kept, whole.tokenizers)
+
+
+def random_ids(m: Modality, rng: np.random.Generator) -> np.ndarray:
+    num = m.num_tokens if m.kind != "sequence" else rng.integers(5, max(m.num_tokens // 2, 6))
+    low = 300 if m.kind == "sequence" else 0  # behind the sentinels
+    return rng.integers(low, m.vocab_size, num).astype(token_dtype(m.vocab_size))
+
+
+def random_jpeg(rng: np.random.Generator) -> bytes:
+    """A picture of 224 px with detail and grain, of the size on disk of a photograph's."""
+    small = PIL.Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((224, 224), PIL.Image.Resampling.BICUBIC), np.int64)
+    grain = rng.integers(-6, 7, smooth.shape)
+    buffer = io.BytesIO()
+    picture = PIL.Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
+    picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_samples(modalities: ModalitySet, root: Path, num: int) -> None:
+    rng = np.random.default_rng(0)
+    for m in modalities:
+        if m.kind == "continuous":
+            members = [(f"{i:08d}", "jpg", random_jpeg(rng)) for i in range(num)]
+            write_shard(shard_path(root / "raw", "train", m.raw_name, 0), members)
+        else:
+            members = [(f"{i:08d}", "npy", write_npy(random_ids(m, rng))) for i in range(num)]
+            write_shard(shard_path(root / "tokens", "train", m.name, 0), members)
+
+
+def opened(modalities: ModalitySet, root: Path) -> Source:
+    folders = {"tokens": root / "tokens", "raw": root / "raw"}
+    there = {name: str(path) for name, path in folders.items() if path.is_dir()}
+    return Source(SourceConfig(**there), "train", modalities, root / "cache", 0.0)
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def rates(ways: dict[str, tuple[int, Callable[[], object]]], rounds: int) -> dict[str, float]:
+    """Samples a CPU-second of each way (samples of a call, call), taking turns."""
+    best = dict.fromkeys(ways, np.inf)
+    for way in ways.values():
+        way[1]()
+    for _ in range(rounds):
+        for name, (_, work) in ways.items():
+            best[name] = min(best[name], cpu_seconds(work))
+    return {name: round(num / best[name]) for name, (num, _) in ways.items()}
+
+
+def loader(source: Source, config: MaskingConfig, batch: int) -> tuple[int, Callable[[], object]]:
+    """All samples once, in batches."""
+    order = SampleOrder([source.num_samples], [1.0], 0)
+    batches = MaskedBatches([source], order, Masker(source.modalities, config, 0), batch, 1, 0, 1)
+    steps = source.num_samples // batch
+    return steps * batch, lambda: [batches[step] for step in range(steps)]
+
+
+def compare_masks(source: Source, config: MaskingConfig, batch: int, rounds: int) -> dict:
+    """The loader against masks a sample at a time and against numpy over a batch."""
+    modalities = source.modalities
+    tokens = source.gather(np.arange(min(batch, source.num_samples)))
+    ids = {name: held.padded().astype(np.int64) for name, held in tokens.content.items()}
+    lengths = {name: held.lengths for name, held in tokens.content.items()}
+    padded = PaddedTokens(tokens.samples, ids, lengths, {})
+    vectorised = VectorisedMasker(modalities, config, 0)
+    samples = [
+        {name: values[i, : lengths[name][i]] for name, values in ids.items()}
+        for i in range(REFERENCE_SAMPLES)
+    ]
+    ways = {
+        "loader": loader(source, config, batch),
+        "vectorised": (len(tokens), lambda: vectorised(padded, tokens.samples)),
+        "reference_like": (
+            len(samples),
+            lambda: reference_masking.mask_batch(modalities, config, samples),
+        ),
+    }
+    found = rates(ways, rounds)
+    return {
+        "samples_per_cpu_s": found,
+        "ratio": {
+            name: round(found["loader"] / found[name], 1)
+            for name in ("vectorised", "reference_like")
+        },
+    }
+
+
+def compare_decoder(source: Source, config: MaskingConfig, batch: int, rounds: int) -> dict:
+    """The loader with pixels against decoding each of its pictures once."""
+    column = source._columns[PIXELS]
+    assert column.is_encoded
+    files = [column.element(i).tobytes() for i in range(len(column))]
+    ways = {
+        "loader": loader(source, config, batch),
+        "decoder": (len(files), lambda: [decode_rgb(data) for data in files]),
+    }
+    found = rates(ways, rounds)
+    batches = loader(source, config, batch)[1]()
+    chosen = [
+        len(
+            np.unique(
+                np.repeat(np.arange(batch), b.encoder.lengths)[b.encoder.vectors[PIXELS].rows]
+            )
+        )
+        for (b,) in batches
+    ]
+    return {
+        "samples_per_cpu_s": found,
+        "ratio": {"decoder": round(found["loader"] / found["decoder"], 2)},
+        "share_of_pictures_decoded": round(sum(chosen) / (len(chosen) * batch), 3),
+    }
+
+
+def compare_tars(source: Source, root: Path, rounds: int) -> dict:
+    """The same ids read through webdataset and stacked."""
+
+    def read() -> None:
+        streams = []
+        for m in source.modalities:
+            shards = [str(p) for p in sorted((root / "tokens" / "train" / m.name).glob("*.tar"))]
+            streams.append(iter(wds.WebDataset(shards, shardshuffle=False, empty_check=False)))  # type: ignore[attr-defined]
+        pending: list[list[np.ndarray]] = [[] for _ in streams]
+        for samples in zip(*streams, strict=True):
+            for m, column, sample in zip(source.modalities, pending, samples, strict=True):
+                column.append(read_npy(sample["npy"]))
+                if len(column) == TAR_BATCH:
+                    if m.kind != "sequence":
+                        np.stack(column)
+                    column.clear()
+
+    ways = {
+        "loader": loader(source, all_to_all(128), TAR_BATCH),
+        "tars": (source.num_samples, read),
+    }
+    found = rates(ways, rounds)
+    return {
+        "samples_per_cpu_s": found,
+        "ratio": {"tars": round(found["loader"] / found["tars"], 1)},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--samples", type=int, default=20000)
+    parser.add_argument("--samples", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    table = {
-        n: {
-            "kind": "grid",
-            "raw": {"type": "image", "size": 224},
-            "vocab_size": 8192,
-            "grid": [14, 14],
-        }
-        for n in GRIDS
-    }
-    text = {"kind": "sequence", "raw": {"type": "text"}, "vocab_size": 30000, "max_tokens": 64}
-    modalities = ModalitySet.from_mapping({"modalities": {**table, "caption": text}})
-    rng = np.random.default_rng(0)
+    num, rounds, rows = options.samples, options.rounds, {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for shard in range(-(-options.samples // SHARD)):
-            keys = [
-                f"{i:08d}" for i in range(shard * SHARD, min((shard + 1) * SHARD, options.samples))
-            ]
-            for m in modalities:
-                sizes = [TOKENS if m.kind == "grid" else int(rng.integers(5, 40)) for _ in keys]
-                members = [
-                    (k, "npy", write_npy(rng.integers(0, m.vocab_size, s).astype(np.uint16)))
-                    for k, s in zip(keys, sizes, strict=True)
-                ]
-                write_shard(shard_path(root / "tokens", "train", m.name, shard), members)
-        started = time.perf_counter()
-        source = Source(
-            SourceConfig(tokens=str(root / "tokens")), "train", modalities, root / "cache", 0.0
+        for name, budget, batches in (("4m_7", 128, (64, 1024)), ("4m_21", 256, (64,))):
+            modalities, place = modalities_of(name), root / name
+            write_samples(modalities, place, num)
+            source = opened(modalities, place)
+            for batch in batches:
+                row = f"{name}, {budget}/{budget}, batch {batch}"
+                rows[row] = compare_masks(source, all_to_all(budget), batch, rounds)
+            if name == "4m_7":
+                rows["4m_7 against webdataset tars"] = compare_tars(source, place, rounds)
+        modalities = modalities_of("4m_7", pixels=True)
+        write_samples(modalities, root / "pixels", num // 4)
+        source = opened(modalities, root / "pixels")
+        rows["4m_7 with pixels from JPEG, batch 64"] = compare_decoder(
+            source, with_pixels(), 64, rounds
         )
-        build = time.perf_counter() - started
-        order = rng.permutation(options.samples)
-        started = time.perf_counter()
-        for i in range(0, len(order) - BATCH + 1, BATCH):
-            source.gather(order[i : i + BATCH])
-        columnar = (len(order) // BATCH * BATCH) / (time.perf_counter() - started)
-
-        started, done = time.perf_counter(), 0
-        names = [m.name for m in modalities]
-        streams = []
-        for name in names:
-            shards = [str(p) for p in sorted((root / "tokens" / "train" / name).glob("*.tar"))]
-            streams.append(iter(wds.WebDataset(shards, shardshuffle=False, empty_check=False)))  # type: ignore[attr-defined]
-        pending: list[list[np.ndarray]] = [[] for _ in names]
-        for samples in zip(*streams, strict=True):
-            for column, sample in zip(pending, samples, strict=True):
-                column.append(read_npy(sample["npy"]))
-            done += 1
-            if len(pending[0]) == BATCH:
-                for name, column in zip(names, pending, strict=True):
-                    if name in GRIDS:
-                        np.stack(column)
-                    column.clear()
-        tars = done / (time.perf_counter() - started)
-    result = {
-        "samples": options.samples,
-        "columnar_samples_per_s": round(columnar),
-        "tar_samples_per_s": round(tars),
-        "ratio": round(columnar / tars, 1),
-        "cache_build_s": round(build, 2),
-    }
-    print(json.dumps(result))
+    print(json.dumps(rows, indent=1))
     if options.out:
-        options.out.write_text(json.dumps(result) + "\n")
+        options.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from fourm.batch import MaskedBatch
 from fourm.config import from_mapping, read_yaml
 from fourm.flops import flops
-from fourm.masking import Masker, MaskingConfig, SampleTokens
+from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import PAD_ID, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.resources import configs_folder
+from fourm.tokens import SampleTokens
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
 
 # ids of a sample's text, shortest and longest; sequences that are not named fill their modality
@@ -67,11 +68,9 @@ class Samples:
     arrays: dict[str, np.ndarray]  # (B, L) ids, padded, or (B, L, C) vectors
     lengths: dict[str, np.ndarray]  # (B,)
 
-    def tokens(self, modalities: ModalitySet, numbers: np.ndarray) -> SampleTokens:
+    def tokens(self, numbers: np.ndarray) -> SampleTokens:
         """As masking takes them; ``numbers`` (B,) are the samples' in their data set."""
-        vectors = {n: a for n, a in self.arrays.items() if modalities[n].kind == "continuous"}
-        ids = {n: a for n, a in self.arrays.items() if n not in vectors}
-        return SampleTokens(numbers, ids, self.lengths, vectors)
+        return SampleTokens.from_arrays(numbers, self.arrays, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Workload:
     def batch(self, seed: int) -> MaskedBatch:
         """A masked batch, a function of ``seed``."""
         numbers = np.arange(self.batch_size)
-        tokens = self.samples(seed).tokens(self.modalities, numbers)
+        tokens = self.samples(seed).tokens(numbers)
         draws = seed * self.batch_size + numbers
         return Masker(self.modalities, self.masking, 0)(tokens, draws)
 

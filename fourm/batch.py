@@ -29,7 +29,15 @@ class Vectors:
     """Rows of a continuous modality: which encoder rows they are and their vectors."""
 
     rows: Tensor  # (n,) int64
-    values: Tensor  # (n, C)
+    values: Tensor  # (n, C) floats, or bytes as pictures are stored
+    scale: Tensor | None = None  # (3, C) of bytes: divisor, mean and standard deviation
+
+    def floats(self) -> Tensor:
+        """The vectors about unit scale (n, C): bytes become floats where the model is."""
+        if self.scale is None:
+            return self.values
+        divisor, mean, std = self.scale
+        return (self.values.to(mean.dtype) / divisor - mean) / std
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which tokens of a sample are inputs and which are targets, for a whole batch at once.
+"""Which tokens of a sample are inputs and which are targets.
 
 Semantics of 4M (2312.06647): a mixture component is drawn, Dirichlet draws share out the number of
 input and of target tokens among modalities, grids take random positions, sequences hide spans
@@ -11,25 +11,23 @@ order of calls.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Literal
 
 import numpy as np
+import torch
 
-from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
-from fourm.budgets import NEVER, draw_budgets
+from fourm.batch import MASK_QUERY, DecoderStream, EncoderStream, MaskedBatch, Vectors
 from fourm.config import at_least, check_fields
 from fourm.errors import UserError
+from fourm.mask_rules import NEVER, KeepRule, Rows, Rules
 from fourm.modalities import Modality, ModalitySet
-from fourm.ragged import ranks
+from fourm.ragged import rows_of_blocks
+from fourm.ragged import starts as starts_of
 from fourm.rng import CounterRNG
-from fourm.spans import Spans, input_lengths, split_spans
+from fourm.tokens import Ragged, SampleTokens
 
 Keep = Literal["random", "all", "binary", "none"]
 _NO_ALPHA = 1e-9  # in place of 0, of which there is no Gamma draw
-# a sequence too long for its budget is redrawn with this share of its keep probability
-_SHRINK = 0.9
-_MAX_REDRAWS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,247 +117,150 @@ def _check_range(name: str, limits: tuple[int, int] | None) -> None:
         raise UserError(f"{name} must be a range [low, high] of tokens, not {list(limits)}")
 
 
-@dataclass(frozen=True)
-class SampleTokens:
-    """Tokens of B samples, before masking; a modality that a sample lacks has length 0 there."""
-
-    samples: np.ndarray  # (B,) number of each sample in its data set
-    ids: dict[str, np.ndarray]  # name -> (B, L) ids, padded
-    lengths: dict[str, np.ndarray]  # name -> (B,)
-    vectors: dict[str, np.ndarray]  # continuous: name -> (B, L, C)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-
-class Purpose(IntEnum):
-    """What a random number is for: one of the counters that it is a function of."""
-
-    COMPONENT = 0
-    INPUT_BUDGET = 1
-    TARGET_BUDGET = 2
-    NUM_INPUTS = 3
-    NUM_TARGETS = 4
-    KEEP_SHARE = 5  # of a sequence, how much is kept
-    KEEP = 6  # which chunks are kept; one more for each redraw
-    ORDER = 7 + _MAX_REDRAWS  # of a grid's positions
-    WINDOW = 8 + _MAX_REDRAWS  # which part of a target that is too long
-
-
 class Masker:
     """Draws masks for one modality set and one config."""
 
     def __init__(self, modalities: ModalitySet, config: MaskingConfig, seed: int) -> None:
+        # the compiler is loaded where masks are drawn and nowhere else
+        from fourm.mask_samples import mask_samples
+        from fourm.read_rows import read_ids
+
         config.check(modalities)
         self.modalities, self.config = modalities, config
-        self._rng = CounterRNG(seed, "masking")
-        parts = config.components
-        self._input_alpha = np.array(
-            [[_alpha(c.input, c.input_default, m.name, m.input) for m in modalities] for c in parts]
-        )
-        self._target_alpha = np.array(
-            [
-                [_alpha(c.target, c.target_default, m.name, m.output) for m in modalities]
-                for c in parts
-            ]
-        )
-        weights = np.array([c.weight for c in parts])
-        self._thresholds = np.cumsum(weights / weights.sum())[:-1]
         self.causal = np.array([m.kind == "sequence" for m in modalities])
+        self._root = CounterRNG(seed, "masking").root
+        self._rules = _rules(modalities, config)
+        self._mask_samples, self._read_ids = mask_samples, read_ids
 
     def __call__(self, tokens: SampleTokens, draws: np.ndarray) -> MaskedBatch:
         """Mask a batch; ``draws`` (B,) are the numbers that its randomness is a function of."""
-        uniform = self._rng.uniform(draws, Purpose.COMPONENT)
-        component = np.searchsorted(self._thresholds, uniform, side="right")
-        held = self._held(tokens)
-        given, spans = self._inputs(tokens, held, component, draws)
-        wanted = self._targets(held, given, spans, component, draws)
-        return self._streams(tokens, spans, given, wanted, draws)
-
-    def _held(self, tokens: SampleTokens) -> np.ndarray:
-        """Tokens of each modality that the samples have (B, M)."""
-        none = np.zeros(len(tokens), dtype=np.int64)
-        return np.stack([tokens.lengths.get(m.name, none) for m in self.modalities], axis=1)
-
-    def _inputs(
-        self, tokens: SampleTokens, held: np.ndarray, component: np.ndarray, draws: np.ndarray
-    ) -> tuple[np.ndarray, dict[str, Spans]]:
-        """Input tokens of each modality (B, M), and how sequences are split."""
-        ranges = [c.num_inputs or self.config.num_inputs for c in self.config.components]
-        total = self._total(ranges, component, draws, Purpose.NUM_INPUTS)
-        alpha = self._input_alpha[component]
-        budgets = draw_budgets(self._rng, alpha, total, draws, Purpose.INPUT_BUDGET)
-        given = np.minimum(budgets.tokens, held)
-        if self.config.redistribute:
-            given = budgets.hand_out(given, held, total)
-        spans: dict[str, Spans] = {}
+        shape = (len(tokens), len(self.modalities))
+        lengths, starts = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for i, m in enumerate(self.modalities):
-            if m.kind == "sequence":
-                spans[m.name] = self._split(i, m, tokens, given[:, i], component, draws)
-                given[:, i] = spans[m.name].input_mask.sum(1)
-        if self.config.redistribute:  # what sentinels saved goes to the images
-            given = budgets.hand_out(given, np.where(self.causal, given, held), total)
-        return given, spans
+            held = tokens.content.get(m.name)
+            if held is not None:
+                lengths[:, i], starts[:, i] = held.lengths, held.starts
+        encoder = _room(shape, self._rules.num_inputs)
+        decoder = _room(shape, self._rules.num_targets)
+        draws = np.ascontiguousarray(draws, np.int64)
+        self._mask_samples(self._rules, self._root, draws, lengths, starts, encoder, decoder)
+        return MaskedBatch(
+            self._encoder(tokens, encoder), self._decoder(tokens, decoder), tokens.samples
+        )
 
-    def _targets(
-        self,
-        held: np.ndarray,
-        given: np.ndarray,
-        spans: dict[str, Spans],
-        component: np.ndarray,
-        draws: np.ndarray,
-    ) -> np.ndarray:
-        """Target tokens of each modality (B, M)."""
-        ranges = [c.num_targets or self.config.num_targets for c in self.config.components]
-        total = self._total(ranges, component, draws, Purpose.NUM_TARGETS)
-        free = held - given
-        for i, m in enumerate(self.modalities):
-            if m.kind == "sequence":
-                free[:, i] = spans[m.name].num_predictions
-        alpha = self._target_alpha[component]
-        budgets = draw_budgets(self._rng, alpha, total, draws, Purpose.TARGET_BUDGET)
-        wanted = np.minimum(budgets.tokens, free)
-        if self.config.redistribute:
-            return budgets.hand_out(wanted, free, total)
-        # a budget of n target ids is n - 1 predictions
-        of_sequences = np.minimum(budgets.tokens, free + 1) - 1
-        return np.where(self.causal, np.maximum(of_sequences, 0), wanted)
-
-    def _total(
-        self,
-        ranges: list[tuple[int, int]],
-        component: np.ndarray,
-        draws: np.ndarray,
-        purpose: Purpose,
-    ) -> np.ndarray:
-        """Tokens of each sample (B,), within the range of its component."""
-        low, high = np.array(ranges)[component].T
-        return self._rng.integers(low, high, draws, purpose)
-
-    def _split(
-        self,
-        index: int,
-        m: Modality,
-        tokens: SampleTokens,
-        budget: np.ndarray,
-        component: np.ndarray,
-        draws: np.ndarray,
-    ) -> Spans:
-        """Draw spans of the sequences of one modality within ``budget`` (B,) input ids.
-
-        An input that is too long is drawn again with a smaller share, as 4M does; one that never
-        fits is hidden whole.
+    def compile(self, tokens: SampleTokens) -> None:
+        """Compile what two or more samples of these types need, so that processes forked later
+        find it done.
         """
-        ids, lengths = tokens.ids.get(m.name), tokens.lengths.get(m.name)
-        if ids is None or lengths is None:
-            ids = np.zeros((len(tokens), 0), dtype=np.int64)
-            lengths = np.zeros(len(tokens), dtype=np.int64)
-        share = self._keep_share(index, m, component, draws)
-        chunk = np.arange(ids.shape[1]) // m.chunk_size
-        keep = np.zeros(ids.shape, dtype=bool)
-        too_long = budget > 0
-        for attempt in range(_MAX_REDRAWS):
-            rows = np.flatnonzero(too_long)
-            if not len(rows):
-                break
-            again = Purpose.KEEP + attempt
-            uniform = self._rng.uniform(draws[rows, None], index, again, chunk[None])
-            keep[rows] = uniform <= share[rows, None]
-            too_long[rows] = input_lengths(keep[rows], lengths[rows]) > budget[rows]
-            share = np.where(too_long, share * _SHRINK, share)
-        keep[too_long] = False
-        return split_spans(ids, lengths, keep, budget > 0)
+        self(tokens, np.zeros(len(tokens), np.int64))
+        counts = np.zeros((len(tokens), len(self.modalities) + 1), np.int64)
+        for m in self.modalities:
+            if m.name in tokens.content and m.kind != "continuous":
+                # columns of a table, as those of a batch: another layout is another type
+                self._read(tokens.content[m.name], counts[:, 0], counts[:, 0], counts[0])
 
-    def _keep_share(
-        self, index: int, m: Modality, component: np.ndarray, draws: np.ndarray
-    ) -> np.ndarray:
-        """Share of each sequence that is kept (B,), by the rule of its component."""
-        rules = [c.keep.get(m.name, "random") for c in self.config.components]
-        rule = np.array(rules)[component]
-        uniform = self._rng.uniform(draws, index, Purpose.KEEP_SHARE)
-        either = np.where(uniform < 0.5, 0.0, 1.0)
-        chosen = [rule == "all", rule == "binary", rule == "none"]
-        return np.select(chosen, [1.0, either, 0.0], uniform)
-
-    # ---- rows ------------------------------------------------------------------------------------
-
-    def _streams(
-        self,
-        tokens: SampleTokens,
-        spans: dict[str, Spans],
-        given: np.ndarray,
-        wanted: np.ndarray,
-        draws: np.ndarray,
-    ) -> MaskedBatch:
-        encoder, decoder = StreamRows(len(tokens)), StreamRows(len(tokens))
+    def _encoder(self, tokens: SampleTokens, rows: Rows) -> EncoderStream:
+        """The stream of the rows that were chosen as inputs."""
+        first = starts_of(rows.counts.reshape(-1)).reshape(rows.counts.shape)
+        num, vectors = int(rows.counts.sum()), {}
         for i, m in enumerate(self.modalities):
-            if m.kind == "sequence":
-                uniform = self._rng.uniform(draws, i, Purpose.WINDOW)
-                start = spans[m.name].window_starts(wanted[:, i], uniform)
-                _add_sequences(encoder, decoder, i, spans[m.name], start, wanted[:, i])
-            else:
-                self._add_grids(encoder, decoder, i, m, tokens, given[:, i], wanted[:, i], draws)
-        return MaskedBatch(encoder.encoder(), decoder.decoder(self.causal), tokens.samples)
+            held, counts = tokens.content.get(m.name), rows.counts[:, i]
+            if held is None or not counts.any():
+                continue
+            if m.kind != "continuous":
+                self._read(held, first[:, i], counts, rows.given)
+                continue
+            at = rows_of_blocks(first[:, i], counts)
+            values = held.take(np.repeat(np.arange(len(tokens)), counts), rows.position[at])
+            rows.given[at] = 0
+            scale = _scale(m) if values.dtype == np.uint8 else None
+            values = values if scale is not None else values.astype(np.float32, copy=False)
+            vectors[m.name] = Vectors(torch.from_numpy(at), torch.from_numpy(values), scale)
+        modality, position = rows.modality[:num], rows.position[:num]
+        return EncoderStream(
+            torch.from_numpy(modality),
+            torch.from_numpy(position),
+            torch.from_numpy(rows.given[:num]),
+            rows.counts.sum(1),
+            modality,
+            position,
+            vectors,
+        )
 
-    def _add_grids(
-        self,
-        encoder: StreamRows,
-        decoder: StreamRows,
-        index: int,
-        m: Modality,
-        tokens: SampleTokens,
-        given: np.ndarray,
-        wanted: np.ndarray,
-        draws: np.ndarray,
+    def _decoder(self, tokens: SampleTokens, rows: Rows) -> DecoderStream:
+        """The stream of the rows that were chosen as targets."""
+        first = starts_of(rows.counts.reshape(-1)).reshape(rows.counts.shape)
+        num = int(rows.counts.sum())
+        for i, m in enumerate(self.modalities):
+            held, counts = tokens.content.get(m.name), rows.counts[:, i]
+            if held is not None and counts.any():
+                self._read(held, first[:, i], counts, rows.target)
+                if m.kind == "sequence":
+                    self._read(held, first[:, i], counts, rows.given)
+        segment = np.flatnonzero(rows.counts)
+        sample, kind = np.divmod(segment, len(self.modalities))
+        modality, position, given, target = (torch.from_numpy(a[:num]) for a in rows[1:])
+        # of 16 bits, because those are sorted by counting
+        by_modality = np.argsort(rows.modality[:num].astype(np.int16), kind="stable")
+        return DecoderStream(
+            modality,
+            position,
+            given,
+            target,
+            rows.counts.sum(1),
+            rows.counts.reshape(-1)[segment],
+            sample,
+            self.causal[kind],
+            torch.from_numpy(by_modality),
+            tuple(rows.counts.sum(0).tolist()),
+        )
+
+    def _read(
+        self, held: Ragged, first: np.ndarray, counts: np.ndarray, contents: np.ndarray
     ) -> None:
-        """Rows of a grid, set or continuous modality: the first ``given`` (B,) positions of a
-        random order are inputs, the next ``wanted`` (B,) are targets.
-        """
-        samples = np.flatnonzero((given > 0) | (wanted > 0))
-        if not len(samples):
-            return
-        given, wanted = given[samples, None], wanted[samples, None]
-        lengths = tokens.lengths[m.name][samples]
-        rank = self._random_ranks(index, m.num_tokens, lengths, draws[samples])
-        rows, positions = np.nonzero(rank < given)
-        if m.kind == "continuous":
-            values = tokens.vectors[m.name][samples[rows], positions]
-            encoder.add_vectors(m.name, index, samples[rows], positions, values)
-            return
-        ids = tokens.ids[m.name]
-        encoder.add(index, samples[rows], positions, ids[samples[rows], positions])
-        rows, positions = np.nonzero((rank >= given) & (rank < given + wanted))
-        query = np.full(len(rows), MASK_QUERY)
-        decoder.add(index, samples[rows], positions, query, ids[samples[rows], positions])
-
-    def _random_ranks(
-        self, index: int, num: int, lengths: np.ndarray, draws: np.ndarray
-    ) -> np.ndarray:
-        """A random order of each sample's positions: rank of every one (B, num); those that a
-        sample lacks come last.
-        """
-        position = np.arange(num)[None]
-        key = self._rng.uniform(draws[:, None], index, Purpose.ORDER, position)
-        return ranks(np.where(position < lengths[:, None], key, 2.0))
+        """Ids in place of contents (T,), in ``counts`` (B,) rows of each sample from ``first``."""
+        for i, part in enumerate(held.parts):
+            self._read_ids(np.asarray(part), held.part == i, first, counts, contents)
 
 
-def _add_sequences(
-    encoder: StreamRows,
-    decoder: StreamRows,
-    index: int,
-    spans: Spans,
-    start: np.ndarray,
-    wanted: np.ndarray,
-) -> None:
-    """Rows of a sequence: the whole input, and ``wanted`` (B,) predictions from ``start`` (B,)."""
-    samples, places = np.nonzero(spans.input_mask)
-    position = np.cumsum(spans.input_mask, axis=1)[samples, places] - 1
-    encoder.add(index, samples, position, spans.input_ids[samples, places])
-    place = np.arange(spans.target_ids.shape[1] - 1)
-    inside = (place >= start[:, None]) & (place < (start + wanted)[:, None])
-    samples, places = np.nonzero(inside)
-    before, after = spans.target_ids[samples, places], spans.target_ids[samples, places + 1]
-    decoder.add(index, samples, places - start[samples], before, after)
+def _room(shape: tuple[int, int], ranges: np.ndarray) -> Rows:
+    """Room for the rows of B samples whose numbers are within ``ranges`` (K, 2)."""
+    num = shape[0] * int(ranges[:, 1].max()) + 1
+    modality, position, given, target = np.empty((4, num), np.int64)
+    given[:] = MASK_QUERY  # where nothing else is written
+    return Rows(np.zeros(shape, np.int64), modality, position, given, target)
+
+
+def _scale(m: Modality) -> torch.Tensor | None:
+    """What makes floats of patches that travel as bytes."""
+    scale = m.raw.byte_scale
+    if scale is None or not m.patch_size:
+        return None
+    return torch.from_numpy(np.tile(scale, m.patch_size**2))
+
+
+def _rules(modalities: ModalitySet, config: MaskingConfig) -> Rules:
+    """The config as arrays."""
+    parts = config.components
+    weights = np.array([c.weight for c in parts])
+    inputs = [
+        [_alpha(c.input, c.input_default, m.name, m.input) for m in modalities] for c in parts
+    ]
+    targets = [
+        [_alpha(c.target, c.target_default, m.name, m.output) for m in modalities] for c in parts
+    ]
+    keep = [[KeepRule[c.keep.get(m.name, "random")] for m in modalities] for c in parts]
+    return Rules(
+        thresholds=np.cumsum(weights / weights.sum())[:-1],
+        input_alpha=np.array(inputs),
+        target_alpha=np.array(targets),
+        num_inputs=np.array([c.num_inputs or config.num_inputs for c in parts]),
+        num_targets=np.array([c.num_targets or config.num_targets for c in parts]),
+        keep=np.array(keep, np.int64),
+        is_sequence=np.array([m.kind == "sequence" for m in modalities]),
+        chunk_size=np.array([m.chunk_size for m in modalities]),
+        redistribute=config.redistribute,
+    )
 
 
 def _alpha(table: dict[str, float], default: float, name: str, allowed: bool) -> float:

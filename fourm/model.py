@@ -265,7 +265,7 @@ class FourM(
                 # rank
                 content = content + sum(p.sum() for p in layer.parameters()) * 0.0
             else:
-                vectors = layer(given.values.to(content.dtype)).to(content.dtype)
+                vectors = layer(given.floats().to(content.dtype)).to(content.dtype)
                 content = content.index_copy(0, given.rows, vectors)
         at = self.positions(stream.modality, stream.position)
         return content, Places(at.added + F.embedding(stream.modality, self.modality), at.turn)

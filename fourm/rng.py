@@ -17,7 +17,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 # Marsaglia-Tsang accepts at least 95 % a try: 12 tries miss with odds under 1e-15
-_GAMMA_ATTEMPTS = 12
+GAMMA_ATTEMPTS = 12
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:
@@ -39,6 +39,11 @@ class CounterRNG:
     def __init__(self, seed: int, stream: str) -> None:
         name = np.uint64(zlib.crc32(stream.encode()))
         self._root = _mix(_mix(np.asarray(seed, dtype=np.int64).astype(np.uint64)) ^ name)
+
+    @property
+    def root(self) -> np.uint64:
+        """The state that all counters start from, for compiled code."""
+        return np.uint64(self._root)
 
     def bits(self, *counters: np.ndarray | int) -> np.ndarray:
         """64 random bits for every element of the broadcast counters (uint64)."""
@@ -78,17 +83,19 @@ class CounterRNG:
         open_ = np.ones(shape, dtype=bool)
         wide = [np.broadcast_to(np.asarray(counter), shape) for counter in counters]
         d, c = np.broadcast_to(d, shape), np.broadcast_to(c, shape)
-        for attempt in range(_GAMMA_ATTEMPTS):
+        for attempt in range(GAMMA_ATTEMPTS):
             if not open_.any():
                 break
             at = [counter[open_] for counter in wide]
             z = self.normal(*at, attempt, 2)
-            v = (1.0 + c[open_] * z) ** 3
+            root = 1.0 + c[open_] * z
+            v = root * root * root
             positive = v > 0
-            log_v = np.log(np.where(positive, v, 1.0))
+            v = np.where(positive, v, 1.0)
             u = self.uniform(*at, attempt, 3)
-            accepted = positive & (np.log(u) < 0.5 * z * z + d[open_] * (1.0 - v + log_v))
+            bound = 0.5 * z * z + d[open_] * (1.0 - v + np.log(v))
+            accepted = positive & (np.log(u) < bound)
             places = np.flatnonzero(open_)[accepted]
-            result.reshape(-1)[places] = (np.log(d[open_]) + log_v)[accepted]
+            result.reshape(-1)[places] = np.log(d[open_] * v)[accepted]
             open_.reshape(-1)[places] = False
         return result + np.log(self.uniform(*counters, 4)) / alpha

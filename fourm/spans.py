@@ -1,95 +1,135 @@
 """Sequences with hidden spans: the input has a sentinel for each, the target fills them in.
 
 Every run of hidden ids becomes one sentinel, numbered from [S_1]; the target is each sentinel
-followed by what it hides, and one closing sentinel (T5, 1910.10683; 4M, 2312.06647). For whole
-batches at once. Shapes: B samples, L ids of the longest sequence.
+followed by what it hides, and one closing sentinel (T5, 1910.10683; 4M, 2312.06647). For one
+sequence at a time, whose ids are not looked at: what a row holds is a *content*, the number of an
+element among all ids of the modality (the sequence's first is ``start``), or an id itself, below 0.
+Shape: L ids of the sequence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 
-from fourm.modalities import FIRST_SENTINEL
+from fourm.compiled import compiled
+from fourm.compiled_rng import along, uniform
+from fourm.mask_rules import MAX_REDRAWS
+from fourm.modalities import FIRST_SENTINEL, PAD_ID
+
+# a sequence too long for its budget is redrawn with this share of its keep probability
+_SHRINK = 0.9
 
 
-@dataclass(frozen=True)
-class Spans:
-    """Sequences split into an input with sentinels and the target that fills them in."""
-
-    input_ids: np.ndarray  # (B, L) ids, sentinels in place of hidden spans
-    input_mask: np.ndarray  # (B, L) True = part of the input
-    target_ids: np.ndarray  # (B, 2 L + 2)
-    target_lengths: np.ndarray  # (B,)
-    # (B, 2 L + 2) True where a sentinel opens a span or closes the target
-    target_starts: np.ndarray
-
-    @property
-    def num_predictions(self) -> np.ndarray:
-        """(B,): the first sentinel is given, so a target of T ids is T - 1 predictions."""
-        return np.maximum(self.target_lengths - 1, 0)
-
-    def window_starts(self, wanted: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Where ``wanted`` (B,) predictions of each target begin (B,).
-
-        0 if the whole target fits, else a random span after whose start so many remain; if too few
-        remain there, the earliest start from which the tail fits. ``uniform`` (B,) are in (0, 1).
-        """
-        last = self.target_lengths - 1
-        place = np.arange(self.target_starts.shape[1])[None]
-        starts = self.target_starts & (place < last[:, None])
-        count = starts.sum(1)
-        pick = np.minimum((uniform * count).astype(np.int64), count - 1)
-        nth = np.cumsum(starts, axis=1) - 1  # which start a place is, where it is one
-        drawn = (starts & (nth == pick[:, None])).argmax(1)
-        tail_fits = starts & (last[:, None] - place <= wanted[:, None])
-        earliest = np.where(tail_fits.any(1), tail_fits.argmax(1), 0)
-        start = np.where(last - drawn >= wanted, drawn, earliest)
-        return np.where((last <= wanted) | (wanted == 0), 0, start)
+@compiled
+def literal(token: int) -> int:
+    """The content of a row that holds this id; ``literal`` of a content below 0 is the id."""
+    return -1 - token
 
 
-def input_lengths(keep: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Ids of the input (B,), sentinels included, if ``keep`` (B, L) of ``lengths`` (B,) is kept."""
-    inside = np.arange(keep.shape[1])[None] < lengths[:, None]
-    return (keep & inside).sum(1) + _opens_a_run(inside & ~keep).sum(1)
+@compiled
+def draw_spans(
+    share: float,
+    budget: int,
+    chunk_size: int,
+    of_modality: np.uint64,
+    first_purpose: int,
+    hidden: np.ndarray,
+) -> tuple[int, int]:
+    """Draw which ids are hidden, within ``budget`` input ids: fills ``hidden`` (L,).
 
+    Chunks of ids are kept with probability ``share``. An input that is too long is drawn again with
+    a smaller share, as 4M does; one that never fits is hidden whole. ``of_modality`` is the state
+    of the randomness, ``first_purpose`` the counter of the first try.
 
-def split_spans(ids: np.ndarray, lengths: np.ndarray, keep: np.ndarray, given: np.ndarray) -> Spans:
-    """Hide what ``keep`` leaves out behind sentinels.
-
-    Args:
-        ids: (B, L), padded; lengths: (B,).
-        keep: (B, L) True = visible.
-        given: (B,) False: the input is empty and the target is [S_1], the whole sequence, [S_2].
+    Returns:
+        ids of the input, sentinels included, and ids of the target but one: the first is given.
     """
-    b, most = ids.shape
-    ids = ids.astype(np.int64)
-    inside = np.arange(most)[None] < lengths[:, None]
-    hidden = inside & (~keep | ~given[:, None])
-    opens = _opens_a_run(hidden)
-    number = np.cumsum(opens, axis=1)  # spans opened so far
-    input_mask = inside & (~hidden | opens) & given[:, None]
-    input_ids = np.where(opens, FIRST_SENTINEL + number - 1, ids)
-
-    target = np.zeros((b, 2 * most + 2), dtype=np.int64)
-    starts = np.zeros(target.shape, dtype=bool)
-    # a hidden id comes after all hidden ids before it and the sentinels up to its own
-    place = np.cumsum(hidden, axis=1) - 1 + number
-    rows, columns = np.nonzero(hidden)
-    target[rows, place[rows, columns]] = ids[rows, columns]
-    rows, columns = np.nonzero(opens)
-    sentinel = place[rows, columns] - 1
-    target[rows, sentinel] = FIRST_SENTINEL + number[rows, columns] - 1
-    starts[rows, sentinel] = True
-    num_spans = opens.sum(1)
-    end = hidden.sum(1) + num_spans
-    target[np.arange(b), end] = FIRST_SENTINEL + num_spans
-    starts[np.arange(b), end] = True
-    return Spans(input_ids, input_mask, target, np.where(lengths > 0, end + 1, 0), starts)
+    num = len(hidden)
+    if budget > 0:
+        num_chunks = (num + chunk_size - 1) // chunk_size
+        behind_end = num_chunks * chunk_size - num  # what the last chunk lacks
+        is_kept = np.empty(num_chunks, np.bool_)
+        for attempt in range(MAX_REDRAWS):
+            of_try = along(of_modality, first_purpose + attempt)
+            for chunk in range(num_chunks):
+                is_kept[chunk] = uniform(along(of_try, chunk)) <= share
+            num_kept = chunk_size * is_kept.sum()
+            if num_chunks and is_kept[-1]:
+                num_kept -= behind_end
+            num_spans = _num_runs_of_false(is_kept)
+            if num_kept + num_spans <= budget:
+                for place in range(num):
+                    hidden[place] = not is_kept[place // chunk_size]
+                return num_kept + num_spans, num - num_kept + num_spans
+            share *= _SHRINK
+    hidden[:] = True
+    has_ids = min(num, 1)
+    return min(has_ids, budget), num + has_ids
 
 
-def _opens_a_run(mask: np.ndarray) -> np.ndarray:
-    """True where ``mask`` (B, L) is and was not one place before."""
-    before = np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
-    return mask & ~before
+@compiled
+def _num_runs_of_false(mask: np.ndarray) -> int:
+    num = 1 if len(mask) and not mask[0] else 0
+    for i in range(1, len(mask)):
+        num += mask[i - 1] and not mask[i]
+    return num
+
+
+@compiled
+def write_input(
+    hidden: np.ndarray, start: int, position: np.ndarray, content: np.ndarray, row: int
+) -> None:
+    """Write the input to ``position`` and ``content``, from ``row`` on."""
+    first, span = row, 0
+    for place in range(len(hidden)):
+        opens = hidden[place] and (place == 0 or not hidden[place - 1])
+        if opens or not hidden[place]:
+            position[row] = row - first
+            content[row] = literal(FIRST_SENTINEL + span) if opens else start + place
+            row += 1
+            span += opens
+
+
+@compiled
+def target_of(hidden: np.ndarray, start: int, content: np.ndarray, opens: np.ndarray) -> int:
+    """The target: fills ``content`` (2 L + 2,) and ``opens``, True for the sentinels. Returns the
+    place of the last of them, which closes the target.
+    """
+    place = span = 0
+    for i in range(len(hidden)):
+        if hidden[i]:
+            if i == 0 or not hidden[i - 1]:
+                content[place], opens[place] = literal(FIRST_SENTINEL + span), True
+                place += 1
+                span += 1
+            content[place], opens[place] = start + i, False
+            place += 1
+    content[place], opens[place] = literal(FIRST_SENTINEL + span), True
+    # a window may begin so late that it asks for more than the target has; it ends within 2 L + 2,
+    # because the start before its own left more than it asks for
+    content[place + 1 :] = literal(PAD_ID)
+    return place
+
+
+@compiled
+def window_start(last: int, opens: np.ndarray, wanted: int, drawn: float) -> int:
+    """Where ``wanted`` predictions of a target whose closing sentinel is at ``last`` begin.
+
+    0 if the whole target fits, else a random span (``drawn`` in (0, 1) picks it) after whose start
+    so many remain; if too few remain there, the earliest start from which the tail fits.
+    """
+    if last <= wanted or wanted == 0:
+        return 0
+    count = opens[:last].sum()
+    pick = min(np.int64(math.floor(drawn * count)), count - 1)
+    earliest = -1
+    for place in range(last):
+        if opens[place]:
+            if pick == 0 and last - place >= wanted:
+                return place
+            pick -= 1
+            if earliest < 0 and last - place <= wanted:
+                earliest = place
+    return max(earliest, 0)

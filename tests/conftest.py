@@ -7,9 +7,10 @@ import pytest
 import torch
 import varlen_emulation
 
-from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens
+from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
+from fourm.tokens import SampleTokens
 
 torch.set_num_threads(1)
 
@@ -65,26 +66,33 @@ ALL_TO_ALL = MaskingConfig(
 )
 
 
-def make_tokens(
+def make_arrays(
     modalities: ModalitySet, num: int, seed: int = 0, lacking: str = ""
-) -> SampleTokens:
-    """Random tokens of ``num`` samples; sequences have lengths of their own; ``lacking`` is absent
-    from every second sample.
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Random ids (B, L) or vectors (B, L, C) of ``num`` samples, and lengths (B,); sequences have
+    lengths of their own; ``lacking`` is absent from every second sample.
     """
     rng = np.random.default_rng(seed)
-    ids, lengths, vectors = {}, {}, {}
+    arrays, lengths = {}, {}
     for m in modalities:
         lengths[m.name] = np.full(num, m.num_tokens)
         if m.kind == "continuous":
-            vectors[m.name] = rng.normal(size=(num, m.num_tokens, m.width)).astype(np.float32)
+            arrays[m.name] = rng.normal(size=(num, m.num_tokens, m.width)).astype(np.float32)
         elif m.kind == "sequence":
-            ids[m.name] = rng.integers(40, m.vocab_size, (num, m.num_tokens))
+            arrays[m.name] = rng.integers(40, m.vocab_size, (num, m.num_tokens))
             lengths[m.name] = rng.integers(3, m.num_tokens + 1, num)
         else:
-            ids[m.name] = rng.integers(0, m.vocab_size, (num, m.num_tokens))
+            arrays[m.name] = rng.integers(0, m.vocab_size, (num, m.num_tokens))
         if m.name == lacking:
             lengths[m.name][::2] = 0
-    return SampleTokens(np.arange(num), ids, lengths, vectors)
+    return arrays, lengths
+
+
+def make_tokens(
+    modalities: ModalitySet, num: int, seed: int = 0, lacking: str = ""
+) -> SampleTokens:
+    """The same as samples that can be masked."""
+    return SampleTokens.from_arrays(np.arange(num), *make_arrays(modalities, num, seed, lacking))
 
 
 @pytest.fixture(scope="session")

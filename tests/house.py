@@ -57,7 +57,10 @@ ROOMS = (
     ),
     Room("fourm", "data", "shards, columns, order", "data"),
     Room(
-        "fourm", "batches", "masking, packed streams, layouts", "masking budgets spans batch layout"
+        "fourm",
+        "batches",
+        "masking, packed streams, layouts",
+        "masking mask_rules mask_samples budgets spans read_rows tokens batch layout",
     ),
     Room("fourm", "modalities", "one YAML entry, codecs", "modalities codecs codec_types"),
     Room("fourm", "raw", "a file a raw type", "raw"),
@@ -72,7 +75,8 @@ ROOMS = (
         "fourm",
         "ground",
         "errors, configs, choices, random numbers, weights",
-        "errors choices config rng ragged formats resources weights model_files",
+        "errors choices config rng ragged compiled compiled_rng formats resources weights"
+        " model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),

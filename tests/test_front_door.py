@@ -24,9 +24,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = [
     "modalities",
     "batch",
+    "tokens",
     "masking",
+    "mask_rules",
+    "mask_samples",
     "budgets",
     "spans",
+    "read_rows",
     "layout",
     "positions",
     "attention",

@@ -4,23 +4,25 @@ budgets asked for.
 
 import numpy as np
 import pytest
-from conftest import ALL_TO_ALL, make_tokens
+from conftest import ALL_TO_ALL, make_arrays, make_tokens
 
 from fourm.batch import MASK_QUERY
 from fourm.budgets import draw_budgets
+from fourm.compiled_rng import along
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingComponent, MaskingConfig, SampleTokens
+from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import FIRST_SENTINEL, ModalitySet
-from fourm.rng import CounterRNG
-from fourm.spans import split_spans
+from fourm.spans import literal, target_of, write_input
+from fourm.tokens import Ragged, SampleTokens
 from tests.masking_reference import mask_sample
 
 
 def take(tokens: SampleTokens, rows) -> SampleTokens:
-    cut = lambda table: {name: values[rows] for name, values in table.items()}  # noqa: E731
-    return SampleTokens(
-        tokens.samples[rows], cut(tokens.ids), cut(tokens.lengths), cut(tokens.vectors)
-    )
+    content = {
+        name: Ragged(held.parts, held.part[rows], held.starts[rows], held.lengths[rows])
+        for name, held in tokens.content.items()
+    }
+    return SampleTokens(tokens.samples[rows], content)
 
 
 def rows_of(batch, b):
@@ -53,8 +55,8 @@ def test_another_draw_or_seed_gives_other_masks(modalities, masker):
 
 
 def test_inputs_and_targets_of_an_image_never_overlap_and_are_true_tokens(modalities, masker):
-    tokens = make_tokens(modalities, 64, lacking="depth")
-    batch = masker(tokens, np.arange(64))
+    ids, _ = make_arrays(modalities, 64, lacking="depth")
+    batch = masker(make_tokens(modalities, 64, lacking="depth"), np.arange(64))
     for b in range(64):
         encoder, decoder = rows_of(batch, b)
         for name in ("rgb", "depth", "code"):
@@ -62,8 +64,8 @@ def test_inputs_and_targets_of_an_image_never_overlap_and_are_true_tokens(modali
             given, wanted = encoder[:, encoder[0] == i], decoder[:, decoder[0] == i]
             assert not set(given[1]) & set(wanted[1])
             assert len(set(wanted[1])) == wanted.shape[1]
-            assert np.array_equal(tokens.ids[name][b][given[1]], given[2])
-            assert np.array_equal(tokens.ids[name][b][wanted[1]], wanted[3])
+            assert np.array_equal(ids[name][b][given[1]], given[2])
+            assert np.array_equal(ids[name][b][wanted[1]], wanted[3])
             assert (wanted[2] == MASK_QUERY).all()
             if name == "depth" and b % 2 == 0:
                 assert not given.size and not wanted.size
@@ -107,11 +109,11 @@ def test_budgets_are_distributed_like_the_rule_drawn_one_by_one():
             budget[rng.dirichlet(alpha).argmax()] += 1
         expected.append(budget)
     expected = np.array(expected)
-    draws = np.arange(20000)
-    never = np.array([3.0, 4.0, 1.0, 1e-9])
-    drawn = draw_budgets(
-        CounterRNG(0, "masking"), np.tile(never, (20000, 1)), np.full(20000, total), draws, 1
-    ).tokens
+    never, states = np.array([3.0, 4.0, 1.0, 1e-9]), np.zeros(4, np.uint64)
+    drawn, log_share = np.zeros((20000, 4), np.int64), np.zeros(4)
+    for draw in range(20000):
+        states[:] = [along(np.uint64(draw), i) for i in range(4)]
+        draw_budgets(never, total, states, log_share, drawn[draw])
     assert (drawn.sum(1) == total).all() and (drawn[:, 3:] == 0).all()
     assert np.allclose(drawn[:, :3].mean(0), expected.mean(0), atol=0.06)  # four standard errors
     assert np.allclose(drawn[:, :3].std(0), expected.std(0), rtol=0.03)
@@ -137,16 +139,22 @@ def naive_spans(ids, keep, given):
 
 def test_spans_equal_the_token_by_token_rule():
     rng = np.random.default_rng(0)
-    ids, lengths = rng.integers(50, 90, (200, 11)), rng.integers(1, 12, 200)
-    keep, given = rng.random((200, 11)) < rng.random((200, 1)), rng.random(200) < 0.8
-    spans = split_spans(ids, lengths, keep, given)
-    for b in range(200):
-        shown, target = naive_spans(ids[b, : lengths[b]].tolist(), keep[b], given[b])
-        assert spans.input_ids[b][spans.input_mask[b]].tolist() == shown
-        assert spans.target_ids[b, : spans.target_lengths[b]].tolist() == target
+    for _ in range(200):
+        ids = rng.integers(50, 90, rng.integers(1, 12))
+        given = rng.random() < 0.8
+        keep = (rng.random(len(ids)) < rng.random()) & given
+        shown, target = naive_spans(ids.tolist(), keep, given)
+        read = lambda contents: [ids[c] if c >= 0 else literal(c) for c in contents]  # noqa: B023, E731
+        content, opens = np.zeros(2 * len(ids) + 2, np.int64), np.zeros(2 * len(ids) + 2, bool)
+        last = target_of(~keep, 0, content, opens)
+        assert read(content[: last + 1]) == target
+        if given:
+            write_input(~keep, 0, np.zeros(len(content), np.int64), content, 0)
+            assert read(content[: len(shown)]) == shown
 
 
 def test_chunks_of_a_sequence_are_kept_or_hidden_together(modalities):
+    arrays, lengths = make_arrays(modalities, 64)
     tokens = make_tokens(modalities, 64)
     component = MaskingComponent(input={"boxes": 100.0}, target={"boxes": 1.0})
     config = MaskingConfig(num_inputs=(18, 18), num_targets=(30, 30), components=(component,))
@@ -154,7 +162,7 @@ def test_chunks_of_a_sequence_are_kept_or_hidden_together(modalities):
     for b in range(64):
         encoder, _ = rows_of(batch, b)
         shown = [t for t in encoder[2] if t > FIRST_SENTINEL + 16]
-        ids = tokens.ids["boxes"][b, : tokens.lengths["boxes"][b]].tolist()
+        ids = arrays["boxes"][b, : lengths["boxes"][b]].tolist()
         kept = [ids[i : i + 3] for i in range(0, len(ids), 3)]
         position = 0
         for chunk in kept:
@@ -205,11 +213,10 @@ def test_in_4m_mode_budgets_and_spans_have_the_reference_s_distributions():
     lengths = {name: rng.integers(3, 31, num) for name in ("caption", "det")}
     ids = {name: rng.integers(300, 2000, (num, 30)) for name in lengths}
     grids = {name: rng.integers(0, 512, (num, 49)) for name in ("a", "b")}
-    tokens = SampleTokens(
+    tokens = SampleTokens.from_arrays(
         np.arange(num),
-        {**ids, **grids},
+        {**ids, **grids, "rgb": np.zeros((num, 49, 1), np.float32)},
         {**lengths, "a": np.full(num, 49), "b": np.full(num, 49), "rgb": np.full(num, 49)},
-        {"rgb": np.zeros((num, 49, 1), np.float32)},
     )
     batch = Masker(modalities, config, seed=1)(tokens, np.arange(num))
     order = [m.name for m in modalities]

@@ -176,7 +176,7 @@ def test_a_modality_absent_from_a_batch_gets_exact_zero_gradients_not_none(modal
     model = make_model(modalities)
     tokens = make_tokens(modalities, 4)
     for name in ("pixels", "caption", "code"):
-        tokens.lengths[name][:] = 0
+        tokens.content[name].lengths[:] = 0
     losses = model(masker(tokens, np.array([0, 2, 5, 9])))
     losses.sums.sum().backward()
     assert all(p.grad is not None for p in model.parameters())

@@ -1,9 +1,10 @@
 """Columns: a modality's shards decoded once into flat, memory-mapped arrays.
 
 Tokens are tiny (1-5 KB a sample), so opening a tar for each would cost far more than the tokens do.
-The first run writes all samples of a modality into one flat file with offsets; a batch is then a
-vectorised gather. The cache is keyed by the shards' sizes and times and by how they are decoded,
-written under a temporary name and renamed.
+The first run writes all samples of a modality into one flat file with offsets, of which a batch
+reads what it needs. Pictures may stay the files they are: their bytes are the column then. The
+cache is keyed by the shards' sizes and times and by how they are decoded, written under a temporary
+name and renamed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,15 @@ class Column:
 
     keys: np.ndarray  # (S,) "<shard>/<key>"
     offsets: np.ndarray  # (S + 1,) in elements of the first axis of values
-    values: np.ndarray  # (total, ...) memory-mapped
+    values: np.ndarray  # (total, ...) memory-mapped; of encoded pictures the bytes of their files
+    is_encoded: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def element(self, sample: int) -> np.ndarray:
+        """Values of one sample (L, ...), a view."""
+        return self.values[self.offsets[sample] : self.offsets[sample + 1]]
 
     def gather(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values of samples (n,), padded to the longest: (n, L, ...) and lengths (n,)."""
@@ -54,6 +61,7 @@ def open_column(
     report: DamageReport,
     progress: Callable[[int], Any] | None = None,
     member: str = "",
+    stays_encoded: Callable[[bytes, np.ndarray], bool] | None = None,
 ) -> Column:
     """The column of these shards, from the cache or made now.
 
@@ -65,29 +73,69 @@ def open_column(
         report: receives what could not be decoded (kept in the cache and reported again on each
             opening).
         member: the modality to read, where shards hold several (``<key>.<modality>.<ext>``).
+        stays_encoded: says of a file, and what ``decode`` made of it, that the file may be kept
+            instead. If that holds for all files, the column has their bytes. A column that was made
+            without this is used as it is.
     """
+
+    folder = cache / _cache_name(shards, described, member)
+    make = partial(_make, shards=shards, extensions=extensions, progress=progress, member=member)
+    if stays_encoded is not None and not _is_made(folder):
+        as_files = f"{described} as files"
+        files = cache / _cache_name(shards, as_files, member)
+        with contextlib.suppress(_MustBeDecoded):
+            make(files, decode=_as_files(decode, stays_encoded), described=as_files)
+            return _opened(files, report, is_encoded=True)
+    make(folder, decode=decode, described=described)
+    return _opened(folder, report)
+
+
+class _MustBeDecoded(Exception):
+    """A column cannot be kept as files."""
+
+
+def _cache_name(shards: list[Path], described: str, member: str) -> str:
     stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    name = hashlib.sha256(
-        json.dumps(
-            [
-                _VERSION,
-                described,
-                stamp,
-                str(shards[0].resolve().parent),
-                *([member] if member else []),
-            ]
-        ).encode()
-    ).hexdigest()[:20]
-    folder = cache / name
-    if not (folder / "index.json").is_file():
-        temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
-        try:
-            _build(temporary, shards, decode, extensions, described, progress, member)
-            # another process may have finished the same column first
-            with contextlib.suppress(OSError):
-                os.replace(temporary, folder)
-        finally:  # what a full disk cuts short would keep it full
-            shutil.rmtree(temporary, ignore_errors=True)
+    place = [str(shards[0].resolve().parent), *([member] if member else [])]
+    text = json.dumps([_VERSION, described, stamp, *place])
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _as_files(
+    decode: Callable[[bytes, str], np.ndarray], stays_encoded: Callable[[bytes, np.ndarray], bool]
+) -> Callable[[bytes, str], np.ndarray]:
+    """Gives the bytes of files; of those that cannot be decoded, and for all where one must be, it
+    raises.
+    """
+
+    def whole(data: bytes, extension: str) -> np.ndarray:
+        # a damaged file is found now
+        if not stays_encoded(data, decode(data, extension)):
+            raise _MustBeDecoded
+        return np.frombuffer(data, np.uint8)
+
+    return whole
+
+
+def _is_made(folder: Path) -> bool:
+    return (folder / "index.json").is_file()
+
+
+def _make(folder: Path, **how: Any) -> None:
+    """Build a column in ``folder`` if it is not there."""
+    if _is_made(folder):
+        return
+    temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+    try:
+        _build(temporary, **how)
+        # another process may have finished the same column first
+        with contextlib.suppress(OSError):
+            os.replace(temporary, folder)
+    finally:  # what a full disk cuts short would keep it full
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _opened(folder: Path, report: DamageReport, is_encoded: bool = False) -> Column:
     index = json.loads((folder / "index.json").read_text())
     report.num_seen += index["seen"]
     for entry in index["damage"]:
@@ -103,11 +151,13 @@ def open_column(
         np.load(folder / "keys.npy", allow_pickle=False),
         np.load(folder / "offsets.npy", allow_pickle=False),
         values,
+        is_encoded,
     )
 
 
 def _build(
     temporary: Path,
+    *,
     shards: list[Path],
     decode: Callable[[bytes, str], np.ndarray],
     extensions: tuple[str, ...],

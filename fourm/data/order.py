@@ -15,7 +15,6 @@ import numpy as np
 from fourm.errors import UserError
 from fourm.rng import CounterRNG
 
-_ROUNDS = 6
 _PERIOD = 4096  # mixture shares are rounded to multiples of 1 / period
 
 
@@ -26,25 +25,15 @@ class Permutation:
         if num <= 0:
             raise UserError("no samples to order")
         self.num = num
-        self._rng = CounterRNG(seed, "order")
+        from fourm.data.permute import permuted  # loads the compiler
+
+        self._permuted, self._root = permuted, CounterRNG(seed, "order").root
         self._half = max(1, ((num - 1).bit_length() + 1) // 2)
 
     def __call__(self, epoch: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Sample at place ``index`` (n,) of each ``epoch`` (n,)."""
-        epoch, result = np.asarray(epoch), np.asarray(index, dtype=np.int64).copy()
-        pending = np.arange(len(result))
-        while len(pending):
-            result[pending] = self._feistel(epoch[pending], result[pending])
-            pending = pending[result[pending] >= self.num]
-        return result
-
-    def _feistel(self, epoch: np.ndarray, value: np.ndarray) -> np.ndarray:
-        mask = (1 << self._half) - 1
-        left, right = value >> self._half, value & mask
-        for i in range(_ROUNDS):
-            scrambled = (self._rng.bits(epoch, i, right) & np.uint64(mask)).astype(np.int64)
-            left, right = right, left ^ scrambled
-        return (left << self._half) | right
+        epoch, index = (np.ascontiguousarray(a, np.int64) for a in (epoch, index))
+        return self._permuted(self._root, self.num, self._half, epoch, index)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,13 @@ from fourm.config import at_least
 from fourm.data.columns import Column, open_column
 from fourm.data.npy import read_npy
 from fourm.data.order import SampleOrder
+from fourm.data.patches import patches_of
+from fourm.data.pictures import decode_rgb, is_plain
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingConfig, SampleTokens
+from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import Modality, ModalitySet
+from fourm.tokens import Elements, Ragged, SampleTokens
 
 _log = logging.getLogger(__name__)
 TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who made them
@@ -97,7 +100,14 @@ class Source:
                 )
             extensions = m.raw.extensions if m.kind == "continuous" else ("npy",)
             column = open_column(
-                shards, _decoder(m), extensions, _described(m), Path(cache), report, member=member
+                shards,
+                _decoder(m),
+                extensions,
+                _described(m),
+                Path(cache),
+                report,
+                member=member,
+                stays_encoded=_stays_a_file if _has_bytes(m) else None,
             )
             if len(column) or not member:
                 columns[m.name] = column
@@ -107,6 +117,7 @@ class Source:
                 f" {self.name}/{split}/<modality>/00000.tar"
             )
         self._columns = columns
+        self._elements = {name: _elements(c, modalities[name]) for name, c in columns.items()}
         self._rows = _align(columns, report)
         report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
         self.num_samples = len(next(iter(self._rows.values())))
@@ -125,18 +136,33 @@ class Source:
         return [str(key) for key in self._columns[name].keys[self._rows[name][samples]]]
 
     def gather(self, samples: np.ndarray) -> SampleTokens:
-        """Tokens of samples number ``samples`` (B,)."""
-        ids, lengths, vectors = {}, {}, {}
+        """Tokens of samples number ``samples`` (B,): where they lie."""
+        content = {}
         for name, column in self._columns.items():
-            m = self.modalities[name]
-            values, count = column.gather(self._rows[name][samples])
-            if m.kind == "continuous":
-                vectors[name] = to_vectors(values[:, 0] if m.patch_size else values, m)
-                lengths[name] = np.full(len(samples), m.num_tokens) if m.patch_size else count
+            m, rows = self.modalities[name], self._rows[name][samples]
+            if m.patch_size:
+                starts, lengths = rows * m.num_tokens, np.full(len(rows), m.num_tokens)
             else:
-                ids[name], lengths[name] = values.astype(np.int64), np.minimum(count, m.num_tokens)
-                ids[name] = ids[name][:, : m.num_tokens]
-        return SampleTokens(np.asarray(samples), ids, lengths, vectors)
+                starts = column.offsets[rows]
+                lengths = np.minimum(column.offsets[rows + 1] - starts, m.num_tokens)
+            content[name] = Ragged.of_one(self._elements[name], starts, lengths)
+        return SampleTokens(np.asarray(samples), content)
+
+
+def _elements(column: Column, m: Modality) -> Elements:
+    """The tokens of a column, to be read by their numbers."""
+    # a plain array: compiled code knows no memory-mapped one, and need not
+    return patches_of(column, m) if m.patch_size else np.asarray(column.values)
+
+
+def _has_bytes(m: Modality) -> bool:
+    """True for pictures that patches are cut of, as bytes."""
+    return bool(m.patch_size) and m.raw.byte_scale is not None
+
+
+def _stays_a_file(data: bytes, pictures: np.ndarray) -> bool:
+    """True if the file, decoded plainly, is what its type reads: of its size, not turned ..."""
+    return is_plain(data) and np.array_equal(decode_rgb(data), pictures[0])
 
 
 def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
@@ -253,6 +279,8 @@ class MaskedBatches(torch.utils.data.Dataset):
         self._sources, self._order, self._masker = sources, order, masker
         self._batch_size, self._num_micro = batch_size, num_micro_batches
         self._rank, self._world = rank, world_size
+        for source in sources:
+            masker.compile(source.gather(np.zeros(2, np.int64)))
 
     def __getitem__(self, step: int) -> list[MaskedBatch]:
         each = self._batch_size // (self._world * self._num_micro)
@@ -279,20 +307,21 @@ class MaskedBatches(torch.utils.data.Dataset):
 
 def _merge(parts: list[SampleTokens], at: list[np.ndarray], num: int) -> SampleTokens:
     """Samples of several sources in the order of their draws; what a source lacks has length 0."""
-    merged = SampleTokens(np.zeros(num, np.int64), {}, {}, {})
+    samples = np.zeros(num, np.int64)
     for part, places in zip(parts, at, strict=True):
-        merged.samples[places] = part.samples
-        for table, target in ((part.ids, merged.ids), (part.vectors, merged.vectors)):
-            for name, values in table.items():
-                longest = max(values.shape[1], target[name].shape[1] if name in target else 0)
-                wide = np.zeros((num, longest, *values.shape[2:]), values.dtype)
-                if name in target:
-                    wide[:, : target[name].shape[1]] = target[name]
-                wide[places, : values.shape[1]] = values
-                target[name] = wide
-        for name, lengths in part.lengths.items():
-            merged.lengths.setdefault(name, np.zeros(num, np.int64))[places] = lengths
-    return merged
+        samples[places] = part.samples
+    content = {}
+    for name in dict.fromkeys(name for part in parts for name in part.content):
+        elements: list[Elements] = []
+        of_part, starts, lengths = np.zeros((3, num), np.int64)
+        for part, places in zip(parts, at, strict=True):
+            held = part.content.get(name)
+            if held is not None:
+                of_part[places] = held.part + len(elements)
+                starts[places], lengths[places] = held.starts, held.lengths
+                elements += held.parts
+        content[name] = Ragged(tuple(elements), of_part, starts, lengths)
+    return SampleTokens(samples, content)
 
 
 def open_sources(

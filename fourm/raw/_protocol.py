@@ -99,6 +99,14 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
         """Stacked values (B, H, W[, C]) -> float32 (B, H, W, C) of about unit scale."""
         raise UserError(f"values of type {self.type_name} have no pixels to cut into patches")
 
+    @property
+    def byte_scale(self) -> np.ndarray | None:
+        """For values that are bytes: divisor, mean and standard deviation of each channel, (3, C)
+        float32, with which ``to_floats`` is (value / divisor - mean) / std. Patches of such values
+        become floats where the model is. None for other values.
+        """
+        return None
+
     def network_form(self, patch_size: int) -> NetworkForm:
         """What a tokenizer with patches of this many pixels is told. Raises UserError for types
         that are not made of numbers.

@@ -64,12 +64,15 @@ class Image(Dense, name="image"):
             value = np.asarray(fit_picture(PIL.Image.fromarray(value), self.size))
         return self.check(value)
 
+    @property
+    def byte_scale(self) -> np.ndarray:
+        divisor, mean, std = (255.0, self.mean, self.std) if self.mean else (127.5, 1.0, 1.0)
+        rows = [np.broadcast_to(row, self.num_channels) for row in (divisor, mean, std)]
+        return np.array(rows, np.float32)
+
     def to_floats(self, values: np.ndarray) -> np.ndarray:
-        values = values.astype(np.float32)
-        if self.mean:
-            mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-            return (values / 255.0 - mean) / std
-        return values / 127.5 - 1.0
+        divisor, mean, std = self.byte_scale
+        return (values.astype(np.float32) / divisor - mean) / std
 
     def from_network(self, output: np.ndarray) -> list[np.ndarray]:
         return list(((np.clip(output, -1, 1) + 1) * 127.5).round().astype(np.uint8))
