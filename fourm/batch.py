@@ -186,8 +186,9 @@ class StreamRows:
             position,
             _packed(self.token, order),
             np.bincount(sample, minlength=self.num_samples),
-            modality.numpy(),
-            position.numpy(),
+            # copies: a loader's worker moves tensors into shared memory and frees what was theirs
+            modality.numpy().copy(),
+            position.numpy().copy(),
             vectors,
         )
 

@@ -4,6 +4,7 @@ resumed run loses or repeats a sample.
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import yaml
 from worlds import curve, write_project
 
+from fourm.batch import map_tensors
 from fourm.config import load
 from fourm.data.order import Permutation
 from fourm.masking import MaskingComponent, MaskingConfig
+from fourm.modalities import ModalitySet
 from fourm.training.mixture import AdaptiveConfig, Mixture, adapted_shares
-from fourm.training.pretrain import PretrainConfig, pretrain
+from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain
 
 BASE = np.full(3, 1 / 3)
 KNOWN_LEARNING_NOISE = np.array(
@@ -120,6 +123,18 @@ def test_a_run_resumed_between_two_updates_repeats_shares_and_losses_bit_for_bit
 
 
 @pytest.mark.slow
+def test_what_a_batch_knows_on_the_host_outlives_the_move_of_its_tensors(project):
+    """A worker puts tensors into shared memory; arrays that looked into theirs read anything."""
+    config = load(PretrainConfig, project)
+    batch = PretrainTask(config, ModalitySet.load(config.modalities)).batches(0, 1)[0][0]
+    tensors = []
+    map_tensors(batch, tensors.append)
+    arrays = [getattr(s, f.name) for s in (batch.encoder, batch.decoder) for f in fields(s)]
+    arrays = [array for array in arrays if isinstance(array, np.ndarray)]
+    assert len(arrays) >= 6
+    assert not any(np.shares_memory(a, t.numpy()) for a in arrays for t in tensors)
+
+
 def test_loader_workers_that_read_ahead_do_not_change_an_adaptive_run(project, tmp_path):
     for workers in (0, 2):
         pretrain(
