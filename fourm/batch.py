@@ -97,6 +97,12 @@ class MaskedBatch:
     decoder: DecoderStream
     samples: np.ndarray  # (B,) number of each sample in its data set
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the samples in both streams, without any that fill a budget."""
+        num = len(self.samples)
+        return int(self.encoder.lengths[:num].sum() + self.decoder.lengths[:num].sum())
+
     def to(self, device: torch.device | str) -> MaskedBatch:
         """The batch on a device."""
         return map_tensors(self, lambda t: t.to(device, non_blocking=True))

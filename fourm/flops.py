@@ -109,13 +109,16 @@ def training_flops(c: ModelConfig, modalities: ModalitySet, batch: MaskedBatch) 
     Each target row reads its own segment and its sample's context, and has the head of its
     modality.
     """
-    e, d = batch.encoder, batch.decoder
+    d, num = batch.decoder, len(batch.samples)
+    lengths = batch.encoder.lengths[:num]  # rows that fill a budget belong to no sample
+    kinds = batch.encoder.kinds[: lengths.sum()]
     is_sequence = np.array([m.kind == "sequence" for m in modalities])
-    owner = np.repeat(np.arange(len(e.lengths)), e.lengths)
-    num_sequences = np.bincount(owner, is_sequence[e.kinds], len(e.lengths)).astype(np.int64)
-    total = encoder_flops(c, e.lengths - num_sequences, num_sequences).sum()
-    context = np.broadcast_to(_context_rows(c, e.lengths), e.lengths.shape)
-    total += _decoder(c, d.segment_lengths, context[d.segment_sample]).sum()
+    owner = np.repeat(np.arange(num), lengths)
+    num_sequences = np.bincount(owner, is_sequence[kinds], num).astype(np.int64)
+    total = encoder_flops(c, lengths - num_sequences, num_sequences).sum()
+    context = np.broadcast_to(_context_rows(c, lengths), lengths.shape)
+    is_drawn = d.segment_sample < num
+    total += _decoder(c, d.segment_lengths[is_drawn], context[d.segment_sample[is_drawn]]).sum()
     total += 4 * c.decoder_depth * context.sum() * c.dim**2
     sizes = np.array([m.vocab_size for m in modalities])
     return _TRAINING * float(total + 2 * c.dim * (sizes * d.counts).sum())

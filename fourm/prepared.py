@@ -129,8 +129,8 @@ def _filled_encoder(stream: EncoderStream, total: int) -> EncoderStream:
         position=position,
         token=_longer(stream.token, spare),
         lengths=np.append(stream.lengths, spare),
-        kinds=modality.numpy(),
-        places=position.numpy(),
+        kinds=modality.numpy().copy(),
+        places=position.numpy().copy(),
     )
 
 

@@ -31,7 +31,7 @@ def traced(monkeypatch):
     torch._dynamo.reset()
     counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr("fourm.training.compiled._missing", lambda device: "")
+    monkeypatch.setattr("fourm.training.compiled.missing_for_compiling", lambda device: "")
     yield
     torch._dynamo.reset()
 

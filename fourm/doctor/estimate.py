@@ -14,8 +14,7 @@ from fourm.doctor.made_up import with_made_up_data
 from fourm.doctor.needs import Needs, needs
 from fourm.modalities import ModalitySet
 from fourm.training.device import peak_flops
-from fourm.training.loop import Loop
-from fourm.training.pretrain import PretrainConfig, PretrainTask, build_model
+from fourm.training.pretrain import PretrainConfig, PretrainTask, build_model, open_loop
 from fourm.training.speed import GIB, Speed
 
 _USUAL_MFU = 0.3  # what a step is guessed with before it is tried
@@ -135,4 +134,4 @@ def _smaller(config: PretrainConfig, wanted: Needs) -> tuple[PretrainConfig, str
 def _tried(config: PretrainConfig, modalities: ModalitySet, seconds: float) -> Speed:
     task = PretrainTask(config, modalities)
     model = build_model(config, modalities, task.teacher, task.fingerprints)
-    return Loop(model, task, config.loop, Path(config.out)).trial(seconds)
+    return open_loop(model, task, config).trial(seconds)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
-import sysconfig
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from fourm.attention import BACKENDS, why_not
+from fourm.training.compiled import missing_for_compiling
 from fourm.training.device import peak_flops
 from fourm.training.speed import GIB
 
@@ -88,14 +86,8 @@ def _attention(device: torch.device, precision: str) -> list[Check]:
 
 def _compiler(device: torch.device) -> tuple[str, str]:
     """Whether ``loop.compile`` has what it needs; nothing is compiled."""
-    named = os.environ.get("CXX", "")
-    if not any(map(shutil.which, filter(None, (named, "g++", "clang++")))):
-        return "no", "no C++ compiler: install g++"
-    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        return "no", "Python's headers are missing: install python3-dev"
-    if device.type == "cuda" and _version("triton") is None:
-        return "no", "triton is not installed"
-    return "yes", ""
+    missing = missing_for_compiling(device)
+    return ("no", f"{missing} is missing") if missing else ("yes", "")
 
 
 def _version(package: str) -> str | None:

@@ -12,6 +12,8 @@ import importlib.util
 import logging
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 import torch.fx.experimental._config
@@ -29,7 +31,7 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
 
     Activation checkpointing goes around what is compiled: it comes after this.
     """
-    missing = _missing(device)
+    missing = missing_for_compiling(device)
     if missing:
         _log.warning("compile: %s is missing, so nothing is compiled", missing)
         return
@@ -43,9 +45,13 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
             )
 
 
-def _missing(device: torch.device) -> str:
+def missing_for_compiling(device: torch.device) -> str:
     """What compiling for a device needs and this machine lacks; empty for nothing."""
-    if device.type == "cpu":
-        compiler = os.environ.get("CXX", "g++")
-        return "" if shutil.which(compiler) else f"a C++ compiler ({compiler})"
-    return "" if importlib.util.find_spec("triton") else "triton"
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        return f"a C++ compiler ({compiler})"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "the headers of Python (python3-dev)"
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        return "triton"
+    return ""

@@ -139,8 +139,7 @@ class PretrainTask:
     def work(self, model: nn.Module, batch: MaskedBatch) -> Work:
         """Rows of both streams, and the operations that they cost the model."""
         assert isinstance(model, FourM)
-        rows = int(batch.encoder.lengths.sum() + batch.decoder.lengths.sum())
-        return Work(rows, training_flops(model.config, self.modalities, batch))
+        return Work(batch.num_rows, training_flops(model.config, self.modalities, batch))
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
         objective = self.config.objective
@@ -287,6 +286,14 @@ def build_model(
     return model
 
 
+def open_loop(model: FourM, task: PretrainTask, config: PretrainConfig) -> Loop:
+    """The loop, and batches that are made ready for what it makes of the model."""
+    loop = Loop(model, task, config.loop, Path(config.out))
+    with loop.accelerator.autocast():
+        task.prepare_for(model)
+    return loop
+
+
 def pretrain(config: PretrainConfig) -> dict[str, float]:
     """Train to the end (or go on where an earlier run stopped) and return held-out losses."""
     modalities = ModalitySet.load(config.modalities)
@@ -297,9 +304,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     for checkpoint in list_checkpoints(out / "checkpoints")[-1:]:
         known = by_vocabulary(modalities, task.fingerprints)
         refuse_to_resume(out, checkpoint, model, modalities, known)
-    loop = Loop(model, task, config.loop, out)
-    with loop.accelerator.autocast():
-        task.prepare_for(model)
+    loop = open_loop(model, task, config)
     if loop.lead:
         dump(config, out / "config.yaml")
     figures = loop.run()
