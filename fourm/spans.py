@@ -117,19 +117,15 @@ def target_of(hidden: np.ndarray, start: int, content: np.ndarray, opens: np.nda
 def window_start(last: int, opens: np.ndarray, wanted: int, drawn: float) -> int:
     """Where ``wanted`` predictions of a target whose closing sentinel is at ``last`` begin.
 
-    0 if the whole target fits, else a random span (``drawn`` in (0, 1) picks it) after whose start
-    so many remain; if too few remain there, the earliest start from which the tail fits.
+    0 if the whole target fits, else a random one of the spans after whose start so many remain
+    (``drawn`` in (0, 1) picks it).
     """
     if last <= wanted or wanted == 0:
         return 0
-    count = opens[:last].sum()
-    pick = min(np.int64(math.floor(drawn * count)), count - 1)
-    earliest = -1
+    pick = math.floor(drawn * opens[: last - wanted + 1].sum())
     for place in range(last):
         if opens[place]:
-            if pick == 0 and last - place >= wanted:
+            if pick == 0:
                 return place
             pick -= 1
-            if earliest < 0 and last - place <= wanted:
-                earliest = place
-    return max(earliest, 0)
+    return 0

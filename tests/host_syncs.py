@@ -217,7 +217,8 @@ def _line(frame: FrameType | None) -> str:
     """The innermost line of the project that is not in this file."""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(_ROOT) and path != Path(__file__):
+        is_ours = path.is_relative_to(_ROOT) and "site-packages" not in path.parts
+        if is_ours and path != Path(__file__):
             return f"{path.relative_to(_ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "the backward pass"

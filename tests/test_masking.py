@@ -11,7 +11,7 @@ from fourm.budgets import draw_budgets
 from fourm.compiled_rng import along
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
-from fourm.modalities import FIRST_SENTINEL, ModalitySet
+from fourm.modalities import FIRST_SENTINEL, PAD_ID, ModalitySet
 from fourm.spans import literal, target_of, write_input
 from fourm.tokens import Ragged, SampleTokens
 from tests.masking_reference import mask_sample
@@ -84,6 +84,20 @@ def test_every_budget_is_used_up_where_tokens_are_left(modalities, masker):
     batch = Masker(modalities, config, 0)(tokens, np.arange(256))
     assert (batch.encoder.lengths == 20).mean() > 0.98
     assert (batch.decoder.lengths == 16).all()
+
+
+def test_a_target_that_is_too_long_gives_a_window_of_its_own_ids(modalities):
+    alpha = {"rgb": 1.0, "boxes": 1.0}
+    component = MaskingComponent(input=alpha, target={"boxes": 50.0})
+    config = MaskingConfig(num_inputs=(10, 10), num_targets=(6, 6), components=(component,))
+    arrays, lengths = make_arrays(modalities, 500, 0, "")
+    arrays["boxes"] = np.random.default_rng(0).integers(40, 120, (500, 18))
+    lengths["boxes"] = np.full(500, 18)
+    tokens = SampleTokens.from_arrays(np.arange(500), arrays, lengths)
+    decoder = Masker(modalities, config, 0)(tokens, np.arange(500)).decoder
+    assert (decoder.target != PAD_ID).all() and (decoder.input != PAD_ID).all()
+    first = decoder.input[decoder.position == 0]
+    assert len(first) > 400 and len(first.unique()) > 2, "windows begin at any span"
 
 
 def test_reference_mode_discards_what_a_clamp_cuts_off(modalities):

@@ -11,6 +11,7 @@ from fourm.errors import UserError
 from fourm.model import ModelConfig
 from fourm.positions import axial_rotation
 from fourm.sampling.autoregressive import CachedDecoder, UncachedDecoder
+from fourm.tokens import Ragged, SampleTokens
 
 
 def test_scores_depend_on_the_distance_of_rows_alone():
@@ -45,12 +46,11 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(modalities, masker, positions
         together = model(masker(tokens, draws)).sums.double()
         alone = torch.zeros_like(together)
         for i in range(5):
-            part = type(tokens)(
-                tokens.samples[i : i + 1],
-                {n: v[i : i + 1] for n, v in tokens.ids.items()},
-                {n: v[i : i + 1] for n, v in tokens.lengths.items()},
-                {n: v[i : i + 1] for n, v in tokens.vectors.items()},
-            )
+            content = {
+                name: Ragged.of_one(held.parts[0], held.starts[i : i + 1], held.lengths[i : i + 1])
+                for name, held in tokens.content.items()
+            }
+            part = SampleTokens(tokens.samples[i : i + 1], content)
             alone += model(masker(part, draws[i : i + 1])).sums
     assert torch.allclose(together, alone, rtol=1e-4)
 

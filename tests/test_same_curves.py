@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import curves
+import masker_of_0_4_0
 import numpy as np
 import pytest
 import yaml
@@ -52,10 +53,11 @@ def test_a_small_training_has_the_recorded_curve(recorded_again, name):
 
 @pytest.fixture(scope="module")
 def recorded_as_in_0_4_0(tmp_path_factory) -> dict[str, list[float]]:
-    """With the one thing that is computed otherwise since then: how Muon's matrices are made
-    orthogonal (tests/test_muon.py compares the two).
+    """With the two things that are computed otherwise since then: how Muon's matrices are made
+    orthogonal (tests/test_muon.py compares the two), and where a window into a target begins.
     """
     with pytest.MonkeyPatch.context() as patch:
+        masker_of_0_4_0.use(patch)
         patch.setattr("fourm.training.optimizers.orthogonalize", five_steps)
         return curves.record(tmp_path_factory.mktemp("curves"))
 
@@ -88,7 +90,8 @@ def test_the_shipped_model_gives_the_recorded_ids():
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
-def test_a_checkpoint_of_an_earlier_release_is_resumed(release, tmp_path):
+def test_a_checkpoint_of_an_earlier_release_is_resumed(release, tmp_path, monkeypatch):
+    masker_of_0_4_0.use(monkeypatch)
     curves.write_shards(tmp_path)
     text = yaml.safe_dump(modality_set(), sort_keys=False)
     (tmp_path / "modalities.yaml").write_text(text)

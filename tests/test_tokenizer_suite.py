@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -400,7 +401,8 @@ def test_learning_rates_grow_with_the_batch_where_they_are_said_per_samples(tmp_
     config = LoopConfig(
         steps=1, batch_size=1024, optimizer=OptimizerConfig(lr=1e-4, per_samples=256)
     )
-    assert Loop(torch.nn.Linear(2, 2), None, config, tmp_path)._peaks[0][0] == pytest.approx(4e-4)
+    loop = Loop(torch.nn.Linear(2, 2), SimpleNamespace(unit="samples"), config, tmp_path)
+    assert loop._peaks[0][0] == pytest.approx(4e-4)
 
 
 def tiny_stable_diffusion(folder, prediction="epsilon"):

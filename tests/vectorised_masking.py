@@ -357,19 +357,15 @@ class Spans:
     def window_starts(self, wanted: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Where ``wanted`` (B,) predictions of each target begin (B,).
 
-        0 if the whole target fits, else a random span after whose start so many remain; if too few
-        remain there, the earliest start from which the tail fits. ``uniform`` (B,) are in (0, 1).
+        0 if the whole target fits, else a random one of the spans after whose start so many remain.
+        ``uniform`` (B,) are in (0, 1).
         """
         last = self.target_lengths - 1
         place = np.arange(self.target_starts.shape[1])[None]
-        starts = self.target_starts & (place < last[:, None])
-        count = starts.sum(1)
-        pick = np.minimum((uniform * count).astype(np.int64), count - 1)
+        starts = self.target_starts & (place <= (last - wanted)[:, None])
+        pick = (uniform * starts.sum(1)).astype(np.int64)
         nth = np.cumsum(starts, axis=1) - 1  # which start a place is, where it is one
-        drawn = (starts & (nth == pick[:, None])).argmax(1)
-        tail_fits = starts & (last[:, None] - place <= wanted[:, None])
-        earliest = np.where(tail_fits.any(1), tail_fits.argmax(1), 0)
-        start = np.where(last - drawn >= wanted, drawn, earliest)
+        start = (starts & (nth == pick[:, None])).argmax(1)
         return np.where((last <= wanted) | (wanted == 0), 0, start)
 
 
