@@ -24,6 +24,7 @@ from fourm.modalities import PAD_ID, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.resources import configs_folder
 from fourm.tokens import SampleTokens
+from fourm.training.allocations import keep_freed_memory
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
 
 # ids of a sample's text, shortest and longest; sequences that are not named fill their modality
@@ -236,9 +237,12 @@ def update(
 
 
 class Step:
-    """Our training step: packed rows, the optimizers of ``build_optimizers``."""
+    """Our training step as ``Loop`` has it: packed rows, the optimizers of ``build_optimizers``,
+    memory that is kept from step to step.
+    """
 
     def __init__(self, work: Workload, device: torch.device | str = "cpu") -> None:
+        keep_freed_memory()
         self.work, self.model = work, work.build().to(device)
         self.parameters = list(self.model.parameters())
         self.optimizers = build_optimizers(self.model, work.optimizer)
@@ -252,7 +256,8 @@ class Step:
         return torch.from_numpy(factors.astype(np.float32))
 
     def __call__(self, batch: MaskedBatch) -> tuple[float, Seconds]:
-        """One step; its loss and CPU seconds."""
+        """One step; its loss and CPU seconds. What a loader's worker does is not among them."""
+        batch = self.model.preparation()(batch)
 
         def loss() -> Tensor:
             return (self.model(batch).sums * self.factors([batch])).sum()

@@ -20,6 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fourm.cli.ending import LAST_LINE
+from fourm.config import read_yaml
+from fourm.cpu_ranks import num_cpu_ranks, rank_environments
 from fourm.data.shards import write_json_atomic
 from fourm.errors import StageFailed, UserError
 from fourm.modalities import ModalitySet
@@ -197,26 +199,29 @@ class _Stage:
 _SAVING_SECONDS = 30.0  # that commands have to end by themselves after Ctrl-C
 
 
-def run_all(commands: list[list[str]], at_once: int = 1, threads: int = 0) -> None:
+def run_all(commands: list[list[str]], at_once: int = 1, threads: int = 0, ranks: int = 1) -> None:
     """Run commands, ``at_once`` at a time in their order, with ``threads`` CPU threads each (0 =
-    torch's choice).
+    torch's choice), or a single one as so many ``ranks``.
 
     Raises StageFailed at the first failure, after ending the others.
     """
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "false"}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
-    waiting, slots = list(commands), list(range(at_once))
+    assert ranks == 1 or len(commands) == 1, "ranks of one training at a time"
+    waiting = [(command, of_rank) for command in commands for of_rank in rank_environments(ranks)]
+    slots = list(range(at_once * ranks))
     running: list[_Stage] = []
     with TemporaryDirectory() as folder:
         try:
             while waiting or running:
                 while waiting and slots:
-                    command, slot = waiting.pop(0), slots.pop(0)
-                    print("   " + shown(command), flush=True)
+                    (command, of_rank), slot = waiting.pop(0), slots.pop(0)
+                    if of_rank.get("RANK", "0") == "0":
+                        print("   " + shown(command), flush=True)
                     last_line = Path(folder, str(len(waiting)))
                     theirs = {"TQDM_POSITION": str(slot), LAST_LINE: str(last_line)}
-                    process = subprocess.Popen(command, env={**environment, **theirs})
+                    process = subprocess.Popen(command, env={**environment, **theirs, **of_rank})
                     running.append(_Stage(command, slot, process, last_line))
                 for stage in list(running):
                     if stage.process.poll() is None:
@@ -249,6 +254,13 @@ def tokenize_command(project: Project) -> list[str]:
 def pretrain_command(project: Project, overrides: tuple[str, ...] = ()) -> list[str]:
     """``fourm pretrain`` with the project's config."""
     return command_line("pretrain", project.pretrain_config, *overrides)
+
+
+def cores_of_pretraining(project: Project, cores: int) -> dict[str, int]:
+    """How ``run_all`` pretrains on all cores: as several ranks where there is no accelerator."""
+    loop = read_yaml(project.pretrain_config)["loop"]
+    ranks = num_cpu_ranks(cores, loop["batch_size"] // loop.get("micro_batches", 1))
+    return {"threads": cores // ranks, "ranks": ranks}
 
 
 def tokenizer_commands(

@@ -52,7 +52,7 @@ FLOORS: list[set[str]] = [
     {"fourm.doctor"},
     {"fourm.sampling"},
     {"fourm.pipeline", "fourm.interop"},
-    {"fourm.project", "fourm.line_chart", "fourm.report", "fourm.evaluation"},
+    {"fourm.cpu_ranks", "fourm.project", "fourm.line_chart", "fourm.report", "fourm.evaluation"},
     {"fourm.project_edits"},
     {"fourm.alignment", "fourm.fusion", "fourm.demo", "fourm.app"},
     {"fourm.commands"},

@@ -14,6 +14,7 @@ from fourm.errors import UserError
 from fourm.project import (
     Project,
     command_line,
+    cores_of_pretraining,
     have_tokenizers,
     is_newer,
     pretrain_command,
@@ -66,7 +67,7 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
             print(f"   a new run, {run.out.name}: {run.why}", flush=True)
         steps = f"loop.steps={pretraining}"
         overrides = (steps, *run.overrides(edits.config))
-        run_all([pretrain_command(project, overrides)], threads=cores)
+        run_all([pretrain_command(project, overrides)], **cores_of_pretraining(project, cores))
 
     project.stage("import", lambda: run_all([importing]), lambda: edits.is_made("raw"))
     edits.note("raw")

@@ -25,6 +25,7 @@ from fourm.evaluation.project_report import assemble
 from fourm.modalities import ModalitySet
 from fourm.project import (
     Project,
+    cores_of_pretraining,
     have_tokenizers,
     is_newer,
     pretrain_command,
@@ -104,7 +105,7 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
 
 
 def _pretrain(project: Project, cores: int, overrides: tuple[str, ...]) -> None:
-    run_all([pretrain_command(project, overrides)], threads=cores)
+    run_all([pretrain_command(project, overrides)], **cores_of_pretraining(project, cores))
     assemble(project)
 
 
