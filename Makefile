@@ -8,7 +8,7 @@ OUT ?= runs/demo
 .PHONY: help demo test test-slow check clean
 
 help:
-	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (15 minutes on 2 cores)"
+	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (12 minutes on 2 cores)"
 	@echo "make test                              all tests"
 	@echo "make check                             lint and types"
 
