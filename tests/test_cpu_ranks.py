@@ -17,6 +17,7 @@ import torch, torch.distributed as dist
 dist.init_process_group("gloo")
 rank = torch.tensor(float(dist.get_rank() + 1))
 dist.all_reduce(rank)
+dist.destroy_process_group()
 open(os.path.join(sys.argv[1], os.environ["RANK"]), "w").write(f"{rank.item()}")
 """
 

@@ -6,6 +6,7 @@ unless another rank is a whole step behind.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,11 +43,19 @@ class Asked:
         return Shared(self.own[:-3], Work(units, flops), stop)
 
 
+def _leave() -> None:
+    """Close the connections of the hosts: what still listens as a process ends may abort it."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+
+
 class Ranks:
     """All processes of a training."""
 
     def __init__(self, num: int) -> None:
         self._group = dist.new_group(backend="gloo") if num > 1 else None
+        if num > 1:
+            atexit.register(_leave)
 
     def ask(self, counts: np.ndarray, work: Work, stop: Callable[[], bool]) -> Asked:
         """Tell the others this rank's counts (K,) and work, and whether it must stop (all ranks
