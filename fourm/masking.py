@@ -182,8 +182,9 @@ class Masker:
             torch.from_numpy(position),
             torch.from_numpy(rows.given[:num]),
             rows.counts.sum(1),
-            modality,
-            position,
+            # copies: a loader's worker moves tensors into shared memory and frees what was theirs
+            modality.copy(),
+            position.copy(),
             vectors,
         )
 
