@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fourm.batch import MaskedBatch
 from fourm.config import from_mapping, read_yaml
-from fourm.flops import flops
+from fourm.flops import training_flops
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import PAD_ID, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, ModelConfig
@@ -126,21 +126,8 @@ class Workload:
         return replace(self, masking=replace(self.masking, redistribute=False))
 
     def flops(self, batch: MaskedBatch) -> int:
-        """Operations of a batch's training step: three times those of its forward pass."""
-        kinds = [m.kind == "sequence" for m in self.modalities]
-        sizes = [m.vocab_size for m in self.modalities]
-        ends = np.cumsum(batch.decoder.segment_lengths)
-        of_segment = batch.decoder.modality.cpu().numpy()[ends - 1]
-        rows = np.split(batch.encoder.kinds, np.cumsum(batch.encoder.lengths)[:-1])
-        total = 0
-        for sample, inputs in enumerate(rows):
-            own = batch.decoder.segment_sample == sample
-            num_sequences = int(np.isin(inputs, np.flatnonzero(kinds)).sum())
-            targets = tuple(batch.decoder.segment_lengths[own].tolist())
-            heads = tuple(sizes[i] for i in of_segment[own])
-            num_images = len(inputs) - num_sequences
-            total += flops(self.model, num_images, num_sequences, targets, heads).total
-        return 3 * total
+        """Operations of a batch's training step."""
+        return int(training_flops(self.model, self.modalities, batch))
 
 
 def _lengths(m: Modality) -> tuple[int, int]:
