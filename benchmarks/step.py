@@ -28,6 +28,7 @@ from unittest import mock
 import torch
 from reference_inputs import dense_modalities
 from reference_like import ReferenceLike, default_adamw
+from torch import nn
 from workload import (
     Seconds,
     Step,
@@ -104,16 +105,19 @@ class Reference:
     def __init__(self, work: Workload) -> None:
         slots = work.masking.num_inputs[1], work.masking.num_targets[1]
         self.work, self.model = work, ReferenceLike(work.build(), *slots)
-        self.parameters = list(self.model.parameters())
-        self.optimizers = [default_adamw(self.model, work.optimizer)]
+        self.optimizer = default_adamw(self.model, work.optimizer)
 
     def step(self, seed: int, padding: bool) -> Turn:
         work = self.work.padding() if padding else self.work
         batch = work.batch(seed)
         given = dense_modalities(work.modalities, work.samples(seed), batch)
-        clip = work.optimizer.clip
-        done = timed_step(lambda: self.model(given), self.parameters, self.optimizers, clip)
+        done = timed_step(lambda: self.model(given), self._update)
         return Turn(*done, useful_tokens(batch))
+
+    def _update(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.work.optimizer.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def serve(connection: Connection, name: str, sizes: Sizes) -> None:
