@@ -27,7 +27,7 @@ from unittest import mock
 
 import torch
 from reference_inputs import dense_modalities
-from reference_like import ReferenceLike, default_adamw
+from reference_like import ReferenceLike
 from torch import nn
 from workload import (
     Seconds,
@@ -40,6 +40,7 @@ from workload import (
 )
 
 from fourm.model import ModelConfig
+from fourm.training.optimizers import OptimizerConfig
 
 GOALS = {7: 1.6, 21: 2.0}
 TOLERANCE = 1e-4  # of losses on equal masks, relative
@@ -86,6 +87,18 @@ class Side(Protocol):
     def step(self, seed: int, padding: bool) -> Turn:
         """One step on the samples of ``seed``, with masks as 4M draws them or as we do."""
         ...
+
+
+def default_adamw(model: ReferenceLike, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """torch's AdamW as it comes; everything but norms and biases decays."""
+    plain = [p for name, p in model.named_parameters() if "norm" in name or name.endswith("bias")]
+    chosen = {id(p) for p in plain}
+    decayed = [p for p in model.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 
 class Ours:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from turns import seconds_in_turn
 
 from fourm.embedding import TokenTable
 from fourm.modalities import ModalitySet
@@ -57,8 +56,8 @@ def plain_update(tables: Tables, optimizers: list[torch.optim.Optimizer]) -> Non
         optimizer.zero_grad(set_to_none=True)
 
 
-def step_of(way: str, modalities: ModalitySet) -> Callable[[int], None]:
-    """One way's backward passes and update, from a seed."""
+def step_of(way: str, modalities: ModalitySet) -> Callable[[], None]:
+    """One way's backward passes and update."""
     tables = Tables(modalities)
     optimizers = build_optimizers(tables, CONFIGS[way])
     state = None if way == "plain" else TrainingState(tables, optimizers, 0.0)
@@ -70,8 +69,9 @@ def step_of(way: str, modalities: ModalitySet) -> Callable[[int], None]:
             return F.embedding(rows, table.table)
         return table.look_ups(table.table, rows)
 
-    def step(seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
         rows = torch.randint(len(tables.tokens.table), (2, _ROWS), generator=generator)
         (look_up(rows[0]).sum() + look_up(rows[1]).square().sum()).backward()
         tables.heads.table.grad = head_gradient  # nobody makes one here
@@ -94,14 +94,9 @@ def main() -> None:
     path = configs_folder() / "modalities" / f"4m_{options.modalities}.yaml"
     modalities = ModalitySet.load(path)
     steps = {way: step_of(way, modalities) for way in CONFIGS}
-    seconds: dict[str, list[float]] = {way: [] for way in CONFIGS}
-    for seed in range(options.repeats + 1):
-        for way, step in steps.items():
-            started = time.process_time()
-            step(seed)
-            seconds[way].append(time.process_time() - started)
-    median = {way: statistics.median(times[1:]) for way, times in seconds.items()}
-    print(json.dumps({"modalities": options.modalities, "median_seconds": median}, indent=1))
+    times = seconds_in_turn(steps, options.repeats)
+    median = times["median_seconds"]
+    print(json.dumps({"modalities": options.modalities, **times}, indent=1))
     sys.exit(int(not median["plain"] >= median["kept"] >= median["rows"]))
 
 

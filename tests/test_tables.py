@@ -61,12 +61,11 @@ def test_what_is_no_look_up_may_reach_any_row_and_all_are_zero_again():
 
 def test_other_loops_find_gradients_as_torch_makes_them(modalities):
     model = make_model(modalities)
-    table = model.tokens
-    rows = torch.tensor([0, 0, 1])
-    table(rows, rows).sum().backward()
-    assert model.tokens.table.grad.sum() == 3 * model.config.dim
+    table, rows = model.tokens.table, torch.tensor([0, 0, 1])
+    model.tokens(rows, rows).sum().backward()
+    assert table.grad is not None and table.grad.sum() == 3 * model.config.dim
     model.zero_grad()
-    assert model.tokens.table.grad is None
+    assert table.grad is None
 
 
 def test_a_table_that_is_a_head_too_is_none_of_those_that_are_only_looked_up(modalities):
