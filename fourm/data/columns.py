@@ -98,7 +98,7 @@ class ChunkedColumn:
 
     def name(self, row: int) -> str:
         number = int(self._number(np.asarray(row)))
-        return self.chunks[number].name(int(row - self._first[number]))
+        return self.chunks[number].names[int(row - self._first[number])]
 
     def element(self, row: int) -> np.ndarray:
         """Values of one sample (L, ...), a view."""
