@@ -44,9 +44,9 @@ class SourceConfig:
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
     modalities: tuple[str, ...] = ()  # those to use, all of which it must have; empty: all it has
-    masking: MaskingConfig | None = None  # of its own, instead of the run's
     # modalities without which a sample is left out: names, or all that the data set has
     require: tuple[str, ...] | Literal["all"] = ()
+    masking: MaskingConfig | None = None  # of its own, instead of the run's
 
     @property
     def name(self) -> str:
@@ -104,8 +104,7 @@ class Source:
         self.name = config.name
         self._columns: dict[str, Column] = {}
         reports: dict[str, DamageReport] = {}
-        used = [modalities[name] for name in config.modalities] or list(modalities)
-        for m in used:
+        for m in [modalities[name] for name in config.modalities] or modalities:
             report = reports[m.name] = DamageReport()
             column = _open(config, split, m, Path(cache), report, fingerprints or {})
             if column is not None:
