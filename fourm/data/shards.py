@@ -157,12 +157,8 @@ def read_shard(
             for info in tar:
                 if not info.isfile():
                     continue
-                key, _, extension = info.name.partition(".")
-                if "." in extension:
-                    modality, _, extension = extension.rpartition(".")
-                    if modality != member:
-                        continue
-                if extension.lower() not in extensions:
+                key, extension = key_and_extension(info.name, member)
+                if extension not in extensions:
                     continue
                 report.num_seen += 1
                 if key in seen:
@@ -175,13 +171,25 @@ def read_shard(
                     data = stored.read()
                     if len(data) != info.size:
                         raise UserError("truncated")
-                    value = decode(data, extension.lower())
+                    value = decode(data, extension)
                 except ValueError as error:
                     report.add(path, key, str(error))
                     continue
                 yield key, value
     except (tarfile.TarError, EOFError, OSError) as error:
         report.add(path, WHOLE_SHARD, f"the shard ends early: {error}")
+
+
+def key_and_extension(name: str, member: str = "") -> tuple[str, str]:
+    """Key and extension of a member ``<key>.<ext>``, or ``<key>.<modality>.<ext>`` of the modality
+    ``member``; of another modality's no extension.
+    """
+    key, _, extension = name.partition(".")
+    if "." in extension:
+        modality, _, extension = extension.rpartition(".")
+        if modality != member:
+            return key, ""
+    return key, extension.lower()
 
 
 def write_json_atomic(path: str | Path, data: Any) -> None:
