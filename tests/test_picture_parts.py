@@ -90,7 +90,9 @@ def psnr(a, b):
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("shrunk", [4, 5, 8, 15])
-def test_a_jpeg_decoded_smaller_is_within_45_db_of_the_whole(path, shrunk, orientation, monkeypatch):
+def test_a_jpeg_decoded_smaller_is_within_45_db_of_the_whole(
+    path, shrunk, orientation, monkeypatch
+):
     raw = RawImage(size=64)
     side = 64 * shrunk
     large = Image.open(path).resize((side + 33, side), Image.Resampling.LANCZOS)
@@ -104,7 +106,8 @@ def test_a_jpeg_decoded_smaller_is_within_45_db_of_the_whole(path, shrunk, orien
     fast = [read_part(data, 64, crop) for crop in crops]
     monkeypatch.setattr(picture_parts, "simplejpeg", None)
     assert all(
-        np.array_equal(one, read_part(data, 64, crop)) for one, crop in zip(fast, crops, strict=True)
+        np.array_equal(one, read_part(data, 64, crop))
+        for one, crop in zip(fast, crops, strict=True)
     )
 
 

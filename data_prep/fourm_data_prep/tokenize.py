@@ -25,7 +25,8 @@ import numpy as np
 from fourm.cli import door
 from fourm.codecs import CodecSet
 from fourm.config import to_mapping
-from fourm.data.crops import Crop, crops_of
+from fourm.data.crop_settings import CROP_SETTINGS, CropSettings
+from fourm.data.crops import Crop, crops_of, sample_key
 from fourm.data.npy import write_npy
 from fourm.data.shards import (
     DamageReport,
@@ -124,8 +125,10 @@ class TokenizeStep:
         return jobs
 
     def prepare(self) -> None:
-        """Note beside the shards of each modality who makes them."""
+        """Note beside the shards of each modality who makes them, and how pictures are cropped."""
         for split in splits_of(self.raw):
+            if self.crops > 1 or (self.out / split / CROP_SETTINGS).is_dir():
+                CropSettings(num_crops=self.crops, flip=self.flip).write(self.out / split)
             for name in self.names:
                 if shard_paths(self.raw, split, self.modalities[name].raw_name):
                     _prepare_folder(self.out / split / name, self.describe(name))
@@ -150,7 +153,7 @@ class TokenizeStep:
                 keys = [key for key, _ in rows] if len(rows) > len(keys) else keys
         outputs = [self._output(name, job) for name in made_from]
         if self.crops > 1:
-            outputs.append(self._output("crop_settings", job))
+            outputs.append(self._output(CROP_SETTINGS, job))
             if not kept:
                 settings = ((key, "npy", write_npy(self._crop_of(key).settings())) for key in keys)
                 write_shard(self.out / outputs[-1], settings)
@@ -199,9 +202,7 @@ class TokenizeStep:
         def flush() -> None:
             for m in modalities:
                 values = [
-                    (key + (f"{_CROP_MARK}{i}" if i else ""), v)
-                    for key, v in pending
-                    for i, v in self._crops(key, v, m)
+                    (sample_key(key, i), v) for key, v in pending for i, v in self._crops(key, v, m)
                 ]
                 made[m.name] += self._ids(m, values, source, report)
             pending.clear()

@@ -12,7 +12,6 @@ into each other's way; another one may read them from elsewhere.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -65,16 +64,16 @@ class TarStamp:
 
 
 def addresses_of(
-    shards: Sequence[Path],
+    tars: Sequence[Path],
     extensions: tuple[str, ...],
     crops: CropSettings,
+    member: str,
     report: DamageReport,
-    member: str = "",
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(name of a sample, its address int64 (1, 4)) of all files of the tars that have one of these
+) -> Iterator[tuple[Path, str, np.ndarray]]:
+    """Tar, key of a sample and its address int64 (1, 4), of all files that have one of these
     extensions; what is damaged goes to the report.
     """
-    for number, path in enumerate(shards):
+    for number, path in enumerate(tars):
         seen: set[str] = set()
         end = path.stat().st_size
         try:
@@ -88,9 +87,10 @@ def addresses_of(
                     report.add(path, key, reason)
                     continue
                 seen.add(key)
-                address = Address(number, file.offset, file.size, extensions.index(extension))
+                kind = extensions.index(extension)
+                address = np.array([Address(number, file.offset, file.size, kind)], np.int64)
                 for crop in range(crops.num_crops):
-                    yield f"{path.stem}/{sample_key(key, crop)}", np.array([address], np.int64)
+                    yield path, sample_key(key, crop), address
         except (UserError, OSError) as error:
             report.add(path, WHOLE_SHARD, f"the shard ends early: {error}")
 
@@ -115,7 +115,8 @@ class TarFiles:
 
     def __call__(self, tar: int, offset: int, size: int, /) -> bytes:
         """Bytes of a member. Raises UserError where a tar is not what it was when it was listed."""
-        data = os.pread(self._file(tar).fileno(), size, offset)
+        file = self._file(tar)  # a reference of this thread's own keeps it open
+        data = os.pread(file.fileno(), size, offset)
         if len(data) != size:
             raise self._changed(tar)
         return data
@@ -134,7 +135,7 @@ class TarFiles:
     def _opened(self, tar: int) -> Any:
         listed = self._tars[tar]
         try:
-            file = open(listed.path, "rb", buffering=0)  # noqa: SIM115
+            file = open(listed.path, "rb", buffering=0)
         except FileNotFoundError:
             raise self._changed(tar) from None
         found = os.fstat(file.fileno())
@@ -146,13 +147,3 @@ class TarFiles:
         return UserError(
             f"{self._tars[tar].path} has changed since its files were listed: start the run again"
         )
-
-
-def stamps_to_text(tars: Sequence[TarStamp]) -> str:
-    """Tars as JSON."""
-    return json.dumps([[tar.path, tar.size, tar.time] for tar in tars])
-
-
-def stamps_from_text(text: str) -> list[TarStamp]:
-    """The inverse."""
-    return [TarStamp(*tar) for tar in json.loads(text)]

@@ -4,14 +4,19 @@ cut as those were of which the tokens were made.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from fourm.config import at_least, from_mapping, read_yaml, to_mapping
-from fourm.data.crops import Crop, crop_of, crops_of
-from fourm.data.shards import write_json_atomic
+from fourm.data.crops import Crop, crop_of, crops_of, sample_key
+from fourm.data.shards import DamageReport, read_shard, write_json_atomic
 from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
+from fourm.raw import Raw
 
 CROP_SETTINGS = "crop_settings"  # folder of (top, left, height, width, mirrored) of each sample
 NOTE = "crops.json"
@@ -58,3 +63,17 @@ class CropSettings:
         check_format(described, path)
         described.pop("format", None)
         return from_mapping(CropSettings, described, str(path))
+
+
+def cut_samples(
+    shards: Sequence[Path], raw: Raw, crops: CropSettings, member: str, report: DamageReport
+) -> Iterator[tuple[Path, str, np.ndarray]]:
+    """Shard, key and value of the samples that files give: each cut, as tokens of it would be.
+
+    Raises UserError for raw types that cannot be cut.
+    """
+    native = partial(raw.read, native=True)
+    for path in shards:
+        for key, value in read_shard(path, native, raw.extensions, report, member):
+            for number, crop in enumerate(crops.of(key)):
+                yield path, sample_key(key, number), raw.cut(value, crop)

@@ -104,9 +104,7 @@ class _Part:
         box = (self.left, self.top, self.left + side, self.top + side)
         return np.asarray(Image.fromarray(pixels).resize((side, side), _LANCZOS, box))
 
-    def of_reduced(
-        self, pixels: np.ndarray, size: int, reduction: int, turn: int
-    ) -> np.ndarray:
+    def of_reduced(self, pixels: np.ndarray, size: int, reduction: int, turn: int) -> np.ndarray:
         """The same of a whole picture that was decoded ``reduction`` times smaller."""
         if reduction == 1:
             return self.at(pixels, size)
