@@ -240,7 +240,7 @@ def test_pixels_are_cut_as_the_tokens_of_their_sample_were(project, flip):
     note = json.loads((project / "tokens/train/crop_settings/crops.json").read_text())
     assert note == {"format": 1, "num_crops": 4, "flip": flip, "seed": 0}
     source = opened(project, modalities)
-    assert source.num_samples == 4 * len(files) == source.presence.together[0][2]
+    assert source.num_samples == 4 * len(files) == source.presence.together[0][1]
     samples = np.arange(source.num_samples)
     tokens, m = source.gather(samples), modalities["pixels"]
     taken, ids = (tokens.content[name].padded() for name in ("pixels", "rgb"))
