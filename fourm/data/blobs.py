@@ -23,8 +23,8 @@ import numpy as np
 
 from fourm.data.crop_settings import CropSettings
 from fourm.data.crops import sample_key
-from fourm.data.shards import WHOLE_SHARD, DamageReport, key_and_extension
-from fourm.data.tar_headers import members_of
+from fourm.data.shards import NO_KEY, TWICE, WHOLE_SHARD, DamageReport, is_key, key_and_extension
+from fourm.data.tar_headers import Member, members_of
 from fourm.errors import UserError
 
 MAX_BYTES = 1 << 28  # of a file: a larger one is no picture that could be decoded
@@ -82,9 +82,12 @@ def addresses_of(
                 if extension not in extensions:
                     continue
                 report.num_seen += 1
-                reason = _damage_of(key, seen, file.size, file.offset + file.size > end)
-                if reason:
-                    report.add(path, key, reason)
+                if not is_key(key):
+                    report.add(path, file.name, NO_KEY)
+                    continue
+                wrong = TWICE if key in seen else _wrong_with(file, end)
+                if wrong:
+                    report.add(path, key, wrong)
                     continue
                 seen.add(key)
                 kind = extensions.index(extension)
@@ -95,15 +98,13 @@ def addresses_of(
             report.add(path, WHOLE_SHARD, f"the shard ends early: {error}")
 
 
-def _damage_of(key: str, seen: set[str], size: int, is_cut: bool) -> str:
-    """What is wrong with a file, as far as its header says."""
-    if key in seen:
-        return "key appears twice"
-    if is_cut:
+def _wrong_with(file: Member, end: int) -> str:
+    """Why a file of a tar of ``end`` bytes is skipped, as far as its header says; empty if it is
+    not.
+    """
+    if file.offset + file.size > end:
         return "truncated"
-    if not 0 < size <= MAX_BYTES:
-        return f"a file of {size} bytes is no picture"
-    return ""
+    return "" if 0 < file.size <= MAX_BYTES else f"a file of {file.size} bytes is no picture"
 
 
 class TarFiles:

@@ -22,6 +22,7 @@ from webdataset.writer import TarWriter
 
 from fourm.errors import UserError
 
+NO_KEY, TWICE = "a name that is no key or leaves its folder", "key appears twice"
 WHOLE_SHARD = "*"  # key of a shard that cannot be read to its end
 
 
@@ -137,16 +138,47 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def member_name(name: str) -> tuple[str, str]:
+    """Key and extension of a tar's member: as webdataset, the extension is what follows the first
+    dot of the last part.
+    """
+    folder, slash, last = name.removeprefix("./").rpartition("/")
+    key, _, extension = last.partition(".")
+    return folder + slash + key, extension
+
+
+def key_and_extension(
+    name: str, member: str = "", named: Callable[[str], tuple[str, str]] = member_name
+) -> tuple[str, str]:
+    """Key and extension, in small letters, of a tar's member; no extension where it is of another
+    modality than ``member``.
+    """
+    key, extension = named(name)
+    if "." in extension:
+        modality, _, extension = extension.rpartition(".")
+        if modality != member:
+            return key, ""
+    return key, extension.lower()
+
+
+def is_key(key: str) -> bool:
+    """False for what is empty or leads out of a folder."""
+    return bool(key) and not key.startswith("/") and ".." not in key.split("/")
+
+
 def read_shard(
     path: str | Path,
     decode: Callable[[bytes, str], Any],
     extensions: tuple[str, ...],
     report: DamageReport,
     member: str = "",
+    named: Callable[[str], tuple[str, str]] = member_name,
 ) -> Iterator[tuple[str, Any]]:
     """Yield (key, value) of a shard; what cannot be decoded goes to the report.
 
-    ``member`` reads one modality out of a tar that holds several (``<key>.<modality>.<ext>``).
+    Args:
+        member: reads one modality out of a tar that holds several (``<key>.<modality>.<ext>``).
+        named: a member's name -> key and extension, for tars that follow another rule.
     """
     seen: set[str] = set()
     try:
@@ -157,12 +189,15 @@ def read_shard(
             for info in tar:
                 if not info.isfile():
                     continue
-                key, extension = key_and_extension(info.name, member)
+                key, extension = key_and_extension(info.name, member, named)
                 if extension not in extensions:
                     continue
                 report.num_seen += 1
+                if not is_key(key):
+                    report.add(path, info.name, NO_KEY)
+                    continue
                 if key in seen:
-                    report.add(path, key, "key appears twice")
+                    report.add(path, key, TWICE)
                     continue
                 seen.add(key)
                 try:
@@ -178,18 +213,6 @@ def read_shard(
                 yield key, value
     except (tarfile.TarError, EOFError, OSError) as error:
         report.add(path, WHOLE_SHARD, f"the shard ends early: {error}")
-
-
-def key_and_extension(name: str, member: str = "") -> tuple[str, str]:
-    """Key and extension of a member ``<key>.<ext>``, or ``<key>.<modality>.<ext>`` of the modality
-    ``member``; of another modality's no extension.
-    """
-    key, _, extension = name.partition(".")
-    if "." in extension:
-        modality, _, extension = extension.rpartition(".")
-        if modality != member:
-            return key, ""
-    return key, extension.lower()
 
 
 def write_json_atomic(path: str | Path, data: Any) -> None:
