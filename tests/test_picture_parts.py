@@ -2,6 +2,7 @@
 pixels from any kind of file, with either decoder, and nearly those where a JPEG is decoded smaller.
 """
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -121,6 +122,25 @@ def test_what_is_no_picture_cut_short_or_a_bomb_is_refused_before_it_is_decoded(
     monkeypatch.setattr(Image.Image, "load", lambda picture: pytest.fail("it was decoded"))
     with pytest.raises(UserError, match="40 x 30 pixels is too large"):
         read_part(data, SIZE, Crop())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_any_bytes_are_a_picture_or_a_user_error(kind):
+    whole, rng = encoded(smooth(70, 60, 0), kind, exif=turned(6)), np.random.default_rng(1)
+    for i in range(600):
+        data = bytearray(whole)
+        for at in rng.integers(0, [80, 400, len(data)][i % 3], 4):
+            data[min(at, len(data) - 1)] = rng.integers(0, 256)
+        for crop in (None, Crop(0.1, 0.1, 0.5)):
+            with contextlib.suppress(UserError):
+                assert read_part(bytes(data), SIZE, crop).shape == (SIZE, SIZE, 3)
+    tail = bytearray(whole)
+    place = tail.find(b"MM\x00*") if kind == "WEBP" else -1
+    if place > 0:  # EXIF that is none
+        tail[place] = ord("X")
+        with pytest.raises(UserError, match="no readable picture"):
+            RawImage(size=SIZE).read(bytes(tail), "webp")
 
 
 def test_types_that_are_no_colour_pictures_read_a_part_as_they_cut_it():

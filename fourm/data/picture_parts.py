@@ -19,15 +19,14 @@ import numpy as np
 from PIL import Image
 
 from fourm.data.crops import Crop
-from fourm.data.pictures import fit_picture, loaded, open_header, to_rgb
+from fourm.data.pictures import fit_picture, loaded, open_header, to_rgb, turn_of
 
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
 
-_ORIENTATION = 0x0112  # of EXIF
-_SIDEWAYS = (5, 6, 7, 8)  # rows of the file are columns
+_SIDEWAYS = (5, 6, 7, 8)  # as EXIF counts turns: rows of the file are columns
 _FROM_BELOW, _FROM_RIGHT = (3, 4, 7, 8), (2, 3, 6, 7)  # the file's first row or column is the last
 _TURNED = (2, 3, 4, *_SIDEWAYS)
 _SPARE = 2  # pixels that a file decoded smaller keeps for each that is wanted
@@ -47,7 +46,7 @@ def read_part(data: bytes, size: int, crop: Crop | None) -> np.ndarray:
     if picture.format != "JPEG" or picture.mode not in ("RGB", "L"):
         pixels = _with_pillow(picture)
         return _Part.of(pixels.shape, crop).at(pixels, size)
-    turn = picture.getexif().get(_ORIENTATION, 1)
+    turn = turn_of(picture)
     shape = picture.size if turn in _SIDEWAYS else picture.size[::-1]
     part = _Part.of(shape, crop)
     reduction = _reduction(part.side, size)

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fourm.errors import UserError
 
+_ORIENTATION = 0x0112  # of EXIF
 MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
 
 
@@ -48,13 +49,25 @@ def _guarded() -> Iterator[None]:
         yield
     except UnidentifiedImageError:
         raise UserError("no readable picture: of no known format") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"no readable picture: {error}") from None
+
+
+def turn_of(picture: Image.Image) -> int:
+    """How a picture is turned, as EXIF counts it: 1 = not at all; UserError if that is damaged."""
+    with _guarded():
+        return picture.getexif().get(_ORIENTATION, 1)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF says; UserError if that is damaged."""
+    with _guarded():
+        return ImageOps.exif_transpose(picture)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Upright RGB: EXIF turned, transparency on white, 16-bit and CMYK converted."""
-    picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = Image.fromarray(
             (np.asarray(picture, np.float32) / 257.0).clip(0, 255).astype(np.uint8)
@@ -68,7 +81,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def alpha_of(picture: Image.Image) -> Image.Image | None:
     """The transparency of an upright picture (mode L), or None if it has none."""
-    picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
         return None
     return picture.convert("RGBA").getchannel("A")
