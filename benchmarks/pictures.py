@@ -36,9 +36,13 @@ from fourm.data.tar_headers import members_of
 from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
 
-PIXELS, BATCH, CROPS = "rgb@224", 64, 4
-SIZES = {"224 x 224": (224, 224), "340 x 256": (340, 256), "500 x 375": (500, 375)}
-CAMERA = {"4000 x 3000": (4000, 3000)}
+PIXELS, BATCH, CROPS, DIFFERENT = "rgb@224", 32, 4, 8
+SIZES = {
+    "224 x 224": (224, 224),
+    "340 x 256": (340, 256),
+    "500 x 375": (500, 375),
+    "4000 x 3000": (4000, 3000),
+}
 
 
 def with_pixels() -> MaskingConfig:
@@ -70,7 +74,8 @@ def compare(
     """Rates of the loader and of what it is held against, for pictures of one size."""
     rng, raw = np.random.default_rng(0), modalities[PIXELS].raw
     settings = CropSettings(num_crops=crops)
-    files = {f"{i:08d}": random_jpeg(rng, *size) for i in range(num // crops)}
+    different = [random_jpeg(rng, *size) for _ in range(DIFFERENT)]
+    files = {f"{i:08d}": different[i % DIFFERENT] for i in range(num // crops)}
     tar = shard_path(root / "raw", "train", modalities[PIXELS].raw_name, 0)
     write_shard(tar, [(key, "jpg", data) for key, data in files.items()])
     samples = [(key, i) for key in files for i in range(crops)]
@@ -166,8 +171,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows["index"] = listing(Path(folder) / "index", modalities, 5, options.rounds)
         for crops in (1, CROPS):
-            for name, size in (SIZES | CAMERA).items():
-                num = options.pictures if name in SIZES else BATCH
+            for name, size in SIZES.items():
+                num = options.pictures if size[0] < 1000 else BATCH
                 place = Path(folder) / f"{name}, {crops}"
                 row = f"{name}, {crops} samples each" if crops > 1 else name
                 rows[row] = compare(place, modalities, size, num, crops, options.rounds)

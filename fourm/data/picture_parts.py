@@ -4,10 +4,9 @@ What comes out is what ``Image.read`` and ``Image.cut`` (``fourm.raw.image``) ma
 picture, bit for bit: turned upright, the centre square, the crop of it, mirrored, resampled. Three
 things are quicker: JPEG is decoded by ``simplejpeg`` where it is installed (the library under
 Pillow, under a thinner cover), only the part is resampled, and a JPEG of which the part is shrunk
-``4`` times or more is decoded at a half, a quarter or an eighth (the inverse DCT of fewer
-coefficients), so that at least twice the wanted pixels remain. The last is not exact: 46 dB from
-the others' result, or 0.8 of 255 levels on average (``tests/test_picture_parts.py``), less than the
-file's own compression has taken away.
+four times or more is decoded at a half, a quarter or an eighth (the inverse DCT of fewer
+coefficients), so that at least twice the wanted pixels remain. The last is not exact: at least 45 dB
+from the plain way, 0.8 of 255 levels on average (``tests/test_picture_parts.py``).
 """
 
 from __future__ import annotations
