@@ -5,8 +5,8 @@ picture, bit for bit: turned upright, the centre square, the crop of it, mirrore
 things are quicker: JPEG is decoded by ``simplejpeg`` where it is installed (the library under
 Pillow, under a thinner cover), only the part is resampled, and a JPEG of which the part is shrunk
 four times or more is decoded at a half, a quarter or an eighth (the inverse DCT of fewer
-coefficients), so that at least twice the wanted pixels remain. The last is not exact: at least 45 dB
-from the plain way, 0.8 of 255 levels on average (``tests/test_picture_parts.py``).
+coefficients), so that at least twice the wanted pixels remain. The last is not exact: at least
+45 dB from the plain way, 0.8 of 255 levels on average (``tests/test_picture_parts.py``).
 """
 
 from __future__ import annotations
