@@ -101,7 +101,6 @@ def _write_chunk(
         num_elements=num_elements,
         length=length,
         largest=0,
-        is_encoded=False,
         made_by={"fingerprint": "made up"},
         files=stored,
     )

@@ -68,7 +68,7 @@ ROOMS = (
         "fourm",
         "forms",
         "pictures, arrays, crops, metrics",
-        "data.crops data.npy data.pictures evaluation.metrics",
+        "data.crops data.npy data.pictures data.picture_parts evaluation.metrics",
     ),
     Room("fourm", "cli", "the program, its endings", "cli __main__"),
     Room(

@@ -29,7 +29,8 @@ from fourm.cli import door
 from fourm.codecs import CodecSet
 from fourm.config import to_mapping
 from fourm.data.chunks import INDEX, PIECES
-from fourm.data.crops import Crop, crops_of
+from fourm.data.crop_settings import CROP_SETTINGS, CropSettings
+from fourm.data.crops import Crop, crops_of, sample_key
 from fourm.data.npy import write_npy
 from fourm.data.once import recover
 from fourm.data.shards import (
@@ -130,8 +131,10 @@ class TokenizeStep:
         return jobs
 
     def prepare(self) -> None:
-        """Note beside the shards of each modality who makes them."""
+        """Note beside the shards of each modality who makes them, and how pictures are cropped."""
         for split in splits_of(self.raw):
+            if self.crops > 1 or (self.out / split / CROP_SETTINGS).is_dir():
+                CropSettings(num_crops=self.crops, flip=self.flip).write(self.out / split)
             for name in self.names:
                 if shard_paths(self.raw, split, self.modalities[name].raw_name):
                     _prepare_folder(self.out / split / name, self.describe(name))
@@ -161,7 +164,7 @@ class TokenizeStep:
         }
         outputs = list(made.values())
         if self.crops > 1:
-            outputs.append(str(shard_path("", job.split, "crop_settings", job.number)))
+            outputs.append(str(shard_path("", job.split, CROP_SETTINGS, job.number)))
             if not kept:
                 settings = ((key, "npy", write_npy(self._crop_of(key).settings())) for key in keys)
                 write_shard(self.out / outputs[-1], settings)
@@ -229,9 +232,7 @@ class TokenizeStep:
         def flush() -> None:
             for m in modalities:
                 values = [
-                    (key + (f"{_CROP_MARK}{i}" if i else ""), v)
-                    for key, v in pending
-                    for i, v in self._crops(key, v, m)
+                    (sample_key(key, i), v) for key, v in pending for i, v in self._crops(key, v, m)
                 ]
                 made[m.name] += self._ids(m, values, source, report)
             pending.clear()

@@ -57,7 +57,6 @@ class ChunkIndex:
     num_elements: int
     length: int | None  # elements of each sample; None where they differ
     largest: int | None  # of whole numbers; None where values are none, or nothing is there
-    is_encoded: bool  # each sample is the bytes of a file
     made_by: dict[str, Any]  # what the values depend on: {"described": ...}, {"fingerprint": ...}
     files: dict[str, StoredFile]
     version: int = CHUNK_VERSION
@@ -209,10 +208,8 @@ class ChunkWriter:
     bytes are a function of the samples and their order.
     """
 
-    def __init__(
-        self, folder: Path, made_by: dict[str, Any], is_encoded: bool = False, dtype: str = "<u2"
-    ) -> None:
-        self._folder, self._made_by, self._is_encoded = folder, made_by, is_encoded
+    def __init__(self, folder: Path, made_by: dict[str, Any], dtype: str = "<u2") -> None:
+        self._folder, self._made_by = folder, made_by
         self._dtype, self._shape = np.dtype(dtype), ()  # of a chunk without samples
         self._lengths: tuple[int, int] | None = None  # shortest and longest
         self._largest: int | None = None
@@ -276,7 +273,7 @@ class ChunkWriter:
         found = int(lengths.min()), int(lengths.max())
         shortest, longest = self._lengths or found
         self._lengths = min(shortest, found[0]), max(longest, found[1])
-        if values.dtype.kind in "iu" and not self._is_encoded and values.size:
+        if values.dtype.kind in "iu" and values.size:
             self._largest = max(int(values.max()), self._largest or 0)
 
     def __enter__(self) -> ChunkWriter:
@@ -305,7 +302,6 @@ class ChunkWriter:
             num_elements=self.num_elements,
             length=length,
             largest=self._largest,
-            is_encoded=self._is_encoded,
             made_by=self._made_by,
             files={name: file.stored for name, file in self._files.items()},
         )

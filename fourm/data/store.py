@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,11 @@ from einops import rearrange
 from fourm.batch import MaskedBatch
 from fourm.config import at_least
 from fourm.data.chunks import PIECES, Chunk, chunk_folders
-from fourm.data.columns import ChunkedColumn, Column, open_column
+from fourm.data.columns import ChunkedColumn, Column, made_once, open_column
+from fourm.data.crop_settings import CropSettings, cut_samples
 from fourm.data.npy import read_npy
 from fourm.data.order import SampleOrder
-from fourm.data.patches import PictureColumn
-from fourm.data.pictures import decode_rgb, is_plain
+from fourm.data.patches import open_pictures
 from fourm.data.rows import Damaged, Presence, Rows, align
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
@@ -105,7 +106,7 @@ class Source:
         self._columns: dict[str, Column] = {}
         reports: dict[str, DamageReport] = {}
         for m in [modalities[name] for name in config.modalities] or modalities:
-            report = reports[m.name] = DamageReport()
+            report = reports[m.name] = DamageReport(max_damage)
             column = _open(config, split, m, Path(cache), report, fingerprints or {})
             if column is not None:
                 self._columns[m.name] = column
@@ -186,7 +187,10 @@ def _open(
         return None
     if m.kind != "continuous":
         _check_tokenizer(Path(root, split, folder, TOKENIZER_FILE), m, fingerprints.get(m.name))
-    column = open_column(
+    place = Path(config.tokens, split)
+    crops = CropSettings.read(place) if m.kind == "continuous" and config.tokens else CropSettings()
+    decoded = partial(
+        open_column,
         shards,
         decoder_of(m),
         m.raw.extensions if m.kind == "continuous" else ("npy",),
@@ -194,11 +198,15 @@ def _open(
         cache,
         report,
         member=member,
-        stays_encoded=_stays_a_file if _has_bytes(m) else None,
     )
-    if member and not len(column):
-        return None
-    return PictureColumn(column, m) if m.patch_size else column
+    if m.patch_size:
+        column = open_pictures(shards, m, crops, cache, report, member, decoded)
+    elif crops.num_crops > 1:
+        cut = partial(cut_samples, shards, m.raw, crops, member)
+        column = made_once(shards, cut, f"{_described(m)} {crops}", cache, report, member)
+    else:
+        column = decoded()
+    return None if member and not column.num_samples else column
 
 
 def _open_chunks(
@@ -263,16 +271,6 @@ def _merged(reports: dict[str, DamageReport], rows: Rows, max_damage: float) -> 
             merged.add(path, key, "behind the end of a shard that ends early")
     merged.num_seen = rows.presence.num_samples + rows.num_unread
     return merged
-
-
-def _has_bytes(m: Modality) -> bool:
-    """True for pictures that patches are cut of, as bytes."""
-    return bool(m.patch_size) and m.raw.byte_scale is not None
-
-
-def _stays_a_file(data: bytes, pictures: np.ndarray) -> bool:
-    """True if the file, decoded plainly, is what its type reads: of its size, not turned ..."""
-    return is_plain(data) and np.array_equal(decode_rgb(data), pictures[0])
 
 
 def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
