@@ -47,7 +47,7 @@ from fourm.tokens import SampleTokens  # noqa: E402
 CHUNK = 1_000_000
 SHARD = 10_000
 MISSING = 0.002
-BATCH, BATCHES = 64, 200
+BATCH, BATCHES = 64, 100
 
 
 def modalities_of_7() -> ModalitySet:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -136,7 +137,7 @@ class Chunk:
     @property
     def keys(self) -> np.ndarray:
         """(num_samples, 2) uint64, mapped."""
-        return self._mapped(KEYS, np.dtype("<u8"), (len(self), 2))
+        return self._mapped(KEYS, np.dtype("<u8"), (len(self), 2), in_order=True)
 
     @cached_property
     def names(self) -> Names:
@@ -162,14 +163,15 @@ class Chunk:
             if found != stored.sha256:
                 raise UserError(f"{self.folder / name} is damaged (its checksum differs): {_AGAIN}")
 
-    def _mapped(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    def _mapped(
+        self, name: str, dtype: np.dtype, shape: tuple[int, ...], in_order: bool = False
+    ) -> np.ndarray:
         if 0 in shape:  # of which there is no map
             empty = np.zeros(shape, dtype)
             empty.flags.writeable = False  # compiled code tells the two kinds apart
             return empty
         try:
-            # a plain array: compiled code knows no memory-mapped one, and need not
-            return np.asarray(np.memmap(self.folder / name, dtype, "r", shape=shape))
+            return mapped(self.folder / name, dtype, shape, in_order)
         except OSError as error:
             raise UserError(
                 f"{self.folder / name} cannot be mapped ({error.strerror}); with many chunks,"
@@ -183,6 +185,18 @@ _AGAIN = "delete the folder and make it again"
 def chunk_folders(root: str | Path, split: str, modality: str) -> list[Path]:
     """The chunks of one modality, in order: ``<root>/<split>/<modality>/00000.chunk``."""
     return sorted(Path(root, split, modality).glob("*.chunk"))
+
+
+def mapped(
+    path: Path, dtype: np.dtype, shape: tuple[int, ...], in_order: bool = False
+) -> np.ndarray:
+    """A file's bytes as a plain array, read where it is asked for."""
+    with open(path, "rb") as stream:
+        memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    if not in_order:
+        # samples are asked for at random: the system would read 128 KB around each page of 4
+        memory.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 class _File:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fourm.data.chunks import blocks
+from fourm.data.chunks import blocks, mapped
 from fourm.data.columns import Column
 from fourm.data.keys import keys_of
 from fourm.data.once import make_once
@@ -140,7 +140,7 @@ def _read(folder: Path) -> Rows:
         shape = (presence.num_kept, len(names))
         table = np.empty(shape, known["dtype"])
         if presence.num_kept:
-            table = np.asarray(np.memmap(folder / _TABLE, known["dtype"], "r", shape=shape))
+            table = mapped(folder / _TABLE, np.dtype(known["dtype"]), shape)
     return Rows(table, presence, known["num_unread"], tuple(Lost(**e) for e in known["lost"]))
 
 
