@@ -47,7 +47,7 @@ ROOMS = (
         "model",
         "embedding, attention, blocks, losses",
         "model flops encoder latent_rows latent_encoder prepared blocks cache attention roles"
-        " positions embedding pieces loss objectives",
+        " positions embedding lookups pieces loss objectives",
     ),
     Room(
         "fourm",

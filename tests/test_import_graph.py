@@ -48,6 +48,7 @@ FLOORS: list[set[str]] = [
         "fourm.roles",
         "fourm.positions",
         "fourm.embedding",
+        "fourm.lookups",
         "fourm.pieces",
         "fourm.loss",
         "fourm.objectives",
