@@ -86,6 +86,8 @@ class _Part:
 
     def at(self, pixels: np.ndarray, size: int) -> np.ndarray:
         """The part at ``size`` pixels, of the whole picture as it was decoded."""
+        if self.side == size and pixels.shape[:2] == (size, size) and not self.flip:
+            return pixels
         if not self.is_crop:
             return np.asarray(fit_picture(Image.fromarray(pixels), size))
         part = self._cut(pixels)

@@ -7,6 +7,7 @@ transparent, and the centre square brought to the modality's size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -69,7 +70,7 @@ class Image(Dense, name="image"):
             value = np.asarray(fit_picture(PIL.Image.fromarray(value), self.size))
         return self.check(value)
 
-    @property
+    @cached_property  # asked for with every picture
     def byte_scale(self) -> np.ndarray:
         divisor, mean, std = (255.0, self.mean, self.std) if self.mean else (127.5, 1.0, 1.0)
         rows = [np.broadcast_to(row, self.num_channels) for row in (divisor, mean, std)]
