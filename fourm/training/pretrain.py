@@ -106,6 +106,7 @@ class PretrainTask:
             config.loop.seed,
             config.loop.batch_size,
             config.adaptive,
+            [s.blocks for s in self.sources],
         )
         self.teacher = Teacher(config.distill, modalities) if config.distill is not None else None
         self._factor = np.array([m.loss_weight for m in modalities])
