@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "fourm.batch",
         "fourm.tokens",
         "fourm.mask_rules",
+        "fourm.mask_config",
         "fourm.budgets",
         "fourm.spans",
         "fourm.mask_samples",
