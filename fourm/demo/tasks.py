@@ -157,7 +157,7 @@ class Examination:
             self.cache,
             DamageReport(),
         )
-        values = column.gather(np.arange(min(_MEAN_SCENES, len(column))))[0][:, 0]
+        values = column.ragged(np.arange(min(_MEAN_SCENES, len(column)))).padded()[:, 0]
         return np.broadcast_to(reduce(values), (len(self.scenes), *values.shape[1:]))
 
     def _tokenizer(self) -> None:
