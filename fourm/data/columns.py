@@ -109,29 +109,38 @@ class ChunkedColumn:
         return values[first : first + int(held.lengths[0])]
 
     def ragged(self, rows: np.ndarray) -> Ragged:
+        number, starts, lengths = self.places(rows)
         if len(self.chunks) == 1:
-            held = Ragged.of_one(self.chunks[0].values, *self.chunks[0].locate(rows))
-        else:
-            held = self._of_chunks(rows)
-        if rows.min(initial=0) < 0:
-            lacks = rows < 0
-            held.starts[lacks] = held.lengths[lacks] = 0
-        return held
-
-    def _of_chunks(self, rows: np.ndarray) -> Ragged:
-        number = self._number(rows)
+            return Ragged.of_one(self.chunks[0].values, starts, lengths)
         # of a thousand chunks those that are asked for: whoever reads goes through them
         asked = np.flatnonzero(np.bincount(number))
         parts = tuple(self.chunks[i].values for i in asked)
-        within = rows - self._first[number]
-        if self._length is not None:
-            starts, lengths = within * self._length, np.full(len(rows), self._length)
-        else:
-            starts, lengths = np.empty((2, len(rows)), np.int64)
-            for i in asked:
-                at = np.flatnonzero(number == i)
-                starts[at], lengths[at] = self.chunks[i].locate(within[at])
         return Ragged(parts, np.searchsorted(asked, number), starts, lengths)
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of samples (B,), -1 where one is lacking: the number of its chunk, its first element
+        within that, and how many it has.
+        """
+        if len(self.chunks) == 1:
+            number = np.zeros(len(rows), np.int64)
+            starts, lengths = self.chunks[0].locate(rows)
+        else:
+            number = self._number(rows)
+            starts, lengths = self._within(number, rows - self._first[number])
+        if rows.min(initial=0) < 0:
+            lacks = rows < 0
+            starts[lacks] = lengths[lacks] = 0
+        return number, starts, lengths
+
+    def _within(self, number: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First elements and lengths of rows (B,) of chunks ``number`` (B,), within each."""
+        if self._length is not None:
+            return rows * self._length, np.full(len(rows), self._length)
+        starts, lengths = np.empty((2, len(rows)), np.int64)
+        for i in np.flatnonzero(np.bincount(number)):
+            at = np.flatnonzero(number == i)
+            starts[at], lengths[at] = self.chunks[i].locate(rows[at])
+        return starts, lengths
 
     def _number(self, rows: np.ndarray) -> np.ndarray:
         """Number of the chunk of each row, the first where there is no row."""

@@ -18,9 +18,11 @@ from fourm.batch import MaskedBatch
 from fourm.config import at_least
 from fourm.data.columns import Column, open_column
 from fourm.data.npy import read_npy
-from fourm.data.order import SampleOrder
+from fourm.data.order import BlockOrder, SampleOrder
 from fourm.data.patches import PictureColumn
 from fourm.data.pictures import decode_rgb, is_plain
+from fourm.data.remote.ahead import LookAhead
+from fourm.data.remote.columns import RemoteColumn, RemoteData, is_remote
 from fourm.data.rows import Damaged, Presence, Rows, align
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
@@ -41,6 +43,8 @@ class SourceConfig:
     tokens: str = ""
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
+    # shuffled in blocks; by default so if it is read over a network, else as a whole
+    order: BlockOrder | None = None
     modalities: tuple[str, ...] = ()  # those to use, all of which it must have; empty: all it has
     masking: MaskingConfig | None = None  # of its own, instead of the run's
     # modalities without which a sample is left out: names, or all that the data set has
@@ -71,10 +75,13 @@ class DataConfig:
     split: str = "train"
     validation_split: str = "val"
     cache: str = ".cache/fourm/columns"
+    cache_bytes: int = 64 * 2**30  # most that blocks of remote files may take of the disk
+    read_ahead: int = 16  # steps whose remote blocks are fetched before they are needed
     max_damage: float = 0.05  # largest share of samples that may be skipped
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "max_damage")
+        at_least(self, 0, "max_damage", "read_ahead")
+        at_least(self, 1, "cache_bytes")
         if not self.sources:
             raise UserError("data needs at least one source")
         if not any(source.weight for source in self.sources):
@@ -97,6 +104,7 @@ class Source:
         cache: str | Path,
         max_damage: float,
         fingerprints: dict[str, str] | None = None,
+        remote: RemoteData | None = None,
     ) -> None:
         self.modalities = modalities
         self.name = config.name
@@ -105,7 +113,13 @@ class Source:
         used = [modalities[name] for name in config.modalities] or list(modalities)
         for m in used:
             report = reports[m.name] = DamageReport()
-            column = _open(config, split, m, Path(cache), report, fingerprints or {})
+            root = config.raw if m.kind == "continuous" else config.tokens
+            known = fingerprints or {}
+            if is_remote(root):
+                remote = remote or RemoteData(Path(cache))
+                column = remote.column(root, split, m, known.get(m.name))
+            else:
+                column = _open(root, split, m, Path(cache), report, known)
             if column is not None:
                 self._columns[m.name] = column
         for name in config.modalities:
@@ -125,6 +139,8 @@ class Source:
         self.report = _merged(reports, self._rows, max_damage)
         self.report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
         self.num_samples = self._rows.num_samples
+        self._remote = {n: c for n, c in self._columns.items() if isinstance(c, RemoteColumn)}
+        self.blocks = config.order or (BlockOrder() if self._remote else None)
         if not self.num_samples:
             raise UserError(
                 f"no sample under {self.name}/{split} has all of {', '.join(required)}"
@@ -161,9 +177,22 @@ class Source:
             content[name] = held
         return SampleTokens(np.asarray(samples), content)
 
+    @property
+    def is_remote(self) -> bool:
+        """True if some of its modalities are read over a network."""
+        return bool(self._remote)
+
+    def want(self, samples: np.ndarray) -> None:
+        """Fetch, in the background, what samples number ``samples`` (n,) need of remote files."""
+        if not self._remote:
+            return
+        for rows, name in zip(self._rows(samples).T, self._columns, strict=True):
+            if name in self._remote:
+                self._remote[name].want(rows[rows >= 0])
+
 
 def _open(
-    config: SourceConfig,
+    root: str,
     split: str,
     m: Modality,
     cache: Path,
@@ -171,7 +200,6 @@ def _open(
     fingerprints: dict[str, str],
 ) -> Column | None:
     """The column of a modality, or None if the data set has none."""
-    root = config.raw if m.kind == "continuous" else config.tokens
     folder = m.raw_name if m.kind == "continuous" else m.name
     shards = shard_paths(root, split, folder) if root else []
     member = ""
@@ -313,6 +341,7 @@ class MaskedBatches(torch.utils.data.Dataset):
         num_micro_batches: int,
         rank: int,
         world_size: int,
+        read_ahead: int = 0,
     ) -> None:
         if batch_size % (world_size * num_micro_batches):
             raise UserError(
@@ -322,17 +351,23 @@ class MaskedBatches(torch.utils.data.Dataset):
         self._sources, self._order, self._masker = sources, order, masker
         self._batch_size, self._num_micro = batch_size, num_micro_batches
         self._rank, self._world = rank, world_size
+        self._look_ahead = None
+        if read_ahead and any(source.is_remote for source in sources):
+            self._look_ahead = LookAhead(sources, order, self._draws, read_ahead)
         for source in sources:
             masker.compile(source.gather(np.zeros(2, np.int64)))
 
     def __getitem__(self, step: int) -> list[MaskedBatch]:
+        if self._look_ahead is not None:
+            self._look_ahead(step)
+        parts = self._draws(step).reshape(self._num_micro, -1)
+        return [self._masker(self.tokens(draws), draws) for draws in parts]
+
+    def _draws(self, step: int) -> np.ndarray:
+        """Draws of this rank at a step, of one micro-batch after another."""
         each = self._batch_size // (self._world * self._num_micro)
-        result = []
-        for micro in range(self._num_micro):
-            first = step * self._batch_size + (micro * self._world + self._rank) * each
-            draws = np.arange(first, first + each)
-            result.append(self._masker(self.tokens(draws), draws))
-        return result
+        micro = np.arange(self._num_micro)[:, None] * self._world + self._rank
+        return (step * self._batch_size + micro * each + np.arange(each)).reshape(-1)
 
     def tokens(self, draws: np.ndarray) -> SampleTokens:
         """Samples of the draws (B,), before masking."""
@@ -375,8 +410,9 @@ def open_sources(
     fingerprints: dict[str, str] | None = None,
 ) -> list[Source]:
     """All sources of a config; says which modalities a source lacks."""
+    remote = RemoteData(Path(config.cache), config.cache_bytes)
     sources = [
-        Source(s, split, modalities, config.cache, config.max_damage, fingerprints)
+        Source(s, split, modalities, config.cache, config.max_damage, fingerprints, remote)
         for s in config.sources
     ]
     for given, source in zip(config.sources, sources, strict=True):

@@ -146,6 +146,7 @@ class PretrainTask:
             c.loop.micro_batches,
             rank,
             world_size,
+            c.data.read_ahead,
         )
         return PreparedBatches(batches, self._preparation) if self._preparation else batches
 

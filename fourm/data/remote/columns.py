@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -17,15 +18,21 @@ import numpy as np
 
 from fourm.data.chunks import INDEX, VALUES, Chunk, ChunkIndex
 from fourm.data.columns import ChunkedColumn
+from fourm.data.remote.block_cache import BlockCache
+from fourm.data.remote.fetching import is_remote
 from fourm.data.remote.folder import RemoteFile, RemoteFolder
 from fourm.data.remote.reading import RemoteReader
+from fourm.errors import UserError
+from fourm.modalities import Modality
 from fourm.ragged import starts as starts_of
 from fourm.tokens import Ragged
+
+__all__ = ["RemoteColumn", "RemoteData", "is_remote"]
 
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """The files of a remote chunk, each downloaded when it is first asked for."""
+    """The files of a remote chunk, each downloaded as it is asked for (``chunks.Folder``)."""
 
     folder: RemoteFolder
     name: str  # of the chunk's folder within it
@@ -35,7 +42,10 @@ class RemoteFiles:
         """A file of the chunk, where it is."""
         return self.folder.file(f"{self.name}/{name}")
 
-    def __call__(self, name: str) -> Path:
+    def __str__(self) -> str:
+        return f"{self.folder.url}/{self.name}"
+
+    def __truediv__(self, name: str, /) -> Path:
         return self.reader.cache.keep_whole(self.file(name))
 
 
@@ -91,15 +101,61 @@ class RemoteColumn:
         return np.dtype(index.dtype).itemsize * prod(index.shape)
 
 
-def open_remote_column(
-    folder: RemoteFolder, place: str, reader: RemoteReader
-) -> RemoteColumn | None:
-    """The column of the chunks in a folder such as ``train/caption``; None if it has none."""
-    chunks, values = [], []
-    for name in folder.names(f"{place}/"):
-        if name.endswith(f"/{INDEX}"):
-            files = RemoteFiles(folder, name.removesuffix(f"/{INDEX}"), reader)
-            text = files(INDEX).read_text()
-            chunks.append(Chunk(files, ChunkIndex.from_json(text, f"{folder.url}/{name}")))
-            values.append(files.file(VALUES))
-    return RemoteColumn(ChunkedColumn(tuple(chunks)), tuple(values), reader) if chunks else None
+class RemoteData:
+    """Remote folders of a run, and the cache that they share.
+
+    Args:
+        folder: the run's cache, of which this takes the folder ``remote``.
+        max_bytes: most that values may take there.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = 64 * 2**30) -> None:
+        self._folder, self._max_bytes = folder / "remote", max_bytes
+        self._folders: dict[str, RemoteFolder] = {}
+
+    @cached_property
+    def reader(self) -> RemoteReader:
+        """What reads ranges of values."""
+        return RemoteReader(BlockCache(self._folder, self._max_bytes))
+
+    def column(
+        self, root: str, split: str, m: Modality, fingerprint: str | None
+    ) -> RemoteColumn | None:
+        """The column of a modality in the chunks below an address; None if it has none there.
+
+        Raises UserError where its values are not of this modality, or of another tokenizer than
+        the one with this fingerprint.
+        """
+        folder = self._folders.get(root)
+        if folder is None:
+            folder = self._folders[root] = RemoteFolder(root)
+        chunks, values = [], []
+        for name in folder.names(f"{split}/{m.raw_name if m.kind == 'continuous' else m.name}/"):
+            if name.endswith(f"/{INDEX}"):
+                files = RemoteFiles(folder, name.removesuffix(f"/{INDEX}"), self.reader)
+                text = (files / INDEX).read_text()
+                index = ChunkIndex.from_json(text, f"{folder.url}/{name}")
+                _check(index, m, fingerprint, str(files))
+                chunks.append(Chunk(files, index))
+                values.append(files.file(VALUES))
+        if not chunks:
+            return None
+        return RemoteColumn(ChunkedColumn(tuple(chunks)), tuple(values), self.reader)
+
+
+def _check(index: ChunkIndex, m: Modality, fingerprint: str | None, where: str) -> None:
+    """Raise UserError where a chunk's values cannot be those of a modality."""
+    if m.patch_size:
+        raise UserError(f"{where}: pictures that are read raw have to lie on this machine")
+    if m.kind == "continuous":
+        return
+    made_by = index.made_by.get("fingerprint")
+    if fingerprint is not None and made_by is not None and made_by != fingerprint:
+        raise UserError(
+            f"{where} was made by tokenizer {made_by}, the one in use is {fingerprint}: tokenize"
+            " the data again"
+        )
+    if index.largest is not None and index.largest >= m.vocab_size:
+        raise UserError(f"{where}: id {index.largest} is outside the vocabulary of {m.vocab_size}")
+    if m.kind != "sequence" and index.num_samples and index.length != m.num_tokens:
+        raise UserError(f"{where}: not all samples have the {m.num_tokens} ids of {m.name}")
