@@ -43,9 +43,9 @@ class SourceConfig:
     tokens: str = ""
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
-    # shuffled in blocks; by default so if it is read over a network, else as a whole
-    order: BlockOrder | None = None
     modalities: tuple[str, ...] = ()  # those to use, all of which it must have; empty: all it has
+    # modalities without which a sample is left out: names, or all that the data set has
+    require: tuple[str, ...] | Literal["all"] = ()
     masking: MaskingConfig | None = None  # of its own, instead of the run's
     # modalities without which a sample is left out: names, or all that the data set has
     require: tuple[str, ...] | Literal["all"] = ()
@@ -110,8 +110,7 @@ class Source:
         self.name = config.name
         self._columns: dict[str, Column] = {}
         reports: dict[str, DamageReport] = {}
-        used = [modalities[name] for name in config.modalities] or list(modalities)
-        for m in used:
+        for m in [modalities[name] for name in config.modalities] or modalities:
             report = reports[m.name] = DamageReport()
             root = config.raw if m.kind == "continuous" else config.tokens
             known = fingerprints or {}
