@@ -34,6 +34,7 @@ CHUNK_VERSION = 2  # 1: columns of releases up to 0.6, without an index of this 
 INDEX = "index.json"
 VALUES, OFFSETS, KEYS = "values.bin", "offsets.bin", "keys.bin"
 NAMES, NAME_OFFSETS = "names.bin", "name_offsets.bin"
+PIECES = "pieces"  # folder beside chunks, there while what is to be joined into them is made
 _OFFSET = np.dtype("<i8")
 _BLOCK = 1 << 22
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fourm.data.chunks import CHUNK_VERSION, KEYS, Chunk, ChunkWriter, blocks
+from fourm.data.chunks import CHUNK_VERSION, KEYS, Chunk, ChunkWriter, blocks, chunk_folders
 from fourm.data.once import is_made, make_once
 from fourm.data.shards import DamageReport, read_shard
 from fourm.errors import UserError
@@ -100,6 +100,14 @@ class ChunkedColumn:
         number = int(self._number(np.asarray(row)))
         return self.chunks[number].names[int(row - self._first[number])]
 
+    def samples(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and values of each sample, in order."""
+        for chunk in self.chunks:
+            for row, (start, length) in enumerate(
+                zip(*chunk.locate(np.arange(len(chunk))), strict=True)
+            ):
+                yield chunk.names[row], chunk.values[start : start + length]
+
     def element(self, row: int) -> np.ndarray:
         """Values of one sample (L, ...), a view."""
         held = self.ragged(np.array([row]))
@@ -159,6 +167,14 @@ class ChunkedColumn:
         """Elements of each sample where all chunks agree."""
         lengths = {chunk.index.length for chunk in self.chunks}
         return lengths.pop() if len(lengths) == 1 else None
+
+
+def open_chunks(root: str | Path, split: str, modality: str) -> ChunkedColumn:
+    """The column in a modality's chunks. Raises UserError where there are none."""
+    folders = chunk_folders(root, split, modality)
+    if not folders:
+        raise UserError(f"no chunks under {Path(root, split, modality)}: run `fourm tokenize`")
+    return ChunkedColumn(tuple(Chunk.open(folder) for folder in folders))
 
 
 def open_column(

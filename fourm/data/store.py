@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,8 @@ from einops import rearrange
 
 from fourm.batch import MaskedBatch
 from fourm.config import at_least
-from fourm.data.columns import Column, open_column
+from fourm.data.chunks import PIECES, Chunk, chunk_folders
+from fourm.data.columns import ChunkedColumn, Column, open_column
 from fourm.data.npy import read_npy
 from fourm.data.order import BlockOrder, SampleOrder
 from fourm.data.patches import PictureColumn
@@ -200,6 +202,9 @@ def _open(
 ) -> Column | None:
     """The column of a modality, or None if the data set has none."""
     folder = m.raw_name if m.kind == "continuous" else m.name
+    chunks = chunk_folders(root, split, folder) if root and m.kind != "continuous" else []
+    if chunks or Path(root, split, folder, PIECES).is_dir():
+        return _open_chunks(Path(root, split, folder), chunks, m, fingerprints)
     shards = shard_paths(root, split, folder) if root else []
     member = ""
     if root and not shards:  # tars that hold several modalities lie in the split's folder
@@ -210,7 +215,7 @@ def _open(
         _check_tokenizer(Path(root, split, folder, TOKENIZER_FILE), m, fingerprints.get(m.name))
     column = open_column(
         shards,
-        _decoder(m),
+        decoder_of(m),
         m.raw.extensions if m.kind == "continuous" else ("npy",),
         _described(m),
         cache,
@@ -221,6 +226,31 @@ def _open(
     if member and not len(column):
         return None
     return PictureColumn(column, m) if m.patch_size else column
+
+
+def _open_chunks(
+    folder: Path, chunks: list[Path], m: Modality, fingerprints: dict[str, str]
+) -> Column:
+    """The column in a folder of chunks. Raises UserError where they are not of this modality."""
+    if (folder / PIECES).is_dir():
+        raise UserError(f"{folder} is not finished: run `fourm tokenize` again, it goes on")
+    _check_tokenizer(folder / TOKENIZER_FILE, m, fingerprints.get(m.name))
+    column = ChunkedColumn(tuple(Chunk.open(chunk) for chunk in chunks))
+    for chunk in column.chunks:
+        index = chunk.index
+        if index.shape or np.dtype(index.dtype).kind not in "iu":
+            raise UserError(f"{chunk.folder} holds no ids, which {m.name} needs")
+        if (index.largest or 0) >= m.vocab_size:
+            raise UserError(
+                f"{chunk.folder}: id {index.largest} is outside the vocabulary of {m.vocab_size}"
+                f" that {m.name} has"
+            )
+        if m.kind != "sequence" and len(chunk) and index.length != m.num_tokens:
+            raise UserError(
+                f"{chunk.folder} has {index.length or 'differing numbers of'} ids a sample where"
+                f" {m.name} has {m.num_tokens}: tokenize the data again"
+            )
+    return column
 
 
 def _required(
@@ -282,7 +312,8 @@ def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
     return rearrange(values, "b (h p) (w q) c -> b (h w) (p q c)", p=m.patch_size, q=m.patch_size)
 
 
-def _decoder(m: Modality):
+def decoder_of(m: Modality) -> Callable[[bytes, str], np.ndarray]:
+    """What reads a member of a shard of this modality: (bytes, extension) -> (L, ...)."""
     if m.kind == "continuous":
         if m.patch_size:  # a column holds rows: a picture is one of them
             return lambda data, extension: m.raw.read(data, extension)[None]
