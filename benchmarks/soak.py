@@ -217,10 +217,10 @@ def soak(root: Path, kills: int, steps: int) -> dict[str, int]:
     """The whole comparison; raises AssertionError where the streams differ."""
     root.mkdir(parents=True, exist_ok=True)
     for i, num in enumerate((900, 1_500)):
-        write_world(root / f"world{i}", num, seed=i, splits=("train", "val"), local=False)
+        write_world(root / f"world{i}", num, seed=i, splits=("train", "val"))
     with contextlib.ExitStack() as servers:
         running = [
-            servers.enter_context(http_server(root / f"world{i}" / "remote", broken_share=0.02))
+            servers.enter_context(http_server(root / f"world{i}", broken_share=0.02))
             for i in range(2)
         ]
         config = write_config(root, [server.url for server in running], steps)

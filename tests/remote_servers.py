@@ -94,6 +94,7 @@ def http_server(folder: Path, **how):
     state = Server(folder, **how)
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
     httpd.daemon_threads = True
+    httpd.handle_error = lambda *_: None  # a client that was killed
     state.url = f"http://127.0.0.1:{httpd.server_port}"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

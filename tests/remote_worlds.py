@@ -1,15 +1,16 @@
-"""A ragged data set as local shards and as published chunks, of the same samples."""
+"""A ragged data set in chunks, published."""
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 
 import numpy as np
 
 from fourm.data.chunks import ChunkWriter
-from fourm.data.npy import write_npy
+from fourm.data.columns import TOKENIZER_FILE
 from fourm.data.remote.published import publish
-from fourm.data.shards import shard_path, write_shard
 from fourm.modalities import ModalitySet
 from fourm.rng import CounterRNG
 
@@ -47,7 +48,7 @@ MASKING = {
 
 
 def modality_mapping() -> dict:
-    return {"tokenizers": TOKENIZERS, "modalities": MODALITIES}
+    return copy.deepcopy({"tokenizers": TOKENIZERS, "modalities": MODALITIES})
 
 
 def modality_set() -> ModalitySet:
@@ -70,27 +71,18 @@ def ids_of(seed: int, num: int) -> dict[str, dict[int, np.ndarray]]:
     }
 
 
-def write_world(
-    root: Path,
-    num: int,
-    seed: int = 0,
-    splits: tuple[str, ...] = ("train",),
-    local: bool = True,
-) -> None:
-    """``root/local`` holds shards of samples, ``root/remote`` the same samples as chunks of 500,
-    published.
-    """
+def write_world(root: Path, num: int, seed: int = 0, splits: tuple[str, ...] = ("train",)) -> None:
+    """Chunks of 500 samples below ``root``, published."""
     for number, split in enumerate(splits):
         size = num if split == "train" else 40
         for name, samples in ids_of(seed + 100 * number, size).items():
             for part, first in enumerate(range(0, size, 500)):
-                held = {f"{i:06d}": samples[i] for i in range(first, first + 500) if i in samples}
-                shard = shard_path(root / "local", split, name, part)
-                if local:
-                    write_shard(shard, ((key, "npy", write_npy(v)) for key, v in held.items()))
-                folder = root / "remote" / split / name / f"{part:05d}"
+                folder = root / split / name / f"{part:05d}.chunk"
                 folder.mkdir(parents=True)
                 with ChunkWriter(folder, {"fingerprint": "made-for-tests"}) as writer:
-                    for key, value in held.items():
-                        writer.add(f"{shard.stem}/{key}", value)
-    publish(root / "remote", 4096)
+                    for i in range(first, first + 500):
+                        if i in samples:
+                            writer.add(f"{part:05d}/{i:06d}", samples[i])
+            note = {"fingerprint": "made-for-tests", "vocab_size": 1, "dtype": "uint16"}
+            (root / split / name / TOKENIZER_FILE).write_text(json.dumps(note))
+    publish(root, 4096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tarfile
 import threading
 import time
 
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 from remote_servers import http_server, s3_server
 
+from fourm.cli import main
 from fourm.data.remote import fetching
 from fourm.data.remote.block_cache import BlockCache
 from fourm.data.remote.folder import RemoteFolder
+from fourm.data.remote.members import RemoteMembers
 from fourm.data.remote.published import PUBLISHED_FILE, publish
 from fourm.data.remote.reading import RemoteReader
+from fourm.data.shards import write_shard
 from fourm.errors import UserError
 from fourm.rng import CounterRNG
 
@@ -122,6 +126,29 @@ def test_a_whole_file_is_downloaded_once(folder, tmp_path):
         before = server.asked
         cache.keep_whole(file)
         assert server.asked == before
+
+
+def test_members_of_a_tar_are_read_by_address(tmp_path):
+    held = {f"{i:03d}": bytes([i]) * (700 * i + 1) for i in range(9)}
+    write_shard(tmp_path / "data" / "0.tar", ((k, "jpg", v) for k, v in held.items()))
+    publish(tmp_path / "data", BLOCK)
+    with tarfile.open(tmp_path / "data" / "0.tar") as tar:
+        places = {i.name.removesuffix(".jpg"): (i.offset_data, i.size) for i in tar}
+    with http_server(tmp_path / "data") as server:
+        read = RemoteMembers((RemoteFolder(server.url).file("0.tar"),), reader(tmp_path))
+        read.want(*np.array([(0, *place) for place in places.values()]).T)
+        assert {key: read(0, *place) for key, place in places.items()} == held
+
+
+def test_publish_names_what_it_wrote_and_what_it_cannot(folder, tmp_path, capsys):
+    main(["publish", str(folder)])
+    assert capsys.readouterr().out == f"{folder / PUBLISHED_FILE}: 2 files, 0.00 GB\n"
+    (tmp_path / "empty").mkdir()
+    (folder / "train" / "rgb" / "pieces").mkdir(parents=True)
+    for wrong, message in (("empty", "holds no files"), ("data", "is not finished"), ("no", "no")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["publish", str(tmp_path / wrong)])
+        assert message in capsys.readouterr().err
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 from remote_servers import http_server, s3_server
-from remote_worlds import MASKING, modality_set, write_world
+from remote_worlds import MASKING, modality_mapping, modality_set, write_world
+from soak import write_config
 
 from fourm.batch import map_tensors
+from fourm.cli import main
 from fourm.config import from_mapping
 from fourm.data.order import BlockOrder, SampleOrder
 from fourm.data.remote import fetching
 from fourm.data.store import DataConfig, MaskedBatches, SourceConfig, open_sources
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig
+from fourm.modalities import ModalitySet
 
 pytest.importorskip("aiohttp")
 NUM = 3_100
@@ -39,7 +42,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def server(world):
-    with http_server(world / "remote") as running:
+    with http_server(world) as running:
         yield running
 
 
@@ -75,7 +78,7 @@ def same(ours, theirs):
 
 
 def test_batches_are_those_of_the_same_samples_on_the_disk(world, server, tmp_path):
-    local = batches(opened(tmp_path / "local", world / "local"))
+    local = batches(opened(tmp_path / "local", world))
     remote = batches(opened(tmp_path / "remote", server.url), read_ahead=4)
     for step in (0, 1, 2, 129, 130, 7_000):
         same(remote[step], local[step])
@@ -83,23 +86,23 @@ def test_batches_are_those_of_the_same_samples_on_the_disk(world, server, tmp_pa
 
 def test_batches_from_s3_are_those_of_the_same_samples_on_the_disk(world, tmp_path, monkeypatch):
     pytest.importorskip("moto")
-    with s3_server(monkeypatch, "bucket", world / "remote") as url:
+    with s3_server(monkeypatch, "bucket", world) as url:
         remote = batches(opened(tmp_path / "remote", url))
-        local = batches(opened(tmp_path / "local", world / "local"))
+        local = batches(opened(tmp_path / "local", world))
         for step in (0, 77):
             same(remote[step], local[step])
 
 
 def test_local_and_remote_sources_mix(world, server, tmp_path):
-    local = opened(tmp_path / "local", world / "local", world / "local")
-    mixed = opened(tmp_path / "mixed", world / "local", server.url)
+    local = opened(tmp_path / "local", world, world)
+    mixed = opened(tmp_path / "mixed", world, server.url)
     for step in (0, 50):
         same(batches(mixed, read_ahead=2)[step], batches(local)[step])
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_any_ranks_and_workers_make_the_same_stream(world, server, tmp_path, num_workers):
-    whole = batches(opened(tmp_path / "local", world / "local"))
+    whole = batches(opened(tmp_path / "local", world))
     for world_size in (2, 4):
         ranks = []
         for rank in range(world_size):
@@ -120,7 +123,7 @@ def test_any_ranks_and_workers_make_the_same_stream(world, server, tmp_path, num
 def test_the_keys_of_samples_are_known(world, server, tmp_path):
     samples = np.array([0, 5, 2_999])
     (local,), (remote,) = (
-        opened(tmp_path / "l", world / "local"),
+        opened(tmp_path / "l", world),
         opened(tmp_path / "r", server.url),
     )
     assert remote.keys(samples) == local.keys(samples)
@@ -128,9 +131,9 @@ def test_the_keys_of_samples_are_known(world, server, tmp_path):
 
 def test_resuming_fetches_its_window_and_nothing_else(tmp_path_factory, tmp_path):
     root = tmp_path_factory.mktemp("large")
-    write_world(root, 20_000, local=False)
+    write_world(root, 8_000)
     order = BlockOrder(block=512, window=2)
-    with http_server(root / "remote") as server:
+    with http_server(root) as server:
         config = DataConfig(
             sources=(SourceConfig(tokens=server.url, order=order),), cache=str(tmp_path)
         )
@@ -163,7 +166,7 @@ def test_the_next_steps_are_here_before_they_are_asked_for(world, server, tmp_pa
 def test_a_disk_that_holds_less_than_a_window_still_gives_the_right_batches(
     world, server, tmp_path
 ):
-    local = batches(opened(tmp_path / "local", world / "local"))
+    local = batches(opened(tmp_path / "local", world))
     remote = batches(opened(tmp_path / "remote", server.url, cache_bytes=3 * 4096), read_ahead=2)
     for step in range(3):
         same(remote[step], local[step])
@@ -171,7 +174,7 @@ def test_a_disk_that_holds_less_than_a_window_still_gives_the_right_batches(
 
 def test_blocks_are_the_default_for_remote_sources_alone(world, server, tmp_path):
     config = DataConfig(
-        sources=(SourceConfig(tokens=server.url), SourceConfig(tokens=str(world / "local"))),
+        sources=(SourceConfig(tokens=server.url), SourceConfig(tokens=str(world))),
         cache=str(tmp_path),
     )
     remote, local = open_sources(config, "train", modality_set())
@@ -186,8 +189,28 @@ def test_what_an_address_lacks_is_named(server, tmp_path):
 
 def test_ids_of_another_vocabulary_or_tokenizer_are_refused(server, tmp_path):
     config = DataConfig(sources=(SourceConfig(tokens=server.url),), cache=str(tmp_path))
-    with pytest.raises(UserError, match="was made by tokenizer made-for-tests"):
+    with pytest.raises(UserError, match="train/caption/ was made by tokenizer made-for-tests"):
         open_sources(config, "train", modality_set(), {"caption": "another"})
+    fewer = modality_mapping()
+    fewer["modalities"]["rgb"]["vocab_size"] = 400
+    with pytest.raises(UserError, match=r"rgb/00000.chunk: id 49\d is outside the vocabulary"):
+        open_sources(config, "train", ModalitySet.from_mapping(fewer))
+
+
+def test_raw_shards_over_a_network_are_refused(server, tmp_path):
+    pixels = modality_mapping()
+    pixels["modalities"]["pixels"] = {"kind": "continuous", "source": "rgb", "patch_size": 4}
+    config = DataConfig(sources=(SourceConfig(raw=server.url),), cache=str(tmp_path))
+    with pytest.raises(UserError, match="only tokens are read over a network"):
+        open_sources(config, "train", ModalitySet.from_mapping(pixels))
+
+
+def test_a_window_larger_than_the_cache_is_told(server, tmp_path, caplog):
+    opened(tmp_path, server.url, cache_bytes=2 * 4096)
+    assert "raise that or lower order.window" in caplog.text
+    caplog.clear()
+    opened(tmp_path, server.url)
+    assert "order.window" not in caplog.text
 
 
 def test_the_list_of_a_folder_that_is_no_list_is_refused(world, tmp_path):
@@ -195,3 +218,17 @@ def test_the_list_of_a_folder_that_is_no_list_is_refused(world, tmp_path):
     with http_server(tmp_path) as server:
         with pytest.raises(UserError, match="is not what `fourm publish` writes"):
             opened(tmp_path / "cache", server.url)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_training_whose_data_changes_ends_with_one_sentence(tmp_path, capsys, num_workers):
+    write_world(tmp_path / "world", 600, splits=("train", "val"))
+    with http_server(tmp_path / "world") as server:
+        config = write_config(tmp_path, [server.url], 40)
+        changed = tmp_path / "world/train/rgb/00001.chunk/values.bin"
+        changed.write_bytes(bytes(changed.stat().st_size))
+        with pytest.raises(SystemExit) as ended:
+            main(["pretrain", str(config), f"loop.num_workers={num_workers}", "adaptive=null"])
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2
+    assert last.startswith(f"error: {server.url}/train/rgb/00001.chunk/values.bin is not the file")

@@ -19,7 +19,7 @@ from fourm.cli.verb import PATH, verb
     help="Bytes that a reader fetches and keeps at a time.",
 )
 def command(folder: Path, block: int) -> None:
-    """Write the list that a folder needs to be read over a network.
+    """List a folder for reading over a network.
 
     FOLDER holds tokens or raw shards. Its published.json names all files with checksums; upload it
     with them, and set data.sources to the address, e.g. tokens: s3://bucket/tokens.

@@ -30,9 +30,11 @@ from fourm.data.chunks import CHUNK_VERSION, KEYS, Chunk, ChunkWriter, blocks, c
 from fourm.data.once import is_made, make_once
 from fourm.data.shards import DamageReport, read_shard
 from fourm.errors import UserError
+from fourm.modalities import Modality
 from fourm.ragged import starts as starts_of
 from fourm.tokens import Ragged
 
+TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who made them
 _DAMAGE = "damage.json"  # beside a chunk of the cache: what its shards had that cannot be read
 
 
@@ -279,3 +281,37 @@ def _build(
             "damage": [[e.shard, e.key, e.reason] for e in report.entries],
         }
         (folder / _DAMAGE).write_text(json.dumps(known))
+
+
+def check_ids(chunk: Chunk, m: Modality) -> None:
+    """Raise UserError where a chunk holds something else than ids of a modality."""
+    index = chunk.index
+    if index.shape or np.dtype(index.dtype).kind not in "iu":
+        raise UserError(f"{chunk.folder} holds no ids, which {m.name} needs")
+    if (index.largest or 0) >= m.vocab_size:
+        raise UserError(
+            f"{chunk.folder}: id {index.largest} is outside the vocabulary of {m.vocab_size}"
+            f" that {m.name} has"
+        )
+    if m.kind != "sequence" and len(chunk) and index.length != m.num_tokens:
+        raise UserError(
+            f"{chunk.folder} has {index.length or 'differing numbers of'} ids a sample where"
+            f" {m.name} has {m.num_tokens}: tokenize the data again"
+        )
+
+
+def check_tokenizer(text: str, where: str, m: Modality, wanted: str | None) -> None:
+    """Raise UserError where the ``tokenizer.json`` with this text, beside the tokens of a modality,
+    tells of another vocabulary, or of another tokenizer than the ``wanted`` one.
+    """
+    made_by = json.loads(text)
+    if made_by["vocab_size"] > m.vocab_size:
+        raise UserError(
+            f"{where} was made by a tokenizer of {made_by['vocab_size']} ids, the config"
+            f" declares {m.vocab_size} for {m.name}"
+        )
+    if wanted is not None and made_by["fingerprint"] != wanted:
+        raise UserError(
+            f"{where} was made by tokenizer {made_by['fingerprint']}, the one in use is"
+            f" {wanted}: tokenize the data again"
+        )

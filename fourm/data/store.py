@@ -4,7 +4,6 @@ from a mixture of sources.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +17,14 @@ from einops import rearrange
 from fourm.batch import MaskedBatch
 from fourm.config import at_least
 from fourm.data.chunks import PIECES, Chunk, chunk_folders
-from fourm.data.columns import ChunkedColumn, Column, open_column
+from fourm.data.columns import (
+    TOKENIZER_FILE,
+    ChunkedColumn,
+    Column,
+    check_ids,
+    check_tokenizer,
+    open_column,
+)
 from fourm.data.npy import read_npy
 from fourm.data.order import BlockOrder, SampleOrder
 from fourm.data.patches import PictureColumn
@@ -33,7 +39,6 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.tokens import Elements, Ragged, SampleTokens
 
 _log = logging.getLogger(__name__)
-TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who made them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +50,12 @@ class SourceConfig:
     tokens: str = ""
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
+    # shuffled in blocks; by default so if it is read over a network, else as a whole
+    order: BlockOrder | None = None
     modalities: tuple[str, ...] = ()  # those to use, all of which it must have; empty: all it has
     # modalities without which a sample is left out: names, or all that the data set has
     require: tuple[str, ...] | Literal["all"] = ()
     masking: MaskingConfig | None = None  # of its own, instead of the run's
-    # modalities without which a sample is left out: names, or all that the data set has
-    require: tuple[str, ...] | Literal["all"] = ()
 
     @property
     def name(self) -> str:
@@ -110,17 +115,16 @@ class Source:
     ) -> None:
         self.modalities = modalities
         self.name = config.name
+        remote = remote or RemoteData(Path(cache))
         self._columns: dict[str, Column] = {}
         reports: dict[str, DamageReport] = {}
         for m in [modalities[name] for name in config.modalities] or modalities:
             report = reports[m.name] = DamageReport()
             root = config.raw if m.kind == "continuous" else config.tokens
-            known = fingerprints or {}
             if is_remote(root):
-                remote = remote or RemoteData(Path(cache))
-                column = remote.column(root, split, m, known.get(m.name))
+                column = remote.column(root, split, m, (fingerprints or {}).get(m.name))
             else:
-                column = _open(root, split, m, Path(cache), report, known)
+                column = _open(root, split, m, Path(cache), report, fingerprints or {})
             if column is not None:
                 self._columns[m.name] = column
         for name in config.modalities:
@@ -140,8 +144,8 @@ class Source:
         self.report = _merged(reports, self._rows, max_damage)
         self.report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
         self.num_samples = self._rows.num_samples
-        self._remote = {n: c for n, c in self._columns.items() if isinstance(c, RemoteColumn)}
-        self.blocks = config.order or (BlockOrder() if self._remote else None)
+        remote_ones = [isinstance(c, RemoteColumn) for c in self._columns.values()]
+        self.blocks = config.order or (BlockOrder() if any(remote_ones) else None)
         if not self.num_samples:
             raise UserError(
                 f"no sample under {self.name}/{split} has all of {', '.join(required)}"
@@ -179,17 +183,20 @@ class Source:
         return SampleTokens(np.asarray(samples), content)
 
     @property
-    def is_remote(self) -> bool:
-        """True if some of its modalities are read over a network."""
-        return bool(self._remote)
+    def window_bytes(self) -> float:
+        """Bytes of remote values that one window of its order needs; 0 if none are remote."""
+        remote = [c.num_bytes for c in self._columns.values() if isinstance(c, RemoteColumn)]
+        if not remote or self.blocks is None:
+            return 0.0
+        share = self.blocks.block * self.blocks.window / self.num_samples
+        return sum(remote) * min(1.0, share)
 
     def want(self, samples: np.ndarray) -> None:
         """Fetch, in the background, what samples number ``samples`` (n,) need of remote files."""
-        if not self._remote:
-            return
-        for rows, name in zip(self._rows(samples).T, self._columns, strict=True):
-            if name in self._remote:
-                self._remote[name].want(rows[rows >= 0])
+        if self.window_bytes:
+            for column, rows in zip(self._columns.values(), self._rows(samples).T, strict=True):
+                if isinstance(column, RemoteColumn):
+                    column.want(rows[rows >= 0])
 
 
 def _open(
@@ -237,19 +244,7 @@ def _open_chunks(
     _check_tokenizer(folder / TOKENIZER_FILE, m, fingerprints.get(m.name))
     column = ChunkedColumn(tuple(Chunk.open(chunk) for chunk in chunks))
     for chunk in column.chunks:
-        index = chunk.index
-        if index.shape or np.dtype(index.dtype).kind not in "iu":
-            raise UserError(f"{chunk.folder} holds no ids, which {m.name} needs")
-        if (index.largest or 0) >= m.vocab_size:
-            raise UserError(
-                f"{chunk.folder}: id {index.largest} is outside the vocabulary of {m.vocab_size}"
-                f" that {m.name} has"
-            )
-        if m.kind != "sequence" and len(chunk) and index.length != m.num_tokens:
-            raise UserError(
-                f"{chunk.folder} has {index.length or 'differing numbers of'} ids a sample where"
-                f" {m.name} has {m.num_tokens}: tokenize the data again"
-            )
+        check_ids(chunk, m)
     return column
 
 
@@ -340,19 +335,8 @@ def _described(m: Modality) -> str:
 
 def _check_tokenizer(path: Path, m: Modality, wanted: str | None) -> None:
     """Refuse token shards of another tokenizer, or of another vocabulary."""
-    if not path.is_file():
-        return  # shards from elsewhere: ids are still checked against the vocabulary
-    made_by = json.loads(path.read_text())
-    if made_by["vocab_size"] > m.vocab_size:
-        raise UserError(
-            f"{path.parent} was made by a tokenizer of {made_by['vocab_size']} ids, the config"
-            f" declares {m.vocab_size} for {m.name}"
-        )
-    if wanted is not None and made_by["fingerprint"] != wanted:
-        raise UserError(
-            f"{path.parent} was made by tokenizer {made_by['fingerprint']}, the one in use is"
-            f" {wanted}: tokenize the data again"
-        )
+    if path.is_file():  # else shards from elsewhere: ids are still checked against the vocabulary
+        check_tokenizer(path.read_text(), str(path.parent), m, wanted)
 
 
 class MaskedBatches(torch.utils.data.Dataset):
@@ -382,7 +366,7 @@ class MaskedBatches(torch.utils.data.Dataset):
         self._batch_size, self._num_micro = batch_size, num_micro_batches
         self._rank, self._world = rank, world_size
         self._look_ahead = None
-        if read_ahead and any(source.is_remote for source in sources):
+        if read_ahead and any(source.window_bytes for source in sources):
             self._look_ahead = LookAhead(sources, order, self._draws, read_ahead)
         for source in sources:
             masker.compile(source.gather(np.zeros(2, np.int64)))
@@ -451,6 +435,13 @@ def open_sources(
         if lacking:
             _log.warning("%s/%s has no shards of %s", source.name, split, ", ".join(lacking))
         _warn_of_gaps(source, split)
+    needed = sum(source.window_bytes for source in sources)
+    if needed > config.cache_bytes:
+        _log.warning(
+            "%s: a window of the order takes %.1f GB, data.cache_bytes is %.1f GB: blocks will be"
+            " fetched again and again; raise that or lower order.window of the sources",
+            *(split, needed / 1e9, config.cache_bytes / 1e9),
+        )
     return sources
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fourm.data.chunks import INDEX, VALUES, Chunk, ChunkIndex
-from fourm.data.columns import ChunkedColumn
+from fourm.data.columns import TOKENIZER_FILE, ChunkedColumn, check_ids, check_tokenizer
 from fourm.data.remote.block_cache import BlockCache
 from fourm.data.remote.fetching import is_remote
 from fourm.data.remote.folder import RemoteFile, RemoteFolder
@@ -60,6 +60,11 @@ class RemoteColumn:
     @property
     def num_samples(self) -> int:
         return self.chunks.num_samples
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all values."""
+        return sum(file.size for file in self.values)
 
     @property
     def keys_id(self) -> str:
@@ -126,36 +131,30 @@ class RemoteData:
         Raises UserError where its values are not of this modality, or of another tokenizer than
         the one with this fingerprint.
         """
-        folder = self._folders.get(root)
-        if folder is None:
-            folder = self._folders[root] = RemoteFolder(root)
+        if m.kind == "continuous":
+            raise UserError(
+                f"{root}: only tokens are read over a network; raw shards, of which {m.name} is"
+                " made, have to lie on this machine"
+            )
+        folder = self._folder_at(root)
+        place = f"{split}/{m.name}/"
+        names = [name.removeprefix(place) for name in folder.names(place)]
+        if TOKENIZER_FILE in names:
+            note = self.reader.cache.keep_whole(folder.file(place + TOKENIZER_FILE))
+            check_tokenizer(note.read_text(), f"{folder.url}/{place}", m, fingerprint)
         chunks, values = [], []
-        for name in folder.names(f"{split}/{m.raw_name if m.kind == 'continuous' else m.name}/"):
-            if name.endswith(f"/{INDEX}"):
-                files = RemoteFiles(folder, name.removesuffix(f"/{INDEX}"), self.reader)
-                text = (files / INDEX).read_text()
-                index = ChunkIndex.from_json(text, f"{folder.url}/{name}")
-                _check(index, m, fingerprint, str(files))
+        for name in names:
+            if name.endswith(f".chunk/{INDEX}"):
+                files = RemoteFiles(folder, place + name.removesuffix(f"/{INDEX}"), self.reader)
+                index = ChunkIndex.from_json((files / INDEX).read_text(), f"{files}/{INDEX}")
                 chunks.append(Chunk(files, index))
+                check_ids(chunks[-1], m)
                 values.append(files.file(VALUES))
         if not chunks:
             return None
         return RemoteColumn(ChunkedColumn(tuple(chunks)), tuple(values), self.reader)
 
-
-def _check(index: ChunkIndex, m: Modality, fingerprint: str | None, where: str) -> None:
-    """Raise UserError where a chunk's values cannot be those of a modality."""
-    if m.patch_size:
-        raise UserError(f"{where}: pictures that are read raw have to lie on this machine")
-    if m.kind == "continuous":
-        return
-    made_by = index.made_by.get("fingerprint")
-    if fingerprint is not None and made_by is not None and made_by != fingerprint:
-        raise UserError(
-            f"{where} was made by tokenizer {made_by}, the one in use is {fingerprint}: tokenize"
-            " the data again"
-        )
-    if index.largest is not None and index.largest >= m.vocab_size:
-        raise UserError(f"{where}: id {index.largest} is outside the vocabulary of {m.vocab_size}")
-    if m.kind != "sequence" and index.num_samples and index.length != m.num_tokens:
-        raise UserError(f"{where}: not all samples have the {m.num_tokens} ids of {m.name}")
+    def _folder_at(self, root: str) -> RemoteFolder:
+        if root not in self._folders:
+            self._folders[root] = RemoteFolder(root)
+        return self._folders[root]

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fourm.data.chunks import PIECES
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 
@@ -59,6 +60,8 @@ def publish(folder: str | Path, block_bytes: int = BLOCK_BYTES) -> dict[str, Pub
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
+    for unfinished in folder.glob(f"*/*/{PIECES}"):
+        raise UserError(f"{unfinished.parent} is not finished: run `fourm tokenize` again")
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

@@ -34,7 +34,7 @@ class RemoteReader:
     def read(self, file: RemoteFile, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Bytes (sum of sizes,) of ranges that begin at ``starts`` (n,), one after another."""
         result = np.empty(int(sizes.sum()), np.uint8)
-        view = memoryview(result)
+        view = result.data
         parts = _parts(file.block_bytes, starts, sizes)
         arriving = self._fetch(file, self.cache.lacks(file, np.unique(parts[:, 0])), urgent=True)
         fetched: dict[int, bytes] = {}
