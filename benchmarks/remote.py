@@ -2,9 +2,11 @@
 
     python benchmarks/remote.py OUT [--samples 1000000]
 
-Prints, for batches of 256 from step 10,000 on: samples a second from the disk, over the network
-with nothing fetched ahead and with 16 steps ahead (a step takes 50 ms beside its batch), and the
-bytes that were fetched. Then how random the order of blocks is beside the full shuffle.
+Prints, for batches of 256 from step 10,100 on, how long steps wait for their batches (mean and
+longest, which is where a new window of the order begins) from the disk, over the network with
+nothing fetched ahead, and with 16 steps ahead where a step takes 50 ms beside its batch; CPU of a
+batch; and the bytes that were fetched. Then how random the order of blocks is beside the full
+shuffle, on the mean over 20 epochs.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.rng import CounterRNG
 
-BATCH, FIRST, STEPS, STEP_SECONDS = 256, 10_000, 60, 0.05
+BATCH, FIRST, STEPS, STEP_SECONDS = 256, 10_100, 60, 0.05
+ORDER = BlockOrder(window=2)
 GRID = {
     "kind": "grid",
     "raw": {"type": "image", "size": 224},
@@ -65,38 +68,44 @@ def write(folder: Path, num: int) -> None:
 def measure(address: str, cache: Path, ahead: int) -> dict[str, float]:
     """Seconds that steps waited for their batches, the first apart."""
     shutil.rmtree(cache, ignore_errors=True)
-    config = DataConfig(
-        sources=(SourceConfig(tokens=address, order=BlockOrder()),), cache=str(cache)
-    )
+    config = DataConfig(sources=(SourceConfig(tokens=address, order=ORDER),), cache=str(cache))
     began = time.perf_counter()
     sources = open_sources(config, "train", MODALITIES)
     order = SampleOrder([sources[0].num_samples], [1.0], 0, blocks=[sources[0].blocks])
     masker = Masker(MODALITIES, from_mapping(MaskingConfig, MASKING, "masking"), 0)
     batches = MaskedBatches(sources, order, masker, BATCH, 1, 0, 1, ahead)
     batches[FIRST]
-    first, waited = time.perf_counter() - began, 0.0
+    first, waits, cpu = time.perf_counter() - began, [], time.process_time()
     for step in range(FIRST + 1, FIRST + STEPS):
         began = time.perf_counter()
         batches[step]
-        waited += time.perf_counter() - began
+        waits.append(1e3 * (time.perf_counter() - began))
         time.sleep(STEP_SECONDS)
+    cpu = 1e3 * (time.process_time() - cpu) / len(waits)
     return {
-        "open_and_first_batch": round(first, 2),
-        "wait_ms": round(1e3 * waited / (STEPS - 1), 1),
+        "open_and_first_batch_s": round(first, 2),
+        "wait_ms": round(float(np.median(waits)), 1),
+        "longest_wait_ms": round(max(waits), 1),
+        "cpu_ms": round(cpu, 2),
     }
 
 
-def randomness(num: int, blocks: BlockOrder | None) -> dict[str, float]:
+def randomness(num: int, blocks: BlockOrder | None, num_epochs: int = 20) -> dict[str, float]:
     """Mean distance of a sample from its place, in lengths of the data set (a third if it is at
-    random), correlation of neighbours, and of the means of batches of 4,096 (0 if at random).
+    random), correlation of neighbours (0 if at random), and spread of the means of batches of 4,096
+    (1 if at random), all on a data set whose samples are their own numbers.
     """
-    samples = epoch_order(num, 0, blocks)(np.zeros(num), np.arange(num)).astype(float)
-    means = samples[: num // 4096 * 4096].reshape(-1, 4096).mean(1)
-    return {
-        "displacement": round(float(np.abs(samples - np.arange(num)).mean() / num), 4),
-        "neighbours": round(float(np.corrcoef(samples[:-1], samples[1:])[0, 1]), 4),
-        "batch_spread": round(float(means.std() / (num / np.sqrt(12 * 4096))), 2),
-    }
+    order, num_seen, found = epoch_order(num, 0, blocks), min(num, 400 * 4096), []
+    start = np.arange(0, num - 4095, num // (num_seen // 4096))
+    places = (start[:, None] + np.arange(4096)).reshape(-1)
+    for epoch in range(num_epochs):
+        samples = order(np.full(len(places), epoch), places).astype(float)
+        far = np.abs(samples - places).mean() / num
+        batches = samples.reshape(-1, 4096)
+        next_to = np.corrcoef(batches[:, :-1].reshape(-1), batches[:, 1:].reshape(-1))[0, 1]
+        found.append((far, next_to, batches.mean(1).std() / (num / np.sqrt(12 * 4096))))
+    far, next_to, spread = np.mean(found, axis=0).round(4).tolist()
+    return {"displacement": far, "neighbours": next_to, "batch_spread": spread}
 
 
 if __name__ == "__main__":
@@ -114,6 +123,5 @@ if __name__ == "__main__":
             found["fetched_MB"] = round(server.num_bytes / 1e6, 1)
             found["requests"] = server.asked
         print(json.dumps({f"{ahead} steps ahead": found}), flush=True)
-    for num in (given.samples, 12_000_000):
-        for blocks in (None, BlockOrder(), BlockOrder(window=64)):
-            print(json.dumps({"samples": num, "order": str(blocks)} | randomness(num, blocks)))
+    for blocks in (None, BlockOrder(window=16), BlockOrder(), BlockOrder(window=128)):
+        print(json.dumps({"order": str(blocks)} | randomness(12_000_000, blocks)))

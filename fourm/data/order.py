@@ -39,7 +39,7 @@ class BlockOrder:
     """How a source is shuffled of which not all fits on the disk."""
 
     block: int = 16384  # neighbouring samples that are read together
-    window: int = 16  # blocks whose samples are shuffled together
+    window: int = 32  # blocks whose samples are shuffled together
 
     def __post_init__(self) -> None:
         at_least(self, 1, "block", "window")

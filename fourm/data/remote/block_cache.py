@@ -19,7 +19,7 @@ import contextlib
 import fcntl
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +53,10 @@ class BlockCache:
         folder = f"{self._blocks}/{file.id}"
         return [b for b in blocks.tolist() if not os.path.exists(f"{folder}/{b}")]
 
-    def read(self, file: RemoteFile, block: int, start: int, into: memoryview) -> bool:
-        """Copy bytes of a block from ``start`` on; False if it is not here (or not whole)."""
+    def read(self, file: RemoteFile, block: int, pieces: Iterable[tuple[int, memoryview]]) -> bool:
+        """Copy pieces of a block, (first byte, room for it); False if it is not here, or not whole
+        any more.
+        """
         path = f"{self._blocks}/{file.id}/{block}"
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -66,7 +68,7 @@ class BlockCache:
                     return False
                 self._seen.add(path)
             os.utime(descriptor)
-            return os.preadv(descriptor, [into], start) == len(into)
+            return all(os.preadv(descriptor, [into], at) == len(into) for at, into in pieces)
         finally:
             os.close(descriptor)
 
@@ -76,7 +78,7 @@ class BlockCache:
         with self._locked(f"{file.id} {self.stretch(file, blocks[0])}"):
             for block in blocks:
                 room = bytearray(file.block_size(block))
-                if self.read(file, block, 0, memoryview(room)):
+                if self.read(file, block, [(0, memoryview(room))]):
                     found[block] = bytes(room)
             missing = np.array([b for b in blocks if b not in found], np.int64)
             for run in np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1):

@@ -11,6 +11,7 @@ import queue
 import threading
 from concurrent.futures import Future
 from itertools import count, groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -36,17 +37,18 @@ class RemoteReader:
         result = np.empty(int(sizes.sum()), np.uint8)
         view = result.data
         parts = _parts(file.block_bytes, starts, sizes)
+        parts = parts[np.argsort(parts[:, 0], kind="stable")]
         arriving = self._fetch(file, self.cache.lacks(file, np.unique(parts[:, 0])), urgent=True)
         fetched: dict[int, bytes] = {}
         for future in arriving:
             fetched |= future.result()
-        for block, start, size, at in parts.tolist():
-            into = view[at : at + size]
-            if block in fetched:
-                into[:] = fetched[block][start : start + size]
-            elif not self.cache.read(file, block, start, into):  # removed in between
-                fetched |= self.cache.fetch(file, [block])
-                into[:] = fetched[block][start : start + size]
+        for block, of_block in groupby(parts.tolist(), itemgetter(0)):
+            pieces = [(start, view[at : at + size]) for _, start, size, at in of_block]
+            if block in fetched or not self.cache.read(file, block, pieces):
+                # just come, or removed in between
+                data = fetched.get(block) or self.cache.fetch(file, [block])[block]
+                for start, into in pieces:
+                    into[:] = data[start : start + len(into)]
         return result
 
     def want(self, file: RemoteFile, starts: np.ndarray, sizes: np.ndarray) -> None:
