@@ -36,7 +36,7 @@ VALUES, OFFSETS, KEYS = "values.bin", "offsets.bin", "keys.bin"
 NAMES, NAME_OFFSETS = "names.bin", "name_offsets.bin"
 PIECES = "pieces"  # folder beside chunks, there while what is to be joined into them is made
 _OFFSET = np.dtype("<i8")
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)

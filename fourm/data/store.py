@@ -209,9 +209,10 @@ def _open(
 ) -> Column | None:
     """The column of a modality, or None if the data set has none."""
     folder = m.raw_name if m.kind == "continuous" else m.name
-    chunks = chunk_folders(root, split, folder) if root and m.kind != "continuous" else []
-    if chunks or Path(root, split, folder, PIECES).is_dir():
-        return _open_chunks(Path(root, split, folder), chunks, m, fingerprints)
+    if root and m.kind != "continuous":
+        chunks, place = chunk_folders(root, split, folder), Path(root, split, folder)
+        if chunks or (place / PIECES).is_dir():
+            return _open_chunks(place, chunks, m, fingerprints)
     shards = shard_paths(root, split, folder) if root else []
     member = ""
     if root and not shards:  # tars that hold several modalities lie in the split's folder
