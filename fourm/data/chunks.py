@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -82,6 +82,14 @@ class ChunkIndex:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
+class Folder(Protocol):
+    """Where the files of a chunk are: a path, or what brings them here as they are asked for."""
+
+    def __truediv__(self, name: str, /) -> Path:
+        """A file of it, on this machine."""
+        ...
+
+
 @dataclass(frozen=True)
 class Names:
     """Names of samples, ``<shard>/<key>``, end to end."""
@@ -97,7 +105,7 @@ class Names:
 class Chunk:
     """A chunk, its files mapped when they are first read."""
 
-    folder: Path
+    folder: Folder
     index: ChunkIndex
 
     @staticmethod

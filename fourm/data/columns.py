@@ -29,10 +29,12 @@ from fourm.data.chunks import CHUNK_VERSION, KEYS, Chunk, ChunkWriter, blocks, c
 from fourm.data.once import make_once
 from fourm.data.shards import DamageReport, read_shard
 from fourm.errors import UserError
+from fourm.modalities import Modality
 from fourm.ragged import starts as starts_of
 from fourm.tokens import Ragged
 
 Samples = Iterator[tuple[Path, str, np.ndarray]]  # shard, key and values (L, ...)
+TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who made them
 _DAMAGE = "damage.json"  # beside a chunk of the cache: what its shards had that cannot be read
 
 
@@ -112,29 +114,38 @@ class ChunkedColumn:
         return values[first : first + int(held.lengths[0])]
 
     def ragged(self, rows: np.ndarray) -> Ragged:
+        number, starts, lengths = self.places(rows)
         if len(self.chunks) == 1:
-            held = Ragged.of_one(self.chunks[0].values, *self.chunks[0].locate(rows))
-        else:
-            held = self._of_chunks(rows)
-        if rows.min(initial=0) < 0:
-            lacks = rows < 0
-            held.starts[lacks] = held.lengths[lacks] = 0
-        return held
-
-    def _of_chunks(self, rows: np.ndarray) -> Ragged:
-        number = self._number(rows)
+            return Ragged.of_one(self.chunks[0].values, starts, lengths)
         # of a thousand chunks those that are asked for: whoever reads goes through them
         asked = np.flatnonzero(np.bincount(number))
         parts = tuple(self.chunks[i].values for i in asked)
-        within = rows - self._first[number]
-        if self._length is not None:
-            starts, lengths = within * self._length, np.full(len(rows), self._length)
-        else:
-            starts, lengths = np.empty((2, len(rows)), np.int64)
-            for i in asked:
-                at = np.flatnonzero(number == i)
-                starts[at], lengths[at] = self.chunks[i].locate(within[at])
         return Ragged(parts, np.searchsorted(asked, number), starts, lengths)
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of samples (B,), -1 where one is lacking: the number of its chunk, its first element
+        within that, and how many it has.
+        """
+        if len(self.chunks) == 1:
+            number = np.zeros(len(rows), np.int64)
+            starts, lengths = self.chunks[0].locate(rows)
+        else:
+            number = self._number(rows)
+            starts, lengths = self._within(number, rows - self._first[number])
+        if rows.min(initial=0) < 0:
+            lacks = rows < 0
+            starts[lacks] = lengths[lacks] = 0
+        return number, starts, lengths
+
+    def _within(self, number: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First elements and lengths of rows (B,) of chunks ``number`` (B,), within each."""
+        if self._length is not None:
+            return rows * self._length, np.full(len(rows), self._length)
+        starts, lengths = np.empty((2, len(rows)), np.int64)
+        for i in np.flatnonzero(np.bincount(number)):
+            at = np.flatnonzero(number == i)
+            starts[at], lengths[at] = self.chunks[i].locate(rows[at])
+        return starts, lengths
 
     def _number(self, rows: np.ndarray) -> np.ndarray:
         """Number of the chunk of each row, the first where there is no row."""
@@ -245,3 +256,37 @@ def _build(folder: Path, *, samples: Callable[[DamageReport], Samples], describe
             "damage": [[e.shard, e.key, e.reason] for e in report.entries],
         }
         (folder / _DAMAGE).write_text(json.dumps(known))
+
+
+def check_ids(chunk: Chunk, m: Modality) -> None:
+    """Raise UserError where a chunk holds something else than ids of a modality."""
+    index = chunk.index
+    if index.shape or np.dtype(index.dtype).kind not in "iu":
+        raise UserError(f"{chunk.folder} holds no ids, which {m.name} needs")
+    if (index.largest or 0) >= m.vocab_size:
+        raise UserError(
+            f"{chunk.folder}: id {index.largest} is outside the vocabulary of {m.vocab_size}"
+            f" that {m.name} has"
+        )
+    if m.kind != "sequence" and len(chunk) and index.length != m.num_tokens:
+        raise UserError(
+            f"{chunk.folder} has {index.length or 'differing numbers of'} ids a sample where"
+            f" {m.name} has {m.num_tokens}: tokenize the data again"
+        )
+
+
+def check_tokenizer(text: str, where: str, m: Modality, wanted: str | None) -> None:
+    """Raise UserError where the ``tokenizer.json`` with this text, beside the tokens of a modality,
+    tells of another vocabulary, or of another tokenizer than the ``wanted`` one.
+    """
+    made_by = json.loads(text)
+    if made_by["vocab_size"] > m.vocab_size:
+        raise UserError(
+            f"{where} was made by a tokenizer of {made_by['vocab_size']} ids, the config"
+            f" declares {m.vocab_size} for {m.name}"
+        )
+    if wanted is not None and made_by["fingerprint"] != wanted:
+        raise UserError(
+            f"{where} was made by tokenizer {made_by['fingerprint']}, the one in use is"
+            f" {wanted}: tokenize the data again"
+        )

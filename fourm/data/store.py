@@ -4,7 +4,6 @@ from a mixture of sources.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,11 +18,21 @@ from einops import rearrange
 from fourm.batch import MaskedBatch
 from fourm.config import at_least
 from fourm.data.chunks import PIECES, Chunk, chunk_folders
-from fourm.data.columns import ChunkedColumn, Column, made_once, open_column
+from fourm.data.columns import (
+    TOKENIZER_FILE,
+    ChunkedColumn,
+    Column,
+    check_ids,
+    check_tokenizer,
+    made_once,
+    open_column,
+)
 from fourm.data.crop_settings import CropSettings, cut_samples
 from fourm.data.npy import read_npy
-from fourm.data.order import SampleOrder
+from fourm.data.order import BlockOrder, SampleOrder
 from fourm.data.patches import open_pictures
+from fourm.data.remote.ahead import LookAhead
+from fourm.data.remote.columns import RemoteColumn, RemoteData, is_remote
 from fourm.data.rows import Damaged, Presence, Rows, align
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
@@ -32,7 +41,6 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.tokens import Elements, Ragged, SampleTokens
 
 _log = logging.getLogger(__name__)
-TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who made them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,8 @@ class SourceConfig:
     tokens: str = ""
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
+    # shuffled in blocks; by default so if it is read over a network, else as a whole
+    order: BlockOrder | None = None
     modalities: tuple[str, ...] = ()  # those to use, all of which it must have; empty: all it has
     # modalities without which a sample is left out: names, or all that the data set has
     require: tuple[str, ...] | Literal["all"] = ()
@@ -74,10 +84,13 @@ class DataConfig:
     split: str = "train"
     validation_split: str = "val"
     cache: str = ".cache/fourm/columns"
+    cache_bytes: int = 64 * 2**30  # most that blocks of remote files may take of the disk
+    read_ahead: int = 16  # steps whose remote blocks are fetched before they are needed
     max_damage: float = 0.05  # largest share of samples that may be skipped
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "max_damage")
+        at_least(self, 0, "max_damage", "read_ahead")
+        at_least(self, 1, "cache_bytes")
         if not self.sources:
             raise UserError("data needs at least one source")
         if not any(source.weight for source in self.sources):
@@ -100,14 +113,20 @@ class Source:
         cache: str | Path,
         max_damage: float,
         fingerprints: dict[str, str] | None = None,
+        remote: RemoteData | None = None,
     ) -> None:
         self.modalities = modalities
         self.name = config.name
+        remote = remote or RemoteData(Path(cache))
         self._columns: dict[str, Column] = {}
         reports: dict[str, DamageReport] = {}
         for m in [modalities[name] for name in config.modalities] or modalities:
             report = reports[m.name] = DamageReport(max_damage)
-            column = _open(config, split, m, Path(cache), report, fingerprints or {})
+            root = config.raw if m.kind == "continuous" else config.tokens
+            if is_remote(root):
+                column = remote.column(root, split, m, (fingerprints or {}).get(m.name))
+            else:
+                column = _open(config, split, m, Path(cache), report, fingerprints or {})
             if column is not None:
                 self._columns[m.name] = column
         for name in config.modalities:
@@ -127,6 +146,8 @@ class Source:
         self.report = _merged(reports, self._rows, max_damage)
         self.report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
         self.num_samples = self._rows.num_samples
+        remote_ones = [isinstance(c, RemoteColumn) for c in self._columns.values()]
+        self.blocks = config.order or (BlockOrder() if any(remote_ones) else None)
         if not self.num_samples:
             raise UserError(
                 f"no sample under {self.name}/{split} has all of {', '.join(required)}"
@@ -163,6 +184,22 @@ class Source:
             content[name] = held
         return SampleTokens(np.asarray(samples), content)
 
+    @property
+    def window_bytes(self) -> float:
+        """Bytes of remote values that one window of its order needs; 0 if none are remote."""
+        remote = [c.num_bytes for c in self._columns.values() if isinstance(c, RemoteColumn)]
+        if not remote or self.blocks is None:
+            return 0.0
+        share = self.blocks.block * self.blocks.window / self.num_samples
+        return sum(remote) * min(1.0, share)
+
+    def want(self, samples: np.ndarray) -> None:
+        """Fetch, in the background, what samples number ``samples`` (n,) need of remote files."""
+        if self.window_bytes:
+            for column, rows in zip(self._columns.values(), self._rows(samples).T, strict=True):
+                if isinstance(column, RemoteColumn):
+                    column.want(rows[rows >= 0])
+
 
 def _open(
     config: SourceConfig,
@@ -186,7 +223,7 @@ def _open(
     if not shards:
         return None
     if m.kind != "continuous":
-        _check_tokenizer(Path(root, split, folder, TOKENIZER_FILE), m, fingerprints.get(m.name))
+        _check_note(Path(root, split, folder, TOKENIZER_FILE), m, fingerprints.get(m.name))
     place = Path(config.tokens, split)
     crops = CropSettings.read(place) if m.kind == "continuous" and config.tokens else CropSettings()
     decoded = partial(
@@ -215,22 +252,10 @@ def _open_chunks(
     """The column in a folder of chunks. Raises UserError where they are not of this modality."""
     if (folder / PIECES).is_dir():
         raise UserError(f"{folder} is not finished: run `fourm tokenize` again, it goes on")
-    _check_tokenizer(folder / TOKENIZER_FILE, m, fingerprints.get(m.name))
+    _check_note(folder / TOKENIZER_FILE, m, fingerprints.get(m.name))
     column = ChunkedColumn(tuple(Chunk.open(chunk) for chunk in chunks))
     for chunk in column.chunks:
-        index = chunk.index
-        if index.shape or np.dtype(index.dtype).kind not in "iu":
-            raise UserError(f"{chunk.folder} holds no ids, which {m.name} needs")
-        if (index.largest or 0) >= m.vocab_size:
-            raise UserError(
-                f"{chunk.folder}: id {index.largest} is outside the vocabulary of {m.vocab_size}"
-                f" that {m.name} has"
-            )
-        if m.kind != "sequence" and len(chunk) and index.length != m.num_tokens:
-            raise UserError(
-                f"{chunk.folder} has {index.length or 'differing numbers of'} ids a sample where"
-                f" {m.name} has {m.num_tokens}: tokenize the data again"
-            )
+        check_ids(chunk, m)
     return column
 
 
@@ -309,21 +334,10 @@ def _described(m: Modality) -> str:
     return f"{m.kind} {m.vocab_size} {m.num_tokens} {raw} {m.patch_size}"
 
 
-def _check_tokenizer(path: Path, m: Modality, wanted: str | None) -> None:
+def _check_note(path: Path, m: Modality, wanted: str | None) -> None:
     """Refuse token shards of another tokenizer, or of another vocabulary."""
-    if not path.is_file():
-        return  # shards from elsewhere: ids are still checked against the vocabulary
-    made_by = json.loads(path.read_text())
-    if made_by["vocab_size"] > m.vocab_size:
-        raise UserError(
-            f"{path.parent} was made by a tokenizer of {made_by['vocab_size']} ids, the config"
-            f" declares {m.vocab_size} for {m.name}"
-        )
-    if wanted is not None and made_by["fingerprint"] != wanted:
-        raise UserError(
-            f"{path.parent} was made by tokenizer {made_by['fingerprint']}, the one in use is"
-            f" {wanted}: tokenize the data again"
-        )
+    if path.is_file():  # else shards from elsewhere: ids are still checked against the vocabulary
+        check_tokenizer(path.read_text(), str(path.parent), m, wanted)
 
 
 class MaskedBatches(torch.utils.data.Dataset):
@@ -342,6 +356,7 @@ class MaskedBatches(torch.utils.data.Dataset):
         num_micro_batches: int,
         rank: int,
         world_size: int,
+        read_ahead: int = 0,
     ) -> None:
         if batch_size % (world_size * num_micro_batches):
             raise UserError(
@@ -351,17 +366,23 @@ class MaskedBatches(torch.utils.data.Dataset):
         self._sources, self._order, self._masker = sources, order, masker
         self._batch_size, self._num_micro = batch_size, num_micro_batches
         self._rank, self._world = rank, world_size
+        self._look_ahead = None
+        if read_ahead and any(source.window_bytes for source in sources):
+            self._look_ahead = LookAhead(sources, order, self._draws, read_ahead)
         for source in sources:
             masker.compile(source.gather(np.zeros(2, np.int64)))
 
     def __getitem__(self, step: int) -> list[MaskedBatch]:
+        if self._look_ahead is not None:
+            self._look_ahead(step)
+        parts = self._draws(step).reshape(self._num_micro, -1)
+        return [self._masker(self.tokens(draws), draws) for draws in parts]
+
+    def _draws(self, step: int) -> np.ndarray:
+        """Draws of this rank at a step, of one micro-batch after another."""
         each = self._batch_size // (self._world * self._num_micro)
-        result = []
-        for micro in range(self._num_micro):
-            first = step * self._batch_size + (micro * self._world + self._rank) * each
-            draws = np.arange(first, first + each)
-            result.append(self._masker(self.tokens(draws), draws))
-        return result
+        micro = np.arange(self._num_micro)[:, None] * self._world + self._rank
+        return (step * self._batch_size + micro * each + np.arange(each)).reshape(-1)
 
     def tokens(self, draws: np.ndarray) -> SampleTokens:
         """Samples of the draws (B,), before masking."""
@@ -404,8 +425,9 @@ def open_sources(
     fingerprints: dict[str, str] | None = None,
 ) -> list[Source]:
     """All sources of a config; says which modalities a source lacks."""
+    remote = RemoteData(Path(config.cache), config.cache_bytes)
     sources = [
-        Source(s, split, modalities, config.cache, config.max_damage, fingerprints)
+        Source(s, split, modalities, config.cache, config.max_damage, fingerprints, remote)
         for s in config.sources
     ]
     for given, source in zip(config.sources, sources, strict=True):
@@ -414,6 +436,13 @@ def open_sources(
         if lacking:
             _log.warning("%s/%s has no shards of %s", source.name, split, ", ".join(lacking))
         _warn_of_gaps(source, split)
+    needed = sum(source.window_bytes for source in sources)
+    if needed > config.cache_bytes:
+        _log.warning(
+            "%s: a window of the order takes %.1f GB, data.cache_bytes is %.1f GB: blocks will be"
+            " fetched again and again; raise that or lower order.window of the sources",
+            *(split, needed / 1e9, config.cache_bytes / 1e9),
+        )
     return sources
 
 

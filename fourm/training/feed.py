@@ -4,6 +4,7 @@ and all ranks have been asked how much they hold.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from fourm.errors import UserError
 from fourm.training.ranks import Asked, Ranks
 from fourm.training.speed import Meter
 from fourm.training.task import Measured, Task, Work
@@ -50,7 +52,7 @@ class Feed:
         """Of these steps; all of them must have come before the task's batches change."""
         loader, held = self._loader(numbers), None
         while True:
-            with self._meter.waiting():
+            with self._meter.waiting(), _in_one_sentence():
                 batches = next(loader, None)
             if batches is None:
                 break
@@ -80,3 +82,12 @@ class Feed:
         if not isinstance(self._task, Measured):
             return Work(float(counts.max()), 0.0)
         return sum((self._task.work(model, batch) for batch in batches), start=Work(0.0, 0.0))
+
+
+@contextlib.contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """A loader's worker hands on a mistake with its traceback before it: only the mistake stays."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None

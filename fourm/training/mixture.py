@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fourm.data.order import SampleOrder
+from fourm.data.order import BlockOrder, SampleOrder
 from fourm.errors import UserError
 from fourm.masking import MaskingConfig
 
@@ -103,6 +103,7 @@ class Mixture:
     seed: int
     batch_size: int
     adaptive: AdaptiveConfig | None = None
+    blocks: list[BlockOrder | None] = field(default_factory=list)  # of each source; none: no blocks
     step: int = 0  # first step of the current shares
     drawn: list[int] = field(default_factory=list)  # samples of each source before that
     source_shares: list[float] = field(default_factory=list)
@@ -118,7 +119,12 @@ class Mixture:
     def order(self) -> SampleOrder:
         """Samples from the current step on."""
         return SampleOrder(
-            self.sizes, self.source_shares, self.seed, self.step * self.batch_size, self.drawn
+            self.sizes,
+            self.source_shares,
+            self.seed,
+            self.step * self.batch_size,
+            self.drawn,
+            self.blocks,
         )
 
     @property

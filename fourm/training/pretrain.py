@@ -119,6 +119,7 @@ class PretrainTask:
             config.loop.seed,
             config.loop.batch_size,
             config.adaptive,
+            [s.blocks for s in self.sources],
         )
         self.teacher = Teacher(config.distill, modalities) if config.distill is not None else None
         self._factor = np.array([m.loss_weight for m in modalities])
@@ -146,6 +147,7 @@ class PretrainTask:
             c.loop.micro_batches,
             rank,
             world_size,
+            c.data.read_ahead,
         )
         return PreparedBatches(batches, self._preparation) if self._preparation else batches
 

@@ -1,0 +1,108 @@
+"""Bytes of a file on a server: asked for again where another attempt can help, else one sentence.
+
+fsspec finds the client by the address (http, s3, gs ...). What its clients raise is of many kinds;
+here it is told apart only by what a user can do about it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from fourm.errors import UserError
+
+_log = logging.getLogger(__name__)
+ATTEMPTS = 6
+PAUSE = 0.5  # seconds before the second attempt, doubled before each further one
+TIMEOUT = 60.0  # seconds that one attempt may take
+_MAY_PASS = (408, 425, 429)  # of the client's errors, those that another attempt can help
+_CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs", "urllib3")
+
+
+def is_remote(address: str) -> bool:
+    """True for an address such as ``s3://bucket/data``, False for a path."""
+    return "://" in address
+
+
+def fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """Bytes ``start`` to ``stop`` of a file, or all of it.
+
+    Raises UserError where the file is not there, may not be read, or no attempt succeeds.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            data = _ask(url, start, stop)
+            wanted = len(data) if start is None or stop is None else stop - start
+            if len(data) > wanted:
+                raise UserError(
+                    f"the server of {url} sends whole files where parts are asked for: use one that"
+                    " answers Range requests (nginx, Apache, S3 ...)"
+                )
+            if len(data) == wanted:
+                return data
+            problem = f"{len(data)} bytes came of {wanted}"
+        except Exception as error:
+            refusal = _refusal(error, url)
+            if refusal is not None:
+                raise refusal from None
+            if not _is_of_client(error):
+                raise
+            problem = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+        if attempt + 1 < ATTEMPTS:
+            _log.info("%s: %s; trying again", url, problem)
+            time.sleep(PAUSE * 2**attempt)
+    raise UserError(f"{url} could not be read in {ATTEMPTS} attempts: {problem}")
+
+
+def _ask(url: str, start: int | None, stop: int | None) -> bytes:
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(url)
+    options: dict[str, Any] = {"timeout": TIMEOUT} if system.async_impl else {}
+    if url.startswith("http"):  # ranges are of the file, not of what a proxy made of it
+        options["headers"] = {"Accept-Encoding": "identity"}
+    return system.cat_file(path, start=start, end=stop, **options)
+
+
+def _refusal(error: Exception, url: str) -> UserError | None:
+    """The sentence for an error that another attempt cannot help; None for the others."""
+    status, name = getattr(error, "status", None), type(error).__name__
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return UserError(f"{url} is not there (404)")
+    if "Credentials" in name:
+        return UserError(
+            f"no credentials for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or"
+            " AWS_PROFILE), or FSSPEC_S3_ANON=true for a public bucket"
+        )
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return UserError(f"{url} may not be read (403): check credentials and the rights to it")
+    if _knows_no_host(error):
+        return UserError(f"{url}: no host is called {urlsplit(url).hostname}")
+    if isinstance(error, ImportError):
+        return UserError(f"{url} needs more than the core: pip install 'fourm[remote]'")
+    if isinstance(error, ValueError) and "rotocol" in str(error):
+        return UserError(f"{url}: nothing here reads {urlsplit(url).scheme}://")
+    if status is not None and 400 <= status < 500 and status not in _MAY_PASS:
+        return UserError(f"{url} is refused by its server ({status})")
+    return None
+
+
+def _knows_no_host(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, socket.gaierror) or isinstance(
+            getattr(error, "os_error", None), socket.gaierror
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_of_client(error: Exception) -> bool:
+    """True for what a network does to a request, False for a fault of ours."""
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, (OSError, TimeoutError)) or package in _CLIENTS
