@@ -75,7 +75,7 @@ ROOMS = (
         "fourm",
         "ground",
         "errors, configs, choices, random numbers, weights",
-        "errors choices config rng ragged compiled compiled_rng formats resources weights"
+        "errors choices config rng ragged compiled compiled_rng formats progress resources weights"
         " model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
