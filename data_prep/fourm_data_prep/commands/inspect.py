@@ -51,11 +51,15 @@ def command(
     from fourm_data_prep.inspect import inspect
 
     page = out or raw / "inspect.html"
-    for count in inspect(raw, config, page):
+    counts, together = inspect(raw, config, page)
+    for count in counts:
         print(
             f"{count.split:<6} {count.modality:<12} {count.samples:>9,} samples"
             f" {count.shards:>6} shards {count.damaged:>6} damaged {count.megabytes:>10.1f} MB"
         )
+    for split, found in together.items():
+        print(f"{split}: samples by the modalities that they have")
+        print("\n".join(found.lines()))
     print(page)
 
 

@@ -38,9 +38,9 @@ from fourm_data_prep.leaks.lookup import Lookup
 from fourm_data_prep.leaks.prints import Print, print_of
 
 # correlation of pixels that lie on each other, and of the second worst of 16 pieces
-ALIKE = (0.93, 0.88)
+ALIKE = (0.92, 0.85)
 # where only the hash of the whole was found: soft pictures are alike in their large shades
-ALIKE_WHOLE = (0.98, 0.95)
+ALIKE_WHOLE = (0.95, 0.9)
 MIN_PLACES = 16  # with fewer a picture is not found again in a crop
 _SHOWN = 200
 _AT_ONCE = 8  # pictures handed to a process together
