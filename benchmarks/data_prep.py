@@ -104,8 +104,8 @@ def main() -> None:
                 seconds[workers][name] = best
             bytes_made[workers] = {
                 f"{d.name}/{p.relative_to(d)}": p.read_bytes()
-                for d in (raw, tokens)
-                for p in d.rglob("*.tar")
+                for d, files in ((raw, "*.tar"), (tokens, "*.chunk/*"))
+                for p in d.rglob(files)
             }
         num = len(
             [k for k in (scratch / "pictures").rglob("*") if k.suffix in (".webp", ".png", ".jpg")]
@@ -122,7 +122,7 @@ def main() -> None:
             for n in ("rgb", "canny", "caption")
         }
         size["tokens of rgb"] = (
-            sum(p.stat().st_size for p in (scratch / "tokens1").rglob("*.tar")) / num
+            sum(p.stat().st_size for p in (scratch / "tokens1").rglob("*.chunk/*")) / num
         )
     finally:
         shutil.rmtree(scratch)

@@ -20,18 +20,19 @@ from workload import Step, Workload, useful_tokens
 
 from fourm.batch import MaskedBatch
 from fourm.objectives import CrossEntropy, Objective
+from fourm.training.device import known_peak
 
-# bf16 products without sparsity and memory, a second, by data sheet; the first name that fits
-_PEAKS = {
-    "H200": (989e12, 4.8e12),
-    "H100 PCIe": (756e12, 2.0e12),
-    "H100": (989e12, 3.35e12),
-    "B200": (2250e12, 8.0e12),
-    "A100-SXM4-80GB": (312e12, 2.04e12),
-    "A100": (312e12, 1.56e12),
-    "L40S": (362e12, 0.86e12),
-    "L4": (121e12, 0.3e12),
-    "RTX 4090": (165e12, 1.01e12),
+# 10^12 bytes of memory a second, by data sheet; the first name that fits
+_MEMORY = {
+    "H200": 4.8,
+    "H100 PCIe": 2.0,
+    "H100": 3.35,
+    "B200": 8.0,
+    "A100-SXM4-80GB": 2.04,
+    "A100": 1.56,
+    "L40S": 0.86,
+    "L4": 0.3,
+    "RTX 4090": 1.01,
 }
 
 
@@ -68,9 +69,10 @@ def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
 def peak_of(settings: Settings) -> Peak:
     """The device's peak: by data sheet, or as measured by one large product and one large copy."""
     name = torch.cuda.get_device_name(settings.device) if settings.is_cuda else ""
-    for known, (operations, moved) in _PEAKS.items():
-        if known in name:
-            return Peak(operations, moved, "data sheet")
+    operations = known_peak(name, "bf16")
+    moved = next((rate for known, rate in _MEMORY.items() if known in name), None)
+    if operations is not None and moved is not None:
+        return Peak(operations, moved * 1e12, "data sheet")
     side = 8192 if settings.is_cuda else 256
     a = torch.randn(side, side, device=settings.device, dtype=torch.bfloat16)
     other = torch.empty_like(a)

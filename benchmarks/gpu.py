@@ -90,7 +90,7 @@ def floor_table(step: DeviceStep, peak: Peak) -> dict[str, Any]:
         if on_device:
             torch.cuda.synchronize()
     clock.remove()
-    num_parameters = sum(p.numel() for p in step.step.parameters)
+    num_parameters = sum(p.numel() for p in step.step.model.parameters())
     each = mean_costs([costs(step.work, b, num_parameters, width=2) for b in step.batches])
     taken = clock.seconds(profiler, on_device)
     rows = []

@@ -9,14 +9,14 @@ CPU seconds, best of the rounds, against
 * ``reference_like``: masks of the same config a sample at a time in torch (reference_masking.py);
   ids are in memory already, so what reading costs it is not counted;
 * ``vectorised``: numpy over the whole batch (tests/vectorised_masking.py), from padded arrays;
-* ``decoder``: pictures only decoded, each once, by the decoder that the loader uses;
-* ``tars``: ids read and stacked through webdataset, without any masks. JSON on standard output.
+* ``tars``: ids read and stacked through webdataset, without any masks.
+
+Pixels have a benchmark of their own (pictures.py). JSON on standard output.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import tempfile
@@ -25,7 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import reference_masking
 import webdataset as wds
 
@@ -34,7 +33,6 @@ sys.path.insert(0, str(ROOT))
 
 from fourm.data.npy import read_npy, write_npy  # noqa: E402
 from fourm.data.order import SampleOrder  # noqa: E402
-from fourm.data.pictures import decode_rgb  # noqa: E402
 from fourm.data.shards import shard_path, write_shard  # noqa: E402
 from fourm.data.store import MaskedBatches, Source, SourceConfig, token_dtype  # noqa: E402
 from fourm.masking import Masker, MaskingComponent, MaskingConfig  # noqa: E402
@@ -42,7 +40,6 @@ from fourm.modalities import Modality, ModalitySet  # noqa: E402
 from tests.vectorised_masking import PaddedTokens, VectorisedMasker  # noqa: E402
 
 TAR_BATCH, REFERENCE_SAMPLES = 256, 64
-PIXELS = "rgb@224"
 
 
 def all_to_all(budget: int) -> MaskingConfig:
@@ -52,19 +49,9 @@ def all_to_all(budget: int) -> MaskingConfig:
     )
 
 
-def with_pixels() -> MaskingConfig:
-    """4M-7's own mixture: all pixels, or some of everything."""
-    pixels = MaskingComponent(input={PIXELS: 1000.0}, target_default=0.5)
-    return MaskingConfig(
-        num_inputs=(128, 128),
-        num_targets=(128, 128),
-        components=(pixels, *all_to_all(128).components),
-    )
-
-
-def modalities_of(name: str, pixels: bool = False) -> ModalitySet:
+def modalities_of(name: str, pixels: str = "") -> ModalitySet:
     whole = ModalitySet.load(ROOT / "configs" / "modalities" / f"{name}.yaml")
-    kept = tuple(m for m in whole if m.kind != "continuous" or (pixels and m.name == PIXELS))
+    kept = tuple(m for m in whole if m.kind != "continuous" or m.name == pixels)
     return ModalitySet(kept, whole.tokenizers)
 
 
@@ -74,32 +61,18 @@ def random_ids(m: Modality, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(low, m.vocab_size, num).astype(token_dtype(m.vocab_size))
 
 
-def random_jpeg(rng: np.random.Generator) -> bytes:
-    """A picture of 224 px with detail and grain, of the size on disk of a photograph's."""
-    small = PIL.Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
-    smooth = np.asarray(small.resize((224, 224), PIL.Image.Resampling.BICUBIC), np.int64)
-    grain = rng.integers(-6, 7, smooth.shape)
-    buffer = io.BytesIO()
-    picture = PIL.Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
-    picture.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def write_samples(modalities: ModalitySet, root: Path, num: int) -> None:
+def write_tokens(modalities: ModalitySet, root: Path, keys: list[str]) -> None:
     rng = np.random.default_rng(0)
     for m in modalities:
-        if m.kind == "continuous":
-            members = [(f"{i:08d}", "jpg", random_jpeg(rng)) for i in range(num)]
-            write_shard(shard_path(root / "raw", "train", m.raw_name, 0), members)
-        else:
-            members = [(f"{i:08d}", "npy", write_npy(random_ids(m, rng))) for i in range(num)]
+        if m.kind != "continuous":
+            members = [(key, "npy", write_npy(random_ids(m, rng))) for key in keys]
             write_shard(shard_path(root / "tokens", "train", m.name, 0), members)
 
 
-def opened(modalities: ModalitySet, root: Path) -> Source:
+def opened(modalities: ModalitySet, root: Path, cache: Path | None = None) -> Source:
     folders = {"tokens": root / "tokens", "raw": root / "raw"}
     there = {name: str(path) for name, path in folders.items() if path.is_dir()}
-    return Source(SourceConfig(**there), "train", modalities, root / "cache", 0.0)
+    return Source(SourceConfig(**there), "train", modalities, cache or root / "cache", 0.0)
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -157,32 +130,6 @@ def compare_masks(source: Source, config: MaskingConfig, batch: int, rounds: int
     }
 
 
-def compare_decoder(source: Source, config: MaskingConfig, batch: int, rounds: int) -> dict:
-    """The loader with pixels against decoding each of its pictures once."""
-    column = source._columns[PIXELS].pictures
-    assert column.is_encoded
-    files = [column.element(i).tobytes() for i in range(len(column))]
-    ways = {
-        "loader": loader(source, config, batch),
-        "decoder": (len(files), lambda: [decode_rgb(data) for data in files]),
-    }
-    found = rates(ways, rounds)
-    batches = loader(source, config, batch)[1]()
-    chosen = [
-        len(
-            np.unique(
-                np.repeat(np.arange(batch), b.encoder.lengths)[b.encoder.vectors[PIXELS].rows]
-            )
-        )
-        for (b,) in batches
-    ]
-    return {
-        "samples_per_cpu_s": found,
-        "ratio": {"decoder": round(found["loader"] / found["decoder"], 2)},
-        "share_of_pictures_decoded": round(sum(chosen) / (len(chosen) * batch), 3),
-    }
-
-
 def compare_tars(source: Source, root: Path, rounds: int) -> dict:
     """The same ids read through webdataset and stacked."""
 
@@ -222,19 +169,13 @@ def main() -> None:
         root = Path(folder)
         for name, budget, batches in (("4m_7", 128, (64, 1024)), ("4m_21", 256, (64,))):
             modalities, place = modalities_of(name), root / name
-            write_samples(modalities, place, num)
+            write_tokens(modalities, place, [f"{i:08d}" for i in range(num)])
             source = opened(modalities, place)
             for batch in batches:
                 row = f"{name}, {budget}/{budget}, batch {batch}"
                 rows[row] = compare_masks(source, all_to_all(budget), batch, rounds)
             if name == "4m_7":
                 rows["4m_7 against webdataset tars"] = compare_tars(source, place, rounds)
-        modalities = modalities_of("4m_7", pixels=True)
-        write_samples(modalities, root / "pixels", num // 4)
-        source = opened(modalities, root / "pixels")
-        rows["4m_7 with pixels from JPEG, batch 64"] = compare_decoder(
-            source, with_pixels(), 64, rounds
-        )
     print(json.dumps(rows, indent=1))
     if options.out:
         options.out.write_text(json.dumps(rows, indent=1) + "\n")

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from turns import seconds_in_turn
 
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
@@ -51,21 +52,19 @@ def main() -> None:
     torch.set_num_threads(1)
     model = model_with_gradients(options.dim, options.depth)
     muon = build_optimizers(model, OptimizerConfig(name="muon"))[-1]
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(options.repeats):
-        for name, way in WAYS.items():
-            optimizers.orthogonalize = way
-            started = time.process_time()
-            muon.step()
-            seconds[name].append(time.process_time() - started)
-    fastest = {name: min(times) for name, times in seconds.items()}
+
+    def step(way: Callable[[Tensor], Tensor]) -> None:
+        optimizers.orthogonalize = way
+        muon.step()
+
+    actions = {name: partial(step, way) for name, way in WAYS.items()}
+    times = seconds_in_turn(actions, options.repeats)
     figures = {
         "dim": options.dim,
         "depth": options.depth,
         "numbers": sum(p.numel() for group in muon.param_groups for p in group["params"]),
-        "fastest_seconds": fastest,
-        "median_seconds": {n: statistics.median(times) for n, times in seconds.items()},
-        "ratio": fastest["published"] / fastest["ours"],
+        **times,
+        "ratio": times["fastest_seconds"]["published"] / times["fastest_seconds"]["ours"],
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))

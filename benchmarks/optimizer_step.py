@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
+from turns import seconds_in_turn
 
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
@@ -38,18 +37,11 @@ def main() -> None:
         "default": torch.optim.AdamW(model.parameters()),
         "fused": torch.optim.AdamW(model.parameters(), fused=True),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
-    for _ in range(options.repeats):
-        for name, optimizer in optimizers.items():
-            started = time.perf_counter()
-            optimizer.step()
-            seconds[name].append(time.perf_counter() - started)
-    fastest = {name: min(times) for name, times in seconds.items()}
+    times = seconds_in_turn({n: o.step for n, o in optimizers.items()}, options.repeats)
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "fastest_seconds": fastest,
-        "median_seconds": {n: statistics.median(times) for n, times in seconds.items()},
-        "ratio": fastest["default"] / fastest["fused"],
+        **times,
+        "ratio": times["fastest_seconds"]["default"] / times["fastest_seconds"]["fused"],
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))

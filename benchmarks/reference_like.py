@@ -17,101 +17,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from reference_inputs import DenseModality
+from reference_layers import DenseBlock, Norm, copied
 from torch import Tensor, nn
 
-from fourm.blocks import MLP, NORM_EPS, Attention, Block
 from fourm.embedding import TokenTable
 from fourm.modalities import Modality
 from fourm.model import FourM
-from fourm.training.optimizers import OptimizerConfig
-
-# ---- layers --------------------------------------------------------------------------------------
-
-
-class _Norm(nn.Module):
-    """LayerNorm with a bias that stays zero, which its files hold as a buffer."""
-
-    bias: Tensor
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        assert isinstance(norm, nn.LayerNorm)
-        self.weight = _copy(norm.weight)
-        self.register_buffer("bias", torch.zeros_like(norm.weight))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return F.layer_norm(rows, self.weight.shape, self.weight, self.bias, NORM_EPS)
-
-
-class _DenseAttention(nn.Module):
-    def __init__(self, ours: Attention, cross: bool = False) -> None:
-        super().__init__()
-        dim = ours.proj.in_features
-        self.num_heads, self.scale = ours.num_heads, (dim // ours.num_heads) ** -0.5
-        weight = ours.qkv.weight
-        self.parts = nn.ParameterList(
-            map(_copy, weight.split([dim, 2 * dim]) if cross else [weight])
-        )
-        self.proj = _copy(ours.proj.weight)
-
-    def forward(self, rows: Tensor, hidden: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D); ``hidden`` (B, 1 or N, M) True = not seen."""
-        if context is None:
-            projected = [F.linear(rows, self.parts[0])]
-        else:
-            projected = [F.linear(rows, self.parts[0]), F.linear(context, self.parts[1])]
-        q, k, v = (
-            rearrange(part, "b n (h k) -> b h n k", h=self.num_heads)
-            for whole in projected
-            for part in whole.split(rows.shape[-1], dim=-1)
-        )
-        scores = q @ k.transpose(-2, -1) * self.scale
-        scores = scores.masked_fill(hidden[:, None], torch.finfo(scores.dtype).min)
-        heads = scores.softmax(dim=-1) @ v
-        return F.linear(rearrange(heads, "b h n k -> b n (h k)"), self.proj)
-
-
-class _DenseMLP(nn.Module):
-    """SwiGLU of three matrices."""
-
-    def __init__(self, ours: MLP) -> None:
-        super().__init__()
-        self.gate, self.value = map(_copy, ours.fc_in.weight.chunk(2))
-        self.out = _copy(ours.fc_out.weight)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        hidden = F.silu(F.linear(rows, self.gate)) * F.linear(rows, self.value)
-        return F.linear(hidden, self.out)
-
-
-class _DenseBlock(nn.Module):
-    def __init__(self, ours: Block) -> None:
-        super().__init__()
-        self.norm_self, self.norm_mlp = _Norm(ours.norm_self), _Norm(ours.norm_mlp)
-        self.self_attention = _DenseAttention(ours.self_attention)
-        self.mlp = _DenseMLP(ours.mlp)
-        self.cross_attention = None
-        if ours.cross_attention is not None:
-            assert ours.norm_query is not None and ours.norm_context is not None
-            self.norm_query, self.norm_context = _Norm(ours.norm_query), _Norm(ours.norm_context)
-            self.cross_attention = _DenseAttention(ours.cross_attention, cross=True)
-
-    def forward(
-        self,
-        rows: Tensor,
-        hidden: Tensor,
-        context: Tensor | None = None,
-        hidden_context: Tensor | None = None,
-    ) -> Tensor:
-        rows = rows + self.self_attention(self.norm_self(rows), hidden)
-        if self.cross_attention is not None:
-            assert context is not None and hidden_context is not None
-            rows = rows + self.cross_attention(
-                self.norm_query(rows), hidden_context, self.norm_context(context)
-            )
-        return rows + self.mlp(self.norm_mlp(rows))
 
 
 class _ModalityEmbedding(nn.Module):
@@ -124,8 +36,8 @@ class _ModalityEmbedding(nn.Module):
         self.is_sequence = m.kind == "sequence"
         index = ours.modalities.index(m.name)
         decoder_modality = ours.modality if ours.decoder_modality is None else ours.decoder_modality
-        self.modality = _copy(ours.modality[index])
-        self.decoder_modality = _copy(decoder_modality[index])
+        self.modality = copied(ours.modality[index])
+        self.decoder_modality = copied(decoder_modality[index])
         self.table = self.projection = self.head = None
         if m.kind == "continuous":
             layer = ours.get_submodule(ours.vector_name(m.name))
@@ -133,9 +45,9 @@ class _ModalityEmbedding(nn.Module):
             self.projection = nn.Linear(m.width, len(self.modality), bias=layer.bias is not None)
             self.projection.load_state_dict(layer.state_dict())
         else:
-            self.table = _copy(ours.tokens.weights(m))
+            self.table = copied(ours.tokens.weights(m))
         if m.output:
-            self.head = _copy(ours.head(m.name))
+            self.head = copied(ours.head(m.name))
         at = torch.full((m.num_positions,), index)
         places = ours.positions(at, torch.arange(m.num_positions)).added.detach()
         if m.kind == "set":
@@ -201,10 +113,10 @@ class ReferenceLike(nn.Module):
         self.num_inputs, self.num_targets = num_inputs, num_targets
         self.modalities = list(ours.modalities)
         self.embeddings = nn.ModuleList(_ModalityEmbedding(ours, m) for m in ours.modalities)
-        self.mask_token = _copy(ours.mask_token)
-        self.encoder = nn.ModuleList(map(_DenseBlock, ours.encoder_blocks))
-        self.decoder = nn.ModuleList(map(_DenseBlock, ours.decoder_blocks))
-        self.encoder_norm, self.decoder_norm = _Norm(ours.encoder_norm), _Norm(ours.decoder_norm)
+        self.mask_token = copied(ours.mask_token)
+        self.encoder = nn.ModuleList(map(DenseBlock, ours.encoder_blocks))
+        self.decoder = nn.ModuleList(map(DenseBlock, ours.decoder_blocks))
+        self.encoder_norm, self.decoder_norm = Norm(ours.encoder_norm), Norm(ours.decoder_norm)
         self.context = nn.Linear(c.dim, c.dim)
         self.context.load_state_dict(ours.context.state_dict())
 
@@ -270,19 +182,3 @@ class ReferenceLike(nn.Module):
             has_any = bool(own.any())
             losses.append(F.cross_entropy(logits, wanted[own]) if has_any else logits.sum() * 0.0)
         return torch.stack(losses).mean()
-
-
-def default_adamw(model: ReferenceLike, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """torch's AdamW as it comes; everything but norms and biases decays."""
-    plain = [p for name, p in model.named_parameters() if "norm" in name or name.endswith("bias")]
-    chosen = {id(p) for p in plain}
-    decayed = [p for p in model.parameters() if id(p) not in chosen]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
-
-
-def _copy(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach().clone())

@@ -27,7 +27,8 @@ from unittest import mock
 
 import torch
 from reference_inputs import dense_modalities
-from reference_like import ReferenceLike, default_adamw
+from reference_like import ReferenceLike
+from torch import nn
 from workload import (
     Seconds,
     Step,
@@ -39,6 +40,7 @@ from workload import (
 )
 
 from fourm.model import ModelConfig
+from fourm.training.optimizers import OptimizerConfig
 
 GOALS = {7: 1.6, 21: 2.0}
 TOLERANCE = 1e-4  # of losses on equal masks, relative
@@ -87,6 +89,18 @@ class Side(Protocol):
         ...
 
 
+def default_adamw(model: ReferenceLike, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """torch's AdamW as it comes; everything but norms and biases decays."""
+    plain = [p for name, p in model.named_parameters() if "norm" in name or name.endswith("bias")]
+    chosen = {id(p) for p in plain}
+    decayed = [p for p in model.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
 class Ours:
     """Packed rows, and the optimizers of ``build_optimizers``."""
 
@@ -104,16 +118,19 @@ class Reference:
     def __init__(self, work: Workload) -> None:
         slots = work.masking.num_inputs[1], work.masking.num_targets[1]
         self.work, self.model = work, ReferenceLike(work.build(), *slots)
-        self.parameters = list(self.model.parameters())
-        self.optimizers = [default_adamw(self.model, work.optimizer)]
+        self.optimizer = default_adamw(self.model, work.optimizer)
 
     def step(self, seed: int, padding: bool) -> Turn:
         work = self.work.padding() if padding else self.work
         batch = work.batch(seed)
         given = dense_modalities(work.modalities, work.samples(seed), batch)
-        clip = work.optimizer.clip
-        done = timed_step(lambda: self.model(given), self.parameters, self.optimizers, clip)
+        done = timed_step(lambda: self.model(given), self._update)
         return Turn(*done, useful_tokens(batch))
+
+    def _update(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.work.optimizer.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def serve(connection: Connection, name: str, sizes: Sizes) -> None:

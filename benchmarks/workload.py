@@ -26,6 +26,7 @@ from fourm.resources import configs_folder
 from fourm.tokens import SampleTokens
 from fourm.training.allocations import keep_freed_memory
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
+from fourm.training.state import TrainingState
 
 # ids of a sample's text, shortest and longest; sequences that are not named fill their modality
 TEXT_LENGTHS = {
@@ -195,32 +196,16 @@ class Seconds:
         return self.forward + self.backward + self.optimizer
 
 
-def timed_step(
-    loss_of: Callable[[], Tensor],
-    parameters: Sequence[nn.Parameter],
-    optimizers: Sequence[torch.optim.Optimizer],
-    clip: float,
-) -> tuple[float, Seconds]:
-    """One training step and its loss."""
+def timed_step(loss_of: Callable[[], Tensor], update: Callable[[], None]) -> tuple[float, Seconds]:
+    """One training step and its loss; ``update`` is what follows the backward pass."""
     marks = [time.process_time()]
     loss = loss_of()
     marks.append(time.process_time())
     loss.backward()
     marks.append(time.process_time())
-    update(parameters, optimizers, clip)
+    update()
     marks.append(time.process_time())
     return float(loss.detach()), Seconds(*np.diff(marks).tolist())
-
-
-def update(
-    parameters: Sequence[nn.Parameter], optimizers: Sequence[torch.optim.Optimizer], clip: float
-) -> None:
-    """What follows the backward pass."""
-    if clip:
-        nn.utils.clip_grad_norm_(parameters, clip)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
 
 class Step:
@@ -231,8 +216,7 @@ class Step:
     def __init__(self, work: Workload, device: torch.device | str = "cpu") -> None:
         keep_freed_memory()
         self.work, self.model = work, work.build().to(device)
-        self.parameters = list(self.model.parameters())
-        self.optimizers = build_optimizers(self.model, work.optimizer)
+        self.state = TrainingState(self.model, build_optimizers(self.model, work.optimizer), 0.0)
 
     def factors(self, batches: Sequence[MaskedBatch]) -> Tensor:
         """What the losses of each modality (modalities,) are multiplied with: the loss is the mean
@@ -249,11 +233,12 @@ class Step:
         def loss() -> Tensor:
             return (self.model(batch).sums * self.factors([batch])).sum()
 
-        return timed_step(loss, self.parameters, self.optimizers, self.work.optimizer.clip)
+        return timed_step(loss, self.update)
 
     def update(self) -> None:
         """Clip and step after a backward pass."""
-        update(self.parameters, self.optimizers, self.work.optimizer.clip)
+        gradients = self.state.gradients
+        self.state.update(None, gradients.clip(gradients.norm(), self.work.optimizer.clip))
 
 
 def sizes_of(work: Workload) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fourm_tokenizers import train
 from hostile_server import FAILURES, Handler, serve
 
 from fourm.cli import main as fourm
-from fourm.data.shards import DamageReport, read_shard, shard_paths
+from fourm.data.columns import open_chunks
 from fourm.modalities import ModalitySet
 
 CONFIG = Path(__file__).parent.parent / "configs" / "modalities" / "labelled.yaml"
@@ -129,12 +129,8 @@ def main() -> None:
     names = [m.name for m in ModalitySet.load(config)]
     keys = {}
     for name in names:
-        shards = [path for split in ("train", "val") for path in shard_paths(tokens, split, name)]
-        keys[name] = [
-            key
-            for path in shards
-            for key, _ in read_shard(path, lambda data, _: data, ("npy",), DamageReport())
-        ]
+        columns = [open_chunks(tokens, split, name) for split in ("train", "val")]
+        keys[name] = [key.partition("/")[2] for column in columns for key, _ in column.samples()]
     summary = {
         "addresses": status["addresses"],
         "fetched": status["fetched"],

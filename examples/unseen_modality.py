@@ -72,7 +72,8 @@ def pretrained(out: Path, steps: int) -> Path:
         "modalities": str(CONFIG),
         "tokenizers": str(out / "tokenizers"),
         "data": {
-            "sources": [{"tokens": str(out / "tokens"), "raw": str(out / "raw")}],
+            # chunks have the tokens of all shards, raw shards are some of them
+            "sources": [{"tokens": str(out / "tokens"), "raw": str(out / "raw"), "require": "all"}],
             "cache": str(out / "cache"),
         },
         "model": {"dim": 128, "encoder_depth": 3, "decoder_depth": 3, "num_heads": 4},

@@ -96,6 +96,8 @@ class MaskedBatch:
     encoder: EncoderStream
     decoder: DecoderStream
     samples: np.ndarray  # (B,) number of each sample in its data set
+    # modalities that samples go without because their files are damaged
+    num_unreadable: int = 0
 
     @property
     def num_rows(self) -> int:

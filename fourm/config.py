@@ -264,13 +264,22 @@ def to_mapping(config: Any) -> Any:
     """A dataclass tree as plain mappings and lists."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         named = {"type": config.type_name} if isinstance(config, Choice) else {}
-        fields = [f.name for f in dataclasses.fields(config) if f.init]
+        fields = [f.name for f in dataclasses.fields(config) if f.init and not _left_out(config, f)]
         return named | {name: to_mapping(getattr(config, name)) for name in fields}
     if isinstance(config, dict):
         return {key: to_mapping(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [to_mapping(value) for value in config]
     return config
+
+
+# Of a field that earlier releases did not have: ``field(default=..., metadata=ADDED)``. Mappings
+# leave it out while it has its default, so that they equal those that earlier releases wrote.
+ADDED = {"added": True}
+
+
+def _left_out(config: Any, field: dataclasses.Field[Any]) -> bool:
+    return "added" in field.metadata and getattr(config, field.name) == field.default
 
 
 def dump(config: Any, path: str | Path) -> None:

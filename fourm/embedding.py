@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourm.lookups import LookUps
 from fourm.modalities import Modality, ModalitySet
 from fourm.pieces import GradientSlot, cut
-from fourm.roles import TABLE, state_roles
+from fourm.roles import LOOKED_UP, TABLE, state_roles
 
 TOKEN_STD = 0.3  # sin-cos positions have 0.7: place counts for more than content at the start
 
@@ -62,6 +63,7 @@ class TokenTable(nn.Module):
         own = [self.vocabularies.get(m.vocab or m.name, (0, 0))[0] for m in modalities]
         self.register_buffer("start", torch.tensor(own), persistent=False)
         self.table = nn.Parameter(torch.empty(starts[-1], dim))
+        self.look_ups: LookUps | None = None
         state_roles(self, table=TABLE)
         index, self.num_level_rows = _level_index(sizes, levels)
         self.register_buffer("level_index", index, persistent=False)
@@ -90,13 +92,19 @@ class TokenTable(nn.Module):
                 self.levels[0] = 0.0
                 self.table[self.level_index[:, 0] > 0] = 0.0
 
+    def only_look_up(self) -> None:
+        """The table is no head: a batch reads rows of it and nothing else does."""
+        state_roles(self, table=LOOKED_UP)
+        self.look_ups = LookUps()
+
     def forward(self, modality: Tensor, ids: Tensor) -> Tensor:
         """Modality and id within its vocabulary, both (T,) -> vectors (T, D).
 
         Rows of modalities that are no members mean nothing.
         """
         rows = self.start[modality] + ids
-        vectors = F.embedding(rows, self.table)
+        look_ups = self.look_ups
+        vectors = F.embedding(rows, self.table) if look_ups is None else look_ups(self.table, rows)
         if self.levels is not None:
             vectors = vectors + F.embedding(self.level_index[rows], self.levels, padding_idx=0).sum(
                 1
@@ -107,6 +115,7 @@ class TokenTable(nn.Module):
         """The vectors of one modality's vocabulary (V_m, D), as the weight of an output head."""
         vocabulary = m.vocab or m.name
         start, size = self.vocabularies[vocabulary]
+        self._note_all()
         return self._with_levels(self.table[start : start + size], vocabulary)
 
     def heads(self, wanted: set[str]) -> dict[str, Head]:
@@ -115,6 +124,7 @@ class TokenTable(nn.Module):
         All are cut from the table at once: a slice for each would cost a whole table's gradient
         each.
         """
+        self._note_all()
         pieces = cut(self.table, [size for _, size in self.vocabularies.values()])
         return {
             name: Head(self._with_levels(piece, name), slot)
@@ -128,6 +138,10 @@ class TokenTable(nn.Module):
         if self.levels is not None and not wanted & set(self.level_rows):
             found.append(self.levels)
         return found
+
+    def _note_all(self) -> None:
+        if self.look_ups is not None:
+            self.look_ups.note_all()
 
     def _with_levels(self, weight: Tensor, vocabulary: str) -> Tensor:
         if self.levels is None or vocabulary not in self.level_rows:

@@ -11,6 +11,7 @@ order of calls.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.ragged import rows_of_blocks
 from fourm.ragged import starts as starts_of
 from fourm.rng import CounterRNG
-from fourm.tokens import Ragged, SampleTokens
+from fourm.tokens import Ragged, SampleTokens, UnreadableElements
 
 __all__ = ["Masker", "MaskingComponent", "MaskingConfig"]
 
@@ -52,7 +53,19 @@ class Masker:
         self._mask_samples, self._read_ids = mask_samples, read_ids
 
     def __call__(self, tokens: SampleTokens, draws: np.ndarray) -> MaskedBatch:
-        """Mask a batch; ``draws`` (B,) are the numbers that its randomness is a function of."""
+        """Mask a batch; ``draws`` (B,) are the numbers that its randomness is a function of.
+
+        A sample of which a file turns out to be damaged is masked as one that lacks the modality;
+        the others are what they would have been.
+        """
+        try:
+            return self._masked(tokens, draws)
+        except _DamagedSamples as damaged:
+            batch = self(tokens.without(damaged.modality, damaged.samples), draws)
+            num = batch.num_unreadable + len(damaged.samples)
+            return replace(batch, num_unreadable=num)
+
+    def _masked(self, tokens: SampleTokens, draws: np.ndarray) -> MaskedBatch:
         shape = (len(tokens), len(self.modalities))
         lengths, starts = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for i, m in enumerate(self.modalities):
@@ -95,7 +108,11 @@ class Masker:
                 self._read(held, first[:, i], counts, rows.given)
                 continue
             at = rows_of_blocks(first[:, i], counts)
-            values = held.take(np.repeat(np.arange(len(tokens)), counts), rows.position[at])
+            sample = np.repeat(np.arange(len(tokens)), counts)
+            try:
+                values = held.take(sample, rows.position[at])
+            except UnreadableElements as unreadable:
+                raise _DamagedSamples(m.name, np.unique(sample[unreadable.at])) from None
             rows.given[at] = 0
             scale = _scale(m) if values.dtype == np.uint8 else None
             values = values if scale is not None else values.astype(np.float32, copy=False)
@@ -146,6 +163,14 @@ class Masker:
         """Ids in place of contents (T,), in ``counts`` (B,) rows of each sample from ``first``."""
         for i, part in enumerate(held.parts):
             self._read_ids(np.asarray(part), held.part == i, first, counts, contents)
+
+
+class _DamagedSamples(Exception):
+    """Samples (n,) of a batch whose files of a modality are damaged."""
+
+    def __init__(self, modality: str, samples: np.ndarray) -> None:
+        super().__init__(modality)
+        self.modality, self.samples = modality, samples
 
 
 def _room(shape: tuple[int, int], ranges: np.ndarray) -> Rows:

@@ -208,6 +208,9 @@ class FourM(
         if not c.share_token_embeddings:
             self.decoder_tokens = TokenTable(modalities, to_decoder, c.dim, TOKEN_STD)
         self.heads = None if c.tie_heads else TokenTable(modalities, outputs, c.dim, 0.0)
+        for table in (self.tokens, self.decoder_tokens):
+            if table is not None and table is not self._head_table:
+                table.only_look_up()
         self.positions = positions(list(modalities))
         self.decoder_positions = None if c.share_learned_positions else positions(outputs)
         self.modality = vectors(len(modalities))

@@ -131,7 +131,8 @@ class Edits:
         folder = self.project.raw if stage == "raw" else self.project.tokens
         noted = self._noted(stage).get(name)
         if noted is None:
-            return "unchanged" if any(folder.glob(f"*/{name}/*.tar")) else "new"
+            found = [*folder.glob(f"*/{name}/*.tar"), *folder.glob(f"*/{name}/*.chunk")]
+            return "unchanged" if found else "new"
         return "unchanged" if noted == now else "changed"
 
     def table(self) -> str:

@@ -4,7 +4,7 @@
   weights say in how many row blocks they fall (query, key and value are three maps).
 * ``PROJECTION``: a matrix into or out of the hidden width. AdamW's; decayed.
 * ``TABLE``: rows that are looked up or asked for (embeddings, heads, queries, codes) and kernels of
-  convolutions. AdamW's; not decayed.
+  convolutions. AdamW's; not decayed. ``LOOKED_UP`` are those that a batch only reads rows of.
 * ``VECTOR``: norms, biases, gates. AdamW's; not decayed.
 
 Modules state the roles of their own parameters with ``state_roles``; layers of ``torch`` that
@@ -27,10 +27,12 @@ class Role:
     decayed: bool
     hidden: bool = False  # a map of the hidden width to itself
     pieces: int = 1
+    looked_up: bool = False  # a table of which a batch reads some rows, and nothing else does
 
 
 PROJECTION = Role("projection", decayed=True)
 TABLE = Role("table", decayed=False)
+LOOKED_UP = Role("table", decayed=False, looked_up=True)
 VECTOR = Role("vector", decayed=False)
 
 

@@ -6,10 +6,22 @@ read, and pictures of which it chose nothing are not decoded. Shapes: B samples,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+
+
+class UnreadableElements(Exception):
+    """Elements that were asked for and cannot be read, because a file is damaged.
+
+    Args:
+        at: (n,) bool, which of those that were asked for.
+    """
+
+    def __init__(self, at: np.ndarray) -> None:
+        super().__init__(f"{at.sum()} elements cannot be read")
+        self.at = at
 
 
 class Elements(Protocol):
@@ -19,7 +31,7 @@ class Elements(Protocol):
     """
 
     def __getitem__(self, numbers: np.ndarray, /) -> Any:
-        """Elements of these numbers (n,): ids (n,) or vectors (n, C)."""
+        """Elements of these numbers (n,): ids (n,) or vectors (n, C). Raises UnreadableElements."""
         ...
 
 
@@ -38,12 +50,22 @@ class Ragged:
         return Ragged((part,), np.zeros(len(starts), np.int64), starts, lengths)
 
     def take(self, sample: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """Elements at positions (n,) of samples (n,); all parts must give the same shape."""
+        """Elements at positions (n,) of samples (n,); all parts must give the same shape.
+
+        Raises UnreadableElements where a file is damaged.
+        """
         numbers, part = self.starts[sample] + position, self.part[sample]
         if len(self.parts) == 1:
             return self.parts[0][numbers]
         places = [np.flatnonzero(part == i) for i in range(len(self.parts))]
-        taken = [self.parts[i][numbers[at]] for i, at in enumerate(places)]
+        taken, lost = [], np.zeros(len(sample), bool)
+        for values, at in zip(self.parts, places, strict=True):
+            try:
+                taken.append(values[numbers[at]])
+            except UnreadableElements as unreadable:
+                lost[at] = unreadable.at
+        if lost.any():
+            raise UnreadableElements(lost)
         result = np.concatenate(taken)
         result[np.concatenate(places)] = np.concatenate(taken)
         return result
@@ -68,6 +90,13 @@ class SampleTokens:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def without(self, name: str, samples: np.ndarray) -> SampleTokens:
+        """The same, but that samples (n,) lack a modality."""
+        held = self.content[name]
+        lengths = held.lengths.copy()
+        lengths[samples] = 0
+        return replace(self, content={**self.content, name: replace(held, lengths=lengths)})
 
     @staticmethod
     def from_arrays(

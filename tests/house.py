@@ -47,7 +47,7 @@ ROOMS = (
         "model",
         "embedding, attention, blocks, losses",
         "model flops encoder latent_rows latent_encoder prepared blocks cache attention roles"
-        " positions embedding pieces loss objectives",
+        " positions embedding lookups pieces loss objectives",
     ),
     Room(
         "fourm",
@@ -69,7 +69,7 @@ ROOMS = (
         "fourm",
         "forms",
         "pictures, arrays, crops, metrics",
-        "data.crops data.npy data.pictures evaluation.metrics",
+        "data.crops data.npy data.pictures data.picture_parts evaluation.metrics",
     ),
     Room("fourm", "cli", "the program, its endings", "cli __main__"),
     Room(

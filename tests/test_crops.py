@@ -7,6 +7,8 @@ import json
 
 import numpy as np
 import pytest
+import yaml
+from einops import rearrange
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import import_pictures
 from fourm_data_prep.tokenize import tokenize
@@ -14,15 +16,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fourm.config import load
+from fourm.data.columns import open_chunks
 from fourm.data.crops import Crop, crops_of
-from fourm.data.npy import read_npy
-from fourm.data.shards import DamageReport, read_shard, shard_paths
+from fourm.data.npy import read_npy, write_npy
+from fourm.data.shards import DamageReport, read_shard, shard_path, shard_paths, write_shard
+from fourm.data.store import Source, SourceConfig
+from fourm.data.tar_headers import members_of
+from fourm.errors import UserError
+from fourm.modalities import ModalitySet
 from fourm.raw.boxes import Boxes
 from fourm.raw.depth import Depth
 from fourm.raw.image import Image as RawImage
 from fourm.raw.instances import Instances
 from fourm.raw.labels import Labels
 from fourm.raw.normal import Normal
+from fourm.training.pretrain import PretrainConfig, pretrain
 
 STORED, SIZE = 96, 32
 ONE = EngineConfig(workers=1)
@@ -137,14 +146,13 @@ def project(tmp_path):
 
 
 def tokens(folder, name):
-    return dict(
-        read_shard(
-            shard_paths(folder, "train", name)[0],
-            lambda d, _: read_npy(d),
-            ("npy",),
-            DamageReport(),
-        )
-    )
+    column = open_chunks(folder, "train", name)
+    return {key.partition("/")[2]: ids for key, ids in column.samples()}
+
+
+def crop_settings(folder):
+    path = shard_paths(folder, "train", "crop_settings")[0]
+    return dict(read_shard(path, lambda d, _: read_npy(d), ("npy",), DamageReport()))
 
 
 def test_tokens_of_crops_agree_between_modalities_and_tell_where_they_were_cut(project):
@@ -159,9 +167,8 @@ def test_tokens_of_crops_agree_between_modalities_and_tell_where_they_were_cut(p
         engine=ONE,
         crops=3,
     )
-    rgb, edges, places = (
-        tokens(project / "tokens", name) for name in ("rgb", "edges", "crop_settings")
-    )
+    rgb, edges = (tokens(project / "tokens", name) for name in ("rgb", "edges"))
+    places = crop_settings(project / "tokens")
     assert list(rgb) == list(edges) == list(places) and len(rgb) == 3 * len(
         [k for k in rgb if "~" not in k]
     )
@@ -173,6 +180,144 @@ def test_tokens_of_crops_agree_between_modalities_and_tell_where_they_were_cut(p
     )
     once = tokens(project / "once", "rgb")
     assert all((once[k] == rgb[k]).all() for k in once)
+
+
+MASKING = """
+masking:
+  num_inputs: [4, 8]
+  num_targets: [4, 8]
+  components:
+    - {input_default: 0.5, target_default: 0.5}
+    - {input: {pixels: 100}, target_default: 0.5}
+model: {dim: 16, encoder_depth: 1, decoder_depth: 1, num_heads: 2}
+loop: {steps: 6, batch_size: 8, log_every: 1, num_workers: 2, threads: 1}
+eval_samples: 8
+"""
+
+
+def with_pixels(project, **raw):
+    """The project with pixels as a continuous modality, and vectors of each whole picture."""
+    config = yaml.safe_load(CONFIG)
+    given = {"type": "image", "size": SIZE, **raw}
+    config["modalities"]["pixels"] = {
+        **{"kind": "continuous", "source": "rgb", "patch_size": 8, "raw": given},
+    }
+    (project / "m.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return ModalitySet.load(project / "m.yaml")
+
+
+def photographs(project, split="train", num=12):
+    """Raw shards of pictures as the web has them: of any size, turned, JPEG, WebP and PNG."""
+    files, rng = [], np.random.default_rng(len(split))
+    for i in range(num):
+        width, height = rng.integers(SIZE + 4, 4 * SIZE, 2)
+        small = Image.fromarray(rng.integers(0, 255, (5, 4, 3), dtype=np.uint8))
+        kind, extension = [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "png")][i % 3]
+        exif = Image.Exif()
+        exif[0x0112] = 1 + i % 8
+        buffer = io.BytesIO()
+        small.resize((width, height), Image.Resampling.BICUBIC).save(buffer, kind, exif=exif)
+        files.append((f"{split}{i}", extension, buffer.getvalue()))
+    write_shard(shard_path(project / "raw", split, "rgb", 0), files)
+    return files
+
+
+def run_tokenize(project, **options):
+    folders = (project / name for name in ("m.yaml", "raw", "tokenizers", "tokens"))
+    tokenize(*folders, engine=ONE, **options)
+
+
+def opened(project, modalities):
+    config = SourceConfig(tokens=str(project / "tokens"), raw=str(project / "raw"))
+    return Source(config, "train", modalities, project / "cache", 0.0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_pixels_are_cut_as_the_tokens_of_their_sample_were(project, flip):
+    modalities, files = with_pixels(project), photographs(project)
+    run_tokenize(project, crops=4, flip=flip)
+    note = json.loads((project / "tokens/train/crop_settings/crops.json").read_text())
+    assert note == {"format": 1, "num_crops": 4, "flip": flip, "seed": 0}
+    source = opened(project, modalities)
+    assert source.num_samples == 4 * len(files) == source.presence.together[0][1]
+    samples = np.arange(source.num_samples)
+    tokens, m = source.gather(samples), modalities["pixels"]
+    taken, ids = (tokens.content[name].padded() for name in ("pixels", "rgb"))
+    by_key = {key: (data, extension) for key, extension, data in files}
+    for name, patches, seen in zip(source.keys(samples), taken, ids, strict=True):
+        key, _, number = name.partition("/")[2].partition("~")
+        whole = m.raw.read(*by_key[key], native=True)
+        part = m.raw.cut(whole, crops_of(key, 4, flip=flip)[int(number or 0)])
+        expected = rearrange(part, "(h p) (w q) c -> (h w) (p q c)", p=8, q=8)
+        assert np.array_equal(patches, expected)
+        assert np.array_equal(seen, Means(None, None).encode([part])[0])
+
+
+def test_vectors_that_tell_nothing_of_places_are_those_of_every_crop(project):
+    modalities = with_pixels(project)
+    config = modalities.to_mapping()
+    vectors = {
+        "kind": "continuous",
+        "max_tokens": 2,
+        "width": 3,
+        "raw": {"type": "vectors", "channels": 3},
+    }
+    config["modalities"]["words"] = vectors
+    (project / "m.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    files = photographs(project)
+    rows = {key: np.full((2, 3), i, np.float32) for i, (key, _, _) in enumerate(files)}
+    members = [(key, "npy", write_npy(value)) for key, value in rows.items()]
+    write_shard(shard_path(project / "raw", "train", "words", 0), members)
+    run_tokenize(project, crops=3)
+    source = opened(project, ModalitySet.load(project / "m.yaml"))
+    samples = np.arange(source.num_samples)
+    words = source.gather(samples).content["words"].padded()
+    for name, value in zip(source.keys(samples), words, strict=True):
+        assert np.array_equal(value, rows[name.partition("/")[2].partition("~")[0]])
+
+
+def test_crops_of_an_earlier_release_are_noted_by_tokenizing_again_which_makes_no_token(project):
+    modalities = with_pixels(project)
+    photographs(project)
+    run_tokenize(project, crops=2)
+    note = project / "tokens/train/crop_settings/crops.json"
+    note.unlink()
+    with pytest.raises(UserError, match="run `fourm tokenize` with the same --crops again"):
+        opened(project, modalities)
+    files = [p for kind in ("*.tar", "*.bin") for p in (project / "tokens").rglob(kind)]
+    before = {p: p.stat().st_mtime_ns for p in files}
+    run_tokenize(project, crops=2)
+    assert len(before) > 4 and {p: p.stat().st_mtime_ns for p in files} == before
+    assert opened(project, modalities).num_samples == 24
+    run_tokenize(project)  # and without crops
+    assert json.loads(note.read_text())["num_crops"] == 1
+
+
+def test_a_run_learns_from_crops_with_pixels_and_goes_on_where_a_picture_is_damaged(project):
+    with_pixels(project)
+    photographs(project)
+    photographs(project, "val", 4)
+    run_tokenize(project, crops=2)
+    (tar,) = shard_paths(project / "raw", "train", "rgb")
+    data = bytearray(tar.read_bytes())
+    name, offset, size = next(
+        (m.name, m.offset, m.size) for m in members_of(tar) if m.name.endswith("webp")
+    )
+    data[offset + 20 : offset + size] = bytes(size - 20)
+    tar.write_bytes(data)
+    config = yaml.safe_load(MASKING) | {
+        "out": str(project / "run"),
+        "modalities": str(project / "m.yaml"),
+        "data": {
+            "sources": [{"tokens": str(project / "tokens"), "raw": str(project / "raw")}],
+            "cache": str(project / "cache"),
+        },
+    }
+    (project / "pretrain.yaml").write_text(yaml.safe_dump(config))
+    figures = pretrain(load(PretrainConfig, project / "pretrain.yaml"))
+    assert np.isfinite(list(figures.values())).all()
+    records = [json.loads(r) for r in (project / "run/log.jsonl").read_text().splitlines()]
+    assert records[-1].get("unreadable", records[-2].get("unreadable", 0)) > 0, name
 
 
 def test_a_size_that_does_not_fit_is_named(project):

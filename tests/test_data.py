@@ -17,7 +17,7 @@ from fourm.data.npy import read_npy, write_npy
 from fourm.data.order import Permutation, SampleOrder
 from fourm.data.pictures import open_picture, to_rgb
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
-from fourm.data.store import Source, SourceConfig, _decoder
+from fourm.data.store import Source, SourceConfig, decoder_of
 from fourm.modalities import ModalitySet
 from fourm.raw.array import Array
 from fourm.raw.depth import Depth
@@ -198,7 +198,7 @@ def test_gather_equals_reading_the_shard(project):
     source = source_of(project)
     m = source.modalities["caption"]
     shard = shard_path(project.parent / "tokens", "train", "caption", 0)
-    direct = dict(read_shard(shard, _decoder(m), ("npy",), DamageReport()))
+    direct = dict(read_shard(shard, decoder_of(m), ("npy",), DamageReport()))
     tokens = source.gather(np.array([5, 0, 39]))
     captions = tokens.content["caption"]
     for row, sample in enumerate((5, 0, 39)):
@@ -329,14 +329,14 @@ def test_an_interrupted_cache_build_is_made_again(project, monkeypatch):
     def fragile(data, extension):
         if next(calls) == 10:
             raise KeyboardInterrupt
-        return _decoder(m)(data, extension)
+        return decoder_of(m)(data, extension)
 
     with pytest.raises(KeyboardInterrupt):
         open_column(shards, fragile, ("npy",), "x", project.parent / "cache", DamageReport())
     assert (
         len(
             open_column(
-                shards, _decoder(m), ("npy",), "x", project.parent / "cache", DamageReport()
+                shards, decoder_of(m), ("npy",), "x", project.parent / "cache", DamageReport()
             )
         )
         == 40

@@ -19,7 +19,13 @@ FLOORS: list[set[str]] = [
     {"fourm.compiled", "fourm.compiled_rng"},
     {"fourm.formats", "fourm.progress", "fourm.resources", "fourm.weights", "fourm.model_files"},
     {"fourm.cli", "fourm.__main__"},
-    {"fourm.data.crops", "fourm.data.npy", "fourm.data.pictures", "fourm.evaluation.metrics"},
+    {
+        "fourm.data.crops",
+        "fourm.data.npy",
+        "fourm.data.pictures",
+        "fourm.data.picture_parts",
+        "fourm.evaluation.metrics",
+    },
     {"fourm.raw"},
     {"fourm.codec_types", "fourm.modalities", "fourm.codecs"},
     {
@@ -43,6 +49,7 @@ FLOORS: list[set[str]] = [
         "fourm.roles",
         "fourm.positions",
         "fourm.embedding",
+        "fourm.lookups",
         "fourm.pieces",
         "fourm.loss",
         "fourm.objectives",

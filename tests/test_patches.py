@@ -10,12 +10,15 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from fourm.data import patches, pictures
+from fourm.data import patches
+from fourm.data.npy import write_npy
 from fourm.data.order import SampleOrder
 from fourm.data.shards import shard_path, write_shard
 from fourm.data.store import MaskedBatches, Source, SourceConfig, to_vectors
+from fourm.errors import UserError
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
+from fourm.raw.image import Image as RawImage
 
 SIZE, NUM = 16, 12
 CODE = {"kind": "set", "raw": {"type": "array", "size": 2}, "vocab_size": 9, "max_tokens": 4}
@@ -97,67 +100,154 @@ def test_patches_of_numbers_that_are_no_bytes_travel_as_floats(tmp_path):
     assert np.array_equal(taken, whole_vectors(files, m, "npy"))
 
 
-def test_a_column_keeps_files_only_where_all_are_plain_pictures_of_the_size(tmp_path):
+def patches_of(source):
+    return source._columns["pixels"].patches
+
+
+def as_floats(taken, m):
+    scale = m.raw.byte_scale[:, :1]
+    return (taken.astype(np.float32) / scale[0] - scale[1]) / scale[2]
+
+
+def test_pictures_stay_in_their_tars_but_for_few_lossless_ones(tmp_path, monkeypatch):
     modalities = pixels_of()
+    m = modalities["pixels"]
     plain = [encoded(random_picture(i)) for i in range(NUM)]
+    pngs = [encoded(random_picture(i), "PNG") for i in range(NUM)]
     grey = encoded(random_picture(0).convert("L"))
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = encoded(random_picture(0), exif=exif)
+    turned = encoded(random_picture(0, 40).resize((40, 31)), exif=exif)
     cases = {
-        "plain": (plain, "jpg", True),
-        "larger": ([*plain, encoded(random_picture(0, 2 * SIZE))], "jpg", False),
-        "grey": ([*plain, grey], "jpg", False),
-        "turned": ([*plain, turned], "jpg", False),
-        "lossless": ([encoded(random_picture(i), "PNG") for i in range(NUM)], "png", False),
+        "plain": (plain, "jpg", patches.FilePatches),
+        "larger": ([*plain, encoded(random_picture(0, 2 * SIZE))], "jpg", patches.FilePatches),
+        "grey": ([*plain, grey], "jpg", patches.FilePatches),
+        "turned": ([*plain, turned], "jpg", patches.FilePatches),
+        "lossless": (pngs, "png", patches.StoredPatches),
     }
-    for name, (files, extension, is_encoded) in cases.items():
+    for name, (files, extension, kind) in cases.items():
         source = open_source(tmp_path / name, files, modalities, extension)
-        assert source._columns["pixels"].pictures.is_encoded == is_encoded, name
+        assert isinstance(patches_of(source), kind), name
         taken = source.gather(np.arange(len(files))).content["pixels"].padded()
-        expected = whole_vectors(files, modalities["pixels"], extension)
-        scale = modalities["pixels"].raw.byte_scale[:, :1]
-        assert np.array_equal((taken.astype(np.float32) / scale[0] - scale[1]) / scale[2], expected)
+        assert np.array_equal(as_floats(taken, m), whole_vectors(files, m, extension))
+    monkeypatch.setattr(patches, "MAX_STORED", NUM * SIZE * SIZE * 3 - 1)
+    many = open_source(tmp_path / "many", pngs, modalities, "png")
+    assert isinstance(patches_of(many), patches.FilePatches)
+    taken = many.gather(np.arange(NUM)).content["pixels"].padded()
+    assert np.array_equal(as_floats(taken, m), whole_vectors(pngs, m, "png"))
 
 
-def test_a_damaged_file_is_listed_when_the_column_is_made(tmp_path):
-    files = [encoded(random_picture(i)) for i in range(NUM)]
-    files[3] = files[3][: len(files[3]) // 2]
-    source = open_source(tmp_path, files, pixels_of())
-    assert source.num_samples == NUM - 1 and source._columns["pixels"].pictures.is_encoded
-    assert {e.key for e in source.report.entries} == {"0003"}
+def test_a_file_of_pictures_takes_no_room_in_the_cache(tmp_path):
+    files = [encoded(random_picture(i, 128)) for i in range(NUM)]
+    open_source(tmp_path, files, pixels_of())
+    cached = [p.stat().st_size for p in (tmp_path / "cache").rglob("*.bin")]
+    assert sum(cached) < 100 * NUM < sum(map(len, files))
 
 
-def test_a_column_of_before_is_used_as_it_is(tmp_path, monkeypatch):
+def test_a_changed_tar_is_listed_again_and_refused_by_who_opened_it_before(tmp_path):
+    files = [encoded(random_picture(i, 48)) for i in range(NUM)]
     modalities = pixels_of()
-    files = [encoded(random_picture(i)) for i in range(NUM)]
-    with monkeypatch.context() as patched:  # as it was made up to release 0.5
-        patched.setattr("fourm.data.store._has_bytes", lambda m: False)
-        assert not open_source(tmp_path, files, modalities)._columns["pixels"].pictures.is_encoded
-    kept = Source(
-        SourceConfig(raw=str(tmp_path / "raw")), "train", modalities, tmp_path / "cache", 0
-    )
-    assert not kept._columns["pixels"].pictures.is_encoded
-
-
-@pytest.mark.parametrize("options", [{}, {"quality": 95, "subsampling": 0}, {"progressive": True}])
-def test_both_decoders_give_the_same_pixels(monkeypatch, options):
-    pytest.importorskip("simplejpeg")
-    data = encoded(random_picture(5, 64), **options)
-    fast = pictures.decode_rgb(data)
-    monkeypatch.setattr(pictures, "simplejpeg", None)
-    assert np.array_equal(fast, pictures.decode_rgb(data))
+    before = open_source(tmp_path, files, modalities)
+    after = open_source(tmp_path, files[::-1], modalities)
+    taken = after.gather(np.arange(NUM)).content["pixels"].padded()
+    expected = whole_vectors(files[::-1], modalities["pixels"])
+    assert np.array_equal(as_floats(taken, modalities["pixels"]), expected)
+    with pytest.raises(UserError, match="has changed since its files were listed"):
+        before.gather(np.arange(NUM)).content["pixels"].padded()
 
 
 def test_pictures_of_which_nothing_was_chosen_are_not_decoded(tmp_path, monkeypatch):
     modalities = pixels_of()
-    decoded = []
-    decode = patches.decode_rgb
-    monkeypatch.setattr(patches, "decode_rgb", lambda data: decoded.append(1) or decode(data))
     source = open_source(tmp_path, [encoded(random_picture(i)) for i in range(NUM)], modalities)
+    decoded, read = [], RawImage.read_part
+    monkeypatch.setattr(RawImage, "read_part", lambda *a: decoded.append(1) or read(*a))
     elements = source.gather(np.arange(NUM)).content["pixels"]
     elements.take(np.array([2, 2, 2, 7]), np.array([0, 3, 9, 1]))
     assert len(decoded) == 2
+
+
+# ---- damaged files -------------------------------------------------------------------------------
+
+
+def damaged_one(root, modalities, damaged=(3,), max_damage=0.5):
+    """A source some of whose files are cut short, which their headers do not show."""
+    files = [encoded(random_picture(i)) for i in range(NUM)]
+    for i in damaged:
+        files[i] = files[i][: len(files[i]) // 2]
+    codes = [
+        (f"{i:04d}", "npy", write_npy(np.full(4, i % 9, np.uint16))) for i in range(len(files))
+    ]
+    write_shard(shard_path(root / "tokens", "train", "code", 0), codes)
+    write_pictures(root, files)
+    config = SourceConfig(raw=str(root / "raw"), tokens=str(root / "tokens"))
+    return Source(config, "train", modalities, root / "cache", max_damage)
+
+
+def rows_of(batch, sample, modality=0):
+    """What a sample gives: positions, ids and vectors of its rows."""
+    ends = np.cumsum(batch.encoder.lengths)
+    start, end = ends[sample] - batch.encoder.lengths[sample], ends[sample]
+    vectors = batch.encoder.vectors["pixels"]
+    own = (vectors.rows >= start) & (vectors.rows < end)
+    ends = np.cumsum(batch.decoder.lengths)
+    asked = slice(ends[sample] - batch.decoder.lengths[sample], ends[sample])
+    return [
+        batch.encoder.modality[start:end].tolist(),
+        batch.encoder.position[start:end].tolist(),
+        batch.encoder.token[start:end].tolist(),
+        vectors.values[own].tolist(),
+        batch.decoder.modality[asked].tolist(),
+        batch.decoder.position[asked].tolist(),
+        batch.decoder.target[asked].tolist(),
+    ]
+
+
+def test_a_damaged_picture_is_a_modality_that_its_sample_lacks_and_changes_no_other(
+    tmp_path, caplog
+):
+    modalities = pixels_of()
+    masker, samples = Masker(modalities, MASKING, 0), np.tile(np.arange(NUM), 2)
+    whole = damaged_one(tmp_path / "whole", modalities, ())
+    some = damaged_one(tmp_path / "some", modalities, (3, 8))
+    draws = np.arange(len(samples))
+    tokens = some.gather(samples)
+    expected, batch = masker(whole.gather(samples), draws), masker(tokens, draws)
+    assert expected.num_unreadable == 0
+    for place, sample in enumerate(samples):
+        if sample not in (3, 8):
+            assert rows_of(batch, place) == rows_of(expected, place)
+        else:
+            assert 0 not in rows_of(batch, place)[0]  # pixels are modality 0
+    lacking = tokens.without("pixels", np.flatnonzero(np.isin(samples, (3, 8))))
+    assert all(rows_of(masker(lacking, draws), i) == rows_of(batch, i) for i in draws)
+    pictures_met = {i for i in draws if samples[i] in (3, 8) and 0 in rows_of(expected, i)[0]}
+    assert batch.num_unreadable == len(pictures_met)
+    assert len([r for r in caplog.records if "0003" in r.getMessage()]) == 1
+    assert "the sample goes without" in caplog.text
+    again = masker(some.gather(samples), draws)
+    assert all(rows_of(again, i) == rows_of(batch, i) for i in draws)
+
+
+def test_damaged_pictures_of_one_source_leave_those_of_others(tmp_path):
+    modalities = pixels_of()
+    sources = [
+        damaged_one(tmp_path / "a", modalities, (3,)),
+        damaged_one(tmp_path / "b", modalities, (5,)),
+    ]
+    order = SampleOrder([NUM, NUM], [1.0, 1.0], seed=0)
+    batches = MaskedBatches(sources, order, Masker(modalities, MASKING, 0), 48, 1, 0, 1)
+    (batch,) = batches[0]
+    drawn = order(np.arange(48))
+    has = [0 in rows_of(batch, i)[0] for i in range(48)]
+    broken = (drawn.source == 0) & (drawn.sample == 3) | (drawn.source == 1) & (drawn.sample == 5)
+    assert broken.sum() >= 2 and not any(np.array(has)[broken]) and sum(has) > 30
+
+
+def test_too_many_damaged_pictures_stop_the_run_with_one_sentence(tmp_path):
+    modalities = pixels_of()
+    source = damaged_one(tmp_path, modalities, range(NUM), max_damage=0.05)
+    with pytest.raises(UserError, match="pictures are damaged .last: pixels 00000/0005: .*inspect"):
+        Masker(modalities, MASKING, 0)(source.gather(np.arange(NUM)), np.arange(NUM))
 
 
 def test_sources_of_several_kinds_are_mixed_in_the_order_of_draws(tmp_path):

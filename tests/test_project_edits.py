@@ -142,7 +142,7 @@ class World:
 
     def shards(self) -> dict[str, int]:
         """When each shard was written."""
-        found = [*self.project.raw.rglob("*.tar"), *self.project.tokens.rglob("*.tar")]
+        found = [*self.project.raw.rglob("*.tar"), *self.project.tokens.rglob("*.chunk")]
         return {str(p.relative_to(self.project.root)): p.stat().st_mtime_ns for p in found}
 
 
@@ -205,8 +205,8 @@ def test_a_tokenizer_with_other_settings_is_trained_again_and_the_old_one_is_kep
     assert new["rgb"].fingerprint != fingerprint
     after = world.shards()
     assert {n for n in before if after[n] != before[n]} == {
-        "tokens/train/rgb/00000.tar",
-        "tokens/val/rgb/00000.tar",
+        "tokens/train/rgb/00000.chunk",
+        "tokens/val/rgb/00000.chunk",
     }
     parts = json.loads((world.project.pretrain / "init.json").read_text())["parts"]
     heads = {p["name"]: p["fate"] for p in parts if p["tensor"] == "heads.table"}

@@ -4,6 +4,7 @@ has never heard of, from its bytes to the report.
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fourm_data_prep.tokenize import tokenize
 from fourm_tokenizers.train import main as train_tokenizers
 from series import Series
 
-from fourm.config import from_mapping, load
+from fourm.config import from_mapping, load, to_mapping
 from fourm.data.crops import Crop
 from fourm.data.shards import shard_path, write_shard
 from fourm.errors import UserError
@@ -240,3 +241,30 @@ def test_a_type_in_a_file_of_its_own_says_what_is_wrong(project):
         pipe({"series": [0.5, None]}, ["caption"])
     with pytest.raises(UserError, match="have no pixels"):
         Series(length=2).to_floats(np.zeros((1, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    "raw, shape",
+    [({"type": "vectors", "channels": 16}, (5, 16)), ({"type": "array", "size": 4}, (4, 4, 1))],
+)
+def test_numbers_of_half_precision_take_half_the_room_and_are_described_as_before(raw, shape):
+    whole = from_mapping(Holder, {"raw": raw}, "test").raw
+    half = from_mapping(Holder, {"raw": {**raw, "dtype": "float16"}}, "test").raw
+    value = np.random.default_rng(0).random(shape, np.float32)
+    wide, narrow = whole.write(value), half.write(value)
+    assert len(wide) - len(narrow) == value.nbytes // 2
+    read = half.read(narrow, "npy")
+    assert read.dtype == np.float16 and np.abs(read - value).max() < 1e-3
+    assert half.read(wide, "npy").dtype == np.float16 and whole.read(narrow, "npy").dtype == "f4"
+    assert "dtype" not in to_mapping(whole) and to_mapping(half)["dtype"] == "float16"
+    with pytest.raises(UserError, match="100000 do not fit dtype float16"):
+        half.write(np.full(shape, 1e5, np.float32))
+    with pytest.raises(UserError, match="'float8' is not one of float32, float16"):
+        from_mapping(Holder, {"raw": {**raw, "dtype": "float8"}}, "test")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A config with a raw type in it."""
+
+    raw: Raw

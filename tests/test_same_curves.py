@@ -12,7 +12,7 @@ import masker_of_0_4_0
 import numpy as np
 import pytest
 import yaml
-from fourm_data_prep.tokenize import tokenize
+from fourm_data_prep.tokenize import TokenizeStep, tokenize
 from fourm_tokenizers.picture import load_autoencoder
 from release_fixture import STOPPED_AT, is_latent, modality_set, pretrain_config, rgb_alone
 from test_muon import five_steps
@@ -21,6 +21,7 @@ from worlds import curve
 from fourm import AnyToAnyPipeline, ModalitySet
 from fourm.codecs import CodecSet
 from fourm.config import from_mapping
+from fourm.data.columns import open_chunks
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
 from fourm.model import load_model
@@ -157,12 +158,18 @@ def _tokenize_again(folder: Path) -> None:
     tokenize(folder / "rgb.yaml", folder / "raw", folder / "r/tokenizers", folder / "r/tokens")
 
 
-def test_shards_that_the_last_release_made_are_not_made_again(tmp_path):
+def test_shards_that_an_earlier_release_made_are_joined_and_not_made_again(tmp_path, monkeypatch):
     release = next(path for path in RELEASES if path.name == "0.4.0")
     shutil.copytree(release, tmp_path / "r")
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*.tar")}
+    monkeypatch.setattr(TokenizeStep, "run", lambda self, job: pytest.fail("made again"))
     _tokenize_again(tmp_path)
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*.tar")} == before
+    assert not list((tmp_path / "r" / "tokens").rglob("*.tar"))
+    for split in ("train", "val"):
+        (tar,) = shard_paths(release / "tokens", split, "rgb")
+        wanted = dict(read_shard(tar, _npy, ("npy",), DamageReport()))
+        found = dict(open_chunks(tmp_path / "r" / "tokens", split, "rgb").samples())
+        assert list(found) == [f"{tar.stem}/{key}" for key in wanted]
+        assert all((found[f"{tar.stem}/{key}"] == ids).all() for key, ids in wanted.items())
 
 
 def _npy(data: bytes, _: str) -> np.ndarray:

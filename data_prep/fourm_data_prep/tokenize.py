@@ -9,12 +9,15 @@ each. Store raw shards larger (``fourm import --size``) so that crops stay sharp
 
 A shard is a pure function of its raw shard and the tokenizers; it is written under a temporary name
 and renamed, so a killed run is simply started again. Where the modality set has changed, only the
-modalities that it concerns are made again. ``tokenizer.json`` beside the shards says who made them.
+modalities that it concerns are made again. At the end the shards' pieces are joined into chunks
+that training maps (``fourm_data_prep.joining``). ``tokenizer.json`` beside them says who made them.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +28,11 @@ import numpy as np
 from fourm.cli import door
 from fourm.codecs import CodecSet
 from fourm.config import to_mapping
-from fourm.data.crops import Crop, crops_of
+from fourm.data.chunks import INDEX, PIECES
+from fourm.data.crop_settings import CROP_SETTINGS, CropSettings
+from fourm.data.crops import Crop, crops_of, sample_key
 from fourm.data.npy import write_npy
+from fourm.data.once import recover
 from fourm.data.shards import (
     DamageReport,
     read_shard,
@@ -49,6 +55,7 @@ from fourm_data_prep.engine import (
     start_workers,
 )
 from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.joining import CHUNK_SHARDS, JoinStep, piece_folder, write_piece
 
 _ENCODE_SAMPLES = 64
 _CROP_MARK = "~"
@@ -124,8 +131,10 @@ class TokenizeStep:
         return jobs
 
     def prepare(self) -> None:
-        """Note beside the shards of each modality who makes them."""
+        """Note beside the shards of each modality who makes them, and how pictures are cropped."""
         for split in splits_of(self.raw):
+            if self.crops > 1 or (self.out / split / CROP_SETTINGS).is_dir():
+                CropSettings(num_crops=self.crops, flip=self.flip).write(self.out / split)
             for name in self.names:
                 if shard_paths(self.raw, split, self.modalities[name].raw_name):
                     _prepare_folder(self.out / split / name, self.describe(name))
@@ -134,7 +143,8 @@ class TokenizeStep:
         report = DamageReport()
         before = Before.of(self.out, self.name, job)
         made_from = self._made_from(job)
-        kept = {name for name, f in made_from.items() if before.has(self._output(name, job), f)}
+        places = self._places(before, made_from)
+        kept = {name for name, place in places.items() if before.has(place, made_from[name])}
         if self.crops > 1 and len(kept) < len(made_from):
             kept = set()  # crop_settings are those of all keys
         sources: dict[str, list[str]] = {}
@@ -145,12 +155,16 @@ class TokenizeStep:
         for raw_name, names in sources.items():
             source = shard_path(self.raw, job.split, raw_name, job.number)
             for name, rows in self._encode(names, source, report).items():
-                target = shard_path(self.out, job.split, name, job.number)
-                write_shard(target, ((key, "npy", write_npy(ids)) for key, ids in rows))
+                folder = piece_folder(self.out, job.split, name, job.number)
+                dtype = token_dtype(self.modalities[name].vocab_size)
+                write_piece(folder, rows, self.fingerprint_of(name), made_from[name], dtype)
                 keys = [key for key, _ in rows] if len(rows) > len(keys) else keys
-        outputs = [self._output(name, job) for name in made_from]
+        made = {
+            name: places[name] if name in kept else self._piece(name, job) for name in made_from
+        }
+        outputs = list(made.values())
         if self.crops > 1:
-            outputs.append(self._output("crop_settings", job))
+            outputs.append(str(shard_path("", job.split, CROP_SETTINGS, job.number)))
             if not kept:
                 settings = ((key, "npy", write_npy(self._crop_of(key).settings())) for key in keys)
                 write_shard(self.out / outputs[-1], settings)
@@ -160,11 +174,30 @@ class TokenizeStep:
             tuple(outputs),
             max(len(keys), before.num_samples if kept else 0),
             (*damage, *report.entries),
-            {self._output(name, job): f for name, f in made_from.items()},
+            {made[name]: f for name, f in made_from.items()},
         )
 
-    def _output(self, name: str, job: Job) -> str:
-        return str(shard_path("", job.split, name, job.number))
+    def joining(self, jobs: list[Job], chunk_shards: int) -> JoinStep:
+        """The step that joins the pieces of these shards into chunks."""
+        modalities = [self.modalities[name] for name in self.names]
+        tokenizers = {name: self.fingerprint_of(name) for name in self.names}
+        wanted = {job: self._noted(job) or self._made_from(job) for job in jobs}
+        return JoinStep(self, modalities, tokenizers, wanted, chunk_shards)
+
+    def _noted(self, job: Job) -> dict[str, str]:
+        """What the modalities of a finished shard were made from, by its manifest; manifests of
+        releases up to 0.4 do not tell.
+        """
+        noted = Before.of(self.out, self.name, job).made_from
+        return {Path(output).parts[1]: f for output, f in noted.items()}
+
+    def _piece(self, name: str, job: Job) -> str:
+        return str(piece_folder(Path(), job.split, name, job.number) / INDEX)
+
+    def _places(self, before: Before, made_from: Mapping[str, str]) -> dict[str, str]:
+        """Where an earlier run left each modality of a shard: a piece, a chunk or a token tar."""
+        names = {Path(output).parts[1]: output for output in before.made_from}
+        return {name: names[name] for name in made_from if name in names}
 
     def _made_from(self, job: Job) -> dict[str, str]:
         """A fingerprint of everything that the ids of each modality depend on, for those whose raw
@@ -199,9 +232,7 @@ class TokenizeStep:
         def flush() -> None:
             for m in modalities:
                 values = [
-                    (key + (f"{_CROP_MARK}{i}" if i else ""), v)
-                    for key, v in pending
-                    for i, v in self._crops(key, v, m)
+                    (sample_key(key, i), v) for key, v in pending for i, v in self._crops(key, v, m)
                 ]
                 made[m.name] += self._ids(m, values, source, report)
             pending.clear()
@@ -255,20 +286,31 @@ def tokenize(
     engine: EngineConfig | None = None,
     crops: int = 1,
     flip: bool = False,
+    chunk_shards: int = CHUNK_SHARDS,
 ) -> None:
-    """Tokenize every split and shard that lies under ``raw``.
+    """Tokenize every split and shard that lies under ``raw``, and join ``chunk_shards`` shards of a
+    modality into a chunk.
 
-    Raises UserError above ``max_damage`` damaged samples.
+    Of a range of shards those chunks are joined that lie in it whole; a run without a range joins
+    what is left. Raises UserError above ``max_damage`` damaged samples.
     """
     if not raw.is_dir():
         raise UserError(f"no folder of raw shards {raw}")
     start_workers(engine or EngineConfig(), "fourm_tokenizers.picture", "vector_quantize_pytorch")
     step = TokenizeStep(ModalitySet.load(modalities_path), raw, tokenizers, out, crops, flip)
-    if not step.jobs():
+    jobs = step.jobs()
+    if not jobs:
         raise UserError(f"no shards under {raw}; expected {raw}/<split>/<modality>/00000.tar")
     step.prepare()
-    progress = run_step(step, engine or EngineConfig(), max_damage)
-    if engine is None or engine.shard_range is None:
+    engine = engine or EngineConfig()
+    progress = run_step(step, engine, max_damage)
+    mine = set(jobs[slice(*engine.shard_range)] if engine.shard_range else jobs)
+    whole: dict[tuple[str, int], list[Job]] = {}
+    for job in jobs:
+        whole.setdefault((job.split, job.number // chunk_shards), []).append(job)
+    ready = [job for group in whole.values() if mine.issuperset(group) for job in group]
+    run_step(step.joining(ready, chunk_shards), replace(engine, shard_range=None), max_damage)
+    if engine.shard_range is None:
         write_json_atomic(
             out / "done.json",
             {"shards": progress.num_done, "skipped": len(progress.report.entries)},
@@ -280,9 +322,12 @@ def _prepare_folder(folder: Path, described: dict[str, Any]) -> None:
     note = folder / TOKENIZER_FILE
     if note.is_file():
         if json.loads(note.read_text()) == described:
+            recover(folder)
             return
-        for stale in folder.glob("*.tar"):
-            stale.unlink()
+        for tar in folder.glob("*.tar"):
+            tar.unlink()
+        for chunk in (folder / PIECES, *folder.glob("*.chunk")):
+            shutil.rmtree(chunk, ignore_errors=True)
     write_json_atomic(note, described)
 
 

@@ -34,8 +34,9 @@ CHUNK_VERSION = 2  # 1: columns of releases up to 0.6, without an index of this 
 INDEX = "index.json"
 VALUES, OFFSETS, KEYS = "values.bin", "offsets.bin", "keys.bin"
 NAMES, NAME_OFFSETS = "names.bin", "name_offsets.bin"
+PIECES = "pieces"  # folder beside chunks, there while what is to be joined into them is made
 _OFFSET = np.dtype("<i8")
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,6 @@ class ChunkIndex:
     num_elements: int
     length: int | None  # elements of each sample; None where they differ
     largest: int | None  # of whole numbers; None where values are none, or nothing is there
-    is_encoded: bool  # each sample is the bytes of a file
     made_by: dict[str, Any]  # what the values depend on: {"described": ...}, {"fingerprint": ...}
     files: dict[str, StoredFile]
     version: int = CHUNK_VERSION
@@ -79,6 +79,17 @@ class ChunkIndex:
     def to_json(self) -> str:
         """The index as JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of samples, ``<shard>/<key>``, end to end."""
+
+    text: np.ndarray  # (bytes,) uint8
+    offsets: np.ndarray  # (num_samples + 1,)
+
+    def __getitem__(self, row: int) -> str:
+        return self.text[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
 
 
 @dataclass(frozen=True)
@@ -128,17 +139,13 @@ class Chunk:
         return self._mapped(KEYS, np.dtype("<u8"), (len(self), 2))
 
     @cached_property
-    def _names(self) -> tuple[np.ndarray, np.ndarray]:
+    def names(self) -> Names:
+        """Names of the samples, mapped."""
         num_bytes = self.index.files[NAMES].bytes
-        return (
+        return Names(
             self._mapped(NAMES, np.dtype("u1"), (num_bytes,)),
             self._mapped(NAME_OFFSETS, _OFFSET, (len(self) + 1,)),
         )
-
-    def name(self, row: int) -> str:
-        """Name of a sample, ``<shard>/<key>``."""
-        text, offsets = self._names
-        return text[offsets[row] : offsets[row + 1]].tobytes().decode()
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First element and number of elements of samples (n,)."""
@@ -173,6 +180,11 @@ class Chunk:
 _AGAIN = "delete the folder and make it again"
 
 
+def chunk_folders(root: str | Path, split: str, modality: str) -> list[Path]:
+    """The chunks of one modality, in order: ``<root>/<split>/<modality>/00000.chunk``."""
+    return sorted(Path(root, split, modality).glob("*.chunk"))
+
+
 class _File:
     """A file that is written from its beginning to its end, with its checksum."""
 
@@ -196,10 +208,8 @@ class ChunkWriter:
     bytes are a function of the samples and their order.
     """
 
-    def __init__(
-        self, folder: Path, made_by: dict[str, Any], is_encoded: bool = False, dtype: str = "<u2"
-    ) -> None:
-        self._folder, self._made_by, self._is_encoded = folder, made_by, is_encoded
+    def __init__(self, folder: Path, made_by: dict[str, Any], dtype: str = "<u2") -> None:
+        self._folder, self._made_by = folder, made_by
         self._dtype, self._shape = np.dtype(dtype), ()  # of a chunk without samples
         self._lengths: tuple[int, int] | None = None  # shortest and longest
         self._largest: int | None = None
@@ -216,13 +226,7 @@ class ChunkWriter:
         """Write one sample (L, *shape). Raises UserError where it is of another kind than those
         before.
         """
-        if not self.num_samples:
-            self._dtype, self._shape = value.dtype, value.shape[1:]
-        if value.shape[1:] != self._shape or value.dtype != self._dtype:
-            others = ", ".join(map(str, self._shape))
-            raise UserError(
-                f"{value.dtype} {value.shape} where others are {self._dtype} (n, {others})"
-            )
+        self._check_kind(value)
         encoded, length = name.encode(), len(value)
         files = self._files
         files[VALUES].write(value.tobytes())
@@ -232,10 +236,45 @@ class ChunkWriter:
         self.num_samples += 1
         self.num_elements += length
         files[OFFSETS].write(_number(self.num_elements))
-        shortest, longest = self._lengths or (length, length)
-        self._lengths = min(shortest, length), max(longest, length)
-        if value.dtype.kind in "iu" and not self._is_encoded and value.size:
-            self._largest = max(int(value.max()), self._largest or 0)
+        self._note(value, np.array([length]))
+
+    def extend(self, chunk: Chunk, first: int, last: int) -> None:
+        """Copy samples ``first`` to ``last`` - 1 of a chunk of the same kind."""
+        if first == last:
+            return
+        starts, lengths = chunk.locate(np.arange(first, last))
+        values = chunk.values[starts[0] : starts[-1] + lengths[-1]]
+        self._check_kind(values)
+        files, names = self._files, chunk.names
+        begin, end = names.offsets[first], names.offsets[last]
+        name_ends = names.offsets[first + 1 : last + 1] - begin + files[NAMES].num_bytes
+        files[NAME_OFFSETS].write(name_ends.astype(_OFFSET).tobytes())
+        files[NAMES].write(names.text[begin:end].tobytes())
+        files[KEYS].write(chunk.keys[first:last].tobytes())
+        files[OFFSETS].write((self.num_elements + np.cumsum(lengths)).astype(_OFFSET).tobytes())
+        self._note(values[:0], lengths)
+        for block in blocks(values, max(1, _BLOCK // max(values[:1].nbytes, 1))):
+            files[VALUES].write(block.tobytes())
+            self._note(block, lengths)
+        self.num_samples += last - first
+        self.num_elements += len(values)
+
+    def _check_kind(self, value: np.ndarray) -> None:
+        if not self.num_samples:
+            self._dtype, self._shape = value.dtype, value.shape[1:]
+        if value.shape[1:] != self._shape or value.dtype != self._dtype:
+            others = ", ".join(map(str, self._shape))
+            raise UserError(
+                f"{value.dtype} {value.shape} where others are {self._dtype} (n, {others})"
+            )
+
+    def _note(self, values: np.ndarray, lengths: np.ndarray) -> None:
+        """Take values (n, *shape) and lengths of samples into what the index says of all."""
+        found = int(lengths.min()), int(lengths.max())
+        shortest, longest = self._lengths or found
+        self._lengths = min(shortest, found[0]), max(longest, found[1])
+        if values.dtype.kind in "iu" and values.size:
+            self._largest = max(int(values.max()), self._largest or 0)
 
     def __enter__(self) -> ChunkWriter:
         return self
@@ -263,7 +302,6 @@ class ChunkWriter:
             num_elements=self.num_elements,
             length=length,
             largest=self._largest,
-            is_encoded=self._is_encoded,
             made_by=self._made_by,
             files={name: file.stored for name, file in self._files.items()},
         )

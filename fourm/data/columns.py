@@ -2,7 +2,7 @@
 
 Tokens are tiny (1-5 KB a sample), so opening a tar for each would cost far more than the tokens do.
 ``fourm tokenize`` writes chunks (``fourm.data.chunks``); shards of another origin are decoded into
-one by the first run. Pictures may stay the files they are: their bytes are the column then. The
+one by the first run, but for pictures, which stay where they are (``fourm.data.blobs``). The
 cache is keyed by the shards' sizes and times and by how they are decoded; one process of a machine
 makes an entry, the others wait (``fourm.data.once``).
 
@@ -15,7 +15,6 @@ else; row -1 stands for a sample that lacks the modality and has length 0.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -26,13 +25,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fourm.data.chunks import CHUNK_VERSION, KEYS, Chunk, ChunkWriter, blocks
-from fourm.data.once import is_made, make_once
+from fourm.data.chunks import CHUNK_VERSION, KEYS, Chunk, ChunkWriter, blocks, chunk_folders
+from fourm.data.once import make_once
 from fourm.data.shards import DamageReport, read_shard
 from fourm.errors import UserError
 from fourm.ragged import starts as starts_of
 from fourm.tokens import Ragged
 
+Samples = Iterator[tuple[Path, str, np.ndarray]]  # shard, key and values (L, ...)
 _DAMAGE = "damage.json"  # beside a chunk of the cache: what its shards had that cannot be read
 
 
@@ -71,7 +71,7 @@ class ChunkedColumn:
     def __post_init__(self) -> None:
         first = self.chunks[0]
         for chunk in self.chunks[1:]:
-            kinds = [(c.index.dtype, c.index.shape, c.index.is_encoded) for c in (first, chunk)]
+            kinds = [(c.index.dtype, c.index.shape) for c in (first, chunk)]
             if kinds[0] != kinds[1]:
                 raise UserError(f"{chunk.folder} holds values of another type than {first.folder}")
 
@@ -81,11 +81,6 @@ class ChunkedColumn:
 
     def __len__(self) -> int:
         return self.num_samples
-
-    @property
-    def is_encoded(self) -> bool:
-        """True if each sample is the bytes of a file."""
-        return self.chunks[0].index.is_encoded
 
     @property
     def keys_id(self) -> str:
@@ -98,7 +93,15 @@ class ChunkedColumn:
 
     def name(self, row: int) -> str:
         number = int(self._number(np.asarray(row)))
-        return self.chunks[number].name(int(row - self._first[number]))
+        return self.chunks[number].names[int(row - self._first[number])]
+
+    def samples(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and values of each sample, in order."""
+        for chunk in self.chunks:
+            for row, (start, length) in enumerate(
+                zip(*chunk.locate(np.arange(len(chunk))), strict=True)
+            ):
+                yield chunk.names[row], chunk.values[start : start + length]
 
     def element(self, row: int) -> np.ndarray:
         """Values of one sample (L, ...), a view."""
@@ -152,6 +155,14 @@ class ChunkedColumn:
         return lengths.pop() if len(lengths) == 1 else None
 
 
+def open_chunks(root: str | Path, split: str, modality: str) -> ChunkedColumn:
+    """The column in a modality's chunks. Raises UserError where there are none."""
+    folders = chunk_folders(root, split, modality)
+    if not folders:
+        raise UserError(f"no chunks under {Path(root, split, modality)}: run `fourm tokenize`")
+    return ChunkedColumn(tuple(Chunk.open(folder) for folder in folders))
+
+
 def open_column(
     shards: list[Path],
     decode: Callable[[bytes, str], np.ndarray],
@@ -161,9 +172,8 @@ def open_column(
     report: DamageReport,
     progress: Callable[[int], Any] | None = None,
     member: str = "",
-    stays_encoded: Callable[[bytes, np.ndarray], bool] | None = None,
 ) -> ChunkedColumn:
-    """The column of these shards, from the cache or made now.
+    """The column of these shards, decoded, from the cache or made now.
 
     Args:
         decode: member bytes and extension -> array whose first axis counts elements (tokens, or one
@@ -173,27 +183,37 @@ def open_column(
         report: receives what could not be decoded (kept in the cache and reported again on each
             opening).
         member: the modality to read, where shards hold several (``<key>.<modality>.<ext>``).
-        stays_encoded: says of a file, and what ``decode`` made of it, that the file may be kept
-            instead. If that holds for all files, the column has their bytes. A column that was made
-            without this is used as it is.
     """
 
+    def samples(found: DamageReport) -> Samples:
+        num = 0
+        for path in shards:
+            for key, value in read_shard(path, decode, extensions, found, member):
+                num += 1
+                yield path, key, value
+            if progress is not None:
+                progress(num)
+
+    return made_once(shards, samples, described, cache, report, member)
+
+
+def made_once(
+    shards: list[Path],
+    samples: Callable[[DamageReport], Samples],
+    described: str,
+    cache: Path,
+    report: DamageReport,
+    member: str = "",
+) -> ChunkedColumn:
+    """The column of what ``samples`` makes of these shards, from the cache or made now.
+
+    Args:
+        samples: shard, key and value (L, ...) of each sample; what it cannot read it adds to the
+            report that it is given.
+    """
     folder = cache / _cache_name(shards, described, member)
-    build = partial(_build, shards=shards, extensions=extensions, progress=progress, member=member)
-    if stays_encoded is not None and not is_made(folder):
-        as_files = f"{described} as files"
-        files = cache / _cache_name(shards, as_files, member)
-        decode_files = _as_files(decode, stays_encoded)
-        with contextlib.suppress(_MustBeDecoded):
-            how = {"decode": decode_files, "described": as_files, "is_encoded": True}
-            make_once(files, partial(build, **how))
-            return _opened(files, report)
-    make_once(folder, partial(build, decode=decode, described=described))
+    make_once(folder, partial(_build, samples=samples, described=described))
     return _opened(folder, report)
-
-
-class _MustBeDecoded(Exception):
-    """A column cannot be kept as files."""
 
 
 def _cache_name(shards: list[Path], described: str, member: str) -> str:
@@ -201,22 +221,6 @@ def _cache_name(shards: list[Path], described: str, member: str) -> str:
     place = [str(shards[0].resolve().parent), *([member] if member else [])]
     text = json.dumps([CHUNK_VERSION, described, stamp, *place])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _as_files(
-    decode: Callable[[bytes, str], np.ndarray], stays_encoded: Callable[[bytes, np.ndarray], bool]
-) -> Callable[[bytes, str], np.ndarray]:
-    """Gives the bytes of files; of those that cannot be decoded, and for all where one must be, it
-    raises.
-    """
-
-    def whole(data: bytes, extension: str) -> np.ndarray:
-        # a damaged file is found now
-        if not stays_encoded(data, decode(data, extension)):
-            raise _MustBeDecoded
-        return np.frombuffer(data, np.uint8)
-
-    return whole
 
 
 def _opened(folder: Path, report: DamageReport) -> ChunkedColumn:
@@ -227,28 +231,15 @@ def _opened(folder: Path, report: DamageReport) -> ChunkedColumn:
     return ChunkedColumn((Chunk.open(folder),))
 
 
-def _build(
-    folder: Path,
-    *,
-    shards: list[Path],
-    decode: Callable[[bytes, str], np.ndarray],
-    extensions: tuple[str, ...],
-    described: str,
-    progress: Callable[[int], Any] | None,
-    member: str,
-    is_encoded: bool = False,
-) -> None:
-    """Decode shards into a chunk."""
+def _build(folder: Path, *, samples: Callable[[DamageReport], Samples], described: str) -> None:
+    """Write samples into a chunk."""
     report = DamageReport()
-    with ChunkWriter(folder, {"described": described}, is_encoded) as writer:
-        for path in shards:
-            for key, value in read_shard(path, decode, extensions, report, member):
-                try:
-                    writer.add(f"{path.stem}/{key}", value)
-                except UserError as error:
-                    report.add(path, key, str(error))
-            if progress is not None:
-                progress(writer.num_samples)
+    with ChunkWriter(folder, {"described": described}) as writer:
+        for path, key, value in samples(report):
+            try:
+                writer.add(f"{path.stem}/{key}", value)
+            except UserError as error:
+                report.add(path, key, str(error))
         known = {
             "seen": report.num_seen,
             "damage": [[e.shard, e.key, e.reason] for e in report.entries],

@@ -48,6 +48,40 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+_OLD = ".old"
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` at the end, for one process at a time.
+
+    ``recover`` puts back what a kill between the two renames leaves.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (folder.with_name(f"{folder.name}{end}") for end in (".tmp", _OLD))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(folder, old)
+        os.rename(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover(parent: Path) -> None:
+    """Put back the folders under ``parent`` whose replacing was cut short."""
+    for old in parent.glob(f"*{_OLD}"):
+        folder = old.with_name(old.name.removesuffix(_OLD))
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            os.rename(old, folder)
+
+
 @contextlib.contextmanager
 def _alone(lock: Path, folder: Path) -> Iterator[None]:
     """Hold a lock; says so where another process has it."""

@@ -1,31 +1,94 @@
 """Patches of pictures, cut when they are asked for: those that masking left out are never made.
 
 A patch is an element (``fourm.tokens``): number n of a column is patch n % P of picture n // P,
-where a picture has P of them, row by row. Pictures lie in the column as arrays or as the files
-they came as; of the latter, those are decoded of which a patch is asked for. Patches of bytes stay
-bytes, a quarter of what floats take on their way to the model, which makes floats of them.
+where a picture has P of them, row by row. Pictures are files in tars (``fourm.data.blobs``), of
+which those are decoded of which a patch is asked for, cut as the tokens of the sample were. Where
+files are large and slow to decode for what they hold, as PNG is, they are decoded once into a
+column if that is small enough, and if each gives one sample. Patches of bytes stay bytes, a quarter
+of what floats take on their way to the model, which makes floats of them.
+
+A file whose damage shows when it is decoded is a modality that its sample lacks: it is logged once
+by each process that meets it, and where too many are damaged, the run stops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from fourm.data.columns import ChunkedColumn
-from fourm.data.pictures import decode_rgb
+from fourm.data.blobs import Address, ReadMember, TarFiles, TarStamp, addresses_of
+from fourm.data.columns import ChunkedColumn, made_once
+from fourm.data.crop_settings import CropSettings
+from fourm.data.crops import picture_key
+from fourm.data.shards import DamageReport
+from fourm.errors import UserError
 from fourm.modalities import Modality
-from fourm.tokens import Elements, Ragged
+from fourm.tokens import Elements, Ragged, UnreadableElements
+
+_log = logging.getLogger(__name__)
+LOSSLESS = ("png", "npy")  # files that are large and slow to decode
+MAX_STORED = 8 << 30  # bytes of pixels of a column that is decoded once
+_FEW = 100  # pictures before which no share of damaged ones is told
+
+
+def open_pictures(
+    shards: list[Path],
+    m: Modality,
+    crops: CropSettings,
+    cache: Path,
+    report: DamageReport,
+    member: str,
+    stored: Callable[[], ChunkedColumn],
+) -> PictureColumn:
+    """The pictures of these shards as a column of patches, from the cache or listed now.
+
+    Args:
+        crops: how many samples each gives.
+        report: receives what the headers of the tars tell of damage; its ``max_rate`` is the share
+            of pictures that may turn out to be damaged later.
+        member: the modality to read, where shards hold several.
+        stored: makes the column of decoded pictures.
+    """
+    tars = [TarStamp.of(path) for path in shards]
+    described = f"addresses of {m.raw.extensions} {crops}"
+
+    def addresses(found: DamageReport) -> Iterator[tuple[Path, str, np.ndarray]]:
+        return addresses_of(shards, m.raw.extensions, crops, member, found)
+
+    listed = DamageReport()
+    column = made_once(shards, addresses, described, cache, listed, member)
+    (chunk,) = column.chunks
+    if crops.num_crops == 1 and _is_better_stored(chunk.values, m):
+        column = stored()
+        (chunk,) = column.chunks
+        return PictureColumn(column, m.num_tokens, StoredPatches(chunk.values, m))
+    report.merge(listed)
+    patches = FilePatches(
+        chunk.values, column.name, m, crops, TarFiles(tars), Damaged(report.max_rate)
+    )
+    return PictureColumn(column, m.num_tokens, patches)
+
+
+def _is_better_stored(addresses: np.ndarray, m: Modality) -> bool:
+    """True where all files are lossless and their pixels take little room."""
+    itemsize = 4 if m.raw.byte_scale is None else 1
+    if len(addresses) * m.num_tokens * m.width * itemsize > MAX_STORED:
+        return False
+    kinds = np.unique(addresses[:, Address._fields.index("kind")])
+    return all(m.raw.extensions[kind] in LOSSLESS for kind in kinds)
 
 
 @dataclass(frozen=True)
 class PictureColumn:
     """A column of pictures as one of their patches (``fourm.data.columns.Column``)."""
 
-    pictures: ChunkedColumn
-    modality: Modality
+    pictures: ChunkedColumn  # a row of it is a picture, or says where it lies
+    num_patches: int  # of a picture
+    patches: Elements  # of all pictures
 
     @property
     def num_samples(self) -> int:
@@ -42,18 +105,9 @@ class PictureColumn:
         return self.pictures.name(row)
 
     def ragged(self, rows: np.ndarray) -> Ragged:
-        has = rows >= 0
-        num = self.modality.num_tokens
+        has, num = rows >= 0, self.num_patches
         starts, lengths = np.where(has, rows * num, 0), np.where(has, num, 0)
         return Ragged.of_one(self.patches, starts, lengths)
-
-    @cached_property
-    def patches(self) -> Elements:
-        """The patches of all pictures."""
-        if self.pictures.is_encoded:
-            return EncodedPatches(self.pictures, self.modality)
-        (chunk,) = self.pictures.chunks
-        return StoredPatches(chunk.values, self.modality)
 
 
 @dataclass(frozen=True)
@@ -79,19 +133,73 @@ class StoredPatches:
         return patches.reshape(len(numbers), m.width)
 
 
-@dataclass(frozen=True)
-class EncodedPatches:
-    """Patches of pictures that lie in the column as files."""
+@dataclass
+class Damaged:
+    """Pictures that turned out to be damaged, as far as this process has met them."""
 
-    column: ChunkedColumn
+    max_rate: float  # largest share of those that were read
+    rows: set[int] = field(default_factory=set)
+    num_read: int = 0
+
+    def add(self, row: int, what: str) -> None:
+        """Note one. Raises UserError where they are too many."""
+        self.rows.add(row)
+        _log.warning("%s", what)
+        if len(self.rows) > self.max_rate * max(self.num_read, _FEW):
+            raise UserError(
+                f"{len(self.rows)} of {self.num_read} pictures are damaged (last: {what}); find"
+                " them with `fourm inspect`, or allow more with max_damage"
+            )
+
+
+@dataclass(frozen=True)
+class FilePatches:
+    """Patches of pictures that are files in tars, each of them decoded for those that are asked
+    for.
+    """
+
+    addresses: np.ndarray  # (S, 4), see ``blobs.Address``
+    name: Callable[[int], str]  # of a row: <shard>/<key>
     modality: Modality
+    crops: CropSettings
+    read: ReadMember
+    damaged: Damaged
 
     def __getitem__(self, numbers: np.ndarray, /) -> np.ndarray:
-        """Patches (n,) as vectors (n, p p C); each run of one picture's is decoded once."""
-        picture, patch = np.divmod(numbers, self.modality.num_tokens)
+        """Patches (n,) as vectors (n, p p C); each run of one picture's is decoded once.
+
+        Raises UnreadableElements for those of damaged files, UserError where a tar has changed.
+        """
+        m = self.modality
+        picture, patch = np.divmod(numbers, m.num_tokens)
         first = np.flatnonzero(np.diff(picture, prepend=-1))
-        vectors = np.empty((len(numbers), self.modality.width), np.uint8)
+        kind = np.float32 if m.raw.byte_scale is None else np.uint8
+        vectors, lost = np.empty((len(numbers), m.width), kind), np.zeros(len(numbers), bool)
         for start, end in zip(first, np.append(first[1:], len(numbers)), strict=True):
-            pixels = decode_rgb(self.column.element(picture[start]).tobytes())
-            vectors[start:end] = StoredPatches(pixels[None], self.modality)[patch[start:end]]
+            pixels = self._picture(int(picture[start]))
+            if pixels is None:
+                lost[start:end] = True
+            else:
+                vectors[start:end] = StoredPatches(pixels[None], m)[patch[start:end]]
+        if lost.any():
+            raise UnreadableElements(lost)
         return vectors
+
+    def _picture(self, row: int) -> np.ndarray | None:
+        """The picture of a row, None if its file is damaged."""
+        if row in self.damaged.rows:
+            return None
+        address = Address(*self.addresses[row].tolist())
+        data = self.read(address.tar, address.offset, address.size)
+        number = row % self.crops.num_crops
+        shard, _, key = self.name(row).partition("/")
+        crop = self.crops.crop(picture_key(key, number), number)
+        self.damaged.num_read += 1
+        try:
+            return self.modality.raw.read_part(
+                data, self.modality.raw.extensions[address.kind], crop
+            )
+        except (ValueError, OSError) as error:  # a strange picture fails in Pillow as it converts
+            what = f"{self.modality.name} {shard}/{key}: {error}; the sample goes without"
+            self.damaged.add(row, what)
+            return None

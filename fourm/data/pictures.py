@@ -4,19 +4,16 @@ picture are a ``UserError`` that says so.
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fourm.errors import UserError
 
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
-
-_JPEG = b"\xff\xd8\xff"  # what JPEG files begin with
+_ORIENTATION = 0x0112  # of EXIF
 MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
 
 
@@ -24,21 +21,53 @@ def open_picture(data: bytes) -> Image.Image:
     """Decode a picture fully; UserError for bombs, truncated files and bytes that are no
     picture.
     """
-    try:
+    return loaded(open_header(data))
+
+
+def open_header(data: bytes) -> Image.Image:
+    """A picture of which nothing but its header is read; UserError for bombs and bytes that are no
+    picture.
+    """
+    with _guarded():
         picture = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise UserError(f"picture of {picture.width} x {picture.height} pixels is too large")
+    if picture.width * picture.height > MAX_PIXELS:
+        raise UserError(f"picture of {picture.width} x {picture.height} pixels is too large")
+    return picture
+
+
+def loaded(picture: Image.Image) -> Image.Image:
+    """The same picture, decoded; UserError if it is truncated or damaged."""
+    with _guarded():
         picture.load()
+    return picture
+
+
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
+    """What Pillow raises over a file, as a UserError."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise UserError("no readable picture: of no known format") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"no readable picture: {error}") from None
-    return picture
+
+
+def turn_of(picture: Image.Image) -> int:
+    """How a picture is turned, as EXIF counts it: 1 = not at all; UserError if that is damaged."""
+    with _guarded():
+        return picture.getexif().get(_ORIENTATION, 1)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF says; UserError if that is damaged."""
+    with _guarded():
+        return ImageOps.exif_transpose(picture)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Upright RGB: EXIF turned, transparency on white, 16-bit and CMYK converted."""
-    picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = Image.fromarray(
             (np.asarray(picture, np.float32) / 257.0).clip(0, 255).astype(np.uint8)
@@ -52,7 +81,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def alpha_of(picture: Image.Image) -> Image.Image | None:
     """The transparency of an upright picture (mode L), or None if it has none."""
-    picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
         return None
     return picture.convert("RGBA").getchannel("A")
@@ -70,17 +99,3 @@ def write_png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def is_plain(data: bytes) -> bool:
-    """True for an RGB picture of a lossy kind: its file takes a tenth of the room of its pixels."""
-    picture = Image.open(io.BytesIO(data))
-    return picture.format in ("JPEG", "WEBP") and picture.mode == "RGB"
-
-
-def decode_rgb(data: bytes) -> np.ndarray:
-    """Pixels uint8 (H, W, 3) of a file with a plain picture (see ``is_plain``)."""
-    if data.startswith(_JPEG) and simplejpeg is not None:
-        # the same library under a thinner cover: the same pixels in half the time
-        return simplejpeg.decode_jpeg(data, "RGB")
-    return np.asarray(open_picture(data))

@@ -34,8 +34,8 @@ from fourm.errors import UserError
 
 _VERSION = 1
 _TABLE, _INDEX = "rows.bin", "index.json"
-_PART = 1 << 21  # records of a part: some 200 MB while it is sorted
-_MOST_PARTS = 1 << 12
+_PART = 1 << 21  # records of a part: some 200 MB while they are sorted
+_MOST_PARTS, _MOST_LINES = 1 << 12, 1 << 15  # files of parts of keys, and of lines of the table
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,6 @@ class _Join:
         require: Sequence[str],
         damaged: Damaged,
         folder: Path,
-        part: int = _PART,
     ) -> None:
         self._columns, self._names = list(columns.values()), tuple(columns)
         self._required = np.array([self._names.index(name) for name in require], np.int64)
@@ -162,7 +161,9 @@ class _Join:
         sizes = [column.num_samples for column in self._columns]
         self._ends = np.cumsum(sizes)
         self._first = self._ends - sizes
-        self._part = max(part, -(-int(self._ends[-1]) // _MOST_PARTS))
+        total = int(self._ends[-1])
+        self._part = max(_PART, -(-total // _MOST_PARTS))
+        self._lines_of_part = max(1, _PART // len(sizes), -(-total // _MOST_LINES))
         self._dtype = np.dtype("<i4" if max(sizes) < 2**31 else "<i8")
 
     def make(self) -> None:
@@ -203,12 +204,12 @@ class _Join:
         by_owner = _Parts(self._folder / "by_owner", width=2)
         for part in range(num_parts):
             pairs = self._owners(by_key.take(part))
-            by_owner.add(pairs[:, 0] // np.uint64(self._part), pairs)
+            by_owner.add(pairs[:, 0] // np.uint64(self._lines_of_part), pairs)
         together, num_samples = np.zeros((len(self._names),) * 2, np.int64), 0
         num_complete = num_kept = 0
         with open(self._folder / _TABLE, "wb") as out:
-            for part in range(total // self._part + 1):
-                table = self._lines(by_owner.take(part), part * self._part)
+            for part in range(total // self._lines_of_part + 1):
+                table = self._lines(by_owner.take(part), part * self._lines_of_part)
                 has = table >= 0
                 ones = has.astype(np.float32)  # whose sums are exact up to 2^24
                 together += (ones.T @ ones).astype(np.int64)
@@ -260,7 +261,7 @@ class _Join:
         """Lines (n, M) of the table, of owners from number ``first`` on."""
         owner, number = pairs.T.astype(np.int64)
         column = np.searchsorted(self._ends, number, side="right")
-        lines = np.full((self._part, len(self._names)), -1, self._dtype)
+        lines = np.full((self._lines_of_part, len(self._names)), -1, self._dtype)
         lines[owner - first, column] = number - self._first[column]
         return lines[(lines >= 0).any(1)]
 
@@ -301,8 +302,8 @@ class _Parts:
         """Append records (n, width) to the part (n,) of each."""
         order = np.argsort(part.astype(np.uint16), kind="stable")  # of 16 bits: by counting
         records, part = records[order], part[order]
-        begins = np.flatnonzero(np.diff(part, prepend=part[:1] + 1)) if len(part) else []
-        for begin, end in zip(begins, [*begins[1:], len(part)], strict=True):
+        begins = np.flatnonzero(np.diff(part, prepend=part[:1] + 1))
+        for begin, end in zip(begins, np.append(begins[1:], len(part))[: len(begins)], strict=True):
             with open(self._folder / str(part[begin]), "ab") as out:
                 out.write(np.ascontiguousarray(records[begin:end]).data)
 

@@ -22,6 +22,7 @@ from webdataset.writer import TarWriter
 
 from fourm.errors import UserError
 
+NO_KEY, TWICE = "a name that is no key or leaves its folder", "key appears twice"
 WHOLE_SHARD = "*"  # key of a shard that cannot be read to its end
 
 
@@ -146,6 +147,25 @@ def member_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension
 
 
+def key_and_extension(
+    name: str, member: str = "", named: Callable[[str], tuple[str, str]] = member_name
+) -> tuple[str, str]:
+    """Key and extension, in small letters, of a tar's member; no extension where it is of another
+    modality than ``member``.
+    """
+    key, extension = named(name)
+    if "." in extension:
+        modality, _, extension = extension.rpartition(".")
+        if modality != member:
+            return key, ""
+    return key, extension.lower()
+
+
+def is_key(key: str) -> bool:
+    """False for what is empty or leads out of a folder."""
+    return bool(key) and not key.startswith("/") and ".." not in key.split("/")
+
+
 def read_shard(
     path: str | Path,
     decode: Callable[[bytes, str], Any],
@@ -169,19 +189,15 @@ def read_shard(
             for info in tar:
                 if not info.isfile():
                     continue
-                key, extension = named(info.name)
-                if "." in extension:
-                    modality, _, extension = extension.rpartition(".")
-                    if modality != member:
-                        continue
-                if extension.lower() not in extensions:
+                key, extension = key_and_extension(info.name, member, named)
+                if extension not in extensions:
                     continue
                 report.num_seen += 1
-                if not key or key.startswith("/") or ".." in key.split("/"):
-                    report.add(path, info.name, "a name that is no key or leaves its folder")
+                if not is_key(key):
+                    report.add(path, info.name, NO_KEY)
                     continue
                 if key in seen:
-                    report.add(path, key, "key appears twice")
+                    report.add(path, key, TWICE)
                     continue
                 seen.add(key)
                 try:
@@ -190,7 +206,7 @@ def read_shard(
                     data = stored.read()
                     if len(data) != info.size:
                         raise UserError("truncated")
-                    value = decode(data, extension.lower())
+                    value = decode(data, extension)
                 except ValueError as error:
                     report.add(path, key, str(error))
                     continue

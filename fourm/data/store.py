@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +18,13 @@ from einops import rearrange
 
 from fourm.batch import MaskedBatch
 from fourm.config import at_least
-from fourm.data.columns import Column, open_column
+from fourm.data.chunks import PIECES, Chunk, chunk_folders
+from fourm.data.columns import ChunkedColumn, Column, made_once, open_column
+from fourm.data.crop_settings import CropSettings, cut_samples
 from fourm.data.join import ByKey, key_in
 from fourm.data.npy import read_npy
 from fourm.data.order import SampleOrder
-from fourm.data.patches import PictureColumn
-from fourm.data.pictures import decode_rgb, is_plain
+from fourm.data.patches import open_pictures
 from fourm.data.rows import Damaged, Presence, Rows, align
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
@@ -106,7 +109,7 @@ class Source:
         self._columns: dict[str, Column] = {}
         reports: dict[str, DamageReport] = {}
         for m in [modalities[name] for name in config.modalities] or modalities:
-            report = reports[m.name] = DamageReport()
+            report = reports[m.name] = DamageReport(max_damage)
             column = _open(config, split, m, Path(cache), report, fingerprints or {})
             if column is not None:
                 self._columns[m.name] = ByKey(column) if config.join == "key" else column
@@ -177,6 +180,10 @@ def _open(
     """The column of a modality, or None if the data set has none."""
     root = config.raw if m.kind == "continuous" else config.tokens
     folder = m.raw_name if m.kind == "continuous" else m.name
+    if root and m.kind != "continuous":
+        chunks, place = chunk_folders(root, split, folder), Path(root, split, folder)
+        if chunks or (place / PIECES).is_dir():
+            return _open_chunks(place, chunks, m, fingerprints)
     shards = shard_paths(root, split, folder) if root else []
     member = ""
     if root and not shards:  # tars that hold several modalities lie in the split's folder
@@ -185,19 +192,51 @@ def _open(
         return None
     if m.kind != "continuous":
         _check_tokenizer(Path(root, split, folder, TOKENIZER_FILE), m, fingerprints.get(m.name))
-    column = open_column(
+    place = Path(config.tokens, split)
+    crops = CropSettings.read(place) if m.kind == "continuous" and config.tokens else CropSettings()
+    decoded = partial(
+        open_column,
         shards,
-        _decoder(m),
+        decoder_of(m),
         m.raw.extensions if m.kind == "continuous" else ("npy",),
         _described(m),
         cache,
         report,
         member=member,
-        stays_encoded=_stays_a_file if _has_bytes(m) else None,
     )
-    if member and not len(column):
-        return None
-    return PictureColumn(column, m) if m.patch_size else column
+    if m.patch_size:
+        column = open_pictures(shards, m, crops, cache, report, member, decoded)
+    elif crops.num_crops > 1:
+        cut = partial(cut_samples, shards, m.raw, crops, member)
+        column = made_once(shards, cut, f"{_described(m)} {crops}", cache, report, member)
+    else:
+        column = decoded()
+    return None if member and not column.num_samples else column
+
+
+def _open_chunks(
+    folder: Path, chunks: list[Path], m: Modality, fingerprints: dict[str, str]
+) -> Column:
+    """The column in a folder of chunks. Raises UserError where they are not of this modality."""
+    if (folder / PIECES).is_dir():
+        raise UserError(f"{folder} is not finished: run `fourm tokenize` again, it goes on")
+    _check_tokenizer(folder / TOKENIZER_FILE, m, fingerprints.get(m.name))
+    column = ChunkedColumn(tuple(Chunk.open(chunk) for chunk in chunks))
+    for chunk in column.chunks:
+        index = chunk.index
+        if index.shape or np.dtype(index.dtype).kind not in "iu":
+            raise UserError(f"{chunk.folder} holds no ids, which {m.name} needs")
+        if (index.largest or 0) >= m.vocab_size:
+            raise UserError(
+                f"{chunk.folder}: id {index.largest} is outside the vocabulary of {m.vocab_size}"
+                f" that {m.name} has"
+            )
+        if m.kind != "sequence" and len(chunk) and index.length != m.num_tokens:
+            raise UserError(
+                f"{chunk.folder} has {index.length or 'differing numbers of'} ids a sample where"
+                f" {m.name} has {m.num_tokens}: tokenize the data again"
+            )
+    return column
 
 
 def _required(
@@ -239,16 +278,6 @@ def _merged(reports: dict[str, DamageReport], rows: Rows, max_damage: float) -> 
     return merged
 
 
-def _has_bytes(m: Modality) -> bool:
-    """True for pictures that patches are cut of, as bytes."""
-    return bool(m.patch_size) and m.raw.byte_scale is not None
-
-
-def _stays_a_file(data: bytes, pictures: np.ndarray) -> bool:
-    """True if the file, decoded plainly, is what its type reads: of its size, not turned ..."""
-    return is_plain(data) and np.array_equal(decode_rgb(data), pictures[0])
-
-
 def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
     """Raw values (B, H, W, C) or (B, L, C) -> the vectors (B, n, C') that the model projects, about
     unit scale.
@@ -259,7 +288,8 @@ def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
     return rearrange(values, "b (h p) (w q) c -> b (h w) (p q c)", p=m.patch_size, q=m.patch_size)
 
 
-def _decoder(m: Modality):
+def decoder_of(m: Modality) -> Callable[[bytes, str], np.ndarray]:
+    """What reads a member of a shard of this modality: (bytes, extension) -> (L, ...)."""
     if m.kind == "continuous":
         if m.patch_size:  # a column holds rows: a picture is one of them
             return lambda data, extension: m.raw.read(data, extension)[None]

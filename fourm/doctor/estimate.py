@@ -105,7 +105,7 @@ def _has_data(config: PretrainConfig) -> bool:
     """Whether any shard of the first source is there."""
     source = config.data.sources[0]
     folders = [Path(root, config.data.split) for root in (source.tokens, source.raw) if root]
-    return any(any(folder.rglob("*.tar")) for folder in folders)
+    return any(any(f.rglob("*.tar")) or any(f.rglob("*.chunk")) for f in folders)
 
 
 def _smaller(config: PretrainConfig, wanted: Needs) -> tuple[PretrainConfig, str]:

@@ -113,9 +113,7 @@ class Dense(Raw):
 
     def cut(self, value: np.ndarray, crop: Crop) -> np.ndarray:
         if not crop.whole:
-            stored = value.shape[0]
-            side = max(1, round(crop.side * stored))
-            top, left = (min(round(s * stored), stored - side) for s in (crop.top, crop.left))
+            top, left, side = crop.pixels(value.shape[0])
             value = value[top : top + side, left : left + side]
             value = np.ascontiguousarray(self.mirrored(value) if crop.flip else value)
         return self.fit(value)

@@ -70,6 +70,15 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
         """
         raise NotImplementedError
 
+    def read_part(self, data: bytes, extension: str, crop: Crop | None) -> Any:
+        """The part of a file that a crop shows, at the type's size; None = read as it is.
+
+        Types override it to do the same with less work.
+        """
+        if crop is None:
+            return self.read(data, extension)
+        return self.cut(self.read(data, extension, native=True), crop)
+
     def write(self, value: Any) -> bytes:
         """A value as a file of the first extension. Raises UserError for one of another form."""
         raise NotImplementedError

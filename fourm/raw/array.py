@@ -1,18 +1,22 @@
-"""Any numbers on a square: float32 (H, W, C): heat, edges, feature maps of a network."""
+"""Any numbers on a square: float32 (H, W, C): heat, edges, feature maps of a network; on disk of
+half precision where ``dtype`` says so.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
 
+from fourm.config import ADDED
 from fourm.data.npy import write_npy
 from fourm.errors import UserError
 from fourm.evaluation.metrics import feature_figures
 from fourm.raw._colors import colored
 from fourm.raw._dense import Dense
+from fourm.raw._precision import Precision, stored
 from fourm.raw._protocol import NetworkForm
 from fourm.raw._range import Range, check_range, from_unit, to_unit
 
@@ -25,6 +29,7 @@ class Array(Dense, name="array"):
 
     channels: int = 1
     range: Range = (0.0, 1.0)
+    dtype: Precision = field(default="float32", metadata=ADDED)  # on disk and in columns
 
     extensions: ClassVar[tuple[str, ...]] = ("npy",)
 
@@ -44,8 +49,11 @@ class Array(Dense, name="array"):
             array = array[..., None]
         return super().shaped(array)
 
+    def read(self, data: bytes, extension: str, native: bool = False) -> np.ndarray:
+        return stored(super().read(data, extension, native), self.dtype)
+
     def write(self, value: Any) -> bytes:
-        return write_npy(self.check(value))
+        return write_npy(stored(self.check(value), self.dtype))
 
     def to_floats(self, values: np.ndarray) -> np.ndarray:
         return to_unit(values, self.range)

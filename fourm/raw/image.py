@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL.Image
 
+from fourm.data.crops import Crop
+from fourm.data.picture_parts import read_part
 from fourm.data.pictures import fit_picture, open_picture, to_rgb, write_png
 from fourm.errors import UserError
 from fourm.evaluation.metrics import psnr
@@ -40,6 +42,9 @@ class Image(Dense, name="image"):
         picture = open_picture(data)
         side = min(picture.size) if native else self.size
         return np.asarray(fit_picture(to_rgb(picture), side))
+
+    def read_part(self, data: bytes, extension: str, crop: Crop | None) -> np.ndarray:
+        return read_part(data, self.size, crop)
 
     def write(self, value: Any) -> bytes:
         return write_png(self.check(value))

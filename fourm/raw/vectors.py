@@ -1,17 +1,21 @@
-"""Vectors, one or a list of them: float32 (L, C), as the network that made them gives them."""
+"""Vectors, one or a list of them: float32 (L, C), as the network that made them gives them; on disk
+of half precision where ``dtype`` says so.
+"""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
 
+from fourm.config import ADDED
 from fourm.data.npy import read_npy, write_npy
 from fourm.errors import UserError
 from fourm.evaluation.metrics import feature_figures
+from fourm.raw._precision import Precision, stored
 from fourm.raw._protocol import NetworkForm, Raw
 
 
@@ -20,6 +24,7 @@ class Vectors(Raw, name="vectors"):
     """Vectors of ``channels`` numbers; they say nothing of places, so crops leave them alone."""
 
     channels: int = 0
+    dtype: Precision = field(default="float32", metadata=ADDED)  # on disk and in columns
 
     extensions: ClassVar[tuple[str, ...]] = ("npy", "npz")
     placeless: ClassVar[bool] = True
@@ -33,10 +38,11 @@ class Vectors(Raw, name="vectors"):
         return self.channels
 
     def read(self, data: bytes, extension: str, native: bool = False) -> np.ndarray:
-        return self.check(_read_embedding(data) if extension == "npz" else read_npy(data))
+        array = _read_embedding(data) if extension == "npz" else read_npy(data)
+        return stored(self.check(array), self.dtype)
 
     def write(self, value: Any) -> bytes:
-        return write_npy(self.check(value))
+        return write_npy(stored(self.check(value), self.dtype))
 
     def check(self, value: Any) -> np.ndarray:
         """A vector (C,) or a list of them (L, C) as float32 (L, C)."""
@@ -77,9 +83,9 @@ class Vectors(Raw, name="vectors"):
 def _read_embedding(data: bytes) -> np.ndarray:
     """The rows of ``emb`` that ``mask_valid`` marks, from an npz file (T5 embeddings of 4M)."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            rows = stored["emb"]
-            return rows[stored["mask_valid"].astype(bool)] if "mask_valid" in stored else rows
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            rows = arrays["emb"]
+            return rows[arrays["mask_valid"].astype(bool)] if "mask_valid" in arrays else rows
     except (ValueError, OSError, EOFError, KeyError, IndexError, BadZipFile):
         raise UserError(
             "no readable embedding with the array 'emb' (or one of Python objects, which is never"

@@ -171,7 +171,9 @@ def load_optimizer_tensors(
                 key, _, field = rest.partition(".")
                 state.setdefault(int(key), {})[field] = tensor
         fits = all(
-            key < len(params) and (t.ndim == 0 or t.shape == params[key].shape)
+            # a number, one for each row, or one for each of the parameter's
+            key < len(params)
+            and t.shape in (params[key].shape[:n] for n in {0, 1, params[key].ndim})
             for key, entry in state.items()
             for t in entry.values()
         )

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import signal
 import sys
 import time
@@ -273,14 +272,15 @@ class Loop:
         self.meter.add(shared.work)
         self._set_rates()
         sums = self._gradients(given.batches, self.task.weights(shared.counts))
-        norm = self._clipped()
+        norm = self.state.gradients.norm()
+        scale = self.state.gradients.clip(norm, self.config.optimizer.clip)
         broken = self._check.judge(self.step + 1, given.batches, torch.stack(sums), norm)
         if self._check.late:
-            self.state.update(broken)
+            self.state.update(broken, scale)
             self._stop_if_broken(behind=1)  # this one is still on its way
         else:
             self._stop_if_broken()
-            self.state.update(None)
+            self.state.update(None, scale)
         total = functools.reduce(torch.add, sums)
         return StepLosses(self.step + 1, total, shared.counts, norm), shared.stop
 
@@ -318,13 +318,6 @@ class Loop:
         # DDP averages gradients over ranks; the factors already divide by the global counts
         self.accelerator.backward((sums * factors).sum() * self.accelerator.num_processes)
         return sums
-
-    def _clipped(self) -> Tensor:
-        """The gradient's norm before it was clipped, which tells whether it is finite too."""
-        limit = self.config.optimizer.clip or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
-        assert norm is not None
-        return norm
 
     def _stop_if_broken(self, behind: int = 0) -> None:
         """Raise UserError if a step was not finite, the newest ``behind`` not asked yet; its

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from fourm.config import at_least
 from fourm.errors import UserError
 from fourm.roles import Role, parameter_roles
+from fourm.training.gradients import look_ups_of
+from fourm.training.row_adamw import RowAdamW
 
 # Polar Express (2505.16932): (a, b, c) of the quintic a s + b s^3 + c s^5 that brings the singular
 # values s which the one before has left nearest to 1, from [SMALLEST, 1] on. Four of them are on
@@ -52,6 +54,9 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.95
     clip: float = 1.0  # largest norm of the gradient; 0 = off
+    # rows of tables that are only looked up, at a step: all of them, or those of the batch
+    # (``row_adamw.py``)
+    tables: Literal["dense", "rows"] = "dense"
     # > 0: the rates are meant for this batch size and grow in proportion with the actual one
     per_samples: int = 0
 
@@ -105,6 +110,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     found_inf: Tensor | None = None  # scalar; where it is 1, a step changes nothing
+    grad_scale: Tensor | None = None  # scalar that gradients are divided by
 
     def __init__(
         self,
@@ -144,6 +150,8 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(p)
         average = state["momentum"]
+        if self.grad_scale is not None:
+            gradient = gradient / self.grad_scale
         if self.found_inf is not None:  # an average that meets itself stays what it is
             gradient = torch.where(self.found_inf > 0, average, gradient)
         average.lerp_(gradient, 1 - momentum)
@@ -154,7 +162,7 @@ class Muon(torch.optim.Optimizer):
 class ParameterGroup:
     """Parameters that one optimizer treats alike, in the order of the model's."""
 
-    optimizer: Literal["adamw", "muon"]
+    optimizer: Literal["adamw", "muon", "rows"]
     weight_decay: float
     names: list[str]
     params: list[nn.Parameter]
@@ -174,13 +182,16 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[Paramete
         ParameterGroup(adamw, config.weight_decay, [], [], []),
         ParameterGroup(adamw, 0.0, [], [], []),
         ParameterGroup("muon", config.weight_decay, [], [], []),
+        ParameterGroup("rows", 0.0, [], [], []),
     ]
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         role = roles[name]
         for_muon = config.name == "muon" and role.hidden
-        group = groups[2] if for_muon else groups[0] if role.decayed else groups[1]
+        by_rows = config.tables == "rows" and role.looked_up
+        number = 2 if for_muon else 3 if by_rows else 0 if role.decayed else 1
+        group = groups[number]
         group.names.append(name)
         group.params.append(parameter)
         group.roles.append(role)
@@ -188,7 +199,9 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[Paramete
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """The optimizers of a model's parameters: AdamW, and Muon where it is chosen and has work."""
+    """The optimizers of a model's parameters: AdamW, with Muon and ``RowAdamW`` where they are
+    chosen and have work.
+    """
     groups = parameter_groups(model, config)
     of_adamw = [
         {"params": group.params, "weight_decay": group.weight_decay}
@@ -205,4 +218,8 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
             pieces = {p: role.pieces for p, role in zip(group.params, group.roles, strict=True)}
             decay = group.weight_decay
             optimizers.append(Muon(group.params, pieces, config.muon_lr, config.momentum, decay))
+        if group.optimizer == "rows":
+            look_ups = look_ups_of(model)
+            tables = {p: look_ups[p] for p in group.params}
+            optimizers.append(RowAdamW(tables, config.lr, config.betas))
     return optimizers

@@ -123,6 +123,7 @@ class PretrainTask:
         self.teacher = Teacher(config.distill, modalities) if config.distill is not None else None
         self._factor = np.array([m.loss_weight for m in modalities])
         self._preparation: Preparation | None = None
+        self._num_unreadable = 0
 
     def prepare_for(self, model: FourM) -> None:
         """From now on batches are made ready, where they are made, for a model where it is and
@@ -157,6 +158,7 @@ class PretrainTask:
         return Work(batch.num_rows, training_flops(model.config, self.modalities, batch))
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
+        self._num_unreadable += batch.num_unreadable
         objective = self.config.objective
         if self.teacher is not None:
             objective = self.teacher.objective(objective, batch)
@@ -171,7 +173,8 @@ class PretrainTask:
         )
 
     def watch(self, model: nn.Module) -> dict[str, float]:
-        return {}
+        """How many damaged files this rank has met so far, if any."""
+        return {"unreadable": float(self._num_unreadable)} if self._num_unreadable else {}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Cross-entropy (nats a token) under fixed masks on the validation split: of the first

@@ -21,6 +21,7 @@ from fourm.training.checkpoints import (
     optimizer_tensors,
     shard_like,
 )
+from fourm.training.gradients import Gradients
 from fourm.weights import WEIGHTS_FILE, load_weights, new_name
 
 _WEIGHTS = "weights."  # of the model itself, where its file holds the average
@@ -37,6 +38,7 @@ class TrainingState:
         self, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: float
     ) -> None:
         self.model, self.optimizers, self.step = model, optimizers, 0
+        self.gradients = Gradients(model)
         self._keep = average
         self._average: dict[str, Tensor] = self._copies() if average else {}
 
@@ -49,16 +51,18 @@ class TrainingState:
             for name, value in weights.items():
                 parameters[name].copy_(shard_like(value, parameters[name]))
 
-    def update(self, broken: Tensor | None) -> None:
+    def update(self, broken: Tensor | None, scale: Tensor | None = None) -> None:
         """Move the weights along their gradients, which are then gone, and the average after them.
 
         Args:
             broken: scalar on the device: where it is 1, all stays as it is. None = it is 0.
+            scale: scalar that gradients are divided by, of ``Gradients.clip``. None = 1.
         """
         for optimizer in self.optimizers:
-            optimizer.found_inf = broken  # type: ignore[attr-defined]  # as torch's GradScaler does
+            # as torch's GradScaler does
+            optimizer.found_inf, optimizer.grad_scale = broken, scale  # type: ignore[attr-defined]
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.gradients.forget()
         if self._average:
             self._follow(broken)
 

@@ -24,6 +24,12 @@ from fourm_data_prep.engine_options import EngineConfig, takes_engine
     "--crops", type=COUNT, default=1, help="Crops of each picture: the whole one and random ones."
 )
 @click.option("--flip", is_flag=True, help="Mirror half of the random crops.")
+@click.option(
+    "--chunk-shards",
+    type=COUNT,
+    default=2048,
+    help="Raw shards whose tokens one chunk has (2048 of 512 samples: a million).",
+)
 @takes_engine
 def command(
     project: Path | None,
@@ -34,6 +40,7 @@ def command(
     max_damage: float,
     crops: int,
     flip: bool,
+    chunk_shards: int,
     engine: EngineConfig,
 ) -> None:
     """Raw shards to token shards.
@@ -50,4 +57,4 @@ def command(
         raise UserError("where? give PROJECT, or --config, --raw, --tokenizers and --out")
     from fourm_data_prep.tokenize import tokenize
 
-    tokenize(config, raw, tokenizers, out, max_damage, engine, crops, flip)
+    tokenize(config, raw, tokenizers, out, max_damage, engine, crops, flip, chunk_shards)

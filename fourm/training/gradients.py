@@ -1,0 +1,68 @@
+"""The gradient of a whole model after a backward pass: how long it is, how it is clipped, and what
+becomes of it after the update.
+
+Clipping multiplies nothing: the optimizers divide by ``grad_scale``, as torch's fused ones do for
+scaled losses, while they read the gradient in any case. A table that was only looked up keeps its
+gradient (``fourm.lookups``), but among ranks, which add up rows that no single one has looked up.
+"""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fourm.embedding import TokenTable
+from fourm.lookups import LookUps
+
+
+class Gradients:
+    """Those of a model's parameters, from the backward pass to the update."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._look_ups = look_ups_of(model)
+        if not among_others():
+            for table, look_ups in self._look_ups.items():
+                if table.requires_grad and not _is_sharded(table):
+                    look_ups.keep(table)
+
+    def norm(self) -> Tensor:
+        """Of all of them: a scalar, sharded as they are."""
+        found = [p.grad for p in self._model.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(found)
+
+    def clip(self, norm: Tensor, limit: float) -> Tensor | None:
+        """What optimizers must divide gradients of this norm by for one of at most ``limit``; None
+        for nothing. Sharded ones are multiplied here.
+        """
+        if not limit:
+            return None
+        parameters = [p for p in self._model.parameters() if p.grad is not None]
+        if any(_is_sharded(p) for p in parameters):
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+            return None
+        return ((norm + 1e-6) / limit).clamp_min(1.0)
+
+    def forget(self) -> None:
+        """After the update: gone, or zero."""
+        for parameter in self._model.parameters():
+            look_ups = self._look_ups.get(parameter)
+            if look_ups is None:
+                parameter.grad = None
+            else:
+                look_ups.forget(parameter)
+
+
+def look_ups_of(model: nn.Module) -> dict[nn.Parameter, LookUps]:
+    """The tables of a model that are only looked up, and by what."""
+    tables = [module for module in model.modules() if isinstance(module, TokenTable)]
+    return {module.table: module.look_ups for module in tables if module.look_ups is not None}
+
+
+def among_others() -> bool:
+    """Is this one of several ranks?"""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _is_sharded(parameter: nn.Parameter) -> bool:
+    return hasattr(parameter, "device_mesh")
