@@ -27,6 +27,7 @@ SOURCES = (
     "budgets.py",
     "compiled_rng.py",
     "data/permute.py",
+    "mask_counts.py",
     "mask_rules.py",
     "mask_samples.py",
     "modalities.py",

@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     KEEP = 6  # which chunks are kept; one more for each redraw
     ORDER = 7 + MAX_REDRAWS  # of a grid's positions
     WINDOW = 8 + MAX_REDRAWS  # which part of a target that is too long
+    OTHER_COMPONENT = 9 + MAX_REDRAWS  # where the first does not suit what a sample has
 
 
 class KeepRule(IntEnum):

@@ -7,30 +7,15 @@ K components of all mixtures, T rows of all samples.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from fourm.budgets import draw_budgets, hand_out
 from fourm.compiled import compiled
-from fourm.compiled_rng import along, integer, uniform
-from fourm.mask_rules import KeepRule, Purpose, Rows, Rules
-from fourm.spans import draw_spans, target_of, window_start, write_input
+from fourm.compiled_rng import along, uniform
+from fourm.mask_counts import Sample, choose_inputs, choose_targets, draw_component
+from fourm.mask_rules import Purpose, Rows, Rules
+from fourm.spans import target_of, window_start, write_input
 
 _MAX_GUESSES = 16
-
-
-class Sample(NamedTuple):
-    """Where a sample is worked on: arrays that the next one uses again."""
-
-    states: np.ndarray  # (M,) of the randomness of each modality
-    of_purpose: np.ndarray  # (M,) of one purpose
-    log_share: np.ndarray  # (M,) of a Dirichlet draw
-    most: np.ndarray  # (M,) tokens that a modality can use
-    hidden: np.ndarray  # (M, L) which ids of a sequence are hidden
-    keys: np.ndarray  # (L,) that say the order of a grid's positions
-    content: np.ndarray  # (2 L + 2,) of a sequence's target
-    opens: np.ndarray  # (2 L + 2,) where it has a sentinel
 
 
 @compiled
@@ -69,10 +54,10 @@ def mask_samples(
         draw = along(root, draws[b])
         for i in range(num):
             sample.states[i] = along(draw, i)
-        component = _draw_component(rules, source[b], draw)
+        component = draw_component(rules, source[b], draw, lengths[b])
         given, wanted = encoder.counts[b], decoder.counts[b]
-        _choose_inputs(rules, component, draw, lengths[b], sample, given)
-        _choose_targets(rules, component, draw, sample, wanted)
+        choose_inputs(rules, component, draw, lengths[b], sample, given)
+        choose_targets(rules, component, draw, sample, wanted)
         for i in range(num):
             length, start = lengths[b, i], starts[b, i]
             if rules.is_sequence[i]:
@@ -91,89 +76,6 @@ def mask_samples(
             decoder.modality[num_asked : num_asked + wanted[i]] = i
             num_given += given[i]
             num_asked += wanted[i]
-
-
-# ---- how many ------------------------------------------------------------------------------------
-
-
-@compiled
-def _draw_component(rules: Rules, source: int, draw: np.uint64) -> int:
-    """One of the components of a data set's mixture."""
-    first, last = rules.first[source], rules.first[source + 1] - 1
-    drawn = uniform(along(draw, Purpose.COMPONENT))
-    return first + int(np.searchsorted(rules.thresholds[first:last], drawn, side="right"))
-
-
-@compiled
-def _choose_inputs(
-    rules: Rules,
-    component: int,
-    draw: np.uint64,
-    lengths: np.ndarray,
-    sample: Sample,
-    given: np.ndarray,
-) -> None:
-    """Input tokens of each modality: fills ``given`` (M,), draws the spans of sequences, and leaves
-    in ``sample.most`` what can be asked for.
-    """
-    low, high = rules.num_inputs[component]
-    total = integer(low, high, along(draw, Purpose.NUM_INPUTS))
-    alpha, most = rules.input_alpha[component], sample.most
-    _for_purpose(sample, Purpose.INPUT_BUDGET)
-    draw_budgets(alpha, total, sample.of_purpose, sample.log_share, given)
-    most[:] = lengths
-    given[:] = np.minimum(given, most)
-    if rules.redistribute[component]:
-        hand_out(alpha, sample.log_share, total, most, given)
-    for i in range(len(given)):
-        if rules.is_sequence[i]:
-            share = _keep_share(rules.keep[component, i], sample.states[i])
-            hidden = sample.hidden[i, : lengths[i]]
-            given[i], most[i] = draw_spans(
-                share, given[i], rules.chunk_size[i], sample.states[i], Purpose.KEEP, hidden
-            )
-    if rules.redistribute[component]:  # what sentinels saved goes to the images
-        hand_out(alpha * ~rules.is_sequence, sample.log_share, total, most, given)
-    for i in range(len(given)):
-        if not rules.is_sequence[i]:
-            most[i] -= given[i]
-
-
-@compiled
-def _choose_targets(
-    rules: Rules, component: int, draw: np.uint64, sample: Sample, wanted: np.ndarray
-) -> None:
-    """Target tokens of each modality: fills ``wanted`` (M,)."""
-    low, high = rules.num_targets[component]
-    total = integer(low, high, along(draw, Purpose.NUM_TARGETS))
-    alpha, most = rules.target_alpha[component], sample.most
-    _for_purpose(sample, Purpose.TARGET_BUDGET)
-    draw_budgets(alpha, total, sample.of_purpose, sample.log_share, wanted)
-    if rules.redistribute[component]:
-        wanted[:] = np.minimum(wanted, most)
-        hand_out(alpha, sample.log_share, total, most, wanted)
-        return
-    for i in range(len(wanted)):
-        # a budget of n target ids of a sequence is n - 1 predictions
-        budget = wanted[i] - 1 if rules.is_sequence[i] else wanted[i]
-        wanted[i] = min(max(budget, 0), most[i])
-
-
-@compiled
-def _for_purpose(sample: Sample, purpose: int) -> None:
-    for i in range(len(sample.states)):
-        sample.of_purpose[i] = along(sample.states[i], purpose)
-
-
-@compiled
-def _keep_share(rule: int, state: np.uint64) -> float:
-    """Share of a sequence that is kept."""
-    drawn = uniform(along(state, Purpose.KEEP_SHARE))
-    if rule == KeepRule.random:
-        return drawn
-    if rule == KeepRule.binary:
-        return 0.0 if drawn < 0.5 else 1.0
-    return 1.0 if rule == KeepRule.all else 0.0
 
 
 # ---- which ones ----------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ ROOMS = (
         "fourm",
         "batches",
         "masking, packed streams, layouts",
-        "masking mask_config mask_rules mask_samples budgets spans read_rows tokens batch layout",
+        "masking mask_config mask_rules mask_counts mask_samples budgets spans read_rows tokens"
+        " batch layout",
     ),
     Room("fourm", "modalities", "one YAML entry, codecs", "modalities codecs codec_types"),
     Room("fourm", "raw", "a file a raw type", "raw"),

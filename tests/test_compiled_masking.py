@@ -91,6 +91,17 @@ def test_every_field_of_a_batch_equals_the_vectorised_masker_s(modalities, name)
         assert_equal(*both(modalities, CONFIGS[name], arrays, lengths, draws, seed))
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_so_do_those_of_samples_that_lack_half_of_everything(modalities, name):
+    arrays, lengths = make_arrays(modalities, 400, 5)
+    rng = np.random.default_rng(5)
+    gaps = {n: np.where(rng.random(400) < 0.5, 0, held) for n, held in lengths.items()}
+    gaps = {
+        n: np.where(rng.random(400) < 0.1, np.minimum(held, 1), held) for n, held in gaps.items()
+    }
+    assert_equal(*both(modalities, CONFIGS[name], arrays, gaps, np.arange(400), 5))
+
+
 @pytest.mark.parametrize("name, budget, redistribute", [("4m_7", 128, True), ("4m_21", 256, False)])
 def test_so_do_those_of_the_papers_modalities(name, budget, redistribute):
     modalities = ModalitySet.load(f"configs/modalities/{name}.yaml")

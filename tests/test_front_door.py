@@ -28,6 +28,7 @@ CORE = [
     "masking",
     "mask_config",
     "mask_rules",
+    "mask_counts",
     "mask_samples",
     "budgets",
     "spans",

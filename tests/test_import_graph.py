@@ -36,6 +36,7 @@ FLOORS: list[set[str]] = [
         "fourm.mask_config",
         "fourm.budgets",
         "fourm.spans",
+        "fourm.mask_counts",
         "fourm.mask_samples",
         "fourm.read_rows",
         "fourm.masking",

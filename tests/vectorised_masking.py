@@ -48,6 +48,7 @@ class Purpose(IntEnum):
     KEEP = 6  # which chunks are kept; one more for each redraw
     ORDER = 7 + _MAX_REDRAWS  # of a grid's positions
     WINDOW = 8 + _MAX_REDRAWS  # which part of a target that is too long
+    OTHER_COMPONENT = 9 + _MAX_REDRAWS  # where the first does not suit what a sample has
 
 
 class VectorisedMasker:
@@ -76,6 +77,7 @@ class VectorisedMasker:
         uniform = self._rng.uniform(draws, Purpose.COMPONENT)
         component = np.searchsorted(self._thresholds, uniform, side="right")
         held = self._held(tokens)
+        component = self._suited(component, held, draws)
         given, spans = self._inputs(tokens, held, component, draws)
         wanted = self._targets(held, given, spans, component, draws)
         return self._streams(tokens, spans, given, wanted, draws)
@@ -92,6 +94,9 @@ class VectorisedMasker:
         ranges = [c.num_inputs or self.config.num_inputs for c in self.config.components]
         total = self._total(ranges, component, draws, Purpose.NUM_INPUTS)
         alpha = self._input_alpha[component]
+        share = total / np.maximum(total + self._num_targets(component, draws), 1)
+        if self.config.redistribute:
+            total = self._limited(total, share, component, held)
         budgets = draw_budgets(self._rng, alpha, total, draws, Purpose.INPUT_BUDGET)
         given = np.minimum(budgets.tokens, held)
         if self.config.redistribute:
@@ -103,7 +108,73 @@ class VectorisedMasker:
                 given[:, i] = spans[m.name].input_mask.sum(1)
         if self.config.redistribute:  # what sentinels saved goes to the images
             given = budgets.hand_out(given, np.where(self.causal, given, held), total)
+            self._leave_targets(given, spans, held, share, component, tokens)
         return given, spans
+
+    def _suited(self, component: np.ndarray, held: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Components (B,), drawn again where there is nothing to give or nothing to ask for."""
+        gives, asks = (
+            ((alpha[None] > NEVER) & (held[:, None] > 0)).any(2)
+            for alpha in (self._input_alpha, self._target_alpha)
+        )
+        most = np.array(
+            [(c.num_inputs or self.config.num_inputs)[1] for c in self.config.components]
+        )
+        suits, component = (gives | (most == 0)) & asks, component.copy()
+        weights = np.diff(self._thresholds, prepend=0.0, append=1.0)
+        for b in np.flatnonzero(~suits[np.arange(len(held)), component]):
+            for fits in (suits[b], asks[b]):
+                among = np.where(fits, weights, 0.0)
+                if among.sum() > 0:
+                    drawn = self._rng.uniform(draws[b : b + 1], Purpose.OTHER_COMPONENT)[0]
+                    component[b] = np.searchsorted(np.cumsum(among), drawn * among.sum())
+                    break
+        return component
+
+    def _limited(
+        self, total: np.ndarray, share: np.ndarray, component: np.ndarray, held: np.ndarray
+    ) -> np.ndarray:
+        """Inputs (B,), or their share of what there is where a sample lacks something."""
+        used = (self._input_alpha[component] > NEVER) | (self._target_alpha[component] > NEVER)
+        lacks = (used & (held == 0)).any(1) & (total > 0)
+        part = np.maximum((share * (held * used).sum(1)).astype(np.int64), 1)
+        return np.where(lacks, np.minimum(total, part), total)
+
+    def _leave_targets(
+        self,
+        given: np.ndarray,
+        spans: dict[str, Spans],
+        held: np.ndarray,
+        share: np.ndarray,
+        component: np.ndarray,
+        tokens: PaddedTokens,
+    ) -> None:
+        """Take inputs (B, M) back where all that may be asked for is given."""
+        wanted = self._target_alpha[component] > NEVER
+        none_left = ((self._free(given, spans, held) * wanted).sum(1) == 0)[:, None] & wanted
+        none_left &= held > 0
+        for i, m in enumerate(self.modalities):
+            at = none_left[:, i]
+            if m.kind != "sequence":
+                given[at, i] = (share * given[:, i]).astype(np.int64)[at]
+            elif at.any():
+                keep = spans[m.name].keep & ~at[:, None]
+                spans[m.name] = split_spans(
+                    tokens.ids[m.name], tokens.lengths[m.name], keep, given[:, i] > 0
+                )
+                given[:, i] = spans[m.name].input_mask.sum(1)
+
+    def _free(self, given: np.ndarray, spans: dict[str, Spans], held: np.ndarray) -> np.ndarray:
+        """Tokens (B, M) that are left to be asked for."""
+        free = held - given
+        for i, m in enumerate(self.modalities):
+            if m.kind == "sequence":
+                free[:, i] = spans[m.name].num_predictions
+        return free
+
+    def _num_targets(self, component: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        ranges = [c.num_targets or self.config.num_targets for c in self.config.components]
+        return self._total(ranges, component, draws, Purpose.NUM_TARGETS)
 
     def _targets(
         self,
@@ -114,12 +185,8 @@ class VectorisedMasker:
         draws: np.ndarray,
     ) -> np.ndarray:
         """Target tokens of each modality (B, M)."""
-        ranges = [c.num_targets or self.config.num_targets for c in self.config.components]
-        total = self._total(ranges, component, draws, Purpose.NUM_TARGETS)
-        free = held - given
-        for i, m in enumerate(self.modalities):
-            if m.kind == "sequence":
-                free[:, i] = spans[m.name].num_predictions
+        total = self._num_targets(component, draws)
+        free = self._free(given, spans, held)
         alpha = self._target_alpha[component]
         budgets = draw_budgets(self._rng, alpha, total, draws, Purpose.TARGET_BUDGET)
         wanted = np.minimum(budgets.tokens, free)
@@ -348,6 +415,7 @@ class Spans:
     target_lengths: np.ndarray  # (B,)
     # (B, 2 L + 2) True where a sentinel opens a span or closes the target
     target_starts: np.ndarray
+    keep: np.ndarray  # (B, L) True = visible
 
     @property
     def num_predictions(self) -> np.ndarray:
@@ -406,7 +474,7 @@ def split_spans(ids: np.ndarray, lengths: np.ndarray, keep: np.ndarray, given: n
     end = hidden.sum(1) + num_spans
     target[np.arange(b), end] = FIRST_SENTINEL + num_spans
     starts[np.arange(b), end] = True
-    return Spans(input_ids, input_mask, target, np.where(lengths > 0, end + 1, 0), starts)
+    return Spans(input_ids, input_mask, target, np.where(lengths > 0, end + 1, 0), starts, keep)
 
 
 def _opens_a_run(mask: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from fourm.modalities import ModalitySet
 from fourm.raw import Raw
 from fourm.report import Gallery, Report
 from fourm_data_prep.engine import MANIFESTS, splits_of
+from fourm_data_prep.presence import MOST_COMBINATIONS, Combinations, combinations
 
 _SHOWN = 24
 
@@ -34,8 +35,10 @@ class Count:
     megabytes: float
 
 
-def count_shards(raw: Path, modalities: ModalitySet) -> tuple[list[Count], DamageReport]:
-    """Read every sample of every raw modality.
+def count_shards(
+    raw: Path, modalities: ModalitySet
+) -> tuple[list[Count], dict[str, Combinations], DamageReport]:
+    """Read every sample of every raw modality: counts, what is together in each split, damage.
 
     Raises UserError if there is nothing under ``raw``.
     """
@@ -43,28 +46,33 @@ def count_shards(raw: Path, modalities: ModalitySet) -> tuple[list[Count], Damag
         raise UserError(f"no folder of raw shards {raw}")
     counts: list[Count] = []
     total = DamageReport()
+    together: dict[str, Combinations] = {}
     for split in splits_of(raw):
+        names: dict[str, list[str]] = {}
         for m in modalities:
             shards = shard_paths(raw, split, m.name)
             if m.source or not shards:
                 continue
             report = DamageReport()
-            samples = 0
-            for shard in shards:
-                for _ in read_shard(shard, m.raw.read, m.raw.extensions, report):
-                    samples += 1
+            names[m.name] = [
+                f"{shard.stem}/{key}"
+                for shard in shards
+                for key, _ in read_shard(shard, m.raw.read, m.raw.extensions, report)
+            ]
+            samples = len(names[m.name])
             size = sum(path.stat().st_size for path in shards) / 1e6
             counts.append(Count(split, m.name, len(shards), samples, len(report.entries), size))
             total.merge(report)
+        together[split] = combinations(names)
     if not counts:
         raise UserError(f"no shards under {raw} for {', '.join(m.name for m in modalities)}")
-    return counts, total
+    return counts, together, total
 
 
-def inspect(raw: Path, config: Path, out: Path) -> list[Count]:
-    """Write the page and return the counts."""
+def inspect(raw: Path, config: Path, out: Path) -> tuple[list[Count], dict[str, Combinations]]:
+    """Write the page and return the counts, and which modalities samples have in each split."""
     modalities = ModalitySet.load(config)
-    counts, damage = count_shards(raw, modalities)
+    counts, together, damage = count_shards(raw, modalities)
     report = Report(f"Data: {raw.name}", str(raw))
     report.modalities(modalities)
     report.heading("Counts")
@@ -76,6 +84,10 @@ def inspect(raw: Path, config: Path, out: Path) -> list[Count]:
             for c in counts
         ],
     )
+    for split, found in together.items():
+        report.heading(f"Samples of {split}", "by the modalities that they have")
+        rows = [[html.escape(", ".join(held)), f"{num:,}"] for held, num in found.counts]
+        report.table(["modalities", "samples"], rows[:MOST_COMBINATIONS])
     seconds = _seconds(raw)
     if seconds:
         report.heading("Steps", "from the completion manifests")
@@ -95,7 +107,7 @@ def inspect(raw: Path, config: Path, out: Path) -> list[Count]:
     report.heading("Samples", f"the first of {first}")
     report.gallery(_gallery(raw, first, modalities))
     report.write(out)
-    return counts
+    return counts, together
 
 
 def _gallery(raw: Path, split: str, modalities: ModalitySet) -> Gallery:

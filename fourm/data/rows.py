@@ -27,6 +27,7 @@ import numpy as np
 
 from fourm.data.chunks import blocks, mapped
 from fourm.data.columns import Column
+from fourm.data.join import key_in
 from fourm.data.keys import keys_of
 from fourm.data.once import make_once
 from fourm.errors import UserError
@@ -250,7 +251,9 @@ class _Join:
         rows = [int(number) - int(self._first[column]) for number in numbers]
         first, second = (self._columns[column].name(row) for row in rows)
         found = f"the sample {first} twice"
-        if first != second:  # once in 1e20 data sets of a billion samples
+        if first != second and key_in(first) == key_in(second):
+            found = f"the key of {first} again, in {second}, where keys alone are joined"
+        elif first != second:  # once in 1e20 data sets of a billion samples
             found = f"two samples of one hash, {first} and {second}: rename one"
         raise UserError(f"{self._names[column]} has {found}; remove the shard that repeats it")
 

@@ -28,6 +28,7 @@ from fourm.data.columns import (
     open_column,
 )
 from fourm.data.crop_settings import CropSettings, cut_samples
+from fourm.data.join import ByKey, key_in
 from fourm.data.npy import read_npy
 from fourm.data.order import BlockOrder, SampleOrder
 from fourm.data.patches import open_pictures
@@ -57,6 +58,8 @@ class SourceConfig:
     modalities: tuple[str, ...] = ()  # those to use, all of which it must have; empty: all it has
     # modalities without which a sample is left out: names, or all that the data set has
     require: tuple[str, ...] | Literal["all"] = ()
+    # what makes two members one sample: their shard and key, or the key alone
+    join: Literal["shard/key", "key"] = "shard/key"
     masking: MaskingConfig | None = None  # of its own, instead of the run's
 
     @property
@@ -128,7 +131,7 @@ class Source:
             else:
                 column = _open(config, split, m, Path(cache), report, fingerprints or {})
             if column is not None:
-                self._columns[m.name] = column
+                self._columns[m.name] = ByKey(column) if config.join == "key" else column
         for name in config.modalities:
             if name not in self._columns:
                 raise UserError(
@@ -142,6 +145,8 @@ class Source:
             )
         required = _required(config, self.name, split, modalities, self.present)
         damaged = _damaged(reports, self.present)
+        if config.join == "key":
+            damaged = replace(damaged, samples={key_in(name) for name in damaged.samples})
         self._rows = align(self._columns, required, Path(cache), damaged)
         self.report = _merged(reports, self._rows, max_damage)
         self.report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")

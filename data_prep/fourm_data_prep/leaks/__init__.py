@@ -1,0 +1,1 @@
+"""Near-duplicates and leaks between two sets of pictures and captions."""
