@@ -36,7 +36,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
@@ -55,7 +55,13 @@ from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.run_log import RunLog, StepLosses
 from fourm.training.saving import Saver, Snapshot
 from fourm.training.schedules import ScheduleConfig, learning_rate
-from fourm.training.sharding import Sharding, chosen_sharding, gather_full, shard_model
+from fourm.training.sharding import (
+    Sharding,
+    chosen_sharding,
+    gather_full,
+    running_figures,
+    shard_model,
+)
 from fourm.training.speed import Meter, Speed
 from fourm.training.state import TrainingState
 from fourm.training.task import Adaptive, Task
@@ -134,7 +140,9 @@ class Loop:
             log_with=config.tracker or None,
             project_dir=str(out) if config.tracker else None,
             kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timedelta(seconds=config.group_timeout))
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.group_timeout)),
+                # tables that never change need not be sent in every forward pass
+                DistributedDataParallelKwargs(broadcast_buffers=bool(running_figures(model))),
             ],
         )
         self.device = self.accelerator.device

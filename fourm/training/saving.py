@@ -75,6 +75,11 @@ class Saver:
         """True once the last write has failed: ``wait`` raises why."""
         return self._error is not None
 
+    @property
+    def busy(self) -> bool:
+        """True while something is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self, snapshot: Snapshot) -> None:
         """Save in the background, once the save before is done (all ranks must call).
 

@@ -66,9 +66,9 @@ def shard_model(
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     from torch.distributed.tensor import distribute_tensor
 
-    stored = {name for name, _ in model.named_buffers()} & set(model.state_dict())
-    if stored:
-        raise UserError(f"a model that keeps running figures ({min(stored)}) cannot be sharded")
+    figures = running_figures(model)
+    if figures:
+        raise UserError(f"a model that keeps running figures ({min(figures)}) cannot be sharded")
     weights = {name: p.detach() for name, p in model.named_parameters()}
     _without_memory(model)
     for module in model.modules():
@@ -92,6 +92,11 @@ def shard_model(
         placed[name] = distribute_tensor(whole.to(device), mesh, parameter.placements)  # type: ignore[attr-defined]
     model.load_state_dict(placed, assign=True)
     return model
+
+
+def running_figures(model: nn.Module) -> set[str]:
+    """Names of the buffers that training changes: those that are stored."""
+    return {name for name, _ in model.named_buffers()} & set(model.state_dict())
 
 
 def _without_memory(model: nn.Module) -> None:

@@ -47,6 +47,7 @@ _TOLD = {
     "evaluating": "evaluating",
     "saving": "saving",
 }
+_WAITING = ("torch/distributed/", "torch/nn/parallel/")  # code that waits for other ranks
 STATUS = 1  # of a process that the watchdog ends
 _SLOW = 1.5  # times the median: then a rank is named
 _WORTH_NAMING = 0.005  # seconds a step
@@ -61,7 +62,7 @@ class Place:
     step: int  # that it works on, from 1
     phase: Phase
     moves: int  # phases so far: the least of all ranks is the one that others wait for
-    waits: bool  # its stack ends in torch.distributed
+    waits: bool  # for other ranks, as far as its stack tells
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host}, {_TOLD[self.phase]}, step {self.step}"
@@ -174,7 +175,7 @@ class Watchdog:
         frame = sys._current_frames().get(main)
         waits = False
         while frame is not None and not waits:
-            waits = "torch/distributed/" in frame.f_code.co_filename
+            waits = any(place in frame.f_code.co_filename for place in _WAITING)
             frame = frame.f_back
         p, ranks = self._progress, self._ranks
         return Place(ranks.rank, socket.gethostname(), p.step, p.phase, p.moves, waits)
