@@ -17,7 +17,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -97,10 +96,16 @@ def saves(work: Workload, num: int) -> dict[str, Any]:
     }
 
 
+def _peak() -> int:
+    """KiB that this process has had at most (``getrusage`` counts its parent's, too)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def _start(environment: dict[str, str], work: Workload, once: bool, told: Any) -> None:
     os.environ.update(environment)
     torch.distributed.init_process_group("gloo")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak()
     if once:
         with made_once("all"):
             model = FourM(work.model, work.modalities)
@@ -108,7 +113,7 @@ def _start(environment: dict[str, str], work: Workload, once: bool, told: Any) -
     else:
         model = FourM(work.model, work.modalities)
     torch.distributed.barrier()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = _peak()
     told.put((int(environment["RANK"]), (peak - before) * 1024 / MIB))
     torch.distributed.destroy_process_group()
 

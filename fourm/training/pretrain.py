@@ -1,7 +1,7 @@
 """Pretraining: masked modelling of any modality set.
 
     fourm pretrain configs/pretrain/<x>.yaml [KEY=VALUE]...
-    accelerate launch -m fourm pretrain CONFIG ...          (several GPUs or machines)
+    torchrun --nproc-per-node 8 -m fourm pretrain CONFIG ...    (several GPUs or machines)
 
 One process or many (DDP, FSDP2), from a laptop to a cluster: the same command. Started again after
 any stop, it goes on from its last checkpoint. Each checkpoint folder is a model folder:
