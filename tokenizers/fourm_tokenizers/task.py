@@ -18,7 +18,7 @@ from fourm.data.order import SampleOrder
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
 from fourm.modalities import Modality
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.losses import TrainedTokenizer
 from fourm_tokenizers.picture import from_values, to_values, write_description
