@@ -48,6 +48,7 @@ _TOLD = {
     "saving": "saving",
 }
 _WAITING = ("torch/distributed/", "torch/nn/parallel/")  # code that waits for other ranks
+_START = 4  # times the timeout: a start may take so long
 STATUS = 1  # of a process that the watchdog ends
 _SLOW = 1.5  # times the median: then a rank is named
 _WORTH_NAMING = 0.005  # seconds a step
@@ -168,7 +169,9 @@ class Watchdog:
             self._publish(main)
             still = time.monotonic() - self._progress.since
             # an evaluation may be long; those who wait for another rank's are past it
-            if still >= self._timeout and self._progress.phase != "evaluating":
+            starts = self._progress.phase == "starting"  # reads checkpoints, compiles
+            patience = self._timeout * (_START if starts else 1)
+            if still >= patience and self._progress.phase != "evaluating":
                 self._end(main, still)
 
     def _here(self, main: int) -> Place:
