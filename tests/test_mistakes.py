@@ -38,7 +38,7 @@ from fourm.pipeline import AnyToAnyPipeline, Tokens, check_options
 from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.training.checkpoints import list_checkpoints
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import OptimizerConfig
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.run_folder import append_log

@@ -395,7 +395,8 @@ def test_codebook_use_is_logged_from_the_first_line_and_a_collapse_is_warned_of(
 
 
 def test_learning_rates_grow_with_the_batch_where_they_are_said_per_samples(tmp_path):
-    from fourm.training.loop import Loop, LoopConfig
+    from fourm.training.loop import Loop
+    from fourm.training.loop_config import LoopConfig
     from fourm.training.optimizers import OptimizerConfig
 
     config = LoopConfig(

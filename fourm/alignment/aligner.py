@@ -21,7 +21,7 @@ from fourm.alignment.contrast import Temperature, info_nce
 from fourm.alignment.pairs import LatentBatch, SplitConfig
 from fourm.alignment.prepare import Prepare, PrepareConfig
 from fourm.errors import UserError
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 
 # batches of a direction after which its recall is forgotten by two thirds (adaptive schedule)
 _PASSES = 50.0

@@ -14,7 +14,7 @@ from torch import Tensor
 from fourm.alignment.latents import Latents
 from fourm.data.order import SampleOrder
 from fourm.errors import UserError
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 
 UNKNOWN = -1  # label of a sample without one
 

@@ -17,7 +17,7 @@ from fourm.alignment.latents import Latents
 from fourm.alignment.subset import best_quality, greedy_dpp
 from fourm.data.order import SampleOrder
 from fourm.errors import UserError
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)

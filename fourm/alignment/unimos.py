@@ -24,7 +24,7 @@ from fourm.alignment.domains import UNKNOWN, DomainBatch
 from fourm.alignment.unimos_losses import divergence, information, overlap, told_apart
 from fourm.errors import UserError
 from fourm.roles import TABLE, VECTOR, state_roles
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 
 _HIDDEN = 256
 # weights of the two small losses beside the cross-entropies

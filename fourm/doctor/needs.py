@@ -12,7 +12,7 @@ from fourm.loss import CHUNK_LOGITS
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.roles import TABLE, parameter_roles
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import parameter_groups
 
 _FLOAT = 4  # bytes of what weights, gradients and moments are kept in, whatever the precision

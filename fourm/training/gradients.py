@@ -8,11 +8,13 @@ gradient (``fourm.lookups``), but among ranks, which add up rows that no single 
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from fourm.embedding import TokenTable
 from fourm.lookups import LookUps
+from fourm.training.sharding import gather_full, is_sharded, local
 
 
 class Gradients:
@@ -23,25 +25,28 @@ class Gradients:
         self._look_ups = look_ups_of(model)
         if not among_others():
             for table, look_ups in self._look_ups.items():
-                if table.requires_grad and not _is_sharded(table):
+                if table.requires_grad and not is_sharded(table):
                     look_ups.keep(table)
 
     def norm(self) -> Tensor:
-        """Of all of them: a scalar, sharded as they are."""
-        found = [p.grad for p in self._model.parameters() if p.grad is not None]
-        return nn.utils.get_total_norm(found)
+        """Of all of them, whatever rank they lie on: a scalar (all ranks must call)."""
+        return gather_full(nn.utils.get_total_norm(self._found()))
 
     def clip(self, norm: Tensor, limit: float) -> Tensor | None:
         """What optimizers must divide gradients of this norm by for one of at most ``limit``; None
-        for nothing. Sharded ones are multiplied here.
+        for nothing. Sharded ones are divided here.
         """
         if not limit:
             return None
-        parameters = [p for p in self._model.parameters() if p.grad is not None]
-        if any(_is_sharded(p) for p in parameters):
-            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-            return None
-        return ((norm + 1e-6) / limit).clamp_min(1.0)
+        excess = ((norm + 1e-6) / limit).clamp_min(1.0)
+        found = self._found()
+        if not any(is_sharded(gradient) for gradient in found):
+            return excess
+        torch._foreach_div_([local(gradient) for gradient in found], excess)  # pyright: ignore[reportPrivateImportUsage]
+        return None
+
+    def _found(self) -> list[Tensor]:
+        return [p.grad for p in self._model.parameters() if p.grad is not None]
 
     def forget(self) -> None:
         """After the update: gone, or zero."""
@@ -62,7 +67,3 @@ def look_ups_of(model: nn.Module) -> dict[nn.Parameter, LookUps]:
 def among_others() -> bool:
     """Is this one of several ranks?"""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _is_sharded(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "device_mesh")

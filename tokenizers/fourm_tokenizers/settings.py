@@ -11,7 +11,7 @@ from fourm.config import at_least, from_mapping, to_mapping
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.raw.image import Image
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 from fourm_tokenizers.autoencoder import AutoencoderConfig
 from fourm_tokenizers.diffusion import DiffusionConfig
 from fourm_tokenizers.quantizers import QuantizerConfig
