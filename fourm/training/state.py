@@ -175,8 +175,8 @@ def load_optimizer_tensors(
             key, _, field = rest.partition(".")
             # a number, one for each row of a whole table, or one for each of the parameter's
             shape = tuple(params[int(key)].shape) if int(key) < len(params) else None
-            is_whole = shape is not None and files.shapes[name] in ((), shape[:1])
-            if shape is None or not (is_whole or files.shapes[name] == shape):
+            is_whole = files.shapes[name] != shape
+            if shape is None or files.shapes[name] not in ((), shape[:1], shape):
                 raise UserError(
                     f"{where} holds the optimizer's state of other groups of parameters: it was"
                     " trained with another optimizer or by a release that grouped them otherwise."
