@@ -25,7 +25,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -47,7 +47,7 @@ from fourm.training.finite import FiniteCheck
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.run_log import RunLog, StepLosses
-from fourm.training.schedules import ScheduleConfig, learning_rate
+from fourm.training.schedules import ScheduleConfig, learning_rate, steps_of
 from fourm.training.speed import Meter, Speed
 from fourm.training.state import TrainingState
 from fourm.training.task import Adaptive, Task
@@ -60,7 +60,9 @@ _MAX_EMPTY_STEPS = 20  # from the first one on, without a single target
 class LoopConfig:
     """How a network is trained, whatever it is."""
 
-    steps: int
+    steps: int = 0
+    # instead of steps, for pretraining: slots of the budget (``schedules.py``)
+    total_tokens: float = 0
     batch_size: int  # samples of all ranks and micro-batches together
     micro_batches: int = 1  # gradient accumulation
     seed: int = 0
@@ -93,11 +95,35 @@ class LoopConfig:
         return {**given, "precision": "no"} if given.get("precision") is False else given
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "steps", "batch_size", "micro_batches")
+        at_least(self, 0, "total_tokens", "ema", "num_workers", "eval_every", "threads")
+        at_least(self, 1, "batch_size", "micro_batches")
         at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
-        at_least(self, 0, "ema", "num_workers", "eval_every", "threads")
+        if not self.total_tokens:
+            at_least(self, 1, "steps")
+        elif self.steps:
+            raise UserError(
+                f"steps ({self.steps}) and total_tokens ({self.total_tokens:g}) are both given:"
+                " leave one out, or set total_tokens to 0"
+            )
+        elif self.schedule.warmup_tokens >= self.total_tokens:
+            raise UserError(
+                f"warmup_tokens ({self.schedule.warmup_tokens:g}) must be fewer than total_tokens"
+                f" ({self.total_tokens:g})"
+            )
+        if self.batch_size % self.micro_batches:
+            raise UserError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batches"
+                f" {self.micro_batches}"
+            )
         if self.ema >= 1:
             raise UserError(f"ema must be below 1, not {self.ema}: nothing would be averaged in")
+
+    def in_steps(self, tokens_per_sample: int) -> LoopConfig:
+        """The same with all lengths in steps, for samples of so many slots of the budget."""
+        each = tokens_per_sample * self.batch_size
+        steps = steps_of(self.total_tokens, each) if self.total_tokens else self.steps
+        schedule = self.schedule.in_steps(each)
+        return replace(self, steps=steps, total_tokens=0, schedule=schedule)
 
 
 class Loop:
@@ -106,6 +132,8 @@ class Loop:
     """
 
     def __init__(self, model: nn.Module, task: Task, config: LoopConfig, out: Path) -> None:
+        if config.total_tokens or config.schedule.warmup_tokens:
+            raise UserError("only a pretraining counts in tokens: give steps and schedule.warmup")
         self.config, self.task, self.out = config, task, out
         self.adaptive = task if isinstance(task, Adaptive) and task.adapt_every else None
         keep_freed_memory()

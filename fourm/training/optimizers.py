@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fourm.config import at_least
 from fourm.errors import UserError
-from fourm.roles import Role, parameter_roles
+from fourm.roles import TABLE, Role, parameter_roles
 
 # Polar Express (2505.16932): (a, b, c) of the quintic a s + b s^3 + c s^5 that brings the singular
 # values s which the one before has left nearest to 1, from [SMALLEST, 1] on. Four of them are on
@@ -49,6 +49,7 @@ class OptimizerConfig:
     lr: float = 1e-3  # AdamW's peak learning rate
     muon_lr: float = 0.02  # Muon's peak learning rate
     weight_decay: float = 0.05
+    decay_tables: bool = False  # embeddings, heads and queries too, as 4M does
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.95
     clip: float = 1.0  # largest norm of the gradient; 0 = off
@@ -180,7 +181,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[Paramete
             continue
         role = roles[name]
         for_muon = config.name == "muon" and role.hidden
-        group = groups[2] if for_muon else groups[0] if role.decayed else groups[1]
+        decayed = role.decayed or (role is TABLE and config.decay_tables)
+        group = groups[2] if for_muon else groups[0] if decayed else groups[1]
         group.names.append(name)
         group.params.append(parameter)
         group.roles.append(role)

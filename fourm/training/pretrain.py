@@ -79,6 +79,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "eval_samples")
+        # from here on all lengths are in steps; what was given in tokens is a function of the masks
+        object.__setattr__(self, "loop", self.loop.in_steps(sum(self.masking.most_rows)))
 
 
 class PretrainTask:
