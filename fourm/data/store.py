@@ -32,16 +32,31 @@ TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """One data set: where its token shards and its raw shards lie."""
+    """One data set: where its token shards and its raw shards lie, what of them is used and how it
+    is masked.
+    """
 
     tokens: str = ""
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
+    modalities: tuple[str, ...] = ()  # those to use, all of which it must have; empty: all it has
+    masking: MaskingConfig | None = None  # of its own, instead of the run's
+
+    @property
+    def name(self) -> str:
+        """What messages and figures call it."""
+        return self.tokens or self.raw
 
     def __post_init__(self) -> None:
         at_least(self, 0, "weight")
         if not self.tokens and not self.raw:
             raise UserError("a source needs tokens or raw: the folder of its shards")
+        unused = set(self.masking.names if self.masking and self.modalities else ())
+        for name in sorted(unused - set(self.modalities)):
+            raise UserError(
+                f"a source's masking names {name}, which is not among its modalities"
+                f" ({', '.join(self.modalities)})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +97,11 @@ class Source:
         fingerprints: dict[str, str] | None = None,
     ) -> None:
         self.modalities = modalities
-        self.name = config.tokens or config.raw
+        self.name = config.name
         report = DamageReport(max_damage)
         columns: dict[str, Column] = {}
-        for m in modalities:
+        used = [modalities[name] for name in config.modalities] or list(modalities)
+        for m in used:
             root = config.raw if m.kind == "continuous" else config.tokens
             folder = m.raw_name if m.kind == "continuous" else m.name
             shards = shard_paths(root, split, folder) if root else []
@@ -111,6 +127,12 @@ class Source:
             )
             if len(column) or not member:
                 columns[m.name] = column
+        for name in config.modalities:
+            if name not in columns:
+                raise UserError(
+                    f"{self.name}/{split} has no shards of {name}, which the source's modalities"
+                    f" name; it has {', '.join(columns) or 'none of them'}"
+                )
         if not columns:
             raise UserError(
                 f"no shards of any modality under {self.name}/{split}; expected"
@@ -294,7 +316,7 @@ class MaskedBatches(torch.utils.data.Dataset):
     def tokens(self, draws: np.ndarray) -> SampleTokens:
         """Samples of the draws (B,), before masking."""
         drawn = self._order(draws)
-        if len(self._sources) == 1:
+        if len(self._sources) == 1:  # its numbers are all 0
             return self._sources[0].gather(drawn.sample)
         parts, at = [], []
         for i, source in enumerate(self._sources):
@@ -302,11 +324,12 @@ class MaskedBatches(torch.utils.data.Dataset):
             if len(places):
                 parts.append(source.gather(drawn.sample[places]))
                 at.append(places)
-        return _merge(parts, at, len(draws))
+        return _merge(parts, at, drawn.source)
 
 
-def _merge(parts: list[SampleTokens], at: list[np.ndarray], num: int) -> SampleTokens:
+def _merge(parts: list[SampleTokens], at: list[np.ndarray], source: np.ndarray) -> SampleTokens:
     """Samples of several sources in the order of their draws; what a source lacks has length 0."""
+    num = len(source)
     samples = np.zeros(num, np.int64)
     for part, places in zip(parts, at, strict=True):
         samples[places] = part.samples
@@ -321,7 +344,7 @@ def _merge(parts: list[SampleTokens], at: list[np.ndarray], num: int) -> SampleT
                 starts[places], lengths[places] = held.starts, held.lengths
                 elements += held.parts
         content[name] = Ragged(tuple(elements), of_part, starts, lengths)
-    return SampleTokens(samples, content)
+    return SampleTokens(samples, content, source)
 
 
 def open_sources(
@@ -335,8 +358,9 @@ def open_sources(
         Source(s, split, modalities, config.cache, config.max_damage, fingerprints)
         for s in config.sources
     ]
-    for source in sources:
-        lacking = [m.name for m in modalities if m.name not in source.present]
+    for given, source in zip(config.sources, sources, strict=True):
+        wanted = () if given.modalities else modalities
+        lacking = [m.name for m in wanted if m.name not in source.present]
         if lacking:
             _log.warning("%s/%s has no shards of %s", source.name, split, ", ".join(lacking))
     return sources
