@@ -20,6 +20,10 @@ class Interrupted(Exception):
     """SIGTERM or Ctrl-C in a training: the state has been saved."""
 
 
+class RanksLost(Exception):
+    """Other processes of a training are gone, so that this one cannot go on."""
+
+
 class StageFailed(Exception):
     """A command that a project ran ended badly; the message is that command's own last line."""
 

@@ -22,6 +22,7 @@ from fourm.errors import UserError
 from fourm.model import load_model
 from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
+from fourm.training.ranks import Ranks
 from fourm.training.run_folder import hold_folder
 
 ENVIRONMENT = {
@@ -236,7 +237,8 @@ def test_two_processes_never_train_in_one_folder(project, tmp_path, caplog):
     """The second one says whom it waits for, and goes on when the first has ended."""
     out = tmp_path / "shared"
     out.mkdir()
-    held = hold_folder(out)
+    held = hold_folder(out, Ranks(0, 1, 60.0))
+    assert held is not None
     threading.Timer(1.0, held.close).start()
     started = time.time()
     pretrain(load(PretrainConfig, project, [f"out={out}", "loop.steps=2"]))

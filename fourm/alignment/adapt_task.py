@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.alignment.domains import (
@@ -28,7 +27,6 @@ from fourm.alignment.unimos import AdaptConfig, UniMoS
 from fourm.alignment.unimos_losses import information
 from fourm.config import dump
 from fourm.errors import UserError
-from fourm.weights import WEIGHTS_FILE
 
 _EPOCH_SEED = 100_003  # a prime: seeds of runs and epochs do not meet
 
@@ -94,10 +92,8 @@ class AdaptTask:
             "agreement with zero-shot": float(agree.float().mean()),
         }
 
-    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    def write_description(self, model: nn.Module, folder: Path) -> None:
         dump(self.config, folder / "adapt.yaml")
-        stored = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
-        save_file(stored, folder / WEIGHTS_FILE)
 
     def describe(self, batch: DomainBatch) -> dict[str, Any]:
         return {

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.alignment.aligner import AlignConfig, Aligner
@@ -92,13 +91,11 @@ class AlignTask:
         assert isinstance(model, Aligner)
         return retrieval_figures(model, self.latents, self.split.val, device)
 
-    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    def write_description(self, model: nn.Module, folder: Path) -> None:
         dump(self.config, folder / "align.yaml")
         dims = {name: held.info.dim for name, held in self.latents.items()}
         made_by = {name: held.info.fingerprint for name, held in self.latents.items()}
         write_json_atomic(folder / "latents.json", {"dims": dims, "fingerprints": made_by})
-        stored = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
-        save_file(stored, folder / WEIGHTS_FILE)
 
     def describe(self, batch: LatentBatch) -> dict[str, Any]:
         keys = next(iter(self.latents.values())).keys

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from fourm.cli.extras import where_to_get
-from fourm.errors import Interrupted, StageFailed, UserError
+from fourm.errors import Interrupted, RanksLost, StageFailed, UserError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell reports of any other program
@@ -57,6 +57,8 @@ def ending_of(error: BaseException, verb: click.Command | None) -> Ending | None
             where = f" ({error.filename})" if error.filename else ""
             kept = f"; {_KEPT}" if resumes and error.errno in _NO_ROOM else ""
             return Ending(f"error: {error.strerror}{where}{kept}", 2)
+        case RanksLost():
+            return Ending(f"\nerror: {error}", 1)
         case Interrupted():
             return Ending(f"\n{error}", 130)
         case KeyboardInterrupt():

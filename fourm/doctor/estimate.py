@@ -126,7 +126,7 @@ def estimate(config: PretrainConfig, seconds: float, cluster: Cluster | None = N
         flops = more * training_flops(config.model, modalities, batch)
         planned = plan(sizes, config.loop, sample, flops, cluster.num_ranks, gpu, cluster.mfu)
         speed, smaller = None, tried
-        why_not = "a run on other machines" if not cluster.is_here else _why_not(planned)
+        why_not = "it is planned for other machines" if not cluster.is_here else _why_not(planned)
         if not why_not:
             smaller, why_not = _smaller(tried, flops, device)
         if not why_not:
@@ -178,14 +178,11 @@ def _drawn(config: PretrainConfig, modalities: ModalitySet, num: int) -> MaskedB
 
 def _why_not(planned: Plan) -> str:
     """Why nothing is tried here for want of memory; empty if nothing speaks against it."""
-    as_it_is = next(
-        p for p in planned.ways if p.way.checkpointing == planned.loop.activation_checkpointing
-    )
-    if as_it_is.fits:
+    if planned.as_it_is.fits:
         return ""
     room = ROOM * planned.gpu.memory
     return (
-        f"{as_it_is.needs.memory / GIB:.1f} GiB are needed and {room / GIB:.1f} GiB are there;"
+        f"{planned.as_it_is.needs.memory / GIB:.1f} GiB are needed and {room / GIB:.1f} GiB are there;"
         " --ranks and --gpu plan for other machines"
     )
 

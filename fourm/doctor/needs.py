@@ -1,7 +1,8 @@
 """What a rank of a pretraining needs, by arithmetic alone: no weight is made.
 
-Ranks hold the whole model (DDP) or a share of it (FSDP2: weights, gradients, moments and average
-are cut over all ranks; one block at a time is gathered, and the parameters outside the blocks).
+Ranks hold the whole model (DDP) or a share of it (FSDP2, ``fourm.training.sharding``): weights,
+gradients, moments and average are cut; a block or two is gathered at a time, and what lies outside
+the blocks for the whole pass.
 """
 
 from __future__ import annotations
@@ -25,20 +26,29 @@ from fourm.model import FourM, ModelConfig
 from fourm.roles import TABLE, parameter_roles
 from fourm.training.loop import LoopConfig
 from fourm.training.optimizers import parameter_groups
+from fourm.training.sharding import Sharding
 
 _MOMENTS = {"adamw": 2, "muon": 1}
 _GATHERED = 2  # blocks at a time: the one at work and the next
+_OF_A_MACHINE = 8  # GPUs, as most that train have
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """How many processes there are, and whether each holds a share of the model or all of it."""
+    """How many processes there are, and how they share the model."""
 
     num: int = 1
-    sharded: bool = False
+    sharding: Sharding = "none"
+
+    @property
+    def shares(self) -> int:
+        """Into how many parts the model is cut."""
+        return {"none": 1, "node": min(self.num, _OF_A_MACHINE), "all": self.num}[self.sharding]
 
     def __str__(self) -> str:
-        return "FSDP2" if self.sharded else "DDP" if self.num > 1 else "one rank"
+        if self.num == 1:
+            return "one rank"
+        return {"none": "DDP", "node": "FSDP2 in a machine", "all": "FSDP2"}[self.sharding]
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class Sizes:
 
     def needs(self, loop: LoopConfig, ranks: Ranks, rows: Rows) -> Needs:
         """Of a rank whose micro-batch has ``rows``."""
-        total, share = self.parameters, ranks.num if ranks.sharded else 1
+        total, share = self.parameters, ranks.shares
         logits = logit_bytes(self.config, loop, self.modalities, rows)
         return Needs(
             weights=total * FLOAT // share,
@@ -108,10 +118,11 @@ class Sizes:
 
     def _copies(self, loop: LoopConfig, ranks: Ranks) -> int:
         number, total, blocks = number_bytes(loop), self.parameters, self.blocks
-        if ranks.sharded:  # weights and gradients of what is gathered
-            gathered = total - sum(blocks) + _GATHERED * max(blocks, default=0)
-            # gradients are not cut before the last micro-batch
-            whole = total if loop.micro_batches > 1 else 0
-            return (2 * gathered + whole) * number
-        halves = sum(blocks) * number if number < FLOAT else 0
-        return halves + (total * FLOAT if ranks.num > 1 else 0)
+        halves = number < FLOAT
+        if ranks.sharding != "none":  # weights and gradients of what is gathered
+            outside = total - sum(blocks)
+            # half gradients are summed over the ranks as floats
+            each = 2 * number + (FLOAT if halves else 0)
+            return outside * 2 * FLOAT + _GATHERED * max(blocks, default=0) * each
+        buckets = total * FLOAT if ranks.num > 1 else 0
+        return buckets + (sum(blocks) * number if halves else 0)

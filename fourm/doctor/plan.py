@@ -58,9 +58,9 @@ class Way:
             said.append(f"loop.activation_checkpointing={str(self.checkpointing).lower()}")
         if self.micro_batches != loop.micro_batches:
             said.append(f"loop.micro_batches={self.micro_batches}")
-        if self.ranks.num > 1:
-            said.append(f"under {self.ranks}")
-        return " ".join(said) or "as it is"
+        if self.ranks.num > 1 and self.ranks.sharding != loop.sharding:
+            said.append(f"loop.sharding={self.ranks.sharding}")
+        return f"with {' '.join(said)}" if said else "as it is"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """A config on ``ranks`` equal GPUs."""
+    """A config on ``num_ranks`` equal GPUs."""
 
     gpu: Gpu
     loop: LoopConfig
@@ -83,6 +83,16 @@ class Plan:
     fitting: Planned | None  # the least change that fits
     flops: float  # of a step
     mfu: float
+
+    @property
+    def as_it_is(self) -> Planned:
+        """The way that the config itself takes."""
+        own = Way(
+            _own_placement(self.loop, self.num_ranks),
+            self.loop.micro_batches,
+            self.loop.activation_checkpointing,
+        )
+        return next(planned for planned in self.ways if planned.way == own)
 
     @property
     def hours(self) -> float | None:
@@ -98,14 +108,16 @@ class Plan:
         lines = [
             f"a rank                 {samples:,} of {loop.batch_size:,} samples a step, in"
             f" {loop.micro_batches} of {samples // loop.micro_batches:,}",
-            f"GiB a rank             {' '.join(f'{name:>11}' for name in (*columns, 'together'))}",
+            f"{'GiB a rank':<33} {' '.join(f'{name:>11}' for name in (*columns, 'together'))}",
         ]
         for planned in self.ways:
             way, needs = planned.way, planned.needs
             name = f"{way.ranks}{', recomputing' if way.checkpointing else ''}"
             row = [getattr(needs, column) for column in columns]
             numbers = " ".join(f"{n / GIB:11.2f}" for n in (*row, needs.memory))
-            lines.append(f"  {name:<20} {numbers}  {'fits' if planned.fits else 'does not fit'}")
+            own = " <- this config" if planned == self.as_it_is else ""
+            fits = "fits" if planned.fits else "does not fit"
+            lines.append(f"  {name:<31} {numbers}  {fits}{own}")
         lines.append(f"{self.gpu.name:<22} {self._verdict()}")
         if self.hours is not None:
             lines.append(
@@ -156,19 +168,26 @@ def check_divides(loop: LoopConfig, num_ranks: int) -> None:
 
 
 def _placements(num_ranks: int) -> list[Ranks]:
-    whole = Ranks(num_ranks)
-    return [whole, Ranks(num_ranks, sharded=True)] if num_ranks > 1 else [whole]
+    if num_ranks == 1:
+        return [Ranks()]
+    return [Ranks(num_ranks), Ranks(num_ranks, "node"), Ranks(num_ranks, "all")]
+
+
+def _own_placement(loop: LoopConfig, num_ranks: int) -> Ranks:
+    return Ranks(num_ranks, loop.sharding) if num_ranks > 1 else Ranks()
 
 
 def _ways(loop: LoopConfig, num_ranks: int, samples: int) -> Iterator[Way]:
     """From the config as it is on, what costs least first: a few more micro-batches, then
-    recomputing a third, then sharding, then as small as it gets.
+    recomputing, then sharding, then as small as it gets.
     """
     parts = [n for n in range(loop.micro_batches, samples + 1) if samples % n == 0]
     few = [n for n in parts if n <= 4 * loop.micro_batches]
     again = (True,) if loop.activation_checkpointing else (False, True)
+    placements = _placements(num_ranks)
+    own = placements.index(_own_placement(loop, num_ranks))
     for counts in (few, parts):
-        for ranks in _placements(num_ranks):
+        for ranks in placements[own:]:
             for checkpointing in again:
                 for count in counts:
                     yield Way(ranks, count, checkpointing)

@@ -1,10 +1,12 @@
 """Checkpoints that survive anything: written whole or not at all, checked before they are believed.
 
-``<folder>/step_00001000/`` holds the task's own files (for FourM ``config.json`` and
-``model.safetensors``, so that a checkpoint folder is a model folder), ``training.safetensors``
-(optimizer and EMA tensors), ``state.json`` and ``manifest.json`` with the SHA-256 of each file.
-Everything is written to a temporary folder, synced to disk and renamed. A damaged newest checkpoint
-is passed over for the one before, loudly. No pickle: tensors in safetensors, the rest in JSON.
+``<folder>/step_00001000/`` holds what describes the model (for FourM ``config.json``),
+``model.safetensors`` (so that a checkpoint folder is a model folder), ``training.safetensors``
+(optimizer and EMA tensors), ``state.json`` and ``manifest.json`` with the SHA-256 of each file. A
+sharded model has both in parts, ``model-00001-of-00004.safetensors``, one of each rank with its
+rows (``fourm.weights`` reads them as a whole, or any rows of them). ``saving.py`` writes them. A
+damaged newest checkpoint is passed over for the one before, loudly. No pickle: tensors in
+safetensors, the rest in JSON.
 """
 
 from __future__ import annotations
@@ -12,80 +14,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import re
-import shutil
-from collections.abc import Callable
+import socket
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fourm.errors import UserError
-from fourm.formats import FORMAT, check_format
+from fourm.formats import check_format
+from fourm.training.ranks import Ranks
+from fourm.weights import WeightFiles
 
 _log = logging.getLogger(__name__)
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "training.safetensors"
-
-
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    write_model: Callable[[Path], None],
-    tensors: dict[str, Tensor],
-    state: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Write the checkpoint of ``step`` and remove all but the newest ``keep``.
-
-    What a full disk cuts short is removed and raises OSError: those before are as they were.
-    """
-    final = folder / f"step_{step:08d}"
-    if final.is_dir() and _is_whole(final) is None:
-        return final
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.partial*"):  # left by a run that was killed while saving
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary = folder / f"step_{step:08d}.partial{os.getpid()}"
-    temporary.mkdir()
-    try:
-        write_model(temporary)
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-            temporary / TENSORS,
-        )
-        (temporary / STATE).write_text(
-            json.dumps({"format": FORMAT, "step": step, **state}, indent=1) + "\n"
-        )
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        for path in (*files, temporary / MANIFEST, temporary):
-            _sync(path)
-    except SafetensorError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _as_os_error(error, temporary) from None
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if final.is_dir():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    _sync(folder)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
-
-
-def _as_os_error(error: SafetensorError, folder: Path) -> Exception:
-    """What the operating system said, which safetensors keeps in its text alone."""
-    code = re.search(r"(?:os error|code:) (\d+)", str(error))
-    if code is None:
-        return error
-    return OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -98,106 +39,87 @@ def newest_checkpoint(folder: Path) -> Path | None:
     does not.
     """
     for path in reversed(list_checkpoints(folder)):
-        fault = _is_whole(path)
+        fault = fault_of(path)
         if fault is None:
             return path
-        _log.warning("checkpoint %s is damaged (%s): falling back to the one before", path, fault)
+        _warn(path, fault)
     return None
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of a checkpoint that ``newest_checkpoint`` found whole."""
+def agreed_checkpoint(folder: Path, ranks: Ranks) -> Path | None:
+    """The newest whole checkpoint, the same for all ranks (all must call); each checks a share of
+    the files.
+
+    Raises UserError, the same on all ranks, where they do not see the same checkpoints: machines
+    without a shared disk would go on from different steps.
+    """
+    seen = {path.name: _manifest_digest(path) for path in list_checkpoints(folder)}
+    told = ranks.tell({"host": socket.gethostname(), "seen": seen})
+    for rank, other in enumerate(told):
+        if other["seen"] != told[0]["seen"]:
+            raise UserError(
+                f"the ranks do not see the same checkpoints in {folder}: rank 0 on"
+                f" {told[0]['host']} has {_newest(told[0]['seen'])}, rank {rank} on"
+                f" {other['host']} has {_newest(other['seen'])}; give an output folder (out) that"
+                " all machines share, or copy the run's folder to each of them"
+            )
+    for name in sorted(seen, reverse=True):
+        found = ranks.tell(fault_of(folder / name, ranks.rank, ranks.num))
+        faults = [fault for fault in found if fault is not None]
+        if not faults:
+            return folder / name
+        if ranks.lead:
+            _warn(folder / name, faults[0])
+    return None
+
+
+def _newest(seen: dict[str, str]) -> str:
+    if not seen:
+        return "none"
+    name = max(seen)
+    return f"{name} (manifest {seen[name][:8] or 'missing'})"
+
+
+def _warn(path: Path, fault: str) -> None:
+    _log.warning("checkpoint %s is damaged (%s): falling back to the one before", path, fault)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint's run must know beside tensors. Raises UserError for a newer release's."""
     state = json.loads((path / STATE).read_text())
     check_format(state, path / STATE)
-    return load_file(path / TENSORS), state
+    return state
 
 
-def _is_whole(path: Path) -> str | None:
-    """None, or what is wrong."""
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors beside the model's and state of a checkpoint that ``newest_checkpoint`` found
+    whole.
+    """
+    state = read_state(path)
+    files = WeightFiles.open(path, TENSORS)
+    return {name: files.read(name) for name in files}, state
+
+
+def fault_of(path: Path, rank: int = 0, num_ranks: int = 1) -> str | None:
+    """None, or what is wrong with a rank's share of a checkpoint's files."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, digest in manifest.items():
+    for name in sorted(manifest)[rank::num_ranks]:
         if not (path / name).is_file():
             return f"{name} is missing"
-        if _sha256(path / name) != digest:
+        if sha256(path / name) != manifest[name]:
             return f"{name} does not match its checksum"
     return None
 
 
-def _sha256(path: Path) -> str:
+def _manifest_digest(path: Path) -> str:
+    """Of a checkpoint's manifest, which stands for all of its files; empty if it is missing."""
+    return sha256(path / MANIFEST) if (path / MANIFEST).is_file() else ""
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# ---- optimizer state as named tensors ------------------------------------------------------------
-
-
-def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All state tensors, named ``optimizer.<which>.<parameter>.<name>``; sharded ones are gathered
-    (all ranks must call).
-    """
-    tensors: dict[str, Tensor] = {}
-    for i, optimizer in enumerate(optimizers):
-        for key, state in optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                tensors[f"optimizer.{i}.{key}.{name}"] = gather_full(
-                    value if isinstance(value, Tensor) else torch.tensor(value)
-                )
-    return tensors
-
-
-def load_optimizer_tensors(
-    optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor], where: Path
-) -> None:
-    """Put back what ``optimizer_tensors`` gave. Raises UserError where it belongs to other groups
-    of parameters, as those of an earlier release or of another optimizer do.
-    """
-    for i, optimizer in enumerate(optimizers):
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            which, _, rest = name.removeprefix("optimizer.").partition(".")
-            if name.startswith("optimizer.") and which == str(i):
-                key, _, field = rest.partition(".")
-                state.setdefault(int(key), {})[field] = tensor
-        fits = all(
-            key < len(params) and (t.ndim == 0 or t.shape == params[key].shape)
-            for key, entry in state.items()
-            for t in entry.values()
-        )
-        if not fits:
-            raise UserError(
-                f"{where} holds the optimizer's state of other groups of parameters: it was"
-                " trained with another optimizer or by a release that grouped them otherwise."
-                " Start from its weights in another output folder (init: in a pretraining config)"
-            )
-        for key, entry in state.items():
-            state[key] = {name: shard_like(t, params[key]) for name, t in entry.items()}
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def gather_full(tensor: Tensor) -> Tensor:
-    """A sharded tensor (FSDP2) gathered; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
-
-
-def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor sharded like a parameter (FSDP2); any other as it is."""
-    is_sharded = hasattr(tensor, "device_mesh")
-    if is_sharded or not hasattr(parameter, "device_mesh") or tensor.ndim == 0:
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
-    return distribute_tensor(tensor.to(parameter.device), mesh, placements)

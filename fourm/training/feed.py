@@ -16,6 +16,7 @@ from torch import nn
 from fourm.training.ranks import Asked, Ranks
 from fourm.training.speed import Meter
 from fourm.training.task import Measured, Task, Work
+from fourm.training.watchdog import Progress
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,19 @@ class Feed:
         accelerator: Accelerator,
         num_workers: int,
         meter: Meter,
+        ranks: Ranks,
+        progress: Progress,
         stops: Callable[[], bool],
     ) -> None:
         self._task, self._accelerator, self._num_workers = task, accelerator, num_workers
         self._meter, self._stops = meter, stops
-        self._ranks = Ranks(accelerator.num_processes)
+        self._ranks, self._progress = ranks, progress
 
     def steps(self, numbers: range, model: nn.Module) -> Iterator[StepBatches]:
         """Of these steps; all of them must have come before the task's batches change."""
         loader, held = self._loader(numbers), None
         while True:
+            self._progress.at("batches")
             with self._meter.waiting():
                 batches = next(loader, None)
             if batches is None:

@@ -23,7 +23,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from fourm.training.checkpoints import gather_full
 from fourm.training.task import Task
 
 
@@ -78,7 +77,7 @@ class FiniteCheck:
         Args:
             sums: (M, K) of each micro-batch and loss term; norm: scalar, of the gradient.
         """
-        norm, sums = gather_full(norm).detach().float(), sums.detach().float()
+        norm, sums = norm.detach().float(), sums.detach().float()
         broken = 1.0 - (torch.isfinite(norm) & torch.isfinite(sums).all()).float()
         if self._num_ranks > 1:
             dist.all_reduce(broken, dist.ReduceOp.MAX)

@@ -10,6 +10,9 @@ A task reports each of its loss terms as a sum and a count. Counts are summed ov
 micro-batches *before* the backward pass, so the loss is a true mean over the global batch, however
 unevenly its targets fall.
 
+A model too large for one device is sharded (``sharding.py``), checkpoints are written while the
+training goes on (``saving.py``), and a run that hangs ends itself (``watchdog.py``).
+
 The host never waits for the device within a step: it queues the next one while this one runs, and
 reads what came of it when a line of the log is due (``finite.py`` for what cannot wait that long,
 ``ranks.py`` for what the ranks must know before a step).
@@ -26,12 +29,14 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+import torch.distributed as dist
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
@@ -40,20 +45,26 @@ from fourm.blocks import Block
 from fourm.config import at_least
 from fourm.errors import Interrupted, UserError
 from fourm.training.allocations import keep_freed_memory
-from fourm.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
+from fourm.training.checkpoints import agreed_checkpoint, read_state
 from fourm.training.compiled import compile_blocks
 from fourm.training.feed import Feed, StepBatches
 from fourm.training.finite import FiniteCheck
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
+from fourm.training.ranks import Ranks, telling_lost_ranks
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.run_log import RunLog, StepLosses
-from fourm.training.schedules import ScheduleConfig, learning_rate, steps_of
+from fourm.training.saving import Saver, Snapshot
+from fourm.training.schedules import ScheduleConfig, check_length, learning_rate, steps_of
+from fourm.training.sharding import Sharding, chosen_sharding, gather_full, shard_model
 from fourm.training.speed import Meter, Speed
 from fourm.training.state import TrainingState
 from fourm.training.task import Adaptive, Task
+from fourm.training.watchdog import Progress, Watchdog
 
 _log = logging.getLogger(__name__)
 _MAX_EMPTY_STEPS = 20  # from the first one on, without a single target
+# a launcher hands on the signal that its ranks had from the terminal as well: both are one
+_SAME_SIGNAL = 5.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +92,12 @@ class LoopConfig:
     eval_every: int = 0  # 0 = at the end only
     tracker: str = ""  # name of an Accelerate tracker, e.g. tensorboard
     threads: int = 0  # CPU threads of each rank; 0 = torch's choice
+    # with several ranks: each has all of the model, or rows of it, shared out over all ranks or
+    # over those of its machine
+    sharding: Sharding = "none"
+    group_timeout: float = 1800.0  # seconds that ranks wait for each other at most
+    # seconds without a move of any kind after which the run ends itself; 0 = never
+    hang_timeout: float = 1200.0
 
     @staticmethod
     def upgrade(given: dict[str, Any]) -> dict[str, Any]:
@@ -95,21 +112,10 @@ class LoopConfig:
         return {**given, "precision": "no"} if given.get("precision") is False else given
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "total_tokens", "ema", "num_workers", "eval_every", "threads")
-        at_least(self, 1, "batch_size", "micro_batches")
+        at_least(self, 0, "ema", "num_workers", "eval_every", "threads", "hang_timeout")
+        at_least(self, 1, "batch_size", "micro_batches", "group_timeout")
         at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
-        if not self.total_tokens:
-            at_least(self, 1, "steps")
-        elif self.steps:
-            raise UserError(
-                f"steps ({self.steps}) and total_tokens ({self.total_tokens:g}) are both given:"
-                " leave one out, or set total_tokens to 0"
-            )
-        elif self.schedule.warmup_tokens >= self.total_tokens:
-            raise UserError(
-                f"warmup_tokens ({self.schedule.warmup_tokens:g}) must be fewer than total_tokens"
-                f" ({self.total_tokens:g})"
-            )
+        check_length(self.steps, self.total_tokens, self.schedule)
         if self.batch_size % self.micro_batches:
             raise UserError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batches"
@@ -143,6 +149,9 @@ class Loop:
             mixed_precision=config.precision,
             log_with=config.tracker or None,
             project_dir=str(out) if config.tracker else None,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.group_timeout))
+            ],
         )
         self.device = self.accelerator.device
         self.lead = self.accelerator.is_main_process
@@ -153,33 +162,40 @@ class Loop:
         if self.lead:
             for group in parameter_groups(model, config.optimizer):
                 _log.info("%s: %s", out.name, group)
+        self.sharding: Sharding = "none"
+        if dist.is_initialized():
+            self.sharding = chosen_sharding(config.sharding)
         self.wrapped, optimizers = self._prepared(model)
         per_samples = config.optimizer.per_samples
         scale = config.batch_size / per_samples if per_samples else 1.0
         self._peaks = [
             [group["lr"] * scale for group in optimizer.param_groups] for optimizer in optimizers
         ]
-        self.state = TrainingState(
-            self.accelerator.unwrap_model(self.wrapped), optimizers, config.ema
-        )
-        self.log = RunLog(out, task, self.accelerator, config.tracker)
-        num_ranks = self.accelerator.num_processes
+        self.state = TrainingState(model, optimizers, config.ema)
+        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.ranks = Ranks(rank, num_ranks, config.group_timeout)
+        self.progress = Progress()
+        self._watchdog = Watchdog(self.progress, self.ranks, config.hang_timeout)
+        writers = Ranks(rank, num_ranks, config.group_timeout)
+        self._saver = Saver(out / "checkpoints", config.keep_checkpoints, writers)
+        self.log = RunLog(out, task, self.accelerator, config.tracker, self.ranks, self.progress)
         self.meter = Meter.of(task.unit, self.device, config.precision, num_ranks)
-        workers = config.num_workers
-        self._feed = Feed(task, self.accelerator, workers, self.meter, lambda: bool(self._signal))
+        told = self.meter, self.ranks, self.progress
+        self._feed = Feed(task, self.accelerator, config.num_workers, *told, self._stops)
         self._check = FiniteCheck(self.accelerator, late=self.device.type != "cpu")
         if config.tracker:
             self.accelerator.init_trackers(out.name)
-        self._signal = 0
+        self._signal, self._signalled = 0, 0.0
 
     def _prepared(self, model: nn.Module) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         """The model as Accelerate wraps it, and its optimizers."""
-        built = build_optimizers(model, self.config.optimizer)
+        config = self.config
+        if self.sharding != "none":
+            shard_model(model, self.sharding, self.device, config.precision)
+            return model, build_optimizers(model, config.optimizer)
+        built = build_optimizers(model, config.optimizer)
         wrapped, *optimizers = self.accelerator.prepare(model, *built)
-        optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
-        if len(optimizers) > 1 and hasattr(next(wrapped.parameters()), "device_mesh"):
-            raise UserError("Muon needs whole matrices: use optimizer.name=adamw with FSDP")
-        return wrapped, optimizers
+        return wrapped, [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
 
     @property
     def step(self) -> int:
@@ -191,20 +207,25 @@ class Loop:
     def run(self) -> dict[str, float]:
         """Train to the last step and return the final evaluation.
 
-        Raises Interrupted after saving on SIGTERM or Ctrl-C.
+        Raises Interrupted after saving on SIGTERM or Ctrl-C, RanksLost where other ranks are gone.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        lock = hold_folder(self.out) if self.lead else None
-        self.resume()
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            with self.log.bar(self.step, self.config.steps, self.out.name) as bar:
-                figures = self._run(bar)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            if lock is not None:
-                lock.close()
+        with telling_lost_ranks(), self._watchdog.watching():
+            lock = hold_folder(self.out, self.ranks)
+            self.resume()
+            previous = {
+                s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)
+            }
+            try:
+                with self.log.bar(self.step, self.config.steps, self.out.name) as bar:
+                    figures = self._run(bar)
+                self._saver.wait()
+            finally:
+                self._saver.finish()
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+                if lock is not None:
+                    lock.close()
         if self.config.tracker:
             self.accelerator.end_training()
         return figures
@@ -235,6 +256,7 @@ class Loop:
             if state.step % config.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
+                self._saver.wait()
                 raise Interrupted(
                     f"stopped at step {state.step} of {config.steps}; the same command goes on"
                     " from here"
@@ -257,19 +279,15 @@ class Loop:
             step = end
 
     def _adapt(self, adaptive: Adaptive) -> dict[str, Any]:
-        model = self.state.model
-        model.eval()
-        with torch.no_grad():
-            figures = adaptive.adapt(model, self.device, self.step, self._mean_of_ranks)
-        model.train()
-        return figures
+        with self.progress.during("evaluating"), self.state.evaluating() as model:
+            return adaptive.adapt(model, self.device, self.step, self._mean)
 
-    def _mean_of_ranks(self, tensor: Tensor) -> Tensor:
+    def _mean(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(tensor, "mean"))
 
     def evaluate(self) -> dict[str, float]:
         """The task's held-out figures, with the averaged weights where there are any."""
-        with self.state.averaged() as model:
+        with self.progress.during("evaluating"), self.state.averaged() as model:
             return self.task.evaluate(model, self.device)
 
     def trial(self, seconds: float) -> Speed:
@@ -297,12 +315,14 @@ class Loop:
         # resumed run draws the same
         named = f"{self.config.seed} {self.step} {self.accelerator.process_index}"
         torch.manual_seed(zlib.crc32(named.encode()))
+        self.progress.at("ranks", self.step + 1)
         shared = given.asked.answer()
         self.meter.add(shared.work)
         self._set_rates()
         sums = self._gradients(given.batches, self.task.weights(shared.counts))
         norm = self._clipped()
         broken = self._check.judge(self.step + 1, given.batches, torch.stack(sums), norm)
+        self.progress.at("update")
         if self._check.late:
             self.state.update(broken)
             self._stop_if_broken(behind=1)  # this one is still on its way
@@ -328,7 +348,8 @@ class Loop:
         for i, batch in enumerate(batches):
             is_last = i == len(batches) - 1
             with accelerator.autocast():
-                if is_last or accelerator.num_processes == 1:
+                # sharded gradients are summed at once: keeping whole ones is what sharding spares
+                if is_last or accelerator.num_processes == 1 or self.sharding != "none":
                     sums = self._backward(batch, factors)
                 else:
                     with accelerator.no_sync(self.wrapped):
@@ -342,8 +363,10 @@ class Loop:
         return pinned.to(self.device, non_blocking=True)
 
     def _backward(self, batch: Any, factors: Tensor) -> Tensor:
+        self.progress.at("forward")
         sums = self.task.forward(self.wrapped, batch.to(self.device))
-        # DDP averages gradients over ranks; the factors already divide by the global counts
+        self.progress.at("backward")
+        # DDP and FSDP average gradients over ranks; the factors already divide by the global counts
         self.accelerator.backward((sums * factors).sum() * self.accelerator.num_processes)
         return sums
 
@@ -352,7 +375,7 @@ class Loop:
         limit = self.config.optimizer.clip or math.inf
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
         assert norm is not None
-        return norm
+        return gather_full(norm)
 
     def _stop_if_broken(self, behind: int = 0) -> None:
         """Raise UserError if a step was not finite, the newest ``behind`` not asked yet; its
@@ -369,22 +392,30 @@ class Loop:
             " and start again"
         )
 
+    def _stops(self) -> bool:
+        """True once this rank was asked to stop, or could not write a checkpoint."""
+        return bool(self._signal) or self._saver.failed
+
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._signal:
+        alone = self.ranks.num == 1
+        if self._signal and (alone or time.monotonic() - self._signalled > _SAME_SIGNAL):
             sys.exit(128 + number)
-        self._signal = number
+        if not self._signal:
+            self._signal, self._signalled = number, time.monotonic()
 
     # ---- checkpoints -----------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Checkpoint of this step (all ranks must call). Raises UserError, with nothing written,
-        if the step or the one before was broken.
+        """Checkpoint of this step, written while the training goes on (all ranks must call).
+
+        Raises UserError, with nothing written, if the step or the one before was broken; OSError or
+        UserError if the checkpoint before could not be written.
         """
         self._stop_if_broken()
-        with self.meter.aside():
-            self._save()
+        with self.meter.aside(), self.progress.during("saving"):
+            self._saver.start(self._snapshot())
 
-    def _save(self) -> None:
+    def _snapshot(self) -> Snapshot:
         weights, others = self.state.tensors()
         described: dict[str, Any] = {
             "seed": self.config.seed,
@@ -392,22 +423,17 @@ class Loop:
         }
         if self.adaptive is not None:
             described["task"] = self.adaptive.state()
-        if self.lead:
-            save_checkpoint(
-                self.out / "checkpoints",
-                self.step,
-                lambda folder: self.task.save(self.state.model, weights, folder),
-                others,
-                described,
-                self.config.keep_checkpoints,
-            )
-        self.accelerator.wait_for_everyone()
+        describe = functools.partial(self.task.write_description, self.state.model)
+        return Snapshot(self.step, weights, others, described, describe)
 
     def resume(self) -> None:
-        """Load the newest whole checkpoint, if there is one, and cut the log back to it."""
-        path = newest_checkpoint(self.out / "checkpoints")
+        """Load the newest whole checkpoint, if there is one, and cut the log back to it.
+
+        Raises UserError where the ranks do not see the same checkpoints.
+        """
+        path = agreed_checkpoint(self.out / "checkpoints", self.ranks)
         if path is not None:
-            tensors, described = read_checkpoint(path)
+            described = read_state(path)
             was = described["seed"], described["batch_size"]
             if was != (self.config.seed, self.config.batch_size):
                 raise UserError(
@@ -415,7 +441,7 @@ class Loop:
                     f" says {self.config.seed} and {self.config.batch_size}: use another output"
                     " folder"
                 )
-            self.state.take_over(path, tensors, described["step"])
+            self.state.take_over(path, described["step"])
             if self.adaptive is not None and "task" in described:
                 self.adaptive.restore(described["task"])
             if self.lead and self.step:

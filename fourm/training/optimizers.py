@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from fourm.config import at_least
 from fourm.errors import UserError
 from fourm.roles import TABLE, Role, parameter_roles
+from fourm.training.muon_shares import orthogonalize_shares
+from fourm.training.sharding import is_sharded, local
 
 # Polar Express (2505.16932): (a, b, c) of the quintic a s + b s^3 + c s^5 that brings the singular
 # values s which the one before has left nearest to 1, from [SMALLEST, 1] on. Four of them are on
@@ -125,11 +127,15 @@ class Muon(torch.optim.Optimizer):
             # a number, or a scalar on the device that the host does not know
             rate = group["lr"] if self.found_inf is None else group["lr"] * (1 - self.found_inf)
             by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            shared: dict[tuple[torch.Size, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 pieces = self._pieces[p]
                 update = self._direction(p, group["momentum"])
+                if is_sharded(p):
+                    shared[(p.shape, pieces)].append((p, update))
+                    continue
                 for weight, piece in zip(p.chunk(pieces), update.chunk(pieces), strict=True):
                     by_shape[(weight.shape[0], weight.shape[1])].append((weight, piece))
             for (rows, columns), pairs in by_shape.items():
@@ -137,14 +143,26 @@ class Muon(torch.optim.Optimizer):
                 updates *= rate * max(1.0, rows / columns) ** 0.5
                 for (weight, _), update in zip(pairs, updates, strict=True):
                     weight.mul_(1 - rate * group["weight_decay"]).sub_(update)
+            for ((rows, columns), pieces), pairs in shared.items():
+                mesh = pairs[0][0].device_mesh  # type: ignore[attr-defined]
+                updates = orthogonalize_shares(
+                    [update for _, update in pairs],
+                    rows,
+                    pieces,
+                    mesh.get_group(mesh.ndim - 1),
+                    orthogonalize,
+                )
+                scale = rate * max(1.0, rows / pieces / columns) ** 0.5
+                for (p, _), update in zip(pairs, updates, strict=True):
+                    local(p).mul_(1 - rate * group["weight_decay"]).sub_(update * scale)
 
     def _direction(self, p: nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov's: the gradient, moved towards its own moving average."""
-        state, gradient = self.state[p], p.grad
-        assert gradient is not None
+        """Nesterov's: the gradient, moved towards its own moving average (this rank's rows)."""
+        state = self.state[p]
+        assert p.grad is not None
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        average = state["momentum"]
+        gradient, average = local(p.grad), local(state["momentum"])
         if self.found_inf is not None:  # an average that meets itself stays what it is
             gradient = torch.where(self.found_inf > 0, average, gradient)
         average.lerp_(gradient, 1 - momentum)

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -39,6 +38,7 @@ from fourm.training.checkpoints import list_checkpoints
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.loop import Loop, LoopConfig
 from fourm.training.mixture import AdaptiveConfig, Mixture
+from fourm.training.sharding import made_once
 from fourm.training.task import Work
 from fourm.training.transplant import (
     TRANSPLANT_FILE,
@@ -47,7 +47,6 @@ from fourm.training.transplant import (
     start_from,
     write_vocabularies,
 )
-from fourm.weights import WEIGHTS_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -256,12 +255,9 @@ class PretrainTask:
         """Take the mixture of a checkpoint. Raises UserError where it had other sources."""
         self.mixture.restore(state)
 
-    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    def write_description(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, FourM)
         model.write_description(folder)
-        save_file(
-            {n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE
-        )
         if self.fingerprints:
             write_vocabularies(folder, by_vocabulary(self.modalities, self.fingerprints))
         dump(self.config, folder / "pretrain.yaml")
@@ -325,7 +321,8 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     task = PretrainTask(config, modalities)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    model = build_model(config, modalities, task.teacher, task.fingerprints)
+    with made_once(config.loop.sharding):
+        model = build_model(config, modalities, task.teacher, task.fingerprints)
     for checkpoint in list_checkpoints(out / "checkpoints")[-1:]:
         known = by_vocabulary(modalities, task.fingerprints)
         refuse_to_resume(out, checkpoint, model, modalities, known)

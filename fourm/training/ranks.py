@@ -1,19 +1,25 @@
-"""What the ranks tell each other of a step: how much it holds, and whether one of them must stop.
+"""What the ranks tell each other over a group of their hosts (gloo): how much a step holds, whether
+one of them must stop, what they see and what they have written.
 
-Asked a step ahead, over a group of the hosts (gloo): neither a device nor a host waits for it,
-unless another rank is a whole step behind.
+A step is asked about a step ahead: neither a device nor a host waits for the answer, unless another
+rank is a whole step behind.
 """
 
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from fourm.errors import RanksLost
 from fourm.training.task import Work
 
 
@@ -49,13 +55,40 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-class Ranks:
-    """All processes of a training."""
+@contextmanager
+def telling_lost_ranks() -> Iterator[None]:
+    """What a connection says whose other end is gone, as RanksLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        # of gloo's errors only the text tells where they are from
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        told = str(error).strip().splitlines()[0]
+        raise RanksLost(
+            f"another rank of this training is gone ({told}); its own last lines say why. The same"
+            " command goes on from the last checkpoint"
+        ) from error
 
-    def __init__(self, num: int) -> None:
-        self._group = dist.new_group(backend="gloo") if num > 1 else None
+
+class Ranks:
+    """All processes of a training, over connections of their own.
+
+    Args:
+        timeout: seconds after which a rank that does not answer is given up.
+    """
+
+    def __init__(self, rank: int, num: int, timeout: float) -> None:
+        self.rank, self.num = rank, num
+        given = timedelta(seconds=timeout)
+        self._group = dist.new_group(backend="gloo", timeout=given) if num > 1 else None
         if num > 1:
             atexit.register(_leave)
+
+    @property
+    def lead(self) -> bool:
+        """True for the first of them."""
+        return self.rank == 0
 
     def ask(self, counts: np.ndarray, work: Work, stop: Callable[[], bool]) -> Asked:
         """Tell the others this rank's counts (K,) and work, and whether it must stop (all ranks
@@ -67,3 +100,18 @@ class Ranks:
             return Asked(told, stop)
         shared = torch.from_numpy(told)  # the same memory
         return Asked(told, stop, dist.all_reduce(shared, group=self._group, async_op=True))
+
+    def tell(self, said: Any) -> list[Any]:
+        """What each rank says, as JSON has it, in their order (all must call)."""
+        if self._group is None:
+            return [said]
+        text = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.num)]
+        dist.all_gather(sizes, torch.tensor([len(text)]), group=self._group)
+        longest = max(int(size) for size in sizes)
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(text)] = text
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded, group=self._group)
+        told = zip(parts, sizes, strict=True)
+        return [json.loads(part[: int(size)].numpy().tobytes()) for part, size in told]

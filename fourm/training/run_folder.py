@@ -8,35 +8,52 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from fourm.training.ranks import Ranks
+
 _log = logging.getLogger(__name__)
+_ASK_AGAIN = 0.2  # seconds
 LOG_FILE = "log.jsonl"
 
 
-def hold_folder(folder: Path) -> IO[str]:
-    """Lock an output folder as long as the returned file is open; waits, and says so, while another
-    process holds it.
+def hold_folder(folder: Path, ranks: Ranks) -> IO[str] | None:
+    """Lock an output folder as long as the returned file is open (the first rank's; all must call);
+    waits, and says so, while another process holds it.
+
+    Ranks tell each other now and then, so that none sits in a barrier while the first one waits.
     """
-    lock = open(folder / ".lock", "a+")
+    lock = open(folder / ".lock", "a+") if ranks.lead else None
+    told = False
+    while not ranks.tell(lock is not None and _is_locked(lock))[0]:
+        # most often a run whose parent was killed: when it ends, this one goes on from its last
+        # checkpoint
+        if lock is not None and not told:
+            lock.seek(0)
+            _log.warning(
+                "another process (%s) is training in %s: waiting for it to end",
+                lock.read().strip(),
+                folder,
+            )
+            told = True
+        time.sleep(_ASK_AGAIN)
+    if lock is not None:
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()}")
+        lock.flush()
+    return lock
+
+
+def _is_locked(lock: IO[str]) -> bool:
+    """True if the lock is ours now."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # most often a run whose parent was killed: when it ends, this one goes on from its last
-    # checkpoint
     except OSError:
-        lock.seek(0)
-        _log.warning(
-            "another process (%s) is training in %s: waiting for it to end",
-            lock.read().strip(),
-            folder,
-        )
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    lock.truncate(0)
-    lock.write(f"pid {os.getpid()}")
-    lock.flush()
-    return lock
+        return False
+    return True
 
 
 def append_log(path: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -16,10 +16,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from fourm.training.checkpoints import gather_full
+from fourm.training.ranks import Ranks
 from fourm.training.run_folder import LOG_FILE, append_log
 from fourm.training.speed import Meter
 from fourm.training.task import Task
+from fourm.training.watchdog import Progress, compare
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,18 @@ class StepLosses:
 class RunLog:
     """Log and progress of one run; written by the leading rank alone."""
 
-    def __init__(self, out: Path, task: Task, accelerator: Accelerator, tracker: str) -> None:
+    def __init__(
+        self,
+        out: Path,
+        task: Task,
+        accelerator: Accelerator,
+        tracker: str,
+        ranks: Ranks,
+        progress: Progress,
+    ) -> None:
         self._path, self._task, self._accelerator = out / LOG_FILE, task, accelerator
         self._tracker, self._lead = tracker, accelerator.is_main_process
+        self._ranks, self._progress = ranks, progress
         self._pending: list[StepLosses] = []
 
     def bar(self, step: int, num_steps: int, name: str) -> tqdm:
@@ -63,6 +73,7 @@ class RunLog:
         speed = meter.speed()  # the device is idle: its losses are here
         meter.restart()
         records[-1] |= watched | speed.figures()
+        records[-1] |= compare(self._progress.own_seconds(), self._ranks)
         self._pending = []
         if self._lead:
             append_log(self._path, records)
@@ -79,7 +90,7 @@ class RunLog:
         stacked = torch.stack([losses.sums.float() for losses in self._pending])
         summed = self._accelerator.reduce(stacked, "sum")
         assert isinstance(summed, Tensor)
-        norms = torch.stack([gather_full(losses.grad_norm) for losses in self._pending]).tolist()
+        norms = torch.stack([losses.grad_norm for losses in self._pending]).tolist()
         found = zip(self._pending, summed.cpu().double().numpy(), norms, strict=True)
         records = []
         for losses, sums, norm in found:

@@ -46,6 +46,22 @@ class ScheduleConfig:
         return replace(self, warmup=steps_of(self.warmup_tokens, tokens_per_step), warmup_tokens=0)
 
 
+def check_length(steps: int, total_tokens: float, schedule: ScheduleConfig) -> None:
+    """Raise UserError unless a run's length is given once, and is longer than its warm-up."""
+    if steps and total_tokens:
+        raise UserError(
+            f"steps ({steps}) and total_tokens ({total_tokens:g}) are both given: leave one out, or"
+            " set total_tokens to 0"
+        )
+    if total_tokens and not total_tokens > max(schedule.warmup_tokens, 0):
+        raise UserError(
+            f"total_tokens ({total_tokens:g}) must be more than schedule.warmup_tokens"
+            f" ({schedule.warmup_tokens:g})"
+        )
+    if not total_tokens and steps < 1:
+        raise UserError(f"steps must be at least 1, not {steps} (or total_tokens given)")
+
+
 def steps_of(tokens: float, tokens_per_step: int) -> int:
     """Whole steps, at least one, of a length in slots of the budget."""
     return max(1, round(tokens / tokens_per_step))

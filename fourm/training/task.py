@@ -64,8 +64,8 @@ class Task(Protocol):
         """Figures on held-out data."""
         ...
 
-    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
-        """Write a usable model into a checkpoint folder."""
+    def write_description(self, model: nn.Module, folder: Path) -> None:
+        """Write what makes a folder with weights a usable model; the loop writes the weights."""
         ...
 
     def describe(self, batch: Any) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.data.columns import Column, open_column
@@ -20,7 +19,6 @@ from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.training.loop import LoopConfig
-from fourm.weights import WEIGHTS_FILE
 from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.losses import TrainedTokenizer
 from fourm_tokenizers.picture import from_values, to_values, write_description
@@ -139,12 +137,9 @@ class TokenizerTask:
             "dead_codes": float(use.dead),
         }
 
-    def save(self, model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    def write_description(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, TrainedTokenizer)
         write_description(model.tokenizer.config, folder)
-        save_file(
-            {n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS_FILE
-        )
 
     def describe(self, batch: ValueBatch) -> dict[str, Any]:
         return {"samples": batch.samples.tolist(), "keys": self._train.keys[batch.samples].tolist()}
