@@ -67,7 +67,7 @@ class Tree:
         """What errors about the tree begin with: the file, and its bases if it has any."""
         if not self.bases:
             return str(self.path)
-        return f"{self.path} (base {', '.join(str(base) for base in self.bases)})"
+        return f"{self.path} (base {', '.join(base.name for base in self.bases)})"
 
 
 def read_tree(path: str | Path) -> Tree:
@@ -115,10 +115,9 @@ class _Reader:
             return [self._based(item, path) for item in value]
         if not isinstance(value, dict):
             return value
+        under = self._base(value[BASE], path) if BASE in value else {}
         own = {key: self._based(item, path) for key, item in value.items() if key != BASE}
-        if BASE not in value:
-            return own
-        return overlay(self._base(value[BASE], path), own)
+        return overlay(under, own)
 
     def _base(self, name: Any, path: Path) -> dict[str, Any]:
         if not isinstance(name, str) or not name:

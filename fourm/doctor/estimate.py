@@ -182,8 +182,8 @@ def _why_not(planned: Plan) -> str:
         return ""
     room = ROOM * planned.gpu.memory
     return (
-        f"{planned.as_it_is.needs.memory / GIB:.1f} GiB are needed and {room / GIB:.1f} GiB are there;"
-        " --ranks and --gpu plan for other machines"
+        f"{planned.as_it_is.needs.memory / GIB:.1f} GiB are needed and {room / GIB:.1f} GiB are"
+        " there; --ranks and --gpu plan for other machines"
     )
 
 
