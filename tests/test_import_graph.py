@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
         "fourm.ragged",
     },
     {"fourm.compiled", "fourm.compiled_rng"},
-    {"fourm.formats", "fourm.resources", "fourm.weights", "fourm.model_files"},
+    {"fourm.formats", "fourm.progress", "fourm.resources", "fourm.weights", "fourm.model_files"},
     {"fourm.cli", "fourm.__main__"},
     {"fourm.data.crops", "fourm.data.npy", "fourm.data.pictures", "fourm.evaluation.metrics"},
     {"fourm.raw"},
