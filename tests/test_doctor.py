@@ -193,7 +193,10 @@ def test_the_largest_model_is_planned_in_no_time_and_told_what_fits(capsys):
     assert re.search("FSDP2  .* fits <- this config", told)
     assert "fits as it is" in told and "hours at an assumed 40% MFU on 128 x A100 80GB" in told
     assert "no shards in data/cc12m/tokens/train, data/cc12m/raw/train, data/coyo" in told
-    assert "runs/4m_7_xl/checkpoints/step_00238419 is not there: fresh weights instead" in told
+    assert (
+        "runs/4m_7_xl/pretrain/checkpoints/step_00238419 is not there: fresh weights instead"
+        in told
+    )
     told = told_of(capsys, xl, "loop.sharding=none", "--ranks", "128", "--gpu", "80GB")
     assert re.search("DDP  .* does not fit <- this config", told) and "hours" not in told
     assert re.search("80GB +fits with .*loop.sharding=node", told)

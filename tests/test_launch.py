@@ -1,6 +1,6 @@
-"""Launch recipes do what they say: the shell scripts parse and really start ranks, which meet, train
-and go on where they were stopped; a Slurm job queues again when it was stopped and not when it was
-wrong; what SkyPilot is given is of its form.
+"""Launch recipes do what they say: the shell scripts parse and really start ranks, which meet,
+train and go on where they were stopped; a Slurm job queues again when it was stopped and not when
+it was wrong; what SkyPilot is given is of its form.
 """
 
 import os
@@ -23,10 +23,8 @@ LAUNCH = ROOT / "launch"
 SRUN = """#!{python}
 import os, signal, subprocess, sys
 num = int(os.environ["SLURM_NTASKS"])
-tasks = [
-    subprocess.Popen(sys.argv[1:], env=os.environ | {{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}})
-    for i in range(num)
-]
+own = [{{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}} for i in range(num)]
+tasks = [subprocess.Popen(sys.argv[1:], env=os.environ | task) for task in own]
 signal.signal(signal.SIGTERM, lambda number, _: [task.send_signal(number) for task in tasks])
 sys.exit(max(task.wait() for task in tasks))
 """
@@ -213,5 +211,5 @@ def test_what_sky_runs_starts_the_config_with_its_folder(tmp_path):
     )
     first, config, *overrides = found.stdout.splitlines()
     assert first == "1 0 8 10.0.0.1" and config == "configs/pretrain/4m_7_b.yaml"
-    assert overrides[:2] == ["out=/runs/4m_7_b", "data.cache=/home/me/columns"]
+    assert overrides[:2] == ["out=/runs/4m_7_b/pretrain", "data.cache=/home/me/columns"]
     assert overrides[2:] == task["envs"]["OVERRIDES"].split()

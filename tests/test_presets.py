@@ -4,12 +4,16 @@ trains as it is, made small, on made-up data; what their headers promise is what
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fourm_data_prep.labellers import open_labeller
 
+from fourm.cli import main
+from fourm.cli.program import verbs
 from fourm.config import load
 from fourm.doctor.estimate import Cluster, estimate
 from fourm.doctor.made_up import with_made_up_data
@@ -19,7 +23,7 @@ from fourm.interop.released import ReleasedConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.training.optimizers import parameter_groups
-from fourm.training.pretrain import PretrainConfig, pretrain
+from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain
 from fourm.training.schedules import ScheduleConfig, learning_rate
 
 ROOT = Path(__file__).parents[1]
@@ -27,8 +31,8 @@ FOLDER = ROOT / "configs" / "pretrain"
 PRESETS = sorted(path.stem for path in FOLDER.glob("4m_*.yaml"))
 B, L, XL = (768, 12, 12), (1024, 24, 16), (2048, 24, 32)
 HEADER = re.compile(
-    r"^# Hardware: (?P<ranks>\d+) x (?P<gpu>.+?), (?P<way>DDP|FSDP2), (?P<gib>[\d.]+) GiB each;"
-    r" (?P<hours>[\d.]+) hours at an assumed 40 % MFU",
+    r"^# Hardware: (?P<ranks>\d+) x (?P<gpu>.+?), (?P<way>one rank|DDP|FSDP2), (?P<gib>[\d.]+) GiB"
+    r" each; (?P<hours>[\d.]+) hours at an assumed (?P<mfu>\d+) % MFU",
     re.MULTILINE,
 )
 
@@ -238,7 +242,7 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [*PRESETS, "own_data"])
 def test_a_step_of_each_made_small_trains_on_made_up_data(name, tmp_path):
     config = preset(name, *SMALL, f"out={tmp_path / 'run'}")
     modalities = ModalitySet.load(config.modalities)
@@ -248,14 +252,30 @@ def test_a_step_of_each_made_small_trains_on_made_up_data(name, tmp_path):
     assert any("grad_norm" in json.loads(line) for line in lines)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+def test_what_a_preset_trains_is_written_in_the_released_format_and_computes_the_same(tmp_path):
+    config = preset("4m_21_b", *SMALL)
+    modalities = ModalitySet.load(config.modalities)
+    config = with_made_up_data(config, modalities, tmp_path)
+    batch = PretrainTask(config, modalities).batches(0, 1)[0][0]
+    model = FourM(config.model, modalities)
+    model.save_pretrained(tmp_path / "ours")
+    main(["convert", str(tmp_path / "ours"), str(tmp_path / "theirs"), "--to", "released"])
+    theirs = FourM.from_pretrained(tmp_path / "theirs")
+    assert model.config.tie_heads and not theirs.config.tie_heads
+    names = [m.name for m in modalities]
+    order = [names.index(m.name) for m in theirs.modalities]
+    assert order == list(range(len(names)))
+    torch.testing.assert_close(theirs(batch).sums, model(batch).sums, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "own_data"])
 def test_the_header_says_command_hardware_hours_and_what_is_planned(name):
     text = (FOLDER / f"{name}.yaml").read_text()
     comment = "".join(line for line in text.splitlines(True) if line.startswith("#"))
     assert f"configs/pretrain/{name}.yaml" in comment and "Planned" in comment
     said = HEADER.search(comment)
     assert said is not None
-    cluster = Cluster(int(said["ranks"]), said["gpu"], 0.4)
+    cluster = Cluster(int(said["ranks"]), said["gpu"], int(said["mfu"]) / 100)
     found = estimate(preset(name), 1.0, cluster).plan
     assert str(found.as_it_is.way.ranks) == said["way"] and found.as_it_is.fits
     assert found.as_it_is.needs.memory / 2**30 == pytest.approx(float(said["gib"]), rel=0.05)
@@ -313,3 +333,50 @@ def test_only_a_pretraining_counts_in_tokens(tmp_path):
         config = LoopConfig(batch_size=4, **lengths)
         with pytest.raises(UserError, match="only a pretraining counts in tokens"):
             Loop(torch.nn.Linear(1, 1), None, config, tmp_path)  # type: ignore[arg-type]
+
+
+# ---- the page that tells how ---------------------------------------------------------------------
+
+
+def commands_of(title: str) -> list[list[str]]:
+    """Command lines of a section of docs/training.md, words without comments."""
+    text = (ROOT / "docs" / "training.md").read_text()
+    section = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize(
+    "title, verbs_in_order",
+    [
+        ("The full-size run", "download import inspect label train-tokenizer tokenize doctor"),
+        ("Own data at any size", "import train-tokenizer tokenize doctor pretrain"),
+    ],
+)
+def test_every_command_of_the_page_has_the_options_that_it_is_given(title, verbs_in_order):
+    told = []
+    for words in commands_of(title):
+        program, *arguments = words
+        if program == "sbatch":
+            script, config = arguments
+            assert (ROOT / script).is_file() and load(PretrainConfig, config)
+        elif program == "cp":
+            assert all((ROOT / name).exists() for name in arguments if name.startswith("configs"))
+        else:
+            assert program == "fourm", words
+            name, *rest = arguments
+            verbs()[name].load().make_context(name, rest)  # refuses what it does not know
+            told.append(name)
+            for config in (word for word in rest if word.startswith("configs/modalities/")):
+                assert len(ModalitySet.load(config)) > 1
+    assert " ".join(told).startswith(verbs_in_order)
+
+
+def test_labellers_of_the_full_size_run_are_known():
+    modalities = ModalitySet.load("configs/modalities/4m_7_labels.yaml")
+    released = ModalitySet.load("configs/modalities/4m_7.yaml")
+    assert [m.name for m in modalities] == [m.name for m in released]
+    assert [m.vocab_size for m in modalities] == [m.vocab_size for m in released]
+    named = [m.labeller for m in modalities if m.labeller]
+    assert len(named) == 5 and all(map(open_labeller, named))

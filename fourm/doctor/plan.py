@@ -179,7 +179,7 @@ def _own_placement(loop: LoopConfig, num_ranks: int) -> Ranks:
 
 def _ways(loop: LoopConfig, num_ranks: int, samples: int) -> Iterator[Way]:
     """From the config as it is on, what costs least first: a few more micro-batches, then
-    recomputing, then sharding, then as small as it gets.
+    sharding, then recomputing (a third more operations), then micro-batches as small as they get.
     """
     parts = [n for n in range(loop.micro_batches, samples + 1) if samples % n == 0]
     few = [n for n in parts if n <= 4 * loop.micro_batches]
@@ -187,7 +187,7 @@ def _ways(loop: LoopConfig, num_ranks: int, samples: int) -> Iterator[Way]:
     placements = _placements(num_ranks)
     own = placements.index(_own_placement(loop, num_ranks))
     for counts in (few, parts):
-        for ranks in placements[own:]:
-            for checkpointing in again:
+        for checkpointing in again:
+            for ranks in placements[own:]:
                 for count in counts:
                     yield Way(ranks, count, checkpointing)
