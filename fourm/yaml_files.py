@@ -90,9 +90,9 @@ def overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     result = dict(under)
     for key, value in over.items():
         before = under.get(key)
-        is_mapping = isinstance(before, dict) and isinstance(value, dict)
-        if is_mapping and value.get("type", before.get("type")) == before.get("type"):
-            value = overlay(before, value)
+        if isinstance(before, dict) and isinstance(value, dict):
+            kind = before.get("type")
+            value = overlay(before, value) if value.get("type", kind) == kind else value
         result[key] = value
     return result
 

@@ -14,7 +14,7 @@ from fourm_data_prep.labellers import open_labeller
 
 from fourm.cli import main
 from fourm.cli.program import verbs
-from fourm.config import load
+from fourm.config import dump, load
 from fourm.doctor.estimate import Cluster, estimate
 from fourm.doctor.made_up import with_made_up_data
 from fourm.doctor.needs import Sizes
@@ -22,6 +22,7 @@ from fourm.errors import UserError
 from fourm.interop.released import ReleasedConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
+from fourm.training.loop import Loop, LoopConfig
 from fourm.training.optimizers import parameter_groups
 from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain
 from fourm.training.schedules import ScheduleConfig, learning_rate
@@ -298,8 +299,6 @@ def test_a_length_in_tokens_is_one_in_steps_whatever_the_ranks():
 
 
 def test_what_a_run_writes_down_is_read_back_as_the_same_run(tmp_path):
-    from fourm.config import dump
-
     config = preset("4m_21_xl")
     dump(config, tmp_path / "config.yaml")
     assert load(PretrainConfig, tmp_path / "config.yaml") == config
@@ -323,16 +322,16 @@ def test_mistakes_in_lengths_are_a_sentence(overrides, told):
         preset("4m_7_b", *overrides)
 
 
-def test_only_a_pretraining_counts_in_tokens(tmp_path):
-    from fourm.training.loop import Loop, LoopConfig
-
-    for lengths in (
-        {"total_tokens": 1e6},
-        {"steps": 3, "schedule": ScheduleConfig(warmup_tokens=5)},
-    ):
-        config = LoopConfig(batch_size=4, **lengths)
-        with pytest.raises(UserError, match="only a pretraining counts in tokens"):
-            Loop(torch.nn.Linear(1, 1), None, config, tmp_path)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoopConfig(batch_size=4, total_tokens=1e6),
+        LoopConfig(batch_size=4, steps=3, schedule=ScheduleConfig(warmup_tokens=5)),
+    ],
+)
+def test_only_a_pretraining_counts_in_tokens(config, tmp_path):
+    with pytest.raises(UserError, match="only a pretraining counts in tokens"):
+        Loop(torch.nn.Linear(1, 1), None, config, tmp_path)  # type: ignore[arg-type]
 
 
 # ---- the page that tells how ---------------------------------------------------------------------
