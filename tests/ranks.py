@@ -1,85 +1,121 @@
-"""Trainings of several ranks in tests: real processes that meet over gloo, started one by one or by
-torchrun.
+"""Trainings of several ranks in tests: real processes that meet over gloo.
+
+They are forked from a server that has imported everything once, so that a rank starts at once.
+``torchrun`` starts them as a user does.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fourm.cpu_ranks import rank_environments
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([".", "tokenizers", "data_prep", "tests"]),
-    "OMP_NUM_THREADS": "1",
-    "ACCELERATE_USE_CPU": "1",
-}
-# a training of the config argv[1] with the overrides argv[2:]; code may come before it
-RUN = """
-import sys
-from fourm.cli import main
-main(["pretrain", *sys.argv[1:]])
-"""
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["fourm.training.pretrain", "fourm.cli", "torch.distributed.fsdp"])
+
+
+def _of_rank(
+    environment: dict[str, str],
+    arguments: list[str],
+    told: Path,
+    prepare: Callable[[], None] | None,
+) -> None:
+    """``fourm pretrain`` as one rank, in its own process."""
+    import torch
+
+    from fourm.cli import main
+
+    os.environ.update(environment)
+    with open(told, "w") as file:
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
+    main(["pretrain", *arguments])
 
 
 @dataclass
 class Group:
     """Ranks of one training."""
 
-    processes: list[subprocess.Popen] = field(default_factory=list)
+    processes: list
+    files: list[Path]  # what each said
 
-    def ends(self, timeout: float = 120.0) -> tuple[list[int], list[str]]:
-        """Exit statuses and what each said, once all have ended."""
-        try:
-            told = [process.communicate(timeout=timeout)[1] for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        return [process.returncode for process in self.processes], told
+    def end(self, timeout: float = 60.0) -> list[int]:
+        """Exit statuses once all have ended; those that do not are killed."""
+        for process in self.processes:
+            process.join(timeout)
+        hung = [i for i, process in enumerate(self.processes) if process.is_alive()]
+        for process in self.processes:
+            process.kill()
+            process.join()
+        assert not hung, f"ranks {hung} did not end: {self.told}"
+        return [process.exitcode for process in self.processes]
 
-    def succeed(self) -> None:
-        """All ranks must end well."""
-        statuses, told = self.ends()
-        assert not any(statuses), "\n".join(text[-3000:] for text in told)
+    @property
+    def told(self) -> list[str]:
+        """What each rank said."""
+        return [path.read_text() for path in self.files]
 
 
 def start_ranks(
-    num: int, config: Path, *overrides: str, before: str = "", per_machine: int = 0, **extra: str
+    num: int,
+    config: Path,
+    *overrides: str,
+    prepare: Callable[[], None] | None = None,
+    per_machine: int = 0,
+    **extra: str,
 ) -> Group:
-    """A training as ``num`` processes; ``before`` is code that each runs first, ``extra`` are
-    variables of the environment.
+    """A training as ``num`` processes.
+
+    Args:
+        prepare: what each does first.
+        per_machine: how many of them are taken to be on one machine; 0 = all.
+        extra: variables of the environment.
     """
-    group = Group()
+    folder = config.parent / "told"
+    folder.mkdir(exist_ok=True)
+    group = Group([], [])
     for i, own in enumerate(rank_environments(num)):
         here = {"LOCAL_WORLD_SIZE": str(per_machine)} if per_machine else {}
-        environment = {**ENVIRONMENT, **own, **here, **extra}
-        if extra.get("ACCELERATE_USE_FSDP"):
-            environment.pop("ACCELERATE_USE_CPU")
-        command = [sys.executable, "-c", before + RUN, str(config), *overrides]
-        group.processes.append(
-            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        )
+        environment = {"ACCELERATE_USE_CPU": "true", **own, **here, **extra}
+        told = folder / f"{len(list(folder.iterdir()))}-{i}.txt"
+        arguments = environment, [str(config), *overrides], told, prepare
+        process = _CONTEXT.Process(target=_of_rank, args=arguments)
+        process.start()
+        told.touch()
+        group.processes.append(process)
+        group.files.append(told)
     return group
 
 
-def run_ranks(num: int, config: Path, *overrides: str, **options) -> None:
-    """The same to its end, which must be a good one."""
-    start_ranks(num, config, *overrides, **options).succeed()
+def run_ranks(
+    num: int, config: Path, *overrides: str, timeout: float = 60.0, **options
+) -> list[str]:
+    """The same to its end, which must be a good one; what each rank said."""
+    group = start_ranks(num, config, *overrides, **options)
+    statuses = group.end(timeout)
+    assert not any(statuses), "\n".join(told[-3000:] for told in group.told)
+    return group.told
 
 
 def torchrun(num: int, config: Path, *overrides: str) -> subprocess.Popen:
     """The same under torchrun, in a session of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(num), "-m", "fourm", "pretrain", str(config), *overrides]
+    paths = os.pathsep.join([".", "tokenizers", "data_prep"])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env={**environment, "ACCELERATE_USE_CPU": "1"},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -69,7 +69,7 @@ class RunLog:
         speed = meter.speed()  # the device is idle: its losses are here
         meter.restart()
         records[-1] |= watched | speed.figures()
-        records[-1] |= compare(self._progress.own_seconds(), self._ranks)
+        records[-1] |= compare(self._progress, self._ranks)
         self._pending = []
         if self._lead:
             append_log(self._path, records)

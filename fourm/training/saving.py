@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ from fourm.training.ranks import Ranks
 from fourm.training.sharding import is_sharded, local, rows_of
 from fourm.training.tensor_file import write_tensors
 from fourm.weights import ROWS, WEIGHTS_FILE, part_name
+
+VISIBLE = 30.0  # seconds after which a file of one machine must be seen by the others
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ class Saver:
         def own_files() -> dict[str, str]:
             if index is None:
                 return {}
+            _wait_for(temporary)
             return {
                 (name := part_name(file, index, num)): write_tensors(
                     temporary / name, part.tensors, _metadata(part, num)
@@ -208,21 +213,17 @@ class Saver:
         self, snapshot: Snapshot, temporary: Path, final: Path, digests: dict[str, str]
     ) -> None:
         """All ranks' parts are on the disk: describe them and give the folder its name."""
+        for name in digests:  # by name: a listing of a network's disk may be seconds old
+            _wait_for(temporary / name)
         snapshot.describe(temporary)
         described = {"format": FORMAT, "step": snapshot.step, **snapshot.state}
         (temporary / STATE).write_text(json.dumps(described, indent=1) + "\n")
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         named = {str(path.relative_to(temporary)): path for path in files}
-        lacking = set(digests) - set(named)
-        if lacking:
-            raise UserError(
-                f"{min(lacking)} of another rank is not in {temporary}: sharded checkpoints need an"
-                " output folder (out) that all machines share"
-            )
-        manifest = {name: digests.get(name) or sha256(path) for name, path in named.items()}
+        ours = {name: sha256(path) for name, path in named.items() if name not in digests}
+        manifest = dict(sorted({**ours, **digests}.items()))
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        described_by = [path for name, path in named.items() if name not in digests]
-        for path in (*described_by, temporary / MANIFEST, temporary):
+        for path in (*(named[name] for name in ours), temporary / MANIFEST, temporary):
             _sync(path)
         if final.is_dir():
             shutil.rmtree(final)
@@ -244,6 +245,18 @@ def _place(model: dict[str, Tensor]) -> tuple[int | None, int]:
 
 def _metadata(part: _Part, num: int) -> dict[str, str] | None:
     return {ROWS: json.dumps(part.rows)} if num > 1 else None
+
+
+def _wait_for(path: Path) -> None:
+    """Until this machine sees what another has made. Raises UserError where it never does."""
+    deadline = time.monotonic() + VISIBLE
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{path} of another rank is not to be seen on {socket.gethostname()}: a sharded"
+                " run needs an output folder (out) that all machines share"
+            )
+        time.sleep(0.1)
 
 
 def _sync(path: Path) -> None:

@@ -60,7 +60,8 @@ def shard_model(
 ) -> nn.Module:
     """Shard a model in place, with the first rank's weights (all ranks must call).
 
-    Under bf16 blocks are gathered in that, half the bytes; gradients are summed in float32.
+    Under bf16 blocks of a GPU are gathered in that, half the bytes, and their gradients summed in
+    float32. (Norms of a CPU take no mixture of types.)
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     from torch.distributed.tensor import distribute_tensor
@@ -77,7 +78,8 @@ def shard_model(
     half = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    policy = half if precision == "bf16" else MixedPrecisionPolicy()
+    in_half = precision == "bf16" and device.type != "cpu"
+    policy = half if in_half else MixedPrecisionPolicy()
     for module in model.modules():
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh, mp_policy=policy)

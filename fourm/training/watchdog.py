@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -74,6 +74,7 @@ class Progress:
         self.step, self.moves, self.since = 0, 0, time.monotonic()
         self.phase: Phase = "starting"
         self._own, self._steps = 0.0, 0
+        self.named: int | None = None  # the rank that was slow when the log was last written
 
     def at(self, phase: Phase, step: int | None = None) -> None:
         """From now on this rank is in ``phase`` (of ``step``, if it is another one)."""
@@ -101,20 +102,26 @@ class Progress:
         return seconds
 
 
-def compare(seconds: float, ranks: Ranks) -> dict[str, float]:
-    """How long a step takes each rank, for the log; a rank far above the others is named (all must
-    call). Nothing for one rank.
+def compare(progress: Progress, ranks: Ranks) -> dict[str, float]:
+    """How long a step takes each rank, for the log; a rank far above the others is named when it
+    begins to be (all must call). Nothing for one rank.
     """
     if ranks.num == 1:
         return {}
-    told = ranks.tell([seconds, socket.gethostname()])
-    times = np.array([own for own, _ in told])
-    slowest, usual = int(times.argmax()), float(np.median(np.delete(times, times.argmax())))
-    if ranks.lead and times[slowest] > max(_SLOW * usual, usual + _WORTH_NAMING):
+    told = ranks.tell([progress.own_seconds(), socket.gethostname()])
+    times = np.array([seconds for seconds, _ in told])
+    slowest = int(times.argmax())
+    usual = float(np.median(np.delete(times, slowest)))
+    stands_out = times[slowest] > max(_SLOW * usual, usual + _WORTH_NAMING)
+    if stands_out and progress.named != slowest and ranks.lead:
         _log.warning(
             "rank %d on %s is slow: %.3g s of its own in a step, the others %.3g s",
-            slowest, told[slowest][1], times[slowest], usual,
-        )  # fmt: skip
+            slowest,
+            told[slowest][1],
+            times[slowest],
+            usual,
+        )
+    progress.named = slowest if stands_out else None
     return {
         "rank_seconds": float(np.median(times)),
         "slowest_rank_seconds": float(times[slowest]),
@@ -174,7 +181,8 @@ class Watchdog:
 
     def _publish(self, main: int) -> None:
         if self._store is not None:
-            self._store.set(f"place/{self._ranks.rank}", json.dumps(asdict(self._here(main))))
+            with suppress(dist.DistError):
+                self._store.set(f"place/{self._ranks.rank}", json.dumps(asdict(self._here(main))))
 
     def _end(self, main: int, still: float) -> None:
         """Name who is behind, show all stacks, and end without asking anyone."""
@@ -191,6 +199,8 @@ class Watchdog:
         )
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
         sys.stderr.flush()
+        # whose end cuts the others short, which are about to show theirs
+        self._stopped.wait(3 * self._beat)
         os._exit(STATUS)
 
     def _behind(self, main: int) -> list[Place]:
@@ -198,8 +208,9 @@ class Watchdog:
         places = [self._here(main)]
         if self._store is not None:
             keys = [f"place/{rank}" for rank in range(self._ranks.num)]
-            known = [key for key in keys if self._store.check([key])]
-            places = [Place(**json.loads(self._store.get(key))) for key in known]
+            with suppress(dist.DistError):  # the rank that keeps the store may be gone
+                known = [key for key in keys if self._store.check([key])]
+                places = [Place(**json.loads(self._store.get(key))) for key in known]
         least = min(place.moves for place in places)
         behind = [place for place in places if place.moves == least]
         return [place for place in behind if not place.waits] or behind
