@@ -9,6 +9,7 @@ ever relative to where a command is typed.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ class Tree:
         """What errors about the tree begin with: the file, and its bases if it has any."""
         if not self.bases:
             return str(self.path)
-        return f"{self.path} (base {', '.join(base.name for base in self.bases)})"
+        names = (os.path.relpath(base, self.path.parent) for base in self.bases)
+        return f"{self.path} (base {', '.join(names)})"
 
 
 def read_tree(path: str | Path) -> Tree:

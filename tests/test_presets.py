@@ -22,7 +22,8 @@ from fourm.errors import UserError
 from fourm.interop.released import ReleasedConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
-from fourm.training.loop import Loop, LoopConfig
+from fourm.training.loop import Loop
+from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import parameter_groups
 from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain
 from fourm.training.schedules import ScheduleConfig, learning_rate

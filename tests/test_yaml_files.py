@@ -42,7 +42,7 @@ def test_a_base_may_have_a_base_and_stand_anywhere_beside_its_own_file(write):
     tree = read_tree(path)
     assert tree.data["masking"] == {**MASKS, "num_inputs": [1, 2]} and tree.data["n"] == 1
     assert tree.data["sources"] == [{"masking": MASKS}]
-    assert tree.where == f"{path} (base one.yaml, few.yaml, all.yaml)"
+    assert tree.where == f"{path} (base one.yaml, ../masks/few.yaml, ../masks/all.yaml)"
 
 
 def test_a_mapping_of_another_type_takes_nothing_over():

@@ -40,24 +40,24 @@ def command(
     and hours are arithmetic, and what to change is said where a rank's memory is too small. Nothing
     is written.
     """
+    if not words and (ranks > 1 or gpu):
+        raise click.UsageError("--ranks and --gpu plan a CONFIG: name one")
     from fourm.config import load
     from fourm.doctor.machine import examine
     from fourm.training.pretrain import PretrainConfig
 
     # a mistake in the config is told before anything is measured
     config = load(PretrainConfig, Path(words[0]), list(words[1:])) if words else None
-    checks = examine()
-    if not as_json:
-        print("\n".join(map(str, checks)))
-    if config is None:
-        if as_json:
-            print(json.dumps({"machine": [dataclasses.asdict(check) for check in checks]}))
-        return
-    from fourm.doctor.estimate import Cluster, estimate
+    checks = examine() if ranks == 1 and not gpu else []
+    if not as_json and checks:
+        print("\n".join(map(str, checks)) + ("\n" if words else ""))
+    found = None
+    if config is not None:
+        from fourm.doctor.estimate import Cluster, estimate
 
-    found = estimate(config, seconds, Cluster(ranks, gpu, mfu))
+        found = estimate(config, seconds, Cluster(ranks, gpu, mfu))
     if as_json:
-        machine = [dataclasses.asdict(check) for check in checks]
-        print(json.dumps({"machine": machine, "estimate": found.to_mapping()}))
-    else:
-        print("\n".join(["", *found.lines()]))
+        machine: dict[str, object] = {"machine": [dataclasses.asdict(check) for check in checks]}
+        print(json.dumps(machine | ({"estimate": found.to_mapping()} if found else {})))
+    elif found is not None:
+        print("\n".join(found.lines()))

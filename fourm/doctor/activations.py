@@ -14,7 +14,7 @@ from fourm.batch import MaskedBatch
 from fourm.loss import CHUNK_LOGITS
 from fourm.modalities import ModalitySet
 from fourm.model import ModelConfig
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 
 FLOAT = 4  # bytes of what weights, gradients and moments are kept in, whatever the precision
 

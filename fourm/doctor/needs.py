@@ -24,7 +24,7 @@ from fourm.doctor.activations import (
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.roles import TABLE, parameter_roles
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import parameter_groups
 from fourm.training.sharding import Sharding
 

@@ -12,7 +12,7 @@ from fourm.doctor.activations import Rows
 from fourm.doctor.needs import Needs, Ranks, Sizes
 from fourm.errors import UserError
 from fourm.training.device import known_peak
-from fourm.training.loop import LoopConfig
+from fourm.training.loop_config import LoopConfig
 from fourm.training.speed import GIB
 
 ROOM = 0.9  # share of the memory that may be needed: kernels write, and memory falls to pieces

@@ -36,7 +36,8 @@ from fourm.objectives import CrossEntropy, Objective
 from fourm.prepared import Budget, Preparation, PreparedBatches
 from fourm.training.checkpoints import list_checkpoints
 from fourm.training.distill import DistillConfig, Teacher
-from fourm.training.loop import Loop, LoopConfig
+from fourm.training.loop import Loop
+from fourm.training.loop_config import LoopConfig
 from fourm.training.mixture import AdaptiveConfig, Mixture
 from fourm.training.sharding import made_once
 from fourm.training.task import Work
