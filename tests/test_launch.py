@@ -13,12 +13,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ranks import ENVIRONMENT, ROOT
 from worlds import curve, write_project
 
 from fourm.cpu_ranks import rank_environments
 
+ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([".", "tokenizers", "data_prep"]),
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "1",
+}
 # what Slurm's commands do to a script, on one machine: tasks with their numbers, signals handed on
 SRUN = """#!{python}
 import os, signal, subprocess, sys
