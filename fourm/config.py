@@ -1,9 +1,10 @@
 """Typed configs from YAML: dataclasses in, errors that name the key out.
 
-A config is a tree of dataclasses. ``load`` reads YAML into it, applies ``a.b=value`` overrides, and
-refuses unknown keys with the nearest known one; ``dump`` writes the resolved tree so that it can be
-passed back unchanged. A table changes only what it names: where a field's default is a config of
-its own, the keys given are laid over that default.
+A config is a tree of dataclasses. ``load`` reads YAML into it (``fourm.yaml_files``, where a file
+may name its ``base``), applies ``a.b=value`` overrides, and refuses unknown keys with the nearest
+known one; ``dump`` writes the resolved tree so that it can be passed back unchanged. A table
+changes only what it names: where a field's default is a config of its own, the keys given are laid
+over that default.
 """
 
 from __future__ import annotations
@@ -19,67 +20,18 @@ import yaml
 
 from fourm.choices import Choice
 from fourm.errors import UserError, nearest
+from fourm.yaml_files import parse, read_tree
+from fourm.yaml_files import read_yaml as read_yaml  # where readers of configs look for it
 
 ConfigT = TypeVar("ConfigT")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error: one of the two would be lost."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        first: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                name = (key.tag, key.value)
-                if name in first:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"key {key.value!r} is given twice, first in line {first[name]}",
-                        problem_mark=key.start_mark,
-                    )
-                first[name] = key.start_mark.line + 1
-        return node
-
-
-def _parse(text: str, where: str) -> Any:
-    """The value of a YAML text; errors say ``where`` and in which line."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f":{mark.line + 1}" if mark is not None and "\n" in text else ""
-        context = f" ({error.context})" if error.context else ""
-        raise UserError(f"{where}{line}: {error.problem}{context}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
-    # a date that is none, such as 2024-13-45, a recursive list, a key that is a list
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not valid YAML: {error}") from None
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file with a mapping at its top. Raises UserError where it is missing or no mapping."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; a config is a YAML file")
-    if not path.is_file():
-        raise UserError(f"no config file {path}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text; a config is a YAML file") from None
-    data = _parse(text, str(path))
-    if not isinstance(data, dict):
-        raise UserError(f"{path} must hold a mapping of keys to values")
-    return data
-
-
 def load(cls: type[ConfigT], path: str | Path, overrides: list[str] | None = None) -> ConfigT:
     """The config in a YAML file, changed by overrides such as ``optimizer.lr=3e-4``."""
-    data = read_yaml(path)
+    tree = read_tree(path)
     for override in overrides or []:
-        apply_override(data, override)
-    return from_mapping(cls, data, str(path))
+        apply_override(tree.data, override)
+    return from_mapping(cls, tree.data, tree.where)
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -95,7 +47,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise UserError(f"override {override!r}: {parent} is not a mapping")
         data = child
-    value = _parse(text, f"override {override!r}")
+    value = parse(text, f"override {override!r}")
     data[last] = _number(value) if isinstance(value, str) else value
 
 

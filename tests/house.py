@@ -76,8 +76,8 @@ ROOMS = (
         "fourm",
         "ground",
         "errors, configs, choices, random numbers, weights",
-        "errors choices config rng ragged compiled compiled_rng formats progress resources weights"
-        " model_files",
+        "errors choices yaml_files config rng ragged compiled compiled_rng formats progress"
+        " resources weights model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),

@@ -49,7 +49,7 @@ CORE = [
     "sampling",
 ]
 # folders that a path in a document begins with
-FOLDERS = "fourm|tokenizers|data_prep|configs|tests|benchmarks|examples|docs"
+FOLDERS = "fourm|tokenizers|data_prep|configs|launch|tests|benchmarks|examples|docs"
 
 
 def read_yaml(name: str):

@@ -15,7 +15,14 @@ SOURCES = {
 
 # from the ground up; a module is on the floor that names it or the nearest folder around it
 FLOORS: list[set[str]] = [
-    {"fourm.errors", "fourm.choices", "fourm.config", "fourm.rng", "fourm.ragged"},
+    {
+        "fourm.errors",
+        "fourm.choices",
+        "fourm.yaml_files",
+        "fourm.config",
+        "fourm.rng",
+        "fourm.ragged",
+    },
     {"fourm.compiled", "fourm.compiled_rng"},
     {"fourm.formats", "fourm.progress", "fourm.resources", "fourm.weights", "fourm.model_files"},
     {"fourm.cli", "fourm.__main__"},

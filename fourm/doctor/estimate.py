@@ -1,39 +1,67 @@
-"""What a pretraining would cost here: arithmetic first, then a few real steps where they fit."""
+"""What a pretraining would cost: arithmetic first, then a few real steps where they fit."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from fourm.batch import MaskedBatch
+from fourm.doctor.activations import Rows
 from fourm.doctor.machine import memory_bytes
 from fourm.doctor.made_up import with_made_up_data
-from fourm.doctor.needs import Needs, needs
+from fourm.doctor.needs import Sizes
+from fourm.doctor.plan import ROOM, USUAL_MFU, Gpu, Plan, check_divides, plan
+from fourm.flops import training_flops
 from fourm.modalities import ModalitySet
 from fourm.training.device import peak_flops
 from fourm.training.pretrain import PretrainConfig, PretrainTask, build_model, open_loop
 from fourm.training.speed import GIB, Speed
 
-_USUAL_MFU = 0.3  # what a step is guessed with before it is tried
+_DRAWS = 128  # samples that are masked for the figures of a mean one
+_GUESSED_MFU = 0.3  # what a step is guessed with before it is tried
 _LONGEST = 10.0  # seconds of a step that is tried; the batch is made smaller until it fits
 _MANY = 1 << 20  # steps: time is what ends a trial
-_ROOM = 0.9  # share of the memory that may be needed
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a run is planned to be: so many equal GPUs, and the share of their peak assumed."""
+
+    num_ranks: int = 1
+    gpu: str = ""  # as ``Gpu.of`` reads it; empty = this machine's
+    mfu: float = USUAL_MFU
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the run is to be on one device of this machine, where it can be tried."""
+        return self.num_ranks == 1 and not self.gpu
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Figures of a whole run on one device."""
+    """Figures of a whole run."""
 
-    needs: Needs
-    on_made_up_data: bool
+    parameters: int
+    tables: int  # of these, rows that are looked up or asked for
+    units: float  # rows of both streams in a step
+    flops: float  # of a step, forward and backward
+    missing: tuple[str, ...]  # what is not there yet, and what was done instead
+    plan: Plan
     tried_batch: int  # samples of a step that was tried; 0 = none was
     speed: Speed | None
     why_not: str  # tried
     steps: int
     batch_size: int
+
+    @property
+    def on_made_up_data(self) -> bool:
+        """Whether any of the config's data is not there."""
+        return any(line.startswith("data") for line in self.missing)
 
     @property
     def step_seconds(self) -> float | None:
@@ -44,20 +72,18 @@ class Estimate:
 
     @property
     def hours(self) -> float | None:
-        """Of the whole run, without evaluations and checkpoints."""
-        return None if self.step_seconds is None else self.step_seconds * self.steps / 3600
+        """Of the whole run, without evaluations and checkpoints: as it was tried, else planned."""
+        if self.step_seconds is None:
+            return self.plan.hours
+        return self.step_seconds * self.steps / 3600
 
     def lines(self) -> list[str]:
         """For a reader."""
-        n = self.needs
-        memory = ", ".join(
-            f"{name} {getattr(n, name) / GIB:.2f}"
-            for name in ("weights", "gradients", "optimizer", "average", "activations")
-        )
         lines = [
-            f"parameters             {n.parameters:,}, of these in tables {n.tables:,}",
-            f"memory                 {n.memory / GIB:.2f} GiB: {memory}",
-            f"a step                 {n.units:,.0f} tokens, {n.flops / 1e12:.3g} TFLOP",
+            *self.missing,
+            f"parameters             {self.parameters:,}, of these in tables {self.tables:,}",
+            f"a step                 {self.units:,.0f} tokens, {self.flops / 1e12:.3g} TFLOP",
+            *self.plan.lines(),
         ]
         if self.speed is None:
             return [*lines, f"not tried              {self.why_not}"]
@@ -71,28 +97,47 @@ class Estimate:
 
     def to_mapping(self) -> dict[str, object]:
         """For a program."""
-        derived = {"step_seconds": self.step_seconds, "hours": self.hours}
+        derived = {
+            "on_made_up_data": self.on_made_up_data,
+            "step_seconds": self.step_seconds,
+            "hours": self.hours,
+        }
         return {**dataclasses.asdict(self), **derived}
 
 
-def estimate(config: PretrainConfig, seconds: float) -> Estimate:
-    """Of a config on this machine's first device, from steps of ``seconds`` all together.
+def estimate(config: PretrainConfig, seconds: float, cluster: Cluster | None = None) -> Estimate:
+    """Of a config on a cluster, by default this machine's first device, where steps of ``seconds``
+    all together are tried too.
 
     Raises UserError for what is wrong with the config.
     """
-    modalities = ModalitySet.load(config.modalities)
+    cluster, modalities = cluster or Cluster(), ModalitySet.load(config.modalities)
+    check_divides(config.loop, cluster.num_ranks)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = Gpu("this device", memory_bytes(device), None)
+    if cluster.gpu:
+        gpu = Gpu.of(cluster.gpu, config.loop.precision)
     with tempfile.TemporaryDirectory() as folder:
-        tried = replace(config, out=str(Path(folder, "run")))
-        made_up = not _has_data(config)
-        if made_up:
-            tried = with_made_up_data(tried, modalities, Path(folder))
-        task = PretrainTask(tried, modalities)
-        wanted = needs(config.model, config.loop, modalities, task.batches(0, 1)[0])
-        smaller, why_not = _smaller(tried, wanted)
-        speed = None if why_not else _tried(smaller, modalities, seconds)
+        tried, missing = _with_what_is_there(config, modalities, Path(folder))
+        draws = min(_DRAWS, config.loop.batch_size)
+        batch = _drawn(tried, modalities, draws)
+        sizes = Sizes(config.model, modalities)
+        sample, more = Rows.of(batch).times(1 / draws), config.loop.batch_size / draws
+        flops = more * training_flops(config.model, modalities, batch)
+        planned = plan(sizes, config.loop, sample, flops, cluster.num_ranks, gpu, cluster.mfu)
+        speed, smaller = None, tried
+        why_not = "it is planned for other machines" if not cluster.is_here else _why_not(planned)
+        if not why_not:
+            smaller, why_not = _smaller(tried, flops, device)
+        if not why_not:
+            speed = _tried(smaller, modalities, seconds)
     return Estimate(
-        needs=wanted,
-        on_made_up_data=made_up,
+        parameters=sizes.parameters,
+        tables=sizes.tables,
+        units=(sample.inputs + sample.targets) * config.loop.batch_size,
+        flops=flops,
+        missing=missing,
+        plan=planned,
         tried_batch=0 if why_not else smaller.loop.batch_size,
         speed=speed,
         why_not=why_not,
@@ -101,27 +146,60 @@ def estimate(config: PretrainConfig, seconds: float) -> Estimate:
     )
 
 
-def _has_data(config: PretrainConfig) -> bool:
-    """Whether any shard of the first source is there."""
-    source = config.data.sources[0]
-    folders = [Path(root, config.data.split) for root in (source.tokens, source.raw) if root]
-    return any(any(f.rglob("*.tar")) or any(f.rglob("*.chunk")) for f in folders)
+def _with_what_is_there(
+    config: PretrainConfig, modalities: ModalitySet, folder: Path
+) -> tuple[PretrainConfig, tuple[str, ...]]:
+    """The config in a folder of its own, with what it lacks made up; and a line for each such."""
+    tried, missing = replace(config, out=str(folder / "run")), []
+    lacking = [root for root in _folders(config) if not _has_shards(root)]
+    if lacking:
+        named = ", ".join(map(str, lacking))
+        missing.append(f"data                   no shards in {named}: random tokens instead")
+        # quiet: what a made-up source lacks is as it was declared
+        logging.getLogger("fourm.data.store").setLevel(logging.ERROR)
+        tried = with_made_up_data(tried, modalities, folder)
+    if config.init and not Path(config.init).exists():
+        missing.append(f"init                   {config.init} is not there: fresh weights instead")
+        tried = replace(tried, init="")
+    return tried, tuple(missing)
 
 
-def _smaller(config: PretrainConfig, wanted: Needs) -> tuple[PretrainConfig, str]:
+def _has_shards(root: Path) -> bool:
+    return any(any(root.rglob(pattern)) for pattern in ("*.tar", "*.chunk"))
+
+
+def _folders(config: PretrainConfig) -> list[Path]:
+    """Where the shards of training should be."""
+    roots = [root for s in config.data.sources for root in (s.tokens, s.raw) if root]
+    return [Path(root, config.data.split) for root in dict.fromkeys(roots)]
+
+
+def _drawn(config: PretrainConfig, modalities: ModalitySet, num: int) -> MaskedBatch:
+    """The first draws of the run, masked, as one batch."""
+    loop = replace(config.loop, batch_size=num, micro_batches=1)
+    return PretrainTask(replace(config, loop=loop), modalities).batches(0, 1)[0][0]
+
+
+def _why_not(planned: Plan) -> str:
+    """Why nothing is tried here for want of memory; empty if nothing speaks against it."""
+    if planned.as_it_is.fits:
+        return ""
+    room = ROOM * planned.gpu.memory
+    return (
+        f"{planned.as_it_is.needs.memory / GIB:.1f} GiB are needed and {room / GIB:.1f} GiB are"
+        " there; --ranks and --gpu plan for other machines"
+    )
+
+
+def _smaller(
+    config: PretrainConfig, flops: float, device: torch.device
+) -> tuple[PretrainConfig, str]:
     """The config with as large a batch as can be tried, or why none can."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    room = _ROOM * memory_bytes(device)
-    if wanted.memory > room:
-        return config, (
-            f"{wanted.memory / GIB:.1f} GiB are needed and {room / GIB:.1f} GiB are there: shard"
-            " the model (FSDP), or take more micro_batches or activation_checkpointing"
-        )
     loop = replace(config.loop, tracker="", num_workers=0, steps=_MANY)
-    peak = peak_flops(device, config.loop.precision)
+    peak = peak_flops(device, loop.precision) or peak_flops(device, "no")
     if peak is None:
         return replace(config, loop=loop), ""
-    guessed = wanted.flops / (peak * _USUAL_MFU)
+    guessed = flops / (peak * _GUESSED_MFU)
     share = min(1.0, _LONGEST / guessed)
     each = int(loop.batch_size * share)
     if not each:

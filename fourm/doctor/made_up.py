@@ -9,11 +9,11 @@ import numpy as np
 
 from fourm.data.npy import write_npy
 from fourm.data.shards import shard_path, write_shard
-from fourm.data.store import DataConfig, SourceConfig, token_dtype
+from fourm.data.store import DataConfig, token_dtype
 from fourm.modalities import Modality, ModalitySet
 from fourm.training.pretrain import PretrainConfig
 
-_NUM = 64  # samples; they come again and again
+_NUM = 16  # samples; they come again and again
 
 
 def with_made_up_data(
@@ -26,8 +26,12 @@ def with_made_up_data(
             root, name = (raw, m.raw_name) if m.kind == "continuous" else (tokens, m.name)
             members = ((f"{i:04d}", *_member(m, rng)) for i in range(_NUM))
             write_shard(shard_path(root, split, name, 0), members)
-    source = SourceConfig(tokens=str(tokens), raw=str(raw))
-    data = DataConfig(sources=(source,), cache=str(folder / "cache"))
+    # each source keeps its weight and what is its own
+    sources = tuple(
+        replace(s, tokens=str(tokens) if s.tokens else "", raw=str(raw) if s.raw else "")
+        for s in config.data.sources
+    )
+    data = DataConfig(sources=sources, cache=str(folder / "cache"))
     return replace(config, data=data, tokenizers="", adaptive=None)
 
 

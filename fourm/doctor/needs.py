@@ -1,92 +1,128 @@
-"""What a pretraining needs, by arithmetic alone: no weight is made."""
+"""What a rank of a pretraining needs, by arithmetic alone: no weight is made.
+
+Ranks hold the whole model (DDP) or a share of it (FSDP2, ``fourm.training.sharding``): weights,
+gradients, moments and average are cut; a block or two is gathered at a time, and what lies outside
+the blocks for the whole pass.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-from fourm.batch import MaskedBatch
-from fourm.flops import training_flops
-from fourm.loss import CHUNK_LOGITS
+from fourm.blocks import Block
+from fourm.doctor.activations import (
+    FLOAT,
+    Rows,
+    activation_bytes,
+    chunk_bytes,
+    logit_bytes,
+    number_bytes,
+)
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.roles import TABLE, parameter_roles
 from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import parameter_groups
+from fourm.training.sharding import Sharding
 
-_FLOAT = 4  # bytes of what weights, gradients and moments are kept in, whatever the precision
+_MOMENTS = {"adamw": 2, "muon": 1}
+_GATHERED = 2  # blocks at a time: the one at work and the next
+_OF_A_MACHINE = 8  # GPUs, as most that train have
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many processes there are, and how they share the model."""
+
+    num: int = 1
+    sharding: Sharding = "none"
+
+    @property
+    def shares(self) -> int:
+        """Into how many parts the model is cut."""
+        return {"none": 1, "node": min(self.num, _OF_A_MACHINE), "all": self.num}[self.sharding]
+
+    def __str__(self) -> str:
+        if self.num == 1:
+            return "one rank"
+        return {"none": "DDP", "node": "FSDP2 in a machine", "all": "FSDP2"}[self.sharding]
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Of one rank; memory in bytes."""
+    """Of one rank, in bytes."""
 
-    parameters: int
-    tables: int  # of these, rows that are looked up or asked for
     weights: int
     gradients: int
     optimizer: int
     average: int
-    activations: int  # of the largest micro-batch seen, within about a third
-    units: float  # rows of both streams in a step
-    flops: float  # of a step, forward and backward
+    # DDP: buckets of gradients. FSDP: what is gathered. Half precision: weights in it.
+    copies: int
+    activations: int
+    logits: int
 
     @property
     def memory(self) -> int:
         """All together."""
         kept = self.weights + self.gradients + self.optimizer + self.average
-        return kept + self.activations
+        return kept + self.copies + self.activations + self.logits
 
 
-def needs(
-    c: ModelConfig, loop: LoopConfig, modalities: ModalitySet, batches: list[MaskedBatch]
-) -> Needs:
-    """Of a model and of one step's micro-batches."""
-    with torch.device("meta"):
-        model = FourM(c, modalities)
-    roles = parameter_roles(model)
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
-    total = sum(sizes.values())
-    moments = {"adamw": 2, "muon": 1}
-    optimizer = sum(
-        moments[group.optimizer] * p.numel()
-        for group in parameter_groups(model, loop.optimizer)
-        for p in group.params
-    )
-    return Needs(
-        parameters=total,
-        tables=sum(size for name, size in sizes.items() if roles[name] is TABLE),
-        weights=total * _FLOAT,
-        gradients=total * _FLOAT,
-        optimizer=optimizer * _FLOAT,
-        average=total * _FLOAT if loop.ema else 0,
-        activations=max(activation_bytes(c, loop, modalities, batch) for batch in batches),
-        units=float(sum(b.encoder.lengths.sum() + b.decoder.lengths.sum() for b in batches)),
-        flops=sum(training_flops(c, modalities, batch) for batch in batches),
-    )
+class Sizes:
+    """Numbers of parameters of a model that is never made."""
 
+    def __init__(self, config: ModelConfig, modalities: ModalitySet) -> None:
+        self.config, self.modalities = config, modalities
+        with torch.device("meta"):
+            self._model = FourM(config, modalities)
+        self._sizes = {name: p.numel() for name, p in self._model.named_parameters()}
 
-def activation_bytes(
-    c: ModelConfig, loop: LoopConfig, modalities: ModalitySet, batch: MaskedBatch
-) -> int:
-    """What the forward pass keeps for the backward pass of a plain encoder.
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return sum(self._sizes.values())
 
-    A block keeps, a row: the inputs and outputs of its norms, query, key, value and what attention
-    gave, and the halves of the MLP with their product; each about once more where rows are brought
-    into padded form.
-    """
-    inputs, targets = int(batch.encoder.lengths.sum()), int(batch.decoder.lengths.sum())
-    number = 2 if loop.precision == "bf16" else _FLOAT
-    hidden = (4 if c.gated_mlp else 2) * c.block.hidden
-    block, cross = 12 * c.dim + hidden, 8 * c.dim
-    encoder, decoder = inputs * block, targets * (block + cross) + 6 * inputs * c.dim
-    kept = c.encoder_depth * encoder + c.decoder_depth * decoder
-    if loop.activation_checkpointing:  # the rows before each block, and one block made again
-        kept = c.encoder_depth * inputs * c.dim + c.decoder_depth * targets * c.dim
-        kept += max(encoder, decoder)
-    logits = sum(
-        min(count * m.vocab_size, CHUNK_LOGITS)
-        for m, count in zip(modalities, batch.decoder.counts, strict=True)
-    )
-    return kept * number + logits * _FLOAT
+    @cached_property
+    def tables(self) -> int:
+        """Rows that are looked up or asked for."""
+        roles = parameter_roles(self._model)
+        return sum(size for name, size in self._sizes.items() if roles[name] is TABLE)
+
+    @cached_property
+    def blocks(self) -> list[int]:
+        """Of each block."""
+        blocks = [b for b in self._model.modules() if isinstance(b, Block)]
+        return [sum(p.numel() for p in block.parameters()) for block in blocks]
+
+    def moments(self, loop: LoopConfig) -> int:
+        """What the optimizers keep."""
+        groups = parameter_groups(self._model, loop.optimizer)
+        return sum(_MOMENTS[g.optimizer] * sum(p.numel() for p in g.params) for g in groups)
+
+    def needs(self, loop: LoopConfig, ranks: Ranks, rows: Rows) -> Needs:
+        """Of a rank whose micro-batch has ``rows``."""
+        total, share = self.parameters, ranks.shares
+        logits = logit_bytes(self.config, loop, self.modalities, rows)
+        return Needs(
+            weights=total * FLOAT // share,
+            gradients=total * FLOAT // share,
+            optimizer=self.moments(loop) * FLOAT // share,
+            average=total * FLOAT // share if loop.ema else 0,
+            copies=self._copies(loop, ranks),
+            activations=activation_bytes(self.config, loop, rows),
+            logits=logits + chunk_bytes(loop, self.modalities, rows),
+        )
+
+    def _copies(self, loop: LoopConfig, ranks: Ranks) -> int:
+        number, total, blocks = number_bytes(loop), self.parameters, self.blocks
+        halves = number < FLOAT
+        if ranks.sharding != "none":  # weights and gradients of what is gathered
+            outside = total - sum(blocks)
+            # half gradients are summed over the ranks as floats
+            each = 2 * number + (FLOAT if halves else 0)
+            return outside * 2 * FLOAT + _GATHERED * max(blocks, default=0) * each
+        buckets = total * FLOAT if ranks.num > 1 else 0
+        return buckets + (sum(blocks) * number if halves else 0)

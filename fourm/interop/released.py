@@ -25,6 +25,7 @@ from torch import Tensor
 from fourm.config import from_mapping
 from fourm.errors import UserError
 from fourm.interop.links import Link, model_links
+from fourm.interop.untied import untied
 from fourm.modalities import Modality, ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.model_files import CONFIG_FILE, load_into
@@ -154,7 +155,10 @@ def load_released(
 
 
 def save_released(model: FourM, folder: str | Path) -> None:
-    """Write a model in the released format. Raises UserError if that format cannot hold it."""
+    """Write a model in the released format, with heads of its own (``untied``). Raises UserError if
+    that format cannot hold it.
+    """
+    model = untied(model)
     config = released_config(model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

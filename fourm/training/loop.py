@@ -76,6 +76,8 @@ class Loop:
     """
 
     def __init__(self, model: nn.Module, task: Task, config: LoopConfig, out: Path) -> None:
+        if config.total_tokens or config.schedule.warmup_tokens:
+            raise UserError("only a pretraining counts in tokens: give steps and schedule.warmup")
         self.config, self.task, self.out = config, task, out
         self.adaptive = task if isinstance(task, Adaptive) and task.adapt_every else None
         keep_freed_memory()

@@ -1,14 +1,16 @@
-"""How a network is trained, whatever it is: what the loop reads (``loop.py``)."""
+"""What a training of any network is told: how long, how large its steps are, how it is held in
+memory, when it is saved and looked at.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fourm.config import at_least
 from fourm.errors import UserError
 from fourm.training.optimizers import OptimizerConfig
-from fourm.training.schedules import ScheduleConfig
+from fourm.training.schedules import ScheduleConfig, check_length, steps_of
 from fourm.training.sharding import Sharding
 
 
@@ -16,7 +18,9 @@ from fourm.training.sharding import Sharding
 class LoopConfig:
     """How a network is trained, whatever it is."""
 
-    steps: int
+    steps: int = 0
+    # instead of steps, for pretraining: slots of the budget (``schedules.py``)
+    total_tokens: float = 0
     batch_size: int  # samples of all ranks and micro-batches together
     micro_batches: int = 1  # gradient accumulation
     seed: int = 0
@@ -55,9 +59,21 @@ class LoopConfig:
         return {**given, "precision": "no"} if given.get("precision") is False else given
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "steps", "batch_size", "micro_batches")
-        at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
         at_least(self, 0, "ema", "num_workers", "eval_every", "threads", "hang_timeout")
-        at_least(self, 1, "group_timeout")
+        at_least(self, 1, "batch_size", "micro_batches", "group_timeout")
+        at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
+        check_length(self.steps, self.total_tokens, self.schedule)
+        if self.batch_size % self.micro_batches:
+            raise UserError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batches"
+                f" {self.micro_batches}"
+            )
         if self.ema >= 1:
             raise UserError(f"ema must be below 1, not {self.ema}: nothing would be averaged in")
+
+    def in_steps(self, tokens_per_sample: int) -> LoopConfig:
+        """The same with all lengths in steps, for samples of so many slots of the budget."""
+        each = tokens_per_sample * self.batch_size
+        steps = steps_of(self.total_tokens, each) if self.total_tokens else self.steps
+        schedule = self.schedule.in_steps(each)
+        return replace(self, steps=steps, total_tokens=0, schedule=schedule)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fourm.config import at_least
 from fourm.errors import UserError
-from fourm.roles import Role, parameter_roles
+from fourm.roles import LOOKED_UP, TABLE, Role, parameter_roles
 from fourm.training.gradients import look_ups_of
 from fourm.training.muon_shares import orthogonalize_shares
 from fourm.training.row_adamw import RowAdamW
@@ -53,6 +53,7 @@ class OptimizerConfig:
     lr: float = 1e-3  # AdamW's peak learning rate
     muon_lr: float = 0.02  # Muon's peak learning rate
     weight_decay: float = 0.05
+    decay_tables: bool = False  # embeddings, heads and queries too, as 4M does
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.95
     clip: float = 1.0  # largest norm of the gradient; 0 = off
@@ -68,6 +69,10 @@ class OptimizerConfig:
         )
         if self.name not in ("adamw", "muon"):
             raise UserError(f"optimizer {self.name!r} is not one of adamw, muon")
+        if self.decay_tables and self.tables == "rows":
+            raise UserError(
+                "optimizer.tables=rows decays no table: set decay_tables=false or dense"
+            )
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -208,7 +213,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[Paramete
         role = roles[name]
         for_muon = config.name == "muon" and role.hidden
         by_rows = config.tables == "rows" and role.looked_up
-        number = 2 if for_muon else 3 if by_rows else 0 if role.decayed else 1
+        decayed = role.decayed or (role in (TABLE, LOOKED_UP) and config.decay_tables)
+        number = 2 if for_muon else 3 if by_rows else 0 if decayed else 1
         group = groups[number]
         group.names.append(name)
         group.params.append(parameter)

@@ -86,12 +86,20 @@ class PretrainConfig:
                     f"missing key 'masking': nothing says how {source.name} is masked; give it to"
                     " the run, or to the source"
                 )
+        # from here on all lengths are in steps; what was given in tokens is a function of the masks
+        object.__setattr__(self, "loop", self.loop.in_steps(sum(self.most_rows)))
 
     @property
     def maskings(self) -> list[MaskingConfig]:
         """How each source is masked."""
         own = (source.masking or self.masking for source in self.data.sources)
         return [masking for masking in own if masking is not None]
+
+    @property
+    def most_rows(self) -> tuple[int, int]:
+        """Most input and most target tokens of a sample, whatever its source."""
+        inputs, targets = zip(*(masking.most_rows for masking in self.maskings), strict=True)
+        return max(inputs), max(targets)
 
 
 class PretrainTask:
@@ -130,10 +138,7 @@ class PretrainTask:
         """From now on batches are made ready, where they are made, for a model where it is and
         under the autocast that is on.
         """
-        budget = None
-        if self.config.constant_shapes:
-            most = np.array([masking.most_rows for masking in self.config.maskings])
-            budget = Budget(*most.max(0).tolist())
+        budget = Budget(*self.config.most_rows) if self.config.constant_shapes else None
         self._preparation = model.preparation(budget)
 
     def batches(self, rank: int, world_size: int) -> Dataset:
