@@ -26,8 +26,7 @@ from fourm.pipeline import check_options
 from fourm.project import Project
 from fourm.tokenizer_settings import declared, note_if_lacking, state_of
 from fourm.training.checkpoints import newest_checkpoint
-from fourm.training.pretrain import PretrainConfig
-from fourm.training.transplant import (
+from fourm.training.differences import (
     by_vocabulary,
     changed_fields,
     differences,
@@ -35,6 +34,7 @@ from fourm.training.transplant import (
     other_vocabularies,
     read_vocabularies,
 )
+from fourm.training.pretrain import PretrainConfig
 
 State = Literal["new", "changed", "unchanged", "gone", "-"]
 STAGES = ("raw", "tokenizer", "tokens", "model")

@@ -50,7 +50,7 @@ from fourm.training.run_log import RunLog, StepLosses
 from fourm.training.schedules import ScheduleConfig, learning_rate
 from fourm.training.speed import Meter, Speed
 from fourm.training.state import TrainingState
-from fourm.training.task import Adaptive, Task
+from fourm.training.task import Adaptive, Staged, Task
 
 _log = logging.getLogger(__name__)
 _MAX_EMPTY_STEPS = 20  # from the first one on, without a single target
@@ -108,6 +108,7 @@ class Loop:
     def __init__(self, model: nn.Module, task: Task, config: LoopConfig, out: Path) -> None:
         self.config, self.task, self.out = config, task, out
         self.adaptive = task if isinstance(task, Adaptive) and task.adapt_every else None
+        self.stages = task.stages if isinstance(task, Staged) else None
         keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -273,6 +274,8 @@ class Loop:
         self.meter.add(shared.work)
         self._set_rates()
         sums = self._gradients(given.batches, self.task.weights(shared.counts))
+        if self.stages is not None:
+            self.stages.restrict(self.step, self.state.model)
         norm = self._clipped()
         broken = self._check.judge(self.step + 1, given.batches, torch.stack(sums), norm)
         if self._check.late:
@@ -286,6 +289,8 @@ class Loop:
 
     def _set_rates(self) -> None:
         factor = learning_rate(self.config.schedule, self.step, self.config.steps)
+        if self.stages is not None:
+            factor *= self.stages.begin(self.step, self.state.model, self.state.optimizers)
         for optimizer, peaks in zip(self.state.optimizers, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor

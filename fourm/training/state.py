@@ -41,7 +41,8 @@ class TrainingState:
         self._average: dict[str, Tensor] = self._copies() if average else {}
 
     def _copies(self) -> dict[str, Tensor]:
-        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        return {name: p.detach().clone() for name, p in trained}
 
     def _load(self, weights: dict[str, Tensor]) -> None:
         parameters = dict(self.model.named_parameters())
@@ -99,7 +100,7 @@ class TrainingState:
     def take_over(self, path: Path, tensors: dict[str, Tensor], step: int) -> None:
         """Go on from a whole checkpoint of ``step``, whose tensors beside the model's are these."""
         renamed = getattr(self.model, "renamed_weights", {})
-        names = [name for name, _ in self.model.named_parameters()]
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         if any(hasattr(p, "device_mesh") for p in self.model.parameters()):
             stored = load_file(path / WEIGHTS_FILE)
             loaded = {new_name(name, renamed): value for name, value in stored.items()}
