@@ -26,6 +26,7 @@ from fourm.config import load
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, load_model
+from fourm.positions import sincos_2d
 from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.transplant import Resized, Transplant, transplant
@@ -191,6 +192,19 @@ def test_learned_places_are_interpolated_where_that_is_said(modalities):
     torch.testing.assert_close(mine[::2], theirs)
     torch.testing.assert_close(mine[1::2], (theirs[1:] + theirs[:-1]) / 2)
     assert "resized" in told.table() and told.learners["positions.learned"] == [(b, b + 11)]
+
+
+def test_places_of_another_grid_lie_between_those_a_model_knows_where_that_is_said(modalities):
+    """The picture's corners stay where they were, whatever the number of cells."""
+    known = make_model(modalities).positions
+    finer = {"raw": {"type": "depth", "size": 32}, "grid": [8, 8], "places": [4, 4]}
+    places = make_model(other_set(depth=finer)).positions
+    first = int(known.start[modalities.index("depth")])
+    coarse = known.fixed[first : first + 16].unflatten(0, (4, 4))
+    fine = places.fixed[first : first + 64].unflatten(0, (8, 8))
+    around = fine.unflatten(0, (4, 2)).unflatten(2, (4, 2)).mean((1, 3))
+    torch.testing.assert_close(around, coarse, atol=0.04, rtol=0)
+    assert torch.equal(sincos_2d(4, 4, 32, (4, 4)), sincos_2d(4, 4, 32))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ _SHAPING = (
     "vocab_size",
     "levels",
     "grid",
+    "places",
     "max_tokens",
     "width",
     "input",
