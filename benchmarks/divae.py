@@ -78,7 +78,9 @@ def main() -> None:
     for name, config in (("plain", o.plain), ("diffusion", o.diffusion)):
         described, m = read_yaml(config), ModalitySet.load(config)["rgb"]
         column = raw_column(m, Path(described["raw"]), "val", o.cache)
-        truth = column.gather(np.random.default_rng(0).permutation(len(column))[: o.num])[0][:, 0]
+        truth = column.ragged(np.random.default_rng(0).permutation(len(column))[: o.num]).padded()[
+            :, 0
+        ]
         # pixels of a token: its seams are no sharpness
         side = m.raw.pixels // math.isqrt(m.num_tokens)
         codec = PictureCodec(Path(described["out"], "rgb"), m)

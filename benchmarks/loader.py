@@ -159,7 +159,7 @@ def compare_masks(source: Source, config: MaskingConfig, batch: int, rounds: int
 
 def compare_decoder(source: Source, config: MaskingConfig, batch: int, rounds: int) -> dict:
     """The loader with pixels against decoding each of its pictures once."""
-    column = source._columns[PIXELS]
+    column = source._columns[PIXELS].pictures
     assert column.is_encoded
     files = [column.element(i).tobytes() for i in range(len(column))]
     ways = {

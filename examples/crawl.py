@@ -35,7 +35,7 @@ _MAX_BYTES = 2_000_000
 
 def write_list(path: Path, folder: Path, num: int, address: str) -> dict[str, str]:
     """Write the addresses; returns those that must fail with a part of the reason."""
-    items = [item for item in find_items(folder) if item.path.stat().st_size <= _MAX_BYTES]
+    items = [item for item in find_items(folder).items if item.path.stat().st_size <= _MAX_BYTES]
     Handler.pictures = [item.path.read_bytes() for item in items]
     failing, lines, kinds = {}, [], list(FAILURES)
     for i in range(num):

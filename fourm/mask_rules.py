@@ -1,7 +1,7 @@
 """What masking and its compiled part tell each other: numbers of random draws, rules and rows.
 
 Named tuples of arrays, which is what compiled code takes. Shapes: B samples, M modalities, K
-components of the mixture, T rows of all samples.
+components of all mixtures, T rows of all samples.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ class KeepRule(IntEnum):
 
 
 class Rules(NamedTuple):
-    """A masking config as arrays."""
+    """The maskings of S data sets as arrays, the components of all of them in one table."""
 
-    thresholds: np.ndarray  # (K - 1,) between components, of a number in (0, 1)
+    first: np.ndarray  # (S + 1,) number of each data set's first component
+    thresholds: np.ndarray  # (K,) where a component's share ends, of a number in (0, 1)
     input_alpha: np.ndarray  # (K, M) Dirichlet parameters
     target_alpha: np.ndarray  # (K, M)
     num_inputs: np.ndarray  # (K, 2) both ends of a range
     num_targets: np.ndarray  # (K, 2)
     keep: np.ndarray  # (K, M) ``KeepRule``
+    redistribute: np.ndarray  # (K,) bool
     is_sequence: np.ndarray  # (M,) bool
     chunk_size: np.ndarray  # (M,)
-    redistribute: bool
 
 
 class Rows(NamedTuple):

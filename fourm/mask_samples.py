@@ -2,7 +2,7 @@
 
 Compiled; ``fourm.masking`` prepares what it needs and reads the ids of the rows that it chose.
 Nothing of a sample but the lengths of its modalities is looked at. Shapes: B samples, M modalities,
-K components of the mixture, T rows of all samples.
+K components of all mixtures, T rows of all samples.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Sample(NamedTuple):
 def mask_samples(
     rules: Rules,
     root: np.uint64,
+    source: np.ndarray,
     draws: np.ndarray,
     lengths: np.ndarray,
     starts: np.ndarray,
@@ -46,7 +47,8 @@ def mask_samples(
     """Mask B samples: fills the ``Rows`` of the encoder and of the decoder.
 
     Args:
-        rules: of the config; root: state of the randomness.
+        rules: of the data sets' maskings; root: state of the randomness.
+        source: (B,) number of the data set that each sample is of.
         draws: (B,) numbers that the randomness of each sample is a function of.
         lengths: (B, M) tokens that a sample has; starts: (B, M) number of the first of them.
     """
@@ -67,8 +69,7 @@ def mask_samples(
         draw = along(root, draws[b])
         for i in range(num):
             sample.states[i] = along(draw, i)
-        drawn = uniform(along(draw, Purpose.COMPONENT))
-        component = int(np.searchsorted(rules.thresholds, drawn, side="right"))
+        component = _draw_component(rules, source[b], draw)
         given, wanted = encoder.counts[b], decoder.counts[b]
         _choose_inputs(rules, component, draw, lengths[b], sample, given)
         _choose_targets(rules, component, draw, sample, wanted)
@@ -96,6 +97,14 @@ def mask_samples(
 
 
 @compiled
+def _draw_component(rules: Rules, source: int, draw: np.uint64) -> int:
+    """One of the components of a data set's mixture."""
+    first, last = rules.first[source], rules.first[source + 1] - 1
+    drawn = uniform(along(draw, Purpose.COMPONENT))
+    return first + int(np.searchsorted(rules.thresholds[first:last], drawn, side="right"))
+
+
+@compiled
 def _choose_inputs(
     rules: Rules,
     component: int,
@@ -114,7 +123,7 @@ def _choose_inputs(
     draw_budgets(alpha, total, sample.of_purpose, sample.log_share, given)
     most[:] = lengths
     given[:] = np.minimum(given, most)
-    if rules.redistribute:
+    if rules.redistribute[component]:
         hand_out(alpha, sample.log_share, total, most, given)
     for i in range(len(given)):
         if rules.is_sequence[i]:
@@ -123,7 +132,7 @@ def _choose_inputs(
             given[i], most[i] = draw_spans(
                 share, given[i], rules.chunk_size[i], sample.states[i], Purpose.KEEP, hidden
             )
-    if rules.redistribute:  # what sentinels saved goes to the images
+    if rules.redistribute[component]:  # what sentinels saved goes to the images
         hand_out(alpha * ~rules.is_sequence, sample.log_share, total, most, given)
     for i in range(len(given)):
         if not rules.is_sequence[i]:
@@ -140,7 +149,7 @@ def _choose_targets(
     alpha, most = rules.target_alpha[component], sample.most
     _for_purpose(sample, Purpose.TARGET_BUDGET)
     draw_budgets(alpha, total, sample.of_purpose, sample.log_share, wanted)
-    if rules.redistribute:
+    if rules.redistribute[component]:
         wanted[:] = np.minimum(wanted, most)
         hand_out(alpha, sample.log_share, total, most, wanted)
         return

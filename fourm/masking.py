@@ -10,126 +10,45 @@ order of calls.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from fourm.batch import MASK_QUERY, DecoderStream, EncoderStream, MaskedBatch, Vectors
-from fourm.config import at_least, check_fields
-from fourm.errors import UserError
-from fourm.mask_rules import NEVER, KeepRule, Rows, Rules
+from fourm.mask_config import MaskingComponent, MaskingConfig, rules_of
+from fourm.mask_rules import Rows
 from fourm.modalities import Modality, ModalitySet
 from fourm.ragged import rows_of_blocks
 from fourm.ragged import starts as starts_of
 from fourm.rng import CounterRNG
 from fourm.tokens import Ragged, SampleTokens
 
-Keep = Literal["random", "all", "binary", "none"]
-_NO_ALPHA = 1e-9  # in place of 0, of which there is no Gamma draw
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskingComponent:
-    """One way to share out tokens.
-
-    A modality that is not named has alpha ``input_default`` or ``target_default``.
-    """
-
-    weight: float = 1.0
-    input: dict[str, float] = field(default_factory=dict)  # Dirichlet alpha of each input modality
-    target: dict[str, float] = field(default_factory=dict)
-    input_default: float = 0.0
-    target_default: float = 0.0
-    # sequences: which share of an input is kept ("none": one sentinel)
-    keep: dict[str, Keep] = field(default_factory=dict)
-    num_inputs: tuple[int, int] | None = None  # instead of the mixture's
-    num_targets: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        at_least(self, 0, "weight", "input_default", "target_default")
-        for name, alpha in (*self.input.items(), *self.target.items()):
-            if not alpha >= 0:
-                raise UserError(f"the alpha of {name} must be at least 0, not {alpha}")
-        for name in ("num_inputs", "num_targets"):
-            _check_range(name, getattr(self, name))
-
-    def can_target(self, modality: Modality) -> bool:
-        """True if tokens of the modality can be targets."""
-        alpha = self.target.get(modality.name, self.target_default)
-        return modality.output and alpha > NEVER
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskingConfig:
-    """Numbers of tokens (both ends included) and the mixture of components."""
-
-    num_inputs: tuple[int, int]
-    num_targets: tuple[int, int]
-    components: tuple[MaskingComponent, ...]
-    # False: exactly as 4M, where what a modality cannot use of its share is lost
-    redistribute: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.components:
-            raise UserError("masking needs at least one component")
-        for name in ("num_inputs", "num_targets"):
-            _check_range(name, getattr(self, name))
-        if not any(component.weight for component in self.components):
-            raise UserError("all masking components have weight 0: none is ever drawn")
-        for number, component in enumerate(self.components, 1):
-            if not (component.num_targets or self.num_targets)[1]:
-                raise UserError(
-                    f"masking component {number} has num_targets [0, 0]: there is nothing to learn"
-                )
-
-    @property
-    def most_rows(self) -> tuple[int, int]:
-        """Most input and most target tokens of a sample, whichever component is drawn."""
-        inputs = [(c.num_inputs or self.num_inputs)[1] for c in self.components]
-        targets = [(c.num_targets or self.num_targets)[1] for c in self.components]
-        return max(inputs), max(targets)
-
-    def check(self, modalities: ModalitySet) -> None:
-        """Raise UserError where a component names an unknown modality or one that cannot have that
-        role, or can never give a target.
-        """
-        for number, component in enumerate(self.components, 1):
-            for name in (*component.input, *component.target, *component.keep):
-                modalities.index(name)
-            for name, alpha in component.input.items():
-                if alpha > NEVER and not modalities[name].input:
-                    raise UserError(f"masking: {name} is no input modality")
-            for name, alpha in component.target.items():
-                if alpha > NEVER and not modalities[name].output:
-                    raise UserError(f"masking: {name} is no output modality")
-            if not any(component.can_target(m) for m in modalities):
-                raise UserError(
-                    f"masking component {number} never gives a target: no output modality has an"
-                    " alpha above 0 (target, target_default)"
-                )
-
-
-def _check_range(name: str, limits: tuple[int, int] | None) -> None:
-    if limits is not None and not 0 <= limits[0] <= limits[1]:
-        raise UserError(f"{name} must be a range [low, high] of tokens, not {list(limits)}")
+__all__ = ["Masker", "MaskingComponent", "MaskingConfig"]
 
 
 class Masker:
-    """Draws masks for one modality set and one config."""
+    """Draws masks for one modality set.
 
-    def __init__(self, modalities: ModalitySet, config: MaskingConfig, seed: int) -> None:
+    Args:
+        maskings: one for all samples, or that of each data set.
+    """
+
+    def __init__(
+        self, modalities: ModalitySet, maskings: MaskingConfig | Sequence[MaskingConfig], seed: int
+    ) -> None:
         # the compiler is loaded where masks are drawn and nowhere else
         from fourm.mask_samples import mask_samples
         from fourm.read_rows import read_ids
 
-        config.check(modalities)
-        self.modalities, self.config = modalities, config
+        self._one_for_all = isinstance(maskings, MaskingConfig)
+        maskings = [maskings] if isinstance(maskings, MaskingConfig) else maskings
+        for masking in maskings:
+            masking.check(modalities)
+        self.modalities = modalities
         self.causal = np.array([m.kind == "sequence" for m in modalities])
         self._root = CounterRNG(seed, "masking").root
-        self._rules = _rules(modalities, config)
+        self._rules = rules_of(modalities, maskings)
         self._mask_samples, self._read_ids = mask_samples, read_ids
 
     def __call__(self, tokens: SampleTokens, draws: np.ndarray) -> MaskedBatch:
@@ -143,7 +62,12 @@ class Masker:
         encoder = _room(shape, self._rules.num_inputs)
         decoder = _room(shape, self._rules.num_targets)
         draws = np.ascontiguousarray(draws, np.int64)
-        self._mask_samples(self._rules, self._root, draws, lengths, starts, encoder, decoder)
+        source = tokens.source
+        if source is None or self._one_for_all:
+            source = np.zeros(len(tokens), np.int64)
+        self._mask_samples(
+            self._rules, self._root, source, draws, lengths, starts, encoder, decoder
+        )
         return MaskedBatch(
             self._encoder(tokens, encoder), self._decoder(tokens, decoder), tokens.samples
         )
@@ -238,32 +162,3 @@ def _scale(m: Modality) -> torch.Tensor | None:
     if scale is None or not m.patch_size:
         return None
     return torch.from_numpy(np.tile(scale, m.patch_size**2))
-
-
-def _rules(modalities: ModalitySet, config: MaskingConfig) -> Rules:
-    """The config as arrays."""
-    parts = config.components
-    weights = np.array([c.weight for c in parts])
-    inputs = [
-        [_alpha(c.input, c.input_default, m.name, m.input) for m in modalities] for c in parts
-    ]
-    targets = [
-        [_alpha(c.target, c.target_default, m.name, m.output) for m in modalities] for c in parts
-    ]
-    keep = [[KeepRule[c.keep.get(m.name, "random")] for m in modalities] for c in parts]
-    return Rules(
-        thresholds=np.cumsum(weights / weights.sum())[:-1],
-        input_alpha=np.array(inputs),
-        target_alpha=np.array(targets),
-        num_inputs=np.array([c.num_inputs or config.num_inputs for c in parts]),
-        num_targets=np.array([c.num_targets or config.num_targets for c in parts]),
-        keep=np.array(keep, np.int64),
-        is_sequence=np.array([m.kind == "sequence" for m in modalities]),
-        chunk_size=np.array([m.chunk_size for m in modalities]),
-        redistribute=config.redistribute,
-    )
-
-
-def _alpha(table: dict[str, float], default: float, name: str, allowed: bool) -> float:
-    """A Dirichlet parameter; one that is never drawn where the modality cannot have the role."""
-    return max(table.get(name, default), _NO_ALPHA) if allowed else _NO_ALPHA

@@ -82,7 +82,8 @@ class Edits:
         """Hold both files to the modality set, so that one run names all that is left over."""
         faults = []
         try:
-            self.config.masking.check(self.modalities)
+            for masking in self.config.maskings:
+                masking.check(self.modalities)
         except UserError as error:
             faults.append(f"{self.project.pretrain_config}: masking: {error}")
         settings = self.project.root / "generation.yaml"

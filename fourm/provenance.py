@@ -8,7 +8,7 @@ guess.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,16 @@ class Provenance:
         held-out losses are known if that was the end.
         """
         config = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
-        loop, masking = config.get("loop", {}), config.get("masking", {})
+        loop = config.get("loop", {})
+        sources = config.get("data", {}).get("sources") or [{}]
+        maskings = [s.get("masking") or config.get("masking") or {} for s in sources]
         done = _json(run / "done.json") if (run / "done.json").is_file() else {}
         ended = done.get("step") == steps
         return Provenance(
             steps=steps,
             batch_size=loop.get("batch_size"),
-            max_inputs=_most(masking, "num_inputs"),
-            max_targets=_most(masking, "num_targets"),
+            max_inputs=_most(maskings, "num_inputs"),
+            max_targets=_most(maskings, "num_targets"),
             num_samples=done.get("num_samples"),
             num_held_out=done.get("num_held_out"),
             started_from_weights=bool(config.get("init") or config.get("distill")),
@@ -85,9 +87,10 @@ def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _most(masking: Mapping[str, Any], key: str) -> int | None:
-    """The upper end of a range of tokens, over all components."""
-    ranges = [masking.get(key), *(c.get(key) for c in masking.get("components", ()))]
+def _most(maskings: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    """The upper end of a range of tokens, over all components of all data sets."""
+    parts = [part for masking in maskings for part in (masking, *masking.get("components", ()))]
+    ranges = [part.get(key) for part in parts]
     return max((r[1] for r in ranges if r), default=None)
 
 

@@ -64,6 +64,7 @@ class SampleTokens:
 
     samples: np.ndarray  # (B,) number of each sample in its data set
     content: dict[str, Ragged]
+    source: np.ndarray | None = None  # (B,) number of the data set; None: all of one
 
     def __len__(self) -> int:
         return len(self.samples)

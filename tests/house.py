@@ -60,7 +60,7 @@ ROOMS = (
         "fourm",
         "batches",
         "masking, packed streams, layouts",
-        "masking mask_rules mask_samples budgets spans read_rows tokens batch layout",
+        "masking mask_config mask_rules mask_samples budgets spans read_rows tokens batch layout",
     ),
     Room("fourm", "modalities", "one YAML entry, codecs", "modalities codecs codec_types"),
     Room("fourm", "raw", "a file a raw type", "raw"),
@@ -75,7 +75,7 @@ ROOMS = (
         "fourm",
         "ground",
         "errors, configs, choices, random numbers, weights",
-        "errors choices config rng ragged compiled compiled_rng formats resources weights"
+        "errors choices config rng ragged compiled compiled_rng formats progress resources weights"
         " model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),

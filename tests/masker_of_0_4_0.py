@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from fourm.batch import MaskedBatch, Vectors
-from fourm.masking import _scale
+from fourm.masking import MaskingConfig, _scale
+from fourm.modalities import ModalitySet
 from fourm.tokens import SampleTokens
 from tests import vectorised_masking
 from tests.vectorised_masking import PaddedTokens, Spans, VectorisedMasker
@@ -35,7 +36,13 @@ class SpansOf040(Spans):
 
 
 class MaskerOf040(VectorisedMasker):
-    """Takes today's samples."""
+    """Takes today's samples, and today's list of maskings, which had one member then."""
+
+    def __init__(
+        self, modalities: ModalitySet, masking: MaskingConfig | list[MaskingConfig], seed: int
+    ) -> None:
+        (config,) = masking if isinstance(masking, list) else [masking]
+        super().__init__(modalities, config, seed)
 
     def __call__(self, tokens: SampleTokens, draws: np.ndarray) -> MaskedBatch:  # type: ignore[override]
         kinds = {m.name: m.kind for m in self.modalities}

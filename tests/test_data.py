@@ -33,11 +33,11 @@ def project(tmp_path):
     return write_project(tmp_path, num=40)
 
 
-def source_of(project, max_damage=0.2, **kwargs):
+def source_of(project, max_damage=0.2, require=(), **kwargs):
     root = project.parent
     modalities = ModalitySet.load(root / "modalities.yaml")
     return Source(
-        SourceConfig(tokens=str(root / "tokens"), raw=str(root / "raw")),
+        SourceConfig(tokens=str(root / "tokens"), raw=str(root / "raw"), require=require),
         "train",
         modalities,
         root / "cache",
@@ -58,20 +58,35 @@ def test_a_truncated_shard_loses_its_tail_only_and_is_listed(project):
     data = shard.read_bytes()
     shard.write_bytes(data[: int(len(data) * 0.7)])
     source = source_of(project, max_damage=0.9)
-    assert 20 <= source.num_samples < 40
+    num_read = source.presence.of("rgb")
+    assert 20 <= num_read < 40 and source.num_samples == 40
     listed = json.loads((project.parent / "cache" / "damage-tokens-train.json").read_text())
     assert any("ends early" in e["reason"] or "truncated" in e["reason"] for e in listed["entries"])
-    assert len({e["key"] for e in listed["entries"]} - {"*"}) == 40 - source.num_samples
+    assert len({e["key"] for e in listed["entries"]} - {"*"}) == 40 - num_read
     assert source.gather(np.array([0])).samples.tolist() == [0]
 
 
-def test_a_key_missing_in_one_modality_skips_that_sample_and_names_it(project):
+def test_a_key_missing_in_one_modality_leaves_the_sample_with_the_others(project):
     shard = shard_path(project.parent / "tokens", "train", "depth", 0)
     write_shard(shard, [m for m in members(shard) if m[0] != "00000007"])
     source = source_of(project)
+    assert source.num_samples == 40 and source.keys(np.array([7])) == ["00000/00000007"]
+    tokens = source.gather(np.arange(40)).content
+    assert tokens["depth"].lengths.tolist() == [0 if i == 7 else 16 for i in range(40)]
+    assert (tokens["rgb"].lengths == 16).all()
+    assert not source.report.entries and source.presence.of("depth") == 39
+
+
+def test_a_sample_that_lacks_what_is_required_is_left_out_and_is_no_damage(project):
+    shard = shard_path(project.parent / "tokens", "train", "depth", 0)
+    write_shard(shard, [m for m in members(shard) if m[0] != "00000007"])
+    source = source_of(project, require=("depth",))
     assert source.num_samples == 39 and "00000/00000007" not in source.keys(np.arange(39))
-    assert {e.key for e in source.report.entries} == {"00000007"}
-    assert any("depth does not" in e.reason for e in source.report.entries)
+    assert not source.report.entries and source.presence.num_samples == 40
+    assert source_of(project, require="all").num_samples == 39
+    assert source_of(project, require=("rgb",)).num_samples == 40
+    with pytest.raises(ValueError, match="unknown modality 'dept'"):
+        source_of(project, require=("dept",))
 
 
 def test_columns_stay_aligned_when_keys_are_in_another_order(project):
@@ -99,9 +114,10 @@ def test_a_wrong_dtype_id_or_length_is_one_damaged_sample(project, array, reason
         shard, [(k, e, buffer.getvalue() if k == "00000003" else d) for k, e, d in members(shard)]
     )
     source = source_of(project)
-    assert source.num_samples == 39 and any(
-        reason in e.reason and e.key == "00000003" for e in source.report.entries
-    )
+    assert source.presence.of("rgb") == 39 and source.num_samples == 40
+    at = source.keys(np.arange(40)).index("00000/00000003")
+    assert source.gather(np.array([at])).content["rgb"].lengths == [0]
+    assert any(reason in e.reason and e.key == "00000003" for e in source.report.entries)
 
 
 def test_too_much_damage_stops_with_the_report_named(project):
@@ -131,7 +147,7 @@ def test_the_cache_follows_the_shards(project):
     first = source_of(project).gather(np.arange(4)).content["rgb"].padded()
     shard = shard_path(project.parent / "tokens", "train", "rgb", 0)
     write_shard(shard, [(k, e, d) for k, e, d in members(shard)][:20])
-    assert source_of(project, max_damage=0.9).num_samples == 20
+    assert source_of(project, max_damage=0.9).presence.of("rgb") == 20
     assert np.array_equal(
         first, source_of(project, max_damage=0.9).gather(np.arange(4)).content["rgb"].padded()
     )

@@ -26,6 +26,7 @@ CORE = [
     "batch",
     "tokens",
     "masking",
+    "mask_config",
     "mask_rules",
     "mask_samples",
     "budgets",

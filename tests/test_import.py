@@ -2,7 +2,10 @@
 reason; a rerun changes nothing.
 """
 
+import io
 import json
+import os
+import tarfile
 
 import numpy as np
 import pytest
@@ -105,7 +108,11 @@ def test_importing_again_gives_the_same_bytes_with_any_number_of_workers(folder,
 
 @pytest.mark.parametrize(
     "text, message",
-    [("file,words\na,b\n", "one of captions"), ("a,b\n1,2\n", "column of file names")],
+    [
+        ("a,b\n1,2\n", "column of file names"),
+        ('file,caption\na.png,"one\nb.png,two\n', "list.csv, near line 3: unexpected end"),
+        ('file,caption\na.png,"one" more\n', "list.csv, near line 2: ',' expected after"),
+    ],
 )
 def test_a_csv_without_the_columns_it_needs_is_named(folder, text, message):
     (folder / "list.csv").write_text(text)
@@ -151,7 +158,7 @@ def test_tables_of_all_kinds_name_pictures_captions_and_groups(tmp_path):
         table = tmp_path / name
         table.write_text(text)
         for source in (tmp_path, table):
-            assert [(i.key, i.caption, i.group) for i in find_items(source)] == [
+            assert [(i.key, i.caption, i.group) for i in find_items(source).items] == [
                 ("a", "one", "s"),
                 ("b", "two, with a comma", "t"),
             ]
@@ -163,4 +170,102 @@ def test_tables_of_all_kinds_name_pictures_captions_and_groups(tmp_path):
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
-    assert [i.caption for i in find_items(tmp_path / "t.parquet")] == ["one", "two, with a comma"]
+    assert [i.caption for i in find_items(tmp_path / "t.parquet").items] == [
+        "one",
+        "two, with a comma",
+    ]
+
+
+# ---- found by people who imported their own ------------------------------------------------------
+
+
+def picture_bytes(color="red"):
+    buffer = io.BytesIO()
+    drawn((40, 30), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tar_of(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def imported(source, out, **options):
+    """Captions of what an import made, by key."""
+    import_pictures(source, CONFIG, out, engine=EngineConfig(workers=1), **options)
+    kept = {**values(out, "train", "caption"), **values(out, "val", "caption")}
+    assert sorted(kept) == sorted([*values(out, "train", "rgb"), *values(out, "val", "rgb")])
+    return kept
+
+
+def test_tars_whose_members_begin_with_a_dot_and_names_with_several_dots_are_read(tmp_path):
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    data = picture_bytes()
+    members = {f"./{i:03d}.png": data for i in range(12)}
+    members |= {f"./{i:03d}.txt": b"number %d" % i for i in range(12)}
+    # another modality of 000 is left alone; where there is no such picture dots are the name's
+    members |= {"000.seg.png": data, "a.b.v2.png": data, "a.b.v2.txt": b"dots", "sub/z.png": data}
+    tar_of(folder / "0.tar", members)
+    kept = imported(folder, tmp_path / "raw")
+    assert kept["007"] == "number 7" and kept["a_b_v2"] == "dots" and "sub-z" in kept
+    assert len(kept) == 14
+
+
+def test_members_that_leave_their_folder_are_refused_one_by_one(tmp_path):
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    members = {f"{i:03d}.png": picture_bytes() for i in range(12)}
+    tar_of(folder / "0.tar", members | {"../x.png": b"1", "/etc/y.png": b"2"})
+    kept = imported(folder, tmp_path / "raw", max_damage=0.2)
+    listed = json.loads((tmp_path / "raw" / "damage-import.json").read_text())["entries"]
+    assert len(kept) == 12 and [e["key"] for e in listed] == ["../x.png", "/etc/y.png"]
+
+
+def test_a_tsv_keeps_its_rows_whatever_quotation_marks_captions_begin_with(tmp_path):
+    texts = ['"an open quotation', "plain", '"a whole one"', 'an "inner" one', '"" two', "last"]
+    for i in range(len(texts)):
+        drawn((30, 30), "blue").save(tmp_path / f"{i}.png")
+    lines = [f"{i}.png\t{text}" for i, text in enumerate(texts)]
+    # with a byte order mark, as spreadsheets write it
+    (tmp_path / "t.tsv").write_text("\n".join(["file\tcaption", *lines]), encoding="utf-8-sig")
+    read = [item.caption for item in find_items(tmp_path).items]
+    assert read == [texts[0], "plain", "a whole one", *texts[3:]]
+
+
+def test_files_whose_names_differ_by_a_dot_a_space_or_a_suffix_have_keys_of_their_own(tmp_path):
+    for name in ("p q.png", "p.q.png", "p_q.png", "p_q.jpg", "p-q.png"):
+        drawn((30, 30), "blue").save(tmp_path / name)
+    keys = [item.key for item in find_items(tmp_path).items]
+    assert len(set(keys)) == 5 and keys == [item.key for item in find_items(tmp_path).items]
+
+
+def test_one_bad_file_or_line_costs_itself_alone(folder, tmp_path):
+    """A dangling link, a missing file, an empty cell, a null line, a name that is no UTF-8, a .txt
+    that is no text, captions in lists.
+    """
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as stream:
+        stream.write(picture_bytes())
+    (folder / "p00.txt").write_bytes(bytes(range(256)))
+    lines = ["null", "{}", '{"file": "", "caption": "x"}', '{"file": "c.webp", "caption": ["x"]}']
+    (folder / "more.jsonl").write_text("\n".join(lines))
+    kept = imported(folder, tmp_path / "raw", max_damage=0.2)
+    assert len(kept) == 43 and kept["p00"] == "" and kept["deep-er-c"] == "x"
+    assert any(key.startswith("caf") for key in kept)
+    listed = json.loads((tmp_path / "raw" / "damage-import.json").read_text())["entries"]
+    assert sorted(e["key"] for e in listed) == ["gone", "line 1", "line 2", "line 3"]
+
+
+def test_a_table_without_captions_and_one_that_names_a_missing_file(tmp_path):
+    for i in range(30):
+        drawn((30, 30), "blue").save(tmp_path / f"{i:02d}.png")
+    names = "\n".join(f"{i:02d}.png" for i in range(31))
+    (tmp_path / "t.csv").write_text(f"file\n{names}\n")
+    kept = imported(tmp_path / "t.csv", tmp_path / "raw")
+    assert len(kept) == 30 and set(kept.values()) == {""}
+    listed = json.loads((tmp_path / "raw" / "damage-import.json").read_text())["entries"]
+    assert [e["key"] for e in listed] == ["30"] and "No such file" in listed[0]["reason"]

@@ -17,7 +17,7 @@ SOURCES = {
 FLOORS: list[set[str]] = [
     {"fourm.errors", "fourm.choices", "fourm.config", "fourm.rng", "fourm.ragged"},
     {"fourm.compiled", "fourm.compiled_rng"},
-    {"fourm.formats", "fourm.resources", "fourm.weights", "fourm.model_files"},
+    {"fourm.formats", "fourm.progress", "fourm.resources", "fourm.weights", "fourm.model_files"},
     {"fourm.cli", "fourm.__main__"},
     {"fourm.data.crops", "fourm.data.npy", "fourm.data.pictures", "fourm.evaluation.metrics"},
     {"fourm.raw"},
@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "fourm.batch",
         "fourm.tokens",
         "fourm.mask_rules",
+        "fourm.mask_config",
         "fourm.budgets",
         "fourm.spans",
         "fourm.mask_samples",

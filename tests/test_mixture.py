@@ -58,7 +58,7 @@ def test_shares_start_as_configured_and_keep_to_floor_and_cap():
 def test_updates_neither_skip_nor_repeat_a_sample_of_any_source():
     sizes = [50, 200, 31]
     mixture = Mixture(
-        sizes, [1.0, 2.0, 1.0], MASKING, seed=3, batch_size=8, adaptive=AdaptiveConfig()
+        sizes, [1.0, 2.0, 1.0], [MASKING] * 3, 3, batch_size=8, adaptive=AdaptiveConfig()
     )
     taken: list[list[int]] = [[], [], []]
     for step, losses in ((10, [5.0, 5.0, 5.0]), (20, [1.0, 4.0, 5.0]), (45, [0.5, 3.0, 5.0])):
@@ -74,13 +74,13 @@ def test_updates_neither_skip_nor_repeat_a_sample_of_any_source():
 
 
 def test_a_state_survives_json_and_one_of_another_mixture_is_refused():
-    mixture = Mixture([50, 60], [1.0, 1.0], MASKING, 0, 8, AdaptiveConfig(of="both"))
+    mixture = Mixture([50, 60], [1.0, 1.0], [MASKING] * 2, 0, 8, AdaptiveConfig(of="both"))
     mixture.update(7, [3.0, 2.0], [4.0, 1.0])
-    again = Mixture([50, 60], [1.0, 1.0], MASKING, 0, 8, AdaptiveConfig(of="both"))
+    again = Mixture([50, 60], [1.0, 1.0], [MASKING] * 2, 0, 8, AdaptiveConfig(of="both"))
     again.restore(json.loads(json.dumps(mixture.state())))
     assert again == mixture
     with pytest.raises(ValueError, match="another output folder"):
-        Mixture([50], [1.0], MASKING, 0, 8).restore(mixture.state())
+        Mixture([50], [1.0], [MASKING], 0, 8).restore(mixture.state())
 
 
 @pytest.fixture(scope="module")

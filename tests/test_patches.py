@@ -113,7 +113,7 @@ def test_a_column_keeps_files_only_where_all_are_plain_pictures_of_the_size(tmp_
     }
     for name, (files, extension, is_encoded) in cases.items():
         source = open_source(tmp_path / name, files, modalities, extension)
-        assert source._columns["pixels"].is_encoded == is_encoded, name
+        assert source._columns["pixels"].pictures.is_encoded == is_encoded, name
         taken = source.gather(np.arange(len(files))).content["pixels"].padded()
         expected = whole_vectors(files, modalities["pixels"], extension)
         scale = modalities["pixels"].raw.byte_scale[:, :1]
@@ -124,7 +124,7 @@ def test_a_damaged_file_is_listed_when_the_column_is_made(tmp_path):
     files = [encoded(random_picture(i)) for i in range(NUM)]
     files[3] = files[3][: len(files[3]) // 2]
     source = open_source(tmp_path, files, pixels_of())
-    assert source.num_samples == NUM - 1 and source._columns["pixels"].is_encoded
+    assert source.num_samples == NUM - 1 and source._columns["pixels"].pictures.is_encoded
     assert {e.key for e in source.report.entries} == {"0003"}
 
 
@@ -133,11 +133,11 @@ def test_a_column_of_before_is_used_as_it_is(tmp_path, monkeypatch):
     files = [encoded(random_picture(i)) for i in range(NUM)]
     with monkeypatch.context() as patched:  # as it was made up to release 0.5
         patched.setattr("fourm.data.store._has_bytes", lambda m: False)
-        assert not open_source(tmp_path, files, modalities)._columns["pixels"].is_encoded
+        assert not open_source(tmp_path, files, modalities)._columns["pixels"].pictures.is_encoded
     kept = Source(
         SourceConfig(raw=str(tmp_path / "raw")), "train", modalities, tmp_path / "cache", 0
     )
-    assert not kept._columns["pixels"].is_encoded
+    assert not kept._columns["pixels"].pictures.is_encoded
 
 
 @pytest.mark.parametrize("options", [{}, {"quality": 95, "subsampling": 0}, {"progressive": True}])

@@ -269,7 +269,7 @@ def test_training_a_tokenizer_beats_the_mean_picture_and_resumes_to_the_same_wei
 
     m = ModalitySet.load(config)["rgb"]
     train, held = (
-        raw_column(m, tmp_path / "raw", s, tmp_path / "cache").gather(np.arange(32))[0][:, 0]
+        raw_column(m, tmp_path / "raw", s, tmp_path / "cache").ragged(np.arange(32)).padded()[:, 0]
         for s in ("train", "val")
     )
     mean = np.broadcast_to(train.mean(0).astype(np.uint8), held.shape)

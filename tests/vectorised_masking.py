@@ -13,8 +13,8 @@ from enum import IntEnum
 import numpy as np
 
 from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
+from fourm.mask_config import _NO_ALPHA, MaskingConfig
 from fourm.mask_rules import NEVER
-from fourm.masking import _NO_ALPHA, MaskingConfig
 from fourm.modalities import FIRST_SENTINEL, Modality, ModalitySet
 from fourm.ragged import ranks
 from fourm.rng import CounterRNG

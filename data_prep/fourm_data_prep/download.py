@@ -31,7 +31,7 @@ from fourm.data.shards import Damage, write_json_atomic, write_shard
 from fourm.errors import UserError
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step
 from fourm_data_prep.engine_options import EngineConfig
-from fourm_data_prep.picture_shards import CAPTION_COLUMNS
+from fourm_data_prep.tables import CAPTION_COLUMNS
 
 _URL_COLUMNS = ("url", "image_url", "link", "image")
 _FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}

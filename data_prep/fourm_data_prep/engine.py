@@ -22,7 +22,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -30,11 +30,10 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from fourm.data.shards import Damage, DamageReport, shard_paths, write_json_atomic
 from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
+from fourm.progress import progress_bar
 from fourm_data_prep.engine_options import EngineConfig
 
 MANIFESTS = "manifests"  # folder of the completion manifests beside the outputs
@@ -232,8 +231,13 @@ def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
     return manifest
 
 
-def run_step(step: ShardStep, config: EngineConfig, max_damage: float) -> Progress:
+def run_step(
+    step: ShardStep, config: EngineConfig, max_damage: float, damage: Sequence[Damage] = ()
+) -> Progress:
     """Run a step over all its shards (or the range asked for) that are not done.
+
+    Args:
+        damage: what was found damaged before there were shards.
 
     Raises:
         UserError: more than ``max_damage`` of the samples were skipped, or a shard's worker died
@@ -242,7 +246,7 @@ def run_step(step: ShardStep, config: EngineConfig, max_damage: float) -> Progre
     jobs = step.jobs()
     if config.shard_range is not None:
         jobs = jobs[slice(*config.shard_range)]
-    progress = Progress(DamageReport(max_damage))
+    progress = Progress(DamageReport(max_damage, list(damage), len(damage)))
     open_jobs = []
     for job in jobs:
         manifest = finished(step, job)
@@ -252,7 +256,7 @@ def run_step(step: ShardStep, config: EngineConfig, max_damage: float) -> Progre
             progress.add(manifest)
             progress.num_before += 1
     run = _run_ray if config.engine == "ray" else _run_local
-    with tqdm(
+    with progress_bar(
         total=len(jobs), initial=len(jobs) - len(open_jobs), desc=step.name, unit="shard"
     ) as bar:
         for manifest in run(step, open_jobs, config):

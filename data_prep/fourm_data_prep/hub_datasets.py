@@ -20,13 +20,14 @@ from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm_data_prep.engine import Job, ShardResult, fingerprint
 from fourm_data_prep.picture_shards import (
-    CAPTION_COLUMNS,
     SHARD_PICTURES,
     Item,
     describe,
     is_validation,
+    plain_key,
     write_pictures,
 )
+from fourm_data_prep.tables import CAPTION_COLUMNS, find_column, one_caption
 
 _PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "picture", "img")
 _KEY_COLUMNS = ("__key__", "key", "image_id", "id")
@@ -93,7 +94,7 @@ class ImportDatasetStep:
         for i, row in enumerate(rows):
             names = names or list(row)
             picture, caption, key = (
-                _first(names, wanted)
+                find_column(names, wanted)
                 for wanted in (_PICTURE_COLUMNS, CAPTION_COLUMNS, _KEY_COLUMNS)
             )
             if picture is None:
@@ -102,16 +103,15 @@ class ImportDatasetStep:
                     f" {', '.join(names)}"
                 )
             label = str(row[key]) if key else f"{job.number:05d}-{i:06d}"
-            label = label.replace("/", "-").replace(".", "_").replace(" ", "_")
+            label = plain_key(label)
             if is_validation(label) != (job.split == "val"):
                 continue
             data = _bytes(row[picture])
-            text = row[caption] if caption else ""
-            text = text[0] if isinstance(text, list) and text else text
+            text = one_caption(row[caption]) if caption else ""
             if data is None:
                 damage.append(Damage(self.source, label, "no picture in this row"))
                 continue
-            yield Item(label, Path(self.source), " ".join(str(text or "").split())), data
+            yield Item(label, Path(self.source), " ".join(text.split())), data
 
 
 def open_dataset(name: str, split: str) -> Any:
@@ -141,11 +141,6 @@ def _undecoded(dataset: Any) -> Any:
         if isinstance(feature, Image):
             dataset = dataset.cast_column(column, Image(decode=False))
     return dataset
-
-
-def _first(names: list[str], wanted: tuple[str, ...]) -> str | None:
-    lowered = {name.lower(): name for name in names}
-    return next((lowered[name] for name in wanted if name in lowered), None)
 
 
 def _bytes(value: Any) -> bytes | None:

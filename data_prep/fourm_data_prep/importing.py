@@ -15,15 +15,19 @@ renamed: a killed run is started again.
 
 from __future__ import annotations
 
-import csv
-import json
+import hashlib
 import os
+import sys
+import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fourm.data.shards import (
+    Damage,
     DamageReport,
+    member_name,
     read_shard,
     write_json_atomic,
 )
@@ -44,40 +48,39 @@ from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.hub_datasets import ImportDatasetStep
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.picture_shards import (
-    CAPTION_COLUMNS,
     SHARD_PICTURES,
     Item,
     describe,
     is_validation,
+    plain_key,
     write_pictures,
 )
+from fourm_data_prep.tables import TABLE_SUFFIXES, Row, Table, read_table
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-_FILE_COLUMNS = ("file", "file_name", "filename", "image", "path", "name")
-_GROUP_COLUMNS = ("group", "subject")
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a CSV says of a picture."""
+class Found:
+    """Pictures of a folder or table, and what there is of it that names none."""
 
-    caption: str = ""
-    group: str = ""
+    items: list[Item]
+    damage: tuple[Damage, ...] = ()
+    num_binary_notes: int = 0  # .txt files that are no text
 
 
-def find_items(source: Path) -> list[Item]:
+def find_items(source: Path) -> Found:
     """All pictures under a folder with their captions, by name; or those that a table names. Raises
     UserError if there are none.
     """
     if source.is_file() and source.suffix.lower() in TABLE_SUFFIXES:
-        folder, table = source.parent, _read_table(source)
-        pictures = [folder / name for name in table]
+        folder, table = source.parent, read_table(source)
+        pictures = [folder / name for name in table.rows]
         notes = {note for path in pictures if (note := path.with_suffix(".txt")).is_file()}
     elif source.is_dir():
-        folder, table = source, {}
+        folder, table = source, Table()
         for path in sorted(p for p in source.glob("*") if p.suffix.lower() in TABLE_SUFFIXES):
-            table |= _read_table(path)
+            table |= read_table(path)
         found = [
             Path(where, name) for where, _, names in os.walk(source) for name in names
         ]  # one listing, no stat of each file
@@ -91,76 +94,51 @@ def find_items(source: Path) -> list[Item]:
         )
     if not pictures:
         raise UserError(f"no pictures in {source}: looking for {', '.join(PICTURE_SUFFIXES)}")
-    items, seen = [], set()
+    items, seen, num_binary = [], set(), 0
     for path in pictures:
         relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-        key = "-".join(relative.with_suffix("").parts).replace(".", "_").replace(" ", "_")
-        if key in seen:  # same name, other suffix
-            key += "_" + relative.suffix[1:].lower()
-        seen.add(key)
+        key = _free_key(relative, seen)
         note = path.with_suffix(".txt")
-        row = table.get(str(relative), table.get(path.name, table.get(path.stem, Row())))
-        caption = _first_line(note) if note in notes else row.caption
+        rows = table.rows
+        row = rows.get(str(relative), rows.get(path.name, rows.get(path.stem, Row())))
+        caption = row.caption
+        if note in notes:
+            said = _first_line(note)
+            num_binary += said is None
+            caption = said if said is not None else caption
         items.append(Item(key, path, " ".join(caption.split()), row.group))
-    return items
+    return Found(items, table.damage, num_binary)
 
 
-def _read_table(path: Path) -> dict[str, Row]:
-    """Rows of one table by file name.
-
-    Raises UserError for one without the columns that are needed.
+def _free_key(relative: Path, seen: set[str]) -> str:
+    """A key that no other file has: of its name, which others may share but for a suffix, a dot or
+    a space.
     """
-    columns, lines = _lines(path)
-    named = {name.strip().lower(): name for name in columns}
-    file_column = next((named[c] for c in _FILE_COLUMNS if c in named), None)
-    caption_column = next((named[c] for c in CAPTION_COLUMNS if c in named), None)
-    group_column = next((named[c] for c in _GROUP_COLUMNS if c in named), None)
-    if file_column is None or caption_column is None:
-        raise UserError(
-            f"{path} needs a column of file names ({', '.join(_FILE_COLUMNS)}) and one of captions"
-            f" ({', '.join(CAPTION_COLUMNS)}); it has {', '.join(columns) or 'none'}"
-        )
-    rows = {}
-    for line in lines:
-        group = str(line.get(group_column) or "").strip() if group_column is not None else ""
-        rows[str(line.get(file_column) or "").strip()] = Row(
-            str(line.get(caption_column) or ""), group
-        )
-    return rows
+    plain = plain_key("-".join(relative.with_suffix("").parts))
+    digest = hashlib.sha256(os.fsencode(relative)).hexdigest()[:8]
+    suffix = relative.suffix[1:].lower()
+    key = next(k for k in (plain, f"{plain}_{suffix}", f"{plain}_{digest}") if k not in seen)
+    seen.add(key)
+    return key
 
 
-def _lines(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Column names and rows of a CSV, TSV, JSON-lines or Parquet file."""
-    if path.suffix.lower() == ".parquet":
-        try:
-            from pyarrow import parquet  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise UserError(f"{path} needs pyarrow: pip install pyarrow") from None
-        table = parquet.read_table(path)
-        return table.column_names, table.to_pylist()
-    with open(path, newline="", errors="replace") as stream:
-        if path.suffix.lower() == ".jsonl":
-            try:
-                lines = [json.loads(line) for line in stream if line.strip()]
-            except ValueError:
-                raise UserError(f"{path} is not JSON lines") from None
-            return list(dict.fromkeys(name for line in lines for name in line)), lines
-        reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        return list(reader.fieldnames or []), list(reader)
-
-
-def _first_line(note: Path) -> str:
-    """The first line that says anything; what follows (other captions, translations) is left
-    out.
+def _first_line(note: Path) -> str | None:
+    """The first line that says anything; what follows (other captions, translations) is left out.
+    None for a file that is no text.
     """
-    return next(
-        (line for line in note.read_text(errors="replace").splitlines() if line.strip()), ""
-    )
+    data = note.read_bytes()
+    if b"\0" in data:
+        return None
+    lines = data.decode("utf-8-sig", errors="replace").splitlines()
+    return next((line for line in lines if line.strip()), "")
 
 
 class ImportTarsStep:
     """The same from webdataset tars of pictures and captions (``<key>.jpg``, ``<key>.txt``), one
     shard of a split for each tar.
+
+    ``<key>.<modality>.<ext>`` beside ``<key>.<ext>`` is another modality of that picture and left
+    alone; where there is no such picture, dots belong to the name.
     """
 
     name = "import"
@@ -180,20 +158,42 @@ class ImportTarsStep:
         ]
 
     def run(self, job: Job) -> ShardResult:
-        report = DamageReport()
-        tar, suffixes = self.tars[job.number], tuple(suffix[1:] for suffix in PICTURE_SUFFIXES)
-        captions = dict(
-            read_shard(tar, lambda data, _: data.decode(errors="replace"), ("txt",), DamageReport())
-        )
+        report, tar = DamageReport(), self.tars[job.number]
+        suffixes = tuple(suffix[1:] for suffix in PICTURE_SUFFIXES)
+        names = [member_name(name) for name in _member_names(tar)]
+        pictures = {key for key, extension in names if extension.lower() in suffixes}
+
+        def named(name: str) -> tuple[str, str]:
+            key, extension = member_name(name)
+            if "." not in extension or key in pictures:
+                return key, extension
+            more, _, extension = extension.rpartition(".")
+            return f"{key}.{more}", extension
+
+        captions = dict(read_shard(tar, _as_text, ("txt",), DamageReport(), named=named))
         found = (
-            (Item(key, tar, " ".join(captions.get(key, "").split())), data)
-            for key, data in read_shard(tar, lambda data, _: data, suffixes, report)
-            if is_validation(key) == (job.split == "val")
+            (Item(plain_key(key), tar, " ".join(captions.get(key, "").split())), data)
+            for key, data in read_shard(tar, lambda data, _: data, suffixes, report, named=named)
+            if is_validation(plain_key(key)) == (job.split == "val")
         )
         result = write_pictures(found, self.made, self.out, job)
         # a damaged tar is told once
         own = [entry for entry in report.entries if job.split == "train"]
         return replace(result, damage=(*result.damage, *own))
+
+
+def _member_names(tar: Path) -> Iterable[str]:
+    """Names in a tar, as far as it can be read."""
+    try:
+        with tarfile.open(tar, "r|*") as members:
+            for info in members:
+                yield info.name
+    except (tarfile.TarError, EOFError, OSError):
+        return
+
+
+def _as_text(data: bytes, _: str) -> str:
+    return "" if b"\0" in data else data.decode("utf-8-sig", errors="replace")
 
 
 class ImportStep:
@@ -212,11 +212,7 @@ class ImportStep:
         for split, items in self.splits.items():
             for number, start in enumerate(range(0, len(items), SHARD_PICTURES)):
                 part = items[start : start + SHARD_PICTURES]
-                stats = [i.path.stat() for i in part]
-                inputs = [
-                    [i.key, i.caption, s.st_size, s.st_mtime_ns]
-                    for i, s in zip(part, stats, strict=True)
-                ]
+                inputs = [[i.key, i.caption, *_state(i.path)] for i in part]
                 jobs.append(Job(split, number, fingerprint(inputs)))
         return jobs
 
@@ -225,6 +221,15 @@ class ImportStep:
             job.number * SHARD_PICTURES : (job.number + 1) * SHARD_PICTURES
         ]
         return write_pictures(((item, item.path) for item in items), self.made, self.out, job)
+
+
+def _state(path: Path) -> list[int]:
+    """Size and time of a file; nothing of one that is not there, which its shard will report."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
@@ -289,7 +294,8 @@ def import_pictures(
             engine,
         )
         return
-    items = find_items(folder)
+    found = find_items(folder)
+    items = found.items
     held = [is_validation(item.group or item.key) for item in items]
     splits = {
         "train": [item for item, away in zip(items, held, strict=True) if not away],
@@ -302,7 +308,12 @@ def import_pictures(
         raise UserError(f"{folder} holds {len(items)} picture(s): too few to train on")
     without = sum(not item.caption for item in items)
     print(f"{len(items)} pictures, {without} of them without a caption", flush=True)
-    progress = run_step(ImportStep(made, splits, out), engine, max_damage)
+    if found.num_binary_notes:
+        print(
+            f"{found.num_binary_notes} .txt files are no text and were left out",
+            file=sys.stderr,
+        )
+    progress = run_step(ImportStep(made, splits, out), engine, max_damage, found.damage)
     _finish(progress, out, {split: len(part) for split, part in splits.items()}, engine)
 
 

@@ -7,6 +7,7 @@ function of its pictures.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -29,16 +30,6 @@ from fourm_data_prep.samples import Samples
 SHARD_PICTURES = 256
 _SMALLEST = 8  # pixels of a side
 _VALIDATION_SHARE = 0.1
-CAPTION_COLUMNS = (
-    "caption",
-    "text",
-    "txt",
-    "title",
-    "description",
-    "alt",
-    "annotation",
-    "captions",
-)  # the first that a table has
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,12 @@ class Item:
     caption: str
     # pictures of one group (one subject in several styles, say) go to the same split
     group: str = ""
+
+
+def plain_key(name: str) -> str:
+    """A name as a key: without what divides names in shards, and of any bytes valid UTF-8."""
+    text = os.fsencode(name).decode("utf-8", errors="backslashreplace").replace("\\", "_")
+    return text.replace("/", "-").replace(".", "_").replace(" ", "_")
 
 
 def is_validation(key: str) -> bool:
@@ -96,7 +93,12 @@ def _decoded(found: Iterable[tuple[Item, Path | bytes]], size: int) -> tuple[Sam
     pictures: list[np.ndarray] = []
     alphas: list[np.ndarray | None] = []
     damage: list[Damage] = []
+    seen: set[str] = set()
     for item, source in found:
+        if item.key in seen:
+            damage.append(Damage(str(item.path), item.key, "key appears twice"))
+            continue
+        seen.add(item.key)
         try:
             picture = open_picture(source if isinstance(source, bytes) else source.read_bytes())
             if min(picture.size) < _SMALLEST:

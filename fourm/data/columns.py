@@ -1,10 +1,16 @@
-"""Columns: a modality's shards decoded once into flat, memory-mapped arrays.
+"""Columns: all samples of one modality, end to end, in memory-mapped chunks.
 
 Tokens are tiny (1-5 KB a sample), so opening a tar for each would cost far more than the tokens do.
-The first run writes all samples of a modality into one flat file with offsets, of which a batch
-reads what it needs. Pictures may stay the files they are: their bytes are the column then. The
-cache is keyed by the shards' sizes and times and by how they are decoded, written under a temporary
-name and renamed.
+``fourm tokenize`` writes chunks (``fourm.data.chunks``); shards of another origin are decoded into
+one by the first run. Pictures may stay the files they are: their bytes are the column then. The
+cache is keyed by the shards' sizes and times and by how they are decoded; one process of a machine
+makes an entry, the others wait (``fourm.data.once``).
+
+``Column`` is what a source asks of a modality, wherever its samples lie: how many there are, the
+hashes of their names in order (to align them, ``fourm.data.rows``), a name for messages, and
+``ragged``: where the elements of the samples of a batch are, and something to read them from. A
+column of another kind (remote chunks, pictures in their tars) implements these five and nothing
+else; row -1 stands for a sample that lacks the modality and has length 0.
 """
 
 from __future__ import annotations
@@ -12,44 +18,138 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from fourm.data.chunks import CHUNK_VERSION, KEYS, Chunk, ChunkWriter, blocks
+from fourm.data.once import is_made, make_once
 from fourm.data.shards import DamageReport, read_shard
+from fourm.errors import UserError
+from fourm.ragged import starts as starts_of
+from fourm.tokens import Ragged
 
-_VERSION = 1
+_DAMAGE = "damage.json"  # beside a chunk of the cache: what its shards had that cannot be read
+
+
+class Column(Protocol):
+    """All samples of one modality of one split, by their row."""
+
+    @property
+    def num_samples(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def keys_id(self) -> str:
+        """Text that two columns share only if they have the same keys in the same order."""
+        ...
+
+    def key_blocks(self) -> Iterator[np.ndarray]:
+        """Hashes of the samples' names in order, in parts (n, 2) uint64."""
+        ...
+
+    def name(self, row: int) -> str:
+        """Name of a sample, ``<shard>/<key>``."""
+        ...
+
+    def ragged(self, rows: np.ndarray) -> Ragged:
+        """Elements of samples (B,), -1 where one is lacking; at least one part in any case."""
+        ...
 
 
 @dataclass(frozen=True)
-class Column:
-    """All samples of one modality, end to end."""
+class ChunkedColumn:
+    """A column in chunks on this machine."""
 
-    keys: np.ndarray  # (S,) "<shard>/<key>"
-    offsets: np.ndarray  # (S + 1,) in elements of the first axis of values
-    values: np.ndarray  # (total, ...) memory-mapped; of encoded pictures the bytes of their files
-    is_encoded: bool = False
+    chunks: tuple[Chunk, ...]  # at least one, all of one type and shape
+
+    def __post_init__(self) -> None:
+        first = self.chunks[0]
+        for chunk in self.chunks[1:]:
+            kinds = [(c.index.dtype, c.index.shape, c.index.is_encoded) for c in (first, chunk)]
+            if kinds[0] != kinds[1]:
+                raise UserError(f"{chunk.folder} holds values of another type than {first.folder}")
+
+    @property
+    def num_samples(self) -> int:
+        return int(self._ends[-1])
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self.num_samples
 
-    def element(self, sample: int) -> np.ndarray:
+    @property
+    def is_encoded(self) -> bool:
+        """True if each sample is the bytes of a file."""
+        return self.chunks[0].index.is_encoded
+
+    @property
+    def keys_id(self) -> str:
+        stored = [(len(chunk), chunk.index.files[KEYS].sha256) for chunk in self.chunks]
+        return hashlib.sha256(json.dumps(stored).encode()).hexdigest()
+
+    def key_blocks(self) -> Iterator[np.ndarray]:
+        for chunk in self.chunks:
+            yield from blocks(chunk.keys)
+
+    def name(self, row: int) -> str:
+        number = int(self._number(np.asarray(row)))
+        return self.chunks[number].name(int(row - self._first[number]))
+
+    def element(self, row: int) -> np.ndarray:
         """Values of one sample (L, ...), a view."""
-        return self.values[self.offsets[sample] : self.offsets[sample + 1]]
+        held = self.ragged(np.array([row]))
+        first = int(held.starts[0])
+        values = held.parts[0]
+        assert isinstance(values, np.ndarray)
+        return values[first : first + int(held.lengths[0])]
 
-    def gather(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values of samples (n,), padded to the longest: (n, L, ...) and lengths (n,)."""
-        start = self.offsets[samples]
-        lengths = self.offsets[samples + 1] - start
-        longest = int(lengths.max(initial=0))
-        place = np.minimum(start[:, None] + np.arange(longest), max(len(self.values) - 1, 0))
-        return self.values[place], lengths
+    def ragged(self, rows: np.ndarray) -> Ragged:
+        if len(self.chunks) == 1:
+            held = Ragged.of_one(self.chunks[0].values, *self.chunks[0].locate(rows))
+        else:
+            held = self._of_chunks(rows)
+        if rows.min(initial=0) < 0:
+            lacks = rows < 0
+            held.starts[lacks] = held.lengths[lacks] = 0
+        return held
+
+    def _of_chunks(self, rows: np.ndarray) -> Ragged:
+        number = self._number(rows)
+        # of a thousand chunks those that are asked for: whoever reads goes through them
+        asked = np.flatnonzero(np.bincount(number))
+        parts = tuple(self.chunks[i].values for i in asked)
+        within = rows - self._first[number]
+        if self._length is not None:
+            starts, lengths = within * self._length, np.full(len(rows), self._length)
+        else:
+            starts, lengths = np.empty((2, len(rows)), np.int64)
+            for i in asked:
+                at = np.flatnonzero(number == i)
+                starts[at], lengths[at] = self.chunks[i].locate(within[at])
+        return Ragged(parts, np.searchsorted(asked, number), starts, lengths)
+
+    def _number(self, rows: np.ndarray) -> np.ndarray:
+        """Number of the chunk of each row, the first where there is no row."""
+        return np.searchsorted(self._ends[:-1], rows, side="right")
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(chunk) for chunk in self.chunks])
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        return starts_of(np.array([len(chunk) for chunk in self.chunks]))
+
+    @cached_property
+    def _length(self) -> int | None:
+        """Elements of each sample where all chunks agree."""
+        lengths = {chunk.index.length for chunk in self.chunks}
+        return lengths.pop() if len(lengths) == 1 else None
 
 
 def open_column(
@@ -62,7 +162,7 @@ def open_column(
     progress: Callable[[int], Any] | None = None,
     member: str = "",
     stays_encoded: Callable[[bytes, np.ndarray], bool] | None = None,
-) -> Column:
+) -> ChunkedColumn:
     """The column of these shards, from the cache or made now.
 
     Args:
@@ -79,14 +179,16 @@ def open_column(
     """
 
     folder = cache / _cache_name(shards, described, member)
-    make = partial(_make, shards=shards, extensions=extensions, progress=progress, member=member)
-    if stays_encoded is not None and not _is_made(folder):
+    build = partial(_build, shards=shards, extensions=extensions, progress=progress, member=member)
+    if stays_encoded is not None and not is_made(folder):
         as_files = f"{described} as files"
         files = cache / _cache_name(shards, as_files, member)
+        decode_files = _as_files(decode, stays_encoded)
         with contextlib.suppress(_MustBeDecoded):
-            make(files, decode=_as_files(decode, stays_encoded), described=as_files)
-            return _opened(files, report, is_encoded=True)
-    make(folder, decode=decode, described=described)
+            how = {"decode": decode_files, "described": as_files, "is_encoded": True}
+            make_once(files, partial(build, **how))
+            return _opened(files, report)
+    make_once(folder, partial(build, decode=decode, described=described))
     return _opened(folder, report)
 
 
@@ -97,7 +199,7 @@ class _MustBeDecoded(Exception):
 def _cache_name(shards: list[Path], described: str, member: str) -> str:
     stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
     place = [str(shards[0].resolve().parent), *([member] if member else [])]
-    text = json.dumps([_VERSION, described, stamp, *place])
+    text = json.dumps([CHUNK_VERSION, described, stamp, *place])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -117,46 +219,16 @@ def _as_files(
     return whole
 
 
-def _is_made(folder: Path) -> bool:
-    return (folder / "index.json").is_file()
-
-
-def _make(folder: Path, **how: Any) -> None:
-    """Build a column in ``folder`` if it is not there."""
-    if _is_made(folder):
-        return
-    temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
-    try:
-        _build(temporary, **how)
-        # another process may have finished the same column first
-        with contextlib.suppress(OSError):
-            os.replace(temporary, folder)
-    finally:  # what a full disk cuts short would keep it full
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _opened(folder: Path, report: DamageReport, is_encoded: bool = False) -> Column:
-    index = json.loads((folder / "index.json").read_text())
-    report.num_seen += index["seen"]
-    for entry in index["damage"]:
+def _opened(folder: Path, report: DamageReport) -> ChunkedColumn:
+    known = json.loads((folder / _DAMAGE).read_text())
+    report.num_seen += known["seen"]
+    for entry in known["damage"]:
         report.add(*entry)
-    values = (
-        np.memmap(
-            folder / "values.bin", dtype=index["dtype"], mode="r", shape=tuple(index["shape"])
-        )
-        if index["shape"][0]
-        else (np.zeros(index["shape"], dtype=index["dtype"]))
-    )
-    return Column(
-        np.load(folder / "keys.npy", allow_pickle=False),
-        np.load(folder / "offsets.npy", allow_pickle=False),
-        values,
-        is_encoded,
-    )
+    return ChunkedColumn((Chunk.open(folder),))
 
 
 def _build(
-    temporary: Path,
+    folder: Path,
     *,
     shards: list[Path],
     decode: Callable[[bytes, str], np.ndarray],
@@ -164,42 +236,21 @@ def _build(
     described: str,
     progress: Callable[[int], Any] | None,
     member: str,
+    is_encoded: bool = False,
 ) -> None:
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """Decode shards into a chunk."""
     report = DamageReport()
-    keys: list[str] = []
-    lengths: list[int] = []
-    dtype, shape = None, ()
-    with open(temporary / "values.bin", "wb") as out:
+    with ChunkWriter(folder, {"described": described}, is_encoded) as writer:
         for path in shards:
             for key, value in read_shard(path, decode, extensions, report, member):
-                if dtype is None:
-                    dtype, shape = value.dtype, value.shape[1:]
-                if value.shape[1:] != shape or value.dtype != dtype:
-                    report.add(
-                        path,
-                        key,
-                        f"{value.dtype} {value.shape} where others are {dtype} (n,"
-                        f" {', '.join(map(str, shape))})",
-                    )
-                    continue
-                keys.append(f"{path.stem}/{key}")
-                lengths.append(len(value))
-                out.write(value.tobytes())
+                try:
+                    writer.add(f"{path.stem}/{key}", value)
+                except UserError as error:
+                    report.add(path, key, str(error))
             if progress is not None:
-                progress(len(keys))
-    np.save(temporary / "keys.npy", np.array(keys, dtype=np.str_), allow_pickle=False)
-    np.save(
-        temporary / "offsets.npy",
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        allow_pickle=False,
-    )
-    index = {
-        "described": described,
-        "dtype": np.dtype(dtype or np.uint16).str,
-        "shape": [int(sum(lengths)), *shape],
-        "seen": report.num_seen,
-        "damage": [[e.shard, e.key, e.reason] for e in report.entries],
-    }
-    (temporary / "index.json").write_text(json.dumps(index))
+                progress(writer.num_samples)
+        known = {
+            "seen": report.num_seen,
+            "damage": [[e.shard, e.key, e.reason] for e in report.entries],
+        }
+        (folder / _DAMAGE).write_text(json.dumps(known))

@@ -8,19 +8,52 @@ bytes, a quarter of what floats take on their way to the model, which makes floa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from fourm.data.columns import Column
+from fourm.data.columns import ChunkedColumn
 from fourm.data.pictures import decode_rgb
 from fourm.modalities import Modality
-from fourm.tokens import Elements
+from fourm.tokens import Elements, Ragged
 
 
-def patches_of(column: Column, m: Modality) -> Elements:
-    """The patches of a column's pictures."""
-    return EncodedPatches(column, m) if column.is_encoded else StoredPatches(column.values, m)
+@dataclass(frozen=True)
+class PictureColumn:
+    """A column of pictures as one of their patches (``fourm.data.columns.Column``)."""
+
+    pictures: ChunkedColumn
+    modality: Modality
+
+    @property
+    def num_samples(self) -> int:
+        return self.pictures.num_samples
+
+    @property
+    def keys_id(self) -> str:
+        return self.pictures.keys_id
+
+    def key_blocks(self) -> Iterator[np.ndarray]:
+        return self.pictures.key_blocks()
+
+    def name(self, row: int) -> str:
+        return self.pictures.name(row)
+
+    def ragged(self, rows: np.ndarray) -> Ragged:
+        has = rows >= 0
+        num = self.modality.num_tokens
+        starts, lengths = np.where(has, rows * num, 0), np.where(has, num, 0)
+        return Ragged.of_one(self.patches, starts, lengths)
+
+    @cached_property
+    def patches(self) -> Elements:
+        """The patches of all pictures."""
+        if self.pictures.is_encoded:
+            return EncodedPatches(self.pictures, self.modality)
+        (chunk,) = self.pictures.chunks
+        return StoredPatches(chunk.values, self.modality)
 
 
 @dataclass(frozen=True)
@@ -50,7 +83,7 @@ class StoredPatches:
 class EncodedPatches:
     """Patches of pictures that lie in the column as files."""
 
-    column: Column
+    column: ChunkedColumn
     modality: Modality
 
     def __getitem__(self, numbers: np.ndarray, /) -> np.ndarray:

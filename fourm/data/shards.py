@@ -137,16 +137,28 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def member_name(name: str) -> tuple[str, str]:
+    """Key and extension of a tar's member: as webdataset, the extension is what follows the first
+    dot of the last part.
+    """
+    folder, slash, last = name.removeprefix("./").rpartition("/")
+    key, _, extension = last.partition(".")
+    return folder + slash + key, extension
+
+
 def read_shard(
     path: str | Path,
     decode: Callable[[bytes, str], Any],
     extensions: tuple[str, ...],
     report: DamageReport,
     member: str = "",
+    named: Callable[[str], tuple[str, str]] = member_name,
 ) -> Iterator[tuple[str, Any]]:
     """Yield (key, value) of a shard; what cannot be decoded goes to the report.
 
-    ``member`` reads one modality out of a tar that holds several (``<key>.<modality>.<ext>``).
+    Args:
+        member: reads one modality out of a tar that holds several (``<key>.<modality>.<ext>``).
+        named: a member's name -> key and extension, for tars that follow another rule.
     """
     seen: set[str] = set()
     try:
@@ -157,7 +169,7 @@ def read_shard(
             for info in tar:
                 if not info.isfile():
                     continue
-                key, _, extension = info.name.partition(".")
+                key, extension = named(info.name)
                 if "." in extension:
                     modality, _, extension = extension.rpartition(".")
                     if modality != member:
@@ -165,6 +177,9 @@ def read_shard(
                 if extension.lower() not in extensions:
                     continue
                 report.num_seen += 1
+                if not key or key.startswith("/") or ".." in key.split("/"):
+                    report.add(path, info.name, "a name that is no key or leaves its folder")
+                    continue
                 if key in seen:
                     report.add(path, key, "key appears twice")
                     continue

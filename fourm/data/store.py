@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from fourm.config import at_least
 from fourm.data.columns import Column, open_column
 from fourm.data.npy import read_npy
 from fourm.data.order import SampleOrder
-from fourm.data.patches import patches_of
+from fourm.data.patches import PictureColumn
 from fourm.data.pictures import decode_rgb, is_plain
+from fourm.data.rows import Damaged, Presence, Rows, align
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig
@@ -32,16 +34,33 @@ TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """One data set: where its token shards and its raw shards lie."""
+    """One data set: where its token shards and its raw shards lie, what of them is used and how it
+    is masked.
+    """
 
     tokens: str = ""
     raw: str = ""  # for continuous modalities
     weight: float = 1.0
+    modalities: tuple[str, ...] = ()  # those to use, all of which it must have; empty: all it has
+    # modalities without which a sample is left out: names, or all that the data set has
+    require: tuple[str, ...] | Literal["all"] = ()
+    masking: MaskingConfig | None = None  # of its own, instead of the run's
+
+    @property
+    def name(self) -> str:
+        """What messages and figures call it."""
+        return self.tokens or self.raw
 
     def __post_init__(self) -> None:
         at_least(self, 0, "weight")
         if not self.tokens and not self.raw:
             raise UserError("a source needs tokens or raw: the folder of its shards")
+        unused = set(self.masking.names if self.masking and self.modalities else ())
+        for name in sorted(unused - set(self.modalities)):
+            raise UserError(
+                f"a source's masking names {name}, which is not among its modalities"
+                f" ({', '.join(self.modalities)})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +87,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class Source:
-    """The samples of one split of one data set that have all the modalities which the data set has
-    at all.
-    """
+    """The samples of one split of one data set: each with whatever modalities it has."""
 
     def __init__(
         self,
@@ -82,77 +99,139 @@ class Source:
         fingerprints: dict[str, str] | None = None,
     ) -> None:
         self.modalities = modalities
-        self.name = config.tokens or config.raw
-        report = DamageReport(max_damage)
-        columns: dict[str, Column] = {}
-        for m in modalities:
-            root = config.raw if m.kind == "continuous" else config.tokens
-            folder = m.raw_name if m.kind == "continuous" else m.name
-            shards = shard_paths(root, split, folder) if root else []
-            member = ""
-            if root and not shards:  # tars that hold several modalities lie in the split's folder
-                shards, member = shard_paths(root, split, ""), folder
-            if not shards:
-                continue
-            if m.kind != "continuous":
-                _check_tokenizer(
-                    Path(root, split, folder, TOKENIZER_FILE), m, (fingerprints or {}).get(m.name)
+        self.name = config.name
+        self._columns: dict[str, Column] = {}
+        reports: dict[str, DamageReport] = {}
+        for m in [modalities[name] for name in config.modalities] or modalities:
+            report = reports[m.name] = DamageReport()
+            column = _open(config, split, m, Path(cache), report, fingerprints or {})
+            if column is not None:
+                self._columns[m.name] = column
+        for name in config.modalities:
+            if name not in self._columns:
+                raise UserError(
+                    f"{self.name}/{split} has no shards of {name}, which the source's modalities"
+                    f" name; it has {', '.join(self._columns) or 'none of them'}"
                 )
-            extensions = m.raw.extensions if m.kind == "continuous" else ("npy",)
-            column = open_column(
-                shards,
-                _decoder(m),
-                extensions,
-                _described(m),
-                Path(cache),
-                report,
-                member=member,
-                stays_encoded=_stays_a_file if _has_bytes(m) else None,
-            )
-            if len(column) or not member:
-                columns[m.name] = column
-        if not columns:
+        if not self._columns:
             raise UserError(
                 f"no shards of any modality under {self.name}/{split}; expected"
                 f" {self.name}/{split}/<modality>/00000.tar"
             )
-        self._columns = columns
-        self._elements = {name: _elements(c, modalities[name]) for name, c in columns.items()}
-        self._rows = _align(columns, report)
-        report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
-        self.num_samples = len(next(iter(self._rows.values())))
+        required = _required(config, self.name, split, modalities, self.present)
+        damaged = _damaged(reports, self.present)
+        self._rows = align(self._columns, required, Path(cache), damaged)
+        self.report = _merged(reports, self._rows, max_damage)
+        self.report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
+        self.num_samples = self._rows.num_samples
         if not self.num_samples:
-            raise UserError(f"no sample under {self.name}/{split} has all of {', '.join(columns)}")
-        self.report = report
+            raise UserError(
+                f"no sample under {self.name}/{split} has all of {', '.join(required)}"
+                if required
+                else f"no sample under {self.name}/{split} can be read"
+            )
 
     @property
     def present(self) -> list[str]:
         """Names of the modalities that the data set has."""
         return list(self._columns)
 
+    @property
+    def presence(self) -> Presence:
+        """How many samples have which of them."""
+        return self._rows.presence
+
     def keys(self, samples: np.ndarray) -> list[str]:
         """Names of samples, ``<shard>/<key>``."""
-        name = next(iter(self._columns))
-        return [str(key) for key in self._columns[name].keys[self._rows[name][samples]]]
+        columns, names = list(self._columns.values()), []
+        for rows in self._rows(samples):
+            first = int(np.argmax(rows >= 0))
+            names.append(columns[first].name(int(rows[first])))
+        return names
 
     def gather(self, samples: np.ndarray) -> SampleTokens:
         """Tokens of samples number ``samples`` (B,): where they lie."""
-        content = {}
-        for name, column in self._columns.items():
-            m, rows = self.modalities[name], self._rows[name][samples]
-            if m.patch_size:
-                starts, lengths = rows * m.num_tokens, np.full(len(rows), m.num_tokens)
-            else:
-                starts = column.offsets[rows]
-                lengths = np.minimum(column.offsets[rows + 1] - starts, m.num_tokens)
-            content[name] = Ragged.of_one(self._elements[name], starts, lengths)
+        content, rows = {}, self._rows(samples).T
+        for (name, column), of_column in zip(self._columns.items(), rows, strict=True):
+            held = column.ragged(of_column)
+            most = self.modalities[name].num_tokens
+            if held.lengths.max(initial=0) > most:
+                held = replace(held, lengths=np.minimum(held.lengths, most))
+            content[name] = held
         return SampleTokens(np.asarray(samples), content)
 
 
-def _elements(column: Column, m: Modality) -> Elements:
-    """The tokens of a column, to be read by their numbers."""
-    # a plain array: compiled code knows no memory-mapped one, and need not
-    return patches_of(column, m) if m.patch_size else np.asarray(column.values)
+def _open(
+    config: SourceConfig,
+    split: str,
+    m: Modality,
+    cache: Path,
+    report: DamageReport,
+    fingerprints: dict[str, str],
+) -> Column | None:
+    """The column of a modality, or None if the data set has none."""
+    root = config.raw if m.kind == "continuous" else config.tokens
+    folder = m.raw_name if m.kind == "continuous" else m.name
+    shards = shard_paths(root, split, folder) if root else []
+    member = ""
+    if root and not shards:  # tars that hold several modalities lie in the split's folder
+        shards, member = shard_paths(root, split, ""), folder
+    if not shards:
+        return None
+    if m.kind != "continuous":
+        _check_tokenizer(Path(root, split, folder, TOKENIZER_FILE), m, fingerprints.get(m.name))
+    column = open_column(
+        shards,
+        _decoder(m),
+        m.raw.extensions if m.kind == "continuous" else ("npy",),
+        _described(m),
+        cache,
+        report,
+        member=member,
+        stays_encoded=_stays_a_file if _has_bytes(m) else None,
+    )
+    if member and not len(column):
+        return None
+    return PictureColumn(column, m) if m.patch_size else column
+
+
+def _required(
+    config: SourceConfig, name: str, split: str, modalities: ModalitySet, present: list[str]
+) -> list[str]:
+    """Modalities that a sample must have. Raises UserError for one that the data set lacks."""
+    required = present if config.require == "all" else list(config.require)
+    for wanted in required:
+        modalities.index(wanted)
+        if wanted not in present:
+            raise UserError(
+                f"{name}/{split} has no shards of {wanted}, which it requires; it has"
+                f" {', '.join(present)}"
+            )
+    return required
+
+
+def _damaged(reports: dict[str, DamageReport], present: list[str]) -> Damaged:
+    """What could not be read, by the names that columns have for it."""
+    names = {f"{shard}/{key}" for r in reports.values() for _, shard, key in r.samples}
+    cut = {(name, Path(shard).stem) for name in present for shard in reports[name].shards}
+    return Damaged(names, frozenset(cut))
+
+
+def _merged(reports: dict[str, DamageReport], rows: Rows, max_damage: float) -> DamageReport:
+    """One report of all columns, of samples that are there or were to be."""
+    merged = DamageReport(max_damage)
+    paths = {}
+    for name, report in reports.items():
+        merged.merge(report)
+        paths |= {(name, Path(shard).stem): shard for shard in report.shards}
+    listed = merged.samples
+    for lost in rows.lost:
+        shard, _, key = lost.name.partition("/")
+        path = paths[lost.modality, shard]
+        if (Path(path).parent.parent.name, shard, key) not in listed:
+            merged.add(path, key, "behind the end of a shard that ends early")
+    merged.num_seen = rows.presence.num_samples + rows.num_unread
+    return merged
 
 
 def _has_bytes(m: Modality) -> bool:
@@ -217,43 +296,6 @@ def _check_tokenizer(path: Path, m: Modality, wanted: str | None) -> None:
         )
 
 
-def _align(columns: dict[str, Column], report: DamageReport) -> dict[str, np.ndarray]:
-    """Rows of each column for the keys that all columns have, in the first column's order.
-
-    Keys that some column lacks are reported, once each, unless they are already listed as damaged
-    there.
-    """
-    first, *others = columns
-    shared = columns[first].keys
-    listed = {f"{shard}/{key}" for _, shard, key in report.samples}
-    if all(np.array_equal(columns[name].keys, shared) for name in others):
-        report.num_seen = _num_distinct(shared, listed)
-        return {name: np.arange(len(shared)) for name in columns}
-    for name in others:
-        shared = shared[np.isin(shared, columns[name].keys)]
-    everything = np.unique(np.concatenate([column.keys for column in columns.values()]))
-    report.num_seen = _num_distinct(everything, listed)
-    held = {name: set(column.keys.tolist()) for name, column in columns.items()}
-    for key in everything[~np.isin(everything, shared)].tolist():
-        if key not in listed:
-            has, lacks = (
-                [n for n in columns if key in held[n]],
-                [n for n in columns if key not in held[n]],
-            )
-            shard, _, name = key.partition("/")
-            report.add(shard, name, f"{', '.join(has)} has it, {', '.join(lacks)} does not")
-    rows = {}
-    for name, column in columns.items():
-        order = np.argsort(column.keys, kind="stable")
-        rows[name] = order[np.searchsorted(column.keys, shared, sorter=order)]
-    return rows
-
-
-def _num_distinct(keys: np.ndarray, listed: set[str]) -> int:
-    """Samples there are: those with a key in some column, and those that none could read."""
-    return len(keys) + int((~np.isin(np.array(list(listed), np.str_), keys)).sum())
-
-
 class MaskedBatches(torch.utils.data.Dataset):
     """Step number -> the masked micro-batches of one rank at that step.
 
@@ -294,7 +336,7 @@ class MaskedBatches(torch.utils.data.Dataset):
     def tokens(self, draws: np.ndarray) -> SampleTokens:
         """Samples of the draws (B,), before masking."""
         drawn = self._order(draws)
-        if len(self._sources) == 1:
+        if len(self._sources) == 1:  # its numbers are all 0
             return self._sources[0].gather(drawn.sample)
         parts, at = [], []
         for i, source in enumerate(self._sources):
@@ -302,11 +344,12 @@ class MaskedBatches(torch.utils.data.Dataset):
             if len(places):
                 parts.append(source.gather(drawn.sample[places]))
                 at.append(places)
-        return _merge(parts, at, len(draws))
+        return _merge(parts, at, drawn.source)
 
 
-def _merge(parts: list[SampleTokens], at: list[np.ndarray], num: int) -> SampleTokens:
+def _merge(parts: list[SampleTokens], at: list[np.ndarray], source: np.ndarray) -> SampleTokens:
     """Samples of several sources in the order of their draws; what a source lacks has length 0."""
+    num = len(source)
     samples = np.zeros(num, np.int64)
     for part, places in zip(parts, at, strict=True):
         samples[places] = part.samples
@@ -321,7 +364,7 @@ def _merge(parts: list[SampleTokens], at: list[np.ndarray], num: int) -> SampleT
                 starts[places], lengths[places] = held.starts, held.lengths
                 elements += held.parts
         content[name] = Ragged(tuple(elements), of_part, starts, lengths)
-    return SampleTokens(samples, content)
+    return SampleTokens(samples, content, source)
 
 
 def open_sources(
@@ -335,11 +378,29 @@ def open_sources(
         Source(s, split, modalities, config.cache, config.max_damage, fingerprints)
         for s in config.sources
     ]
-    for source in sources:
-        lacking = [m.name for m in modalities if m.name not in source.present]
+    for given, source in zip(config.sources, sources, strict=True):
+        wanted = () if given.modalities else modalities
+        lacking = [m.name for m in wanted if m.name not in source.present]
         if lacking:
             _log.warning("%s/%s has no shards of %s", source.name, split, ", ".join(lacking))
+        _warn_of_gaps(source, split)
     return sources
+
+
+def _warn_of_gaps(source: Source, split: str) -> None:
+    """Say how many samples lack something, and where no keys fit."""
+    found = source.presence
+    if found.num_complete < found.num_samples:
+        counts = ", ".join(f"{name} {found.of(name)}" for name in found.modalities)
+        _log.warning(
+            "%s/%s: %d of %d samples have all modalities (%s); %d are used",
+            *(source.name, split, found.num_complete, found.num_samples, counts, found.num_kept),
+        )
+    if found.strangers:
+        _log.warning(
+            "%s/%s: no sample of %s has any other modality: are shards and keys named alike?",
+            *(source.name, split, ", ".join(found.strangers)),
+        )
 
 
 def fixed_batch(

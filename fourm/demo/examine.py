@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import Source, SourceConfig
 from fourm.demo.tasks import Examination, held_out_scenes
 from fourm.evaluation.matrix import token_matrix
 from fourm.pipeline import AnyToAnyPipeline
+from fourm.progress import progress_bar
 from fourm.project import Project
 from fourm.report import Gallery, Report, read_curves
 
@@ -60,7 +59,7 @@ def evaluate(
         project.cache,
         0.05,
     )
-    with tqdm(desc="matrix", unit="pair") as bar:
+    with progress_bar(desc="matrix", unit="pair") as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

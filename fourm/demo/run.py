@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from tqdm import tqdm
-
 from fourm.data.shards import write_json_atomic
 from fourm.demo.examine import evaluate, finish_metrics, print_summary
 from fourm.demo.scenes_to_shards import SHARD_SCENES, VALIDATION_SEED, write_scene_shard
 from fourm.errors import UserError
 from fourm.evaluation.project_report import assemble
 from fourm.modalities import ModalitySet
+from fourm.progress import progress_bar
 from fourm.project import (
     Project,
     cores_of_pretraining,
@@ -131,7 +130,7 @@ def _render(project: Project, size: DemoSize, seed: int, pixels: int) -> None:
     ]
     with (
         ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
-        tqdm(total=len(jobs), desc="render", unit="shard") as bar,
+        progress_bar(total=len(jobs), desc="render", unit="shard") as bar,
     ):
         futures = [
             pool.submit(write_scene_shard, project.raw, split, s, i, n, pixels)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fourm.data.columns import open_column
 from fourm.data.shards import DamageReport, shard_paths
@@ -27,6 +26,7 @@ from fourm.demo.scenes_to_shards import VALIDATION_SEED, annotate
 from fourm.demo.world import COLORS, SHAPES, describe, make_scenes
 from fourm.evaluation.metrics import absrel, box_f1, delta1, mean_angle, mean_iou, psnr
 from fourm.pipeline import AnyToAnyPipeline
+from fourm.progress import progress_bar
 from fourm.raw.labels import Labels
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.schemes import ROAR
@@ -99,7 +99,7 @@ class Examination:
             ("caption->depth->rgb", lambda: self._picture(["caption"], ["depth", "rgb"])),
             ("boxes->rgb", lambda: self._picture(["boxes"], ["rgb"])),
         ]
-        with tqdm(tasks, desc="evaluate", unit="task") as bar:
+        with progress_bar(iterable=tasks, desc="evaluate", unit="task") as bar:
             for name, task in bar:
                 bar.set_postfix_str(name)
                 started = time.perf_counter()
@@ -157,7 +157,7 @@ class Examination:
             self.cache,
             DamageReport(),
         )
-        values = column.gather(np.arange(min(_MEAN_SCENES, len(column))))[0][:, 0]
+        values = column.ragged(np.arange(min(_MEAN_SCENES, len(column)))).padded()[:, 0]
         return np.broadcast_to(reduce(values), (len(self.scenes), *values.shape[1:]))
 
     def _tokenizer(self) -> None:

@@ -72,6 +72,25 @@ def adapted_shares(base: np.ndarray, losses: np.ndarray, config: AdaptiveConfig)
     return shares
 
 
+@dataclass(frozen=True)
+class Member:
+    """A component of a masking, as a member of that masking's mixture."""
+
+    source: int  # number of the first source that is masked so
+    number: int  # of the component within its masking
+    masking: MaskingConfig
+
+    @property
+    def weight(self) -> float:
+        """The configured one."""
+        return self.masking.components[self.number].weight
+
+    @property
+    def alone(self) -> MaskingConfig:
+        """The masking with this component alone."""
+        return replace(self.masking, components=(self.masking.components[self.number],))
+
+
 @dataclass
 class Mixture:
     """Shares of sources and mask components, since when they hold, and the probes that led to
@@ -80,7 +99,7 @@ class Mixture:
 
     sizes: list[int]  # samples of each source
     weights: list[float]
-    masking: MaskingConfig
+    maskings: list[MaskingConfig]  # of each source; equal ones are one mixture of components
     seed: int
     batch_size: int
     adaptive: AdaptiveConfig | None = None
@@ -94,7 +113,7 @@ class Mixture:
     def __post_init__(self) -> None:
         self.drawn = self.drawn or [0] * len(self.sizes)
         self.source_shares = self.source_shares or list(self.weights)
-        self.component_shares = self.component_shares or [c.weight for c in self.masking.components]
+        self.component_shares = self.component_shares or [member.weight for member in self.members]
 
     def order(self) -> SampleOrder:
         """Samples from the current step on."""
@@ -102,13 +121,22 @@ class Mixture:
             self.sizes, self.source_shares, self.seed, self.step * self.batch_size, self.drawn
         )
 
-    def masks(self) -> MaskingConfig:
-        """The masking in which components have their current shares."""
-        return with_shares(self.masking, self.component_shares)
+    @property
+    def members(self) -> list[Member]:
+        """All components, those of one masking together."""
+        distinct = [m for i, m in enumerate(self.maskings) if self.maskings.index(m) == i]
+        return [
+            Member(self.maskings.index(masking), number, masking)
+            for masking in distinct
+            for number in range(len(masking.components))
+        ]
 
-    def only(self, component: int) -> MaskingConfig:
-        """The masking of one component alone."""
-        return replace(self.masking, components=(self.masking.components[component],))
+    def masks(self) -> list[MaskingConfig]:
+        """The masking of each source, in which components have their current shares."""
+        shares: dict[int, list[float]] = {}
+        for member, share in zip(self.members, self.component_shares, strict=True):
+            shares.setdefault(member.source, []).append(share)
+        return [with_shares(m, shares[self.maskings.index(m)]) for m in self.maskings]
 
     @property
     def moves_sources(self) -> bool:
@@ -123,7 +151,7 @@ class Mixture:
         return (
             self.adaptive is not None
             and self.adaptive.of != "sources"
-            and len(self.masking.components) > 1
+            and any(len(masking.components) > 1 for masking in self.maskings)
         )
 
     def update(self, step: int, of_sources: list[float], of_components: list[float]) -> None:
@@ -140,10 +168,13 @@ class Mixture:
             ).tolist()
         if of_components:
             self.component_losses.append(of_components)
-            base = np.array([c.weight for c in self.masking.components])
-            self.component_shares = adapted_shares(
-                base, np.array(self.component_losses), self.adaptive
-            ).tolist()
+            of = np.array([member.source for member in self.members])
+            base = np.array([member.weight for member in self.members])
+            losses, shares = np.array(self.component_losses), np.zeros(len(of))
+            for source in np.unique(of):
+                at = of == source
+                shares[at] = adapted_shares(base[at], losses[:, at], self.adaptive)
+            self.component_shares = shares.tolist()
 
     _STATE = (
         "step",

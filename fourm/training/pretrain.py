@@ -71,8 +71,8 @@ class PretrainConfig:
     out: str
     modalities: str  # YAML file of the modality set
     data: DataConfig
-    masking: MaskingConfig
     loop: LoopConfig
+    masking: MaskingConfig | None = None  # of the sources that have none of their own
     model: ModelConfig = field(default_factory=ModelConfig)
     # mean over all targets, or mean of the modalities' means
     loss: Literal["token", "modality"] = "token"
@@ -95,6 +95,18 @@ class PretrainConfig:
         for name in ("warm_start", "lora"):
             if getattr(self, name) is not None and not self.init:
                 raise UserError(f"{name} needs init: the model folder or hub id to start from")
+        for source in self.data.sources:
+            if self.masking is None and source.masking is None:
+                raise UserError(
+                    f"missing key 'masking': nothing says how {source.name} is masked; give it to"
+                    " the run, or to the source"
+                )
+
+    @property
+    def maskings(self) -> list[MaskingConfig]:
+        """How each source is masked."""
+        own = (source.masking or self.masking for source in self.data.sources)
+        return [masking for masking in own if masking is not None]
 
 
 class PretrainTask:
@@ -118,7 +130,7 @@ class PretrainTask:
         self.mixture = Mixture(
             [s.num_samples for s in self.sources],
             [s.weight for s in config.data.sources],
-            config.masking,
+            config.maskings,
             config.loop.seed,
             config.loop.batch_size,
             config.adaptive,
@@ -140,8 +152,10 @@ class PretrainTask:
         """From now on batches are made ready, where they are made, for a model where it is and
         under the autocast that is on.
         """
-        masks = self.config.masking
-        budget = Budget(*masks.most_rows) if self.config.constant_shapes else None
+        budget = None
+        if self.config.constant_shapes:
+            most = np.array([masking.most_rows for masking in self.config.maskings])
+            budget = Budget(*most.max(0).tolist())
         self._preparation = model.preparation(budget)
 
     def batches(self, rank: int, world_size: int) -> Dataset:
@@ -184,20 +198,25 @@ class PretrainTask:
         return {}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Cross-entropy (nats a token) of each modality under fixed masks on the validation
-        split.
+        """Cross-entropy (nats a token) under fixed masks on the validation split: of the first
+        source, of each modality in the first source that asks for it, of each other source, all
+        under their own masks.
         """
-        c = self.config
-        sums, counts = self._held_out_losses(
-            model, device, self.held_out[0], c.masking, c.eval_samples
-        )
-        figures = {
-            f"loss/{n}": float(s / k) for n, s, k in zip(self.terms, sums, counts, strict=True) if k
+        num = self.config.eval_samples
+        of_modalities: dict[str, float] = {}
+        of_sources: list[float] = []
+        for source, masking in zip(self.held_out, self.config.maskings, strict=True):
+            sums, counts = self._held_out_losses(model, device, source, masking, num)
+            of_sources.append(_mean(sums, counts))
+            for name, total, count in zip(self.terms, sums, counts, strict=True):
+                if count:
+                    of_modalities.setdefault(f"loss/{name}", float(total / count))
+        others = zip(self.held_out[1:], of_sources[1:], strict=True)
+        return {
+            "loss": of_sources[0],
+            **of_modalities,
+            **{f"loss of {source.name}": loss for source, loss in others},
         }
-        for source in self.held_out[1:]:
-            losses = self._held_out_losses(model, device, source, c.masking, c.eval_samples)
-            figures[f"loss of {source.name}"] = _mean(*losses)
-        return {"loss": _mean(sums, counts), **figures}
 
     def _held_out_losses(
         self,
@@ -231,12 +250,12 @@ class PretrainTask:
         """Probe the mixture's members and move its shares."""
         a, mixture = self.config.adaptive, self.mixture
         assert a is not None
-        probes = [(s, self.config.masking) for s in self.held_out] if mixture.moves_sources else []
+        probes: list[tuple[Source, MaskingConfig]] = []
+        if mixture.moves_sources:
+            probes += zip(self.held_out, self.config.maskings, strict=True)
         num_sources = len(probes)
         if mixture.moves_components:
-            probes += [
-                (self.held_out[0], mixture.only(i)) for i in range(len(mixture.masking.components))
-            ]
+            probes += [(self.held_out[member.source], member.alone) for member in mixture.members]
         losses = [
             _mean(*self._held_out_losses(model, device, source, masking, a.probe_samples))
             for source, masking in probes

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from fourm.progress import progress_bar
 from fourm.training.checkpoints import gather_full
 from fourm.training.run_folder import LOG_FILE, append_log
 from fourm.training.speed import Meter
@@ -42,13 +43,8 @@ class RunLog:
 
     def bar(self, step: int, num_steps: int, name: str) -> tqdm:
         """A progress bar that stands at ``step``."""
-        return tqdm(
-            total=num_steps,
-            initial=step,
-            desc=name,
-            unit="step",
-            disable=not self._lead,
-            mininterval=0.5,
+        return progress_bar(
+            total=num_steps, initial=step, desc=name, unit="step", disable=not self._lead
         )
 
     def add(self, losses: StepLosses) -> None:

@@ -189,7 +189,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Write ``<name>.json`` and, for what can be shown, ``<name>.png`` into ``out``."""
     column = raw_column(modality, raw, split, cache)
-    truth = column.gather(np.arange(min(num, len(column))))[0][:, 0]
+    truth = column.ragged(np.arange(min(num, len(column)))).padded()[:, 0]
     codec = PictureCodec(folder, modality)
     figures, made = judge(codec, truth)
     write_json_atomic(out / f"{modality.name}.json", figures)

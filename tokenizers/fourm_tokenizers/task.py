@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fourm.data.columns import Column, open_column
+from fourm.data.columns import ChunkedColumn, open_column
 from fourm.data.order import SampleOrder
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
@@ -51,7 +51,12 @@ class ValueBatches(torch.utils.data.Dataset):
     """Step number -> this rank's micro-batches of raw values."""
 
     def __init__(
-        self, column: Column, modality: Modality, config: LoopConfig, rank: int, world_size: int
+        self,
+        column: ChunkedColumn,
+        modality: Modality,
+        config: LoopConfig,
+        rank: int,
+        world_size: int,
     ) -> None:
         each, odd = divmod(config.batch_size, world_size * config.micro_batches)
         if odd:
@@ -68,11 +73,8 @@ class ValueBatches(torch.utils.data.Dataset):
         for micro in range(self._config.micro_batches):
             first = step * self._config.batch_size + (micro * self._world + self._rank) * self._each
             samples = self._order(np.arange(first, first + self._each)).sample
-            result.append(
-                ValueBatch(
-                    to_values(self._column.gather(samples)[0][:, 0], self._modality), samples, step
-                )
-            )
+            values = self._column.ragged(samples).padded()[:, 0]
+            result.append(ValueBatch(to_values(values, self._modality), samples, step))
         return result
 
 
@@ -119,7 +121,9 @@ class TokenizerTask:
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Quality of reconstructions of held-out values, and how the codebook is used."""
         assert isinstance(model, TrainedTokenizer)
-        raw = self._held_out.gather(np.arange(min(_EVAL_SAMPLES, len(self._held_out))))[0][:, 0]
+        raw = self._held_out.ragged(np.arange(min(_EVAL_SAMPLES, len(self._held_out)))).padded()[
+            :, 0
+        ]
         made: list[np.ndarray] = []
         ids: list[Tensor] = []
         for start in range(0, len(raw), _EVAL_BATCH):
@@ -147,10 +151,11 @@ class TokenizerTask:
         )
 
     def describe(self, batch: ValueBatch) -> dict[str, Any]:
-        return {"samples": batch.samples.tolist(), "keys": self._train.keys[batch.samples].tolist()}
+        samples = batch.samples.tolist()
+        return {"samples": samples, "keys": [self._train.name(sample) for sample in samples]}
 
 
-def raw_column(modality: Modality, raw: Path, split: str, cache: Path) -> Column:
+def raw_column(modality: Modality, raw: Path, split: str, cache: Path) -> ChunkedColumn:
     """All raw values of a dense or vector modality in a split, memory-mapped."""
     shards = shard_paths(raw, split, modality.raw_name)
     if not shards:

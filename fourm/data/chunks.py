@@ -1,0 +1,280 @@
+"""A chunk of a column: samples of one modality end to end, as a folder of flat files to be mapped.
+
+    index.json    the numbers below, who made it, bytes and SHA-256 of each file
+    values.bin    elements of all samples: (num_elements, *shape)
+    offsets.bin   int64 (num_samples + 1,): first element of each; absent where all have one length
+    keys.bin      uint64 (num_samples, 2): hashes of the samples' names (``fourm.data.keys``)
+    names.bin     the names, UTF-8, end to end, and
+    name_offsets.bin  int64 (num_samples + 1,): where each begins; read for messages alone
+
+Everything is little-endian and at a place that the index tells, so a reader elsewhere plans its
+range reads from the index alone. Opening costs one small file and a look at the sizes of the
+others; checksums are compared where somebody asks (``Chunk.verify``). Writing holds one sample in
+memory. Chunks end in any order of magnitude, a million samples say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from fourm.data.keys import key_of
+from fourm.errors import UserError
+
+CHUNK_VERSION = 2  # 1: columns of releases up to 0.6, without an index of this kind
+INDEX = "index.json"
+VALUES, OFFSETS, KEYS = "values.bin", "offsets.bin", "keys.bin"
+NAMES, NAME_OFFSETS = "names.bin", "name_offsets.bin"
+_OFFSET = np.dtype("<i8")
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What the index says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ChunkIndex:
+    """All that there is to know about a chunk before its files are read."""
+
+    dtype: str
+    shape: tuple[int, ...]  # of one element
+    num_samples: int
+    num_elements: int
+    length: int | None  # elements of each sample; None where they differ
+    largest: int | None  # of whole numbers; None where values are none, or nothing is there
+    is_encoded: bool  # each sample is the bytes of a file
+    made_by: dict[str, Any]  # what the values depend on: {"described": ...}, {"fingerprint": ...}
+    files: dict[str, StoredFile]
+    version: int = CHUNK_VERSION
+
+    @staticmethod
+    def from_json(text: str, where: str | Path) -> ChunkIndex:
+        """Parse an index. Raises UserError where it is damaged or newer than this release."""
+        try:
+            data = json.loads(text)
+            if data["version"] > CHUNK_VERSION:
+                raise UserError(
+                    f"{where} has version {data['version']}, this release reads up to"
+                    f" {CHUNK_VERSION}: pip install --upgrade fourm"
+                )
+            files = {name: StoredFile(**entry) for name, entry in data["files"].items()}
+            return ChunkIndex(**data | {"shape": tuple(data["shape"]), "files": files})
+        except (KeyError, TypeError, json.JSONDecodeError):
+            raise UserError(f"{where} is damaged: delete its folder and make it again") from None
+
+    def to_json(self) -> str:
+        """The index as JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk, its files mapped when they are first read."""
+
+    folder: Path
+    index: ChunkIndex
+
+    @staticmethod
+    def open(folder: Path) -> Chunk:
+        """The chunk in a folder. Raises UserError where a file is missing or not of its size."""
+        path = folder / INDEX
+        try:
+            index = ChunkIndex.from_json(path.read_text(), path)
+        except FileNotFoundError:
+            raise UserError(f"{folder} is no chunk of a column: it has no {INDEX}") from None
+        for name, stored in index.files.items():
+            try:
+                size = (folder / name).stat().st_size
+            except FileNotFoundError:
+                raise UserError(f"{folder / name} is missing: {_AGAIN}") from None
+            if size != stored.bytes:
+                raise UserError(
+                    f"{folder / name} has {size} bytes where the index says {stored.bytes}:"
+                    f" {_AGAIN}"
+                )
+        return Chunk(folder, index)
+
+    def __len__(self) -> int:
+        return self.index.num_samples
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(num_elements, *shape), mapped."""
+        shape = (self.index.num_elements, *self.index.shape)
+        return self._mapped(VALUES, np.dtype(self.index.dtype), shape)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(num_samples + 1,), mapped; only where lengths differ."""
+        return self._mapped(OFFSETS, _OFFSET, (len(self) + 1,))
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(num_samples, 2) uint64, mapped."""
+        return self._mapped(KEYS, np.dtype("<u8"), (len(self), 2))
+
+    @cached_property
+    def _names(self) -> tuple[np.ndarray, np.ndarray]:
+        num_bytes = self.index.files[NAMES].bytes
+        return (
+            self._mapped(NAMES, np.dtype("u1"), (num_bytes,)),
+            self._mapped(NAME_OFFSETS, _OFFSET, (len(self) + 1,)),
+        )
+
+    def name(self, row: int) -> str:
+        """Name of a sample, ``<shard>/<key>``."""
+        text, offsets = self._names
+        return text[offsets[row] : offsets[row + 1]].tobytes().decode()
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First element and number of elements of samples (n,)."""
+        if self.index.length is not None:
+            return rows * self.index.length, np.full(len(rows), self.index.length)
+        starts = self.offsets[rows]
+        return starts, self.offsets[rows + 1] - starts
+
+    def verify(self) -> None:
+        """Compare all files with their checksums. Raises UserError for the first that differs."""
+        for name, stored in self.index.files.items():
+            with open(self.folder / name, "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != stored.sha256:
+                raise UserError(f"{self.folder / name} is damaged (its checksum differs): {_AGAIN}")
+
+    def _mapped(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        if 0 in shape:  # of which there is no map
+            empty = np.zeros(shape, dtype)
+            empty.flags.writeable = False  # compiled code tells the two kinds apart
+            return empty
+        try:
+            # a plain array: compiled code knows no memory-mapped one, and need not
+            return np.asarray(np.memmap(self.folder / name, dtype, "r", shape=shape))
+        except OSError as error:
+            raise UserError(
+                f"{self.folder / name} cannot be mapped ({error.strerror}); with many chunks,"
+                " `ulimit -n` must allow two open files for each"
+            ) from None
+
+
+_AGAIN = "delete the folder and make it again"
+
+
+class _File:
+    """A file that is written from its beginning to its end, with its checksum."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._digest, self.num_bytes = stream, hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._stream.write(data)
+        self._digest.update(data)
+        self.num_bytes += len(data)
+
+    @property
+    def stored(self) -> StoredFile:
+        return StoredFile(self.num_bytes, self._digest.hexdigest())
+
+
+class ChunkWriter:
+    """Writes a chunk sample by sample: ``with ChunkWriter(folder, made_by=...) as writer``.
+
+    The index comes last, when the block ends without an error: a folder without one is none. The
+    bytes are a function of the samples and their order.
+    """
+
+    def __init__(
+        self, folder: Path, made_by: dict[str, Any], is_encoded: bool = False, dtype: str = "<u2"
+    ) -> None:
+        self._folder, self._made_by, self._is_encoded = folder, made_by, is_encoded
+        self._dtype, self._shape = np.dtype(dtype), ()  # of a chunk without samples
+        self._lengths: tuple[int, int] | None = None  # shortest and longest
+        self._largest: int | None = None
+        self.num_samples = self.num_elements = 0
+        self._open = ExitStack()
+        names = (VALUES, OFFSETS, KEYS, NAMES, NAME_OFFSETS)
+        self._files = {
+            name: _File(self._open.enter_context(open(folder / name, "wb"))) for name in names
+        }
+        for name in (OFFSETS, NAME_OFFSETS):
+            self._files[name].write(_number(0))
+
+    def add(self, name: str, value: np.ndarray) -> None:
+        """Write one sample (L, *shape). Raises UserError where it is of another kind than those
+        before.
+        """
+        if not self.num_samples:
+            self._dtype, self._shape = value.dtype, value.shape[1:]
+        if value.shape[1:] != self._shape or value.dtype != self._dtype:
+            others = ", ".join(map(str, self._shape))
+            raise UserError(
+                f"{value.dtype} {value.shape} where others are {self._dtype} (n, {others})"
+            )
+        encoded, length = name.encode(), len(value)
+        files = self._files
+        files[VALUES].write(value.tobytes())
+        files[KEYS].write(key_of(encoded))
+        files[NAMES].write(encoded)
+        files[NAME_OFFSETS].write(_number(files[NAMES].num_bytes))
+        self.num_samples += 1
+        self.num_elements += length
+        files[OFFSETS].write(_number(self.num_elements))
+        shortest, longest = self._lengths or (length, length)
+        self._lengths = min(shortest, length), max(longest, length)
+        if value.dtype.kind in "iu" and not self._is_encoded and value.size:
+            self._largest = max(int(value.max()), self._largest or 0)
+
+    def __enter__(self) -> ChunkWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._open.close()
+        if error is None:
+            self._write_index()
+
+    def _write_index(self) -> None:
+        length = None
+        if self._lengths is not None and self._lengths[0] == self._lengths[1]:
+            length = self._lengths[0]
+            (self._folder / OFFSETS).unlink()
+            del self._files[OFFSETS]
+        index = ChunkIndex(
+            dtype=self._dtype.str,
+            shape=tuple(self._shape),
+            num_samples=self.num_samples,
+            num_elements=self.num_elements,
+            length=length,
+            largest=self._largest,
+            is_encoded=self._is_encoded,
+            made_by=self._made_by,
+            files={name: file.stored for name, file in self._files.items()},
+        )
+        (self._folder / INDEX).write_text(index.to_json())
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(_OFFSET.itemsize, "little")
+
+
+def blocks(array: np.ndarray, size: int = _BLOCK) -> Iterator[np.ndarray]:
+    """An array in parts of ``size`` rows, so that of a mapped one no more is in memory."""
+    for start in range(0, len(array), size):
+        yield array[start : start + size]

@@ -1,0 +1,60 @@
+"""A folder that many processes want and one of them makes: one maker a machine, the others wait.
+
+The lock is the kernel's (``flock``): it ends with the process that holds it, however that ends, so
+a killed maker leaves nothing that has to be removed by hand. What it had written lies under a
+temporary name and is thrown away by the next one. A folder that is there is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+def is_made(folder: Path) -> bool:
+    """True if a folder is there, and so whole."""
+    return (folder / "index.json").is_file()
+
+
+def make_once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Have ``make`` fill ``folder``, with its ``index.json`` among the rest, if it is not there.
+
+    It is called with a temporary name, in one process of this machine at a time.
+    """
+    if is_made(folder):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_name(f"{folder.name}.lock"), folder):
+        if is_made(folder):
+            return
+        # machines may share the folder and not the lock: each has a temporary name of its own
+        temporary = folder.with_name(f"{folder.name}.tmp-{socket.gethostname()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            make(temporary)
+            # another machine may have finished the same folder first
+            with contextlib.suppress(OSError):
+                os.replace(temporary, folder)
+        finally:  # what a full disk cuts short would keep it full
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, folder: Path) -> Iterator[None]:
+    """Hold a lock; says so where another process has it."""
+    with open(lock, "wb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process is making %s; waiting for it", folder)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
