@@ -39,7 +39,7 @@ from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain
 from fourm.training.warm_start import start_from
 
-NAMES = ("rgb", "depth", "normal", "semseg")
+NAMES: tuple[str, ...] = ("rgb", "depth", "normal", "semseg")
 HELD_OUT = 512
 
 
@@ -138,11 +138,13 @@ def compare(world: World, seed: int, o: argparse.Namespace) -> dict[str, float]:
     }
     if o.lora:
         more["lora"] = {"rank": 8, "targets": "all"}
-    # the added modality is asked for more often than the others, which are only kept up
-    mixed = dict.fromkeys(NAMES, 1.0)
-    wanted = {**dict.fromkeys(world.others, o.others), world.added: 1.0}
-    component = {"input": mixed, "target": wanted}
-    masking = {"num_inputs": [48, 48], "num_targets": [24, 24], "components": [component]}
+    # what is known is rehearsed as it was learned; the rest asks for what is new
+    mixed, known = dict.fromkeys(NAMES, 1.0), dict.fromkeys(world.others, 1.0)
+    components = [
+        {"weight": o.rehearsal, "input": known, "target": known},
+        {"weight": 1 - o.rehearsal, "input": mixed, "target": {world.added: 1.0}},
+    ]
+    masking = {"num_inputs": [48, 48], "num_targets": [24, 24], "components": components}
     name = f"warm{'-lora' if o.lora else ''}{o.tag}"
     loop = {
         **_loop(world, seed),
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.25)
     parser.add_argument("--alone", type=float, default=0.2)
     parser.add_argument("--warmup", type=int, default=10)
-    parser.add_argument("--others", type=float, default=0.3)
+    parser.add_argument("--rehearsal", type=float, default=0.5)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--muon-lr", type=float, default=0.01)
     parser.add_argument("--decay", type=float, default=0.6)
