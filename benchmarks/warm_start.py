@@ -181,12 +181,12 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=3072)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--share", type=float, default=0.25)
-    parser.add_argument("--alone", type=float, default=0.2)
-    parser.add_argument("--warmup", type=int, default=10)
-    parser.add_argument("--rehearsal", type=float, default=0.5)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--muon-lr", type=float, default=0.01)
-    parser.add_argument("--decay", type=float, default=0.6)
+    parser.add_argument("--alone", type=float, default=0.1)
+    parser.add_argument("--warmup", type=int, default=20)
+    parser.add_argument("--rehearsal", type=float, default=0.4)
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--muon-lr", type=float, default=0.008)
+    parser.add_argument("--decay", type=float, default=0.85)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--added", choices=NAMES, default="depth")
@@ -208,9 +208,14 @@ def main() -> None:
             shutil.rmtree(root)
     mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
     print(json.dumps({"seeds": rows, "mean": mean}, indent=1))
-    result = json.loads(o.out.read_text()) if o.out.is_file() else {}
+    result = json.loads(o.out.read_text()) if o.out.is_file() else {"runs": {}}
     chosen = {k: v for k, v in vars(o).items() if k not in ("root", "out", "tag")}
-    result["lora" if o.lora else o.added] = {"options": chosen, "mean": mean, "seeds": rows}
+    rates = f"lr {o.lr:g}, muon {o.muon_lr:g}, alone {int(o.steps * o.share * o.alone)}"
+    result["runs"][rates + (", lora" if o.lora else "")] = {
+        "options": chosen,
+        "mean": mean,
+        "seeds": rows,
+    }
     o.out.write_text(json.dumps(result, indent=1) + "\n")
     equal = mean["warm"] <= 1.01 * mean["scratch"]
     kept = mean["others after"] <= 1.01 * mean["others before"]
