@@ -163,7 +163,7 @@ def seconds_a_step(
     )
     modalities = ModalitySet.load(config.modalities)
     trainer = Loop(
-        build_model(config, modalities),
+        build_model(config, modalities).model,
         PretrainTask(config, modalities),
         config.loop,
         scratch / "timing",

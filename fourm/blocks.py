@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fourm.attention import PreparedLayout
 from fourm.cache import BlockCache, KeysValues, KeyValueCache
 from fourm.errors import UserError
+from fourm.fused import Part, cut_layer
 from fourm.roles import matrix, state_roles
 
 NORM_EPS = 1e-6
@@ -94,14 +95,14 @@ class Attention(nn.Module):
         nn.init.zeros_(self.proj.weight)
         _zero_biases(self.qkv, self.proj)
 
-    def _queries(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _queries(self, rows: Tensor, part: Part) -> Tensor:
         """(T, D) -> (T, H, K)."""
-        q = F.linear(rows, weight, bias).unflatten(1, (self.num_heads, -1))
+        q = part(rows).unflatten(1, (self.num_heads, -1))
         return _normed(self.q_norm, q)
 
-    def _keys_values(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> KeysValues:
+    def _keys_values(self, rows: Tensor, part: Part) -> KeysValues:
         """(T, D) -> two of (T, H, K)."""
-        k, v = F.linear(rows, weight, bias).unflatten(1, (2, self.num_heads, -1)).unbind(1)
+        k, v = part(rows).unflatten(1, (2, self.num_heads, -1)).unbind(1)
         return _normed(self.k_norm, k), v
 
     def _queries_keys_values(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,15 +110,6 @@ class Attention(nn.Module):
         # unbound where they lie: their gradients become one tensor of the product's own layout
         q, k, v = self.qkv(rows).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         return _normed(self.q_norm, q), _normed(self.k_norm, k), v
-
-    def _parts(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Weight and bias of queries, and of keys and values. One split: a slice each would cost
-        the whole weight's gradient each.
-        """
-        dim = self.proj.in_features
-        weights = self.qkv.weight.split([dim, 2 * dim])
-        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([dim, 2 * dim])
-        return list(zip(weights, biases, strict=True))
 
     def forward(
         self,
@@ -143,15 +135,16 @@ class Attention(nn.Module):
             q, k, v = self._queries_keys_values(rows)
             k = layout.turned_keys(k)
         else:
-            own, others = self._parts()
+            dim = self.proj.in_features
+            own, others = cut_layer(self.qkv, [dim, 2 * dim])
 
             def made() -> KeysValues:
                 seen = rows if context is None else context
                 seen = seen if context_norm is None else context_norm(seen)
-                k, v = self._keys_values(seen, *others)
+                k, v = self._keys_values(seen, others)
                 return layout.turned_keys(k), v
 
-            q = self._queries(rows, *own)
+            q = self._queries(rows, own)
             k, v = made() if cache is None else cache.update(made)
         heads = layout.kernel.attend(layout.turned_queries(q), k, v)
         out = self.proj(rearrange(heads, "t h k -> t (h k)"))

@@ -1,17 +1,41 @@
-"""Models on the hub: the mixin of ``huggingface_hub`` with a card that is true."""
+"""Models on the hub: where they are found, and the mixin of ``huggingface_hub`` with a card that is
+true.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import ModelCard, ModelHubMixin
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 
+from fourm.errors import UserError
 from fourm.model_card import HERE, model_card, write_card
 from fourm.provenance import Provenance
 
 if TYPE_CHECKING:
     from fourm.model import FourM
+
+
+def find_model(name: str | Path, asked_by: str = "") -> Path:
+    """A model's folder, or that of a hub repository, fetched if it is not here yet.
+
+    Raises UserError if there is neither; ``asked_by`` begins the sentence.
+    """
+    folder, asked = Path(name), f"{asked_by}: " if asked_by else ""
+    if folder.exists():
+        return folder
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        raise UserError(f"{asked}no model folder {name}")
+    try:
+        return Path(
+            snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.yaml"])
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UserError(
+            f"{asked}{name} is no folder and cannot be had from the hub: {type(error).__name__}"
+        ) from None
 
 
 class HubModel(ModelHubMixin):

@@ -52,8 +52,10 @@ class LookUps:
         """The next step begins: a kept gradient is zero again, any other is gone."""
         rows = self.touched()
         self._rows, self._elsewhere = [], False
-        if not self.keeps or table.grad is None:
+        if not self.keeps:
             table.grad = None
+        elif table.grad is None:  # taken away, so that an optimizer leaves the table alone
+            table.grad = torch.zeros_like(table)
         elif rows is None:
             table.grad.zero_()
         else:

@@ -53,6 +53,9 @@ class Modality:
     vocab_size: int = 0
     levels: tuple[int, ...] = ()  # FSQ levels; embeddings and heads are factorised over them
     grid: tuple[int, int] | None = None  # rows, columns of tokens
+    # grid on whose cells its computed places are measured, for a model that was trained with that
+    # one: places of another grid then lie between them; None = its own
+    places: tuple[int, int] | None = None
     max_tokens: int = 0  # sequences and sets: most tokens of a sample
     patch_size: int = 0  # continuous pictures: pixels of a patch's side
     width: int = 0  # continuous: numbers in a vector
@@ -64,7 +67,7 @@ class Modality:
     def __post_init__(self) -> None:
         for name in (self.name, self.raw_name, self.tokenizer or self.name):
             check_name(name)
-        at_least(self, 1, "grid", "chunk_size")
+        at_least(self, 1, "grid", "places", "chunk_size")
         at_least(self, 0, "vocab_size", "max_tokens", "patch_size", "width", "labeller_size")
         at_least(self, 0, "loss_weight")
         if self.vocab_size > MAX_VOCAB:
@@ -83,6 +86,8 @@ class Modality:
             raise UserError(f"modality {self.name} needs vocab_size or a tokenizer that tells it")
         if self.kind == "grid" and self.grid is None:
             raise UserError(f"grid modality {self.name} needs grid: [rows, columns]")
+        if self.places is not None and self.grid is None:
+            raise UserError(f"modality {self.name} has no grid whose places could be measured")
         if self.grid is None and not self.max_tokens:
             raise UserError(f"modality {self.name} needs max_tokens")
         if self.levels and math.prod(self.levels) != self.vocab_size:

@@ -41,6 +41,7 @@ from fourm.latent_encoder import LatentEncoder
 from fourm.latent_rows import LatentArrangement, LatentRows
 from fourm.modalities import ModalitySet
 from fourm.model_files import (
+    ADAPTERS_FILE,
     CONFIG_FILE,
     foreign_readers,
     load_into,
@@ -447,7 +448,8 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) ->
     """
     folder = Path(folder)
     described = read_description(folder)
-    if described is None or not is_ours(described):
+    is_adapted = (folder / ADAPTERS_FILE).is_file()
+    if described is None or is_adapted or not is_ours(described):
         for read in foreign_readers():
             model = read(folder, described, dtype)
             if isinstance(model, FourM):

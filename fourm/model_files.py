@@ -21,6 +21,7 @@ from fourm.formats import FORMAT
 from fourm.weights import fill
 
 CONFIG_FILE = "config.json"
+ADAPTERS_FILE = "adapter_model.safetensors"  # what peft calls it: a model on top of another
 Description = dict[str, Any]
 ForeignReader = Callable[[Path, Description | None, torch.dtype | None], nn.Module | None]
 

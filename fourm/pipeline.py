@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -35,6 +34,7 @@ from fourm.codecs import CodecSet
 from fourm.config import read_yaml, to_mapping
 from fourm.data.store import to_vectors
 from fourm.errors import UserError, nearest
+from fourm.hub import find_model
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
 from fourm.model import FourM, load_model
 from fourm.model_card import HERE, model_card, write_card
@@ -128,20 +128,7 @@ class AnyToAnyPipeline:
         Raises:
             UserError: says which file is missing or damaged.
         """
-        folder = Path(name)
-        if not folder.is_dir():
-            if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-                raise UserError(f"no model folder {name}")
-            try:
-                folder = Path(
-                    snapshot_download(
-                        str(name), allow_patterns=["*.json", "*.safetensors", "*.yaml"]
-                    )
-                )
-            except (OSError, ValueError, HfHubHTTPError) as error:
-                raise UserError(
-                    f"{name} is no folder and cannot be had from the hub: {type(error).__name__}"
-                ) from None
+        folder = find_model(name)
         inner = folder / "model"
         if not (folder / "config.json").is_file() and (inner / "config.json").is_file():
             raise UserError(f"{folder} is a project, not a model: its model is {inner}")

@@ -125,7 +125,7 @@ class PositionTable(nn.Module):
 def _fixed(m: Modality, dim: int) -> Tensor:
     """(positions, D)."""
     if m.grid is not None:
-        return sincos_2d(*m.grid, dim)
+        return sincos_2d(*m.grid, dim, m.places)
     if m.kind == "set":
         return torch.zeros(m.num_positions, dim)
     return sincos_1d(m.num_positions, dim)
@@ -159,23 +159,28 @@ def axial_rotation(coordinates: Tensor, head_dim: int) -> Rotation:
     return Rotation(angle.cos(), angle.sin())
 
 
-def sincos_1d(length: int, dim: int) -> Tensor:
+def sincos_1d(length: int, dim: int, cells: int = 0) -> Tensor:
     """Fixed 1-D table (length, D): sines, then cosines, of position / 10000^(k / (D/2)).
 
-    Vaswani et al., 1706.03762; ``dim`` must be even.
+    Vaswani et al., 1706.03762; ``dim`` must be even. With ``cells``, the positions are centres of
+    ``length`` cells over the extent of so many, in units of these.
     """
     assert dim % 2 == 0, f"a sin-cos table needs an even width, not {dim}"
     exponent = torch.arange(dim // 2, dtype=torch.float64) / (dim // 2)
     omega = torch.exp(-math.log(10000.0) * exponent)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * omega
+    place = torch.arange(length, dtype=torch.float64)
+    if cells:
+        place = (place + 0.5) * (cells / length) - 0.5
+    angle = place[:, None] * omega
     return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
-def sincos_2d(height: int, width: int, dim: int) -> Tensor:
+def sincos_2d(height: int, width: int, dim: int, cells: tuple[int, int] | None = None) -> Tensor:
     """Fixed 2-D table (height * width, D), row-major: the first half of a vector tells the row, the
-    second the column. ``dim`` must be divisible by 4.
+    second the column. ``dim`` must be divisible by 4; ``cells`` as in ``sincos_1d``.
     """
     assert dim % 4 == 0, f"a 2-D sin-cos table needs a width divisible by 4, not {dim}"
-    rows = repeat(sincos_1d(height, dim // 2), "h d -> h w d", w=width)
-    columns = repeat(sincos_1d(width, dim // 2), "w d -> h w d", h=height)
+    down, across = cells or (0, 0)
+    rows = repeat(sincos_1d(height, dim // 2, down), "h d -> h w d", w=width)
+    columns = repeat(sincos_1d(width, dim // 2, across), "w d -> h w d", h=height)
     return rearrange([rows, columns], "two h w d -> (h w) (two d)").contiguous()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fourm.codecs import CodecSet
-from fourm.config import load, read_yaml, to_mapping
+from fourm.config import from_mapping, load, read_yaml, to_mapping
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
@@ -26,8 +26,7 @@ from fourm.pipeline import check_options
 from fourm.project import Project
 from fourm.tokenizer_settings import declared, note_if_lacking, state_of
 from fourm.training.checkpoints import newest_checkpoint
-from fourm.training.pretrain import PretrainConfig
-from fourm.training.transplant import (
+from fourm.training.differences import (
     by_vocabulary,
     changed_fields,
     differences,
@@ -35,6 +34,7 @@ from fourm.training.transplant import (
     other_vocabularies,
     read_vocabularies,
 )
+from fourm.training.pretrain import PretrainConfig
 
 State = Literal["new", "changed", "unchanged", "gone", "-"]
 STAGES = ("raw", "tokenizer", "tokens", "model")
@@ -200,7 +200,7 @@ class Edits:
             init = None if sizes else self._newest
             return NextRun(self.project.new_run(), init, "; ".join([*found, *sizes]))
         config = self._made.get("pretrain")
-        if config is not None and config != _comparable(self.config):
+        if config is not None and _read_again(config) != _comparable(self.config):
             why = f"{self.project.pretrain_config.name} has changed"
             return NextRun(self.project.new_run(), None, why)
         return NextRun(out)
@@ -216,7 +216,9 @@ class Edits:
         """What the tokens of a modality (or its vectors) depend on, but for how they are used."""
         alone = replace(m, input=True, output=True, loss_weight=1.0, chunk_size=1)
         tokenizer = declared(m.tokenizer, self.modalities) if m.tokenizer is not None else None
-        return _plain([_raw_description(self._raw(m)), to_mapping(alone), tokenizer])
+        described = to_mapping(alone)
+        del described["places"]  # the model's alone, and told as its difference
+        return _plain([_raw_description(self._raw(m)), described, tokenizer])
 
     def _raw(self, m: Modality) -> Modality:
         """The modality whose raw data a modality is made from."""
@@ -254,6 +256,14 @@ def _began_with(out: Path) -> Path | None:
     path = out / "config.yaml"
     init = read_yaml(path).get("init") if path.is_file() else None
     return Path(init) if init else None
+
+
+def _read_again(noted: Any) -> Any:
+    """A noted config with the defaults of what it does not know yet; None if it cannot be read."""
+    try:
+        return _comparable(from_mapping(PretrainConfig, noted, _MADE_FILE))
+    except UserError:
+        return None
 
 
 def _comparable(config: PretrainConfig) -> Any:

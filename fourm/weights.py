@@ -233,7 +233,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     for name, tensor in expected.items():
         files.need(name, tuple(tensor.shape))
     files.refuse_others(set(expected))
-    fill(model, files.read)
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(files.read(name))
 
 
 @torch.no_grad()

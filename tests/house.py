@@ -46,7 +46,7 @@ ROOMS = (
         "fourm",
         "model",
         "embedding, attention, blocks, losses",
-        "model flops encoder latent_rows latent_encoder prepared blocks cache attention roles"
+        "model flops encoder latent_rows latent_encoder prepared blocks fused cache attention roles"
         " positions embedding lookups pieces loss objectives",
     ),
     Room(

@@ -252,7 +252,9 @@ def second_step(project: Path, out: Path, optimizer: str) -> tuple[Loop, StepBat
     named = [f"out={out}", f"loop.optimizer.name={optimizer}", "loop.micro_batches=2"]
     config = load(PretrainConfig, project, named)
     modalities = ModalitySet.load(config.modalities)
-    loop = Loop(build_model(config, modalities), PretrainTask(config, modalities), config.loop, out)
+    loop = Loop(
+        build_model(config, modalities).model, PretrainTask(config, modalities), config.loop, out
+    )
     steps = loop._batches()
     loop._train_step(next(steps))  # what is made once is made here
     loop.state.step += 1

@@ -61,7 +61,7 @@ FLOORS: list[set[str]] = [
         "fourm.loss",
         "fourm.objectives",
     },
-    {"fourm.attention", "fourm.cache", "fourm.blocks"},
+    {"fourm.attention", "fourm.cache", "fourm.fused", "fourm.blocks"},
     {"fourm.encoder", "fourm.latent_rows", "fourm.latent_encoder", "fourm.prepared"},
     {"fourm.model", "fourm.flops"},
     {"fourm.training"},

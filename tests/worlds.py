@@ -111,6 +111,16 @@ def write_project(root: Path, num: int = 48, **loop) -> Path:
     return root / "pretrain.yaml"
 
 
+def write_project_without_depth(root: Path) -> tuple[Path, Path]:
+    """A project of two steps, and the modality set that lacks depth: what a model is trained on
+    that depth is added to.
+    """
+    config, fewer = write_project(root, steps=2), root / "fewer.yaml"
+    known = {name: m for name, m in MODALITIES["modalities"].items() if name != "depth"}
+    fewer.write_text(yaml.safe_dump({**MODALITIES, "modalities": known}, sort_keys=False))
+    return config, fewer
+
+
 def curve(out: Path) -> list[tuple[int, float]]:
     """(step, loss) of a run's log."""
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

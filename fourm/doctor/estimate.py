@@ -211,5 +211,5 @@ def _smaller(
 
 def _tried(config: PretrainConfig, modalities: ModalitySet, seconds: float) -> Speed:
     task = PretrainTask(config, modalities)
-    model = build_model(config, modalities, task.teacher, task.fingerprints)
-    return open_loop(model, task, config).trial(seconds)
+    start = build_model(config, modalities, task.teacher, task.fingerprints)
+    return open_loop(start, task, config).trial(seconds)

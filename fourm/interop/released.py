@@ -212,6 +212,7 @@ def released_config(model: FourM) -> ReleasedConfig:
             "share_learned_positions is true",
         ),
         (any(m.levels for m in model.modalities), "its embeddings are factorised over FSQ levels"),
+        (any(m.places for m in model.modalities), "places are measured on other grids"),
     ]
     for wrong, reason in reasons:
         if wrong:

@@ -61,7 +61,7 @@ from fourm.training.sharding import (
 )
 from fourm.training.speed import Meter, Speed
 from fourm.training.state import TrainingState
-from fourm.training.task import Adaptive, Task
+from fourm.training.task import Adaptive, Staged, Task
 from fourm.training.watchdog import Progress, Watchdog
 
 _log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Loop:
             raise UserError("only a pretraining counts in tokens: give steps and schedule.warmup")
         self.config, self.task, self.out = config, task, out
         self.adaptive = task if isinstance(task, Adaptive) and task.adapt_every else None
+        self.stages = task.stages if isinstance(task, Staged) else None
         keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -260,6 +261,8 @@ class Loop:
         self.meter.add(shared.work)
         self._set_rates()
         sums = self._gradients(given.batches, self.task.weights(shared.counts))
+        if self.stages is not None:
+            self.stages.restrict(self.step, self.state.model)
         norm = self.state.gradients.norm()
         scale = self.state.gradients.clip(norm, self.config.optimizer.clip)
         broken = self._check.judge(self.step + 1, given.batches, torch.stack(sums), norm)
@@ -275,6 +278,8 @@ class Loop:
 
     def _set_rates(self) -> None:
         factor = learning_rate(self.config.schedule, self.step, self.config.steps)
+        if self.stages is not None:
+            factor *= self.stages.begin(self.step, self.state.model, self.state.optimizers)
         for optimizer, peaks in zip(self.state.optimizers, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor

@@ -35,18 +35,28 @@ from fourm.model import FourM, ModelConfig
 from fourm.objectives import CrossEntropy, Objective
 from fourm.prepared import Budget, Preparation, PreparedBatches
 from fourm.training.checkpoints import list_checkpoints
+from fourm.training.differences import by_vocabulary, refuse_to_resume, write_vocabularies
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.loop import Loop
 from fourm.training.loop_config import LoopConfig
+from fourm.training.lora import (
+    LoraConfig,
+    add_adapters,
+    num_trained,
+    refuse_other_adapters,
+    write_adapters,
+)
 from fourm.training.mixture import AdaptiveConfig, Mixture
-from fourm.training.sharding import made_once
+from fourm.training.sharding import chosen_sharding, made_once
 from fourm.training.task import Work
-from fourm.training.transplant import (
-    TRANSPLANT_FILE,
-    by_vocabulary,
-    refuse_to_resume,
+from fourm.training.transplant import TRANSPLANT_FILE
+from fourm.training.warm_start import (
+    Stages,
+    Start,
+    WarmStartConfig,
+    resumed,
     start_from,
-    write_vocabularies,
+    warn_of_other_sizes,
 )
 
 _log = logging.getLogger(__name__)
@@ -68,8 +78,10 @@ class PretrainConfig:
     loss: Literal["token", "modality"] = "token"
     objective: Objective = field(default_factory=CrossEntropy)  # what targets are scored by
     tokenizers: str = ""  # folder of the tokenizers in use: token shards made by others are refused
-    # model folder to start from: of this modality set, or of one that shares some of it
+    # model folder or hub id to start from: of this modality set, or of one that shares some of it
     init: str = ""
+    warm_start: WarmStartConfig | None = None  # how what is new joins what ``init`` knows
+    lora: LoraConfig | None = None  # train adapters of ``init`` and what is new, nothing else
     # what masking leaves of its budget is filled with rows that nothing sees and no loss counts, so
     # that all steps have the same shapes
     constant_shapes: bool = False
@@ -80,6 +92,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "eval_samples")
+        for name in ("warm_start", "lora"):
+            if getattr(self, name) is not None and not self.init:
+                raise UserError(f"{name} needs init: the model folder or hub id to start from")
         for source in self.data.sources:
             if self.masking is None and source.masking is None:
                 raise UserError(
@@ -133,6 +148,15 @@ class PretrainTask:
         self._factor = np.array([m.loss_weight for m in modalities])
         self._preparation: Preparation | None = None
         self._num_unreadable = 0
+        self.start: Start | None = None  # the model's, and what of it learns when
+        self.stages: Stages | None = None
+
+    def train_from(self, start: Start) -> None:
+        """Learn in the stages that the model's start asks for."""
+        c, self.start = self.config, start
+        fresh = start.moved.learners if start.moved is not None else {}
+        if c.warm_start is not None or (c.lora is not None and fresh):
+            self.stages = Stages(c.warm_start or WarmStartConfig(), fresh, c.lora is not None)
 
     def prepare_for(self, model: FourM) -> None:
         """From now on batches are made ready, where they are made, for a model where it is and
@@ -266,6 +290,8 @@ class PretrainTask:
         model.write_description(folder)
         if self.fingerprints:
             write_vocabularies(folder, by_vocabulary(self.modalities, self.fingerprints))
+        if self.config.lora is not None:
+            write_adapters(model, self.start.moved if self.start else None, folder)
         dump(self.config, folder / "pretrain.yaml")
 
     def describe(self, batch: MaskedBatch) -> dict[str, Any]:
@@ -284,7 +310,7 @@ def build_model(
     modalities: ModalitySet,
     teacher: Teacher | None = None,
     fingerprints: Mapping[str, str] | None = None,
-) -> FourM:
+) -> Start:
     """Fresh weights from the config's seed, or what fits of those of ``init``, or of the teacher's.
 
     What became of the weights of ``init``, if it was made for another modality set, is logged and
@@ -294,13 +320,7 @@ def build_model(
         fingerprints: of the tokenizers in use by modality, as far as they are known.
     """
     if config.init:
-        known = by_vocabulary(modalities, fingerprints or {})
-        model, moved = start_from(config.init, modalities, known, config.loop.seed)
-        begins = not list_checkpoints(Path(config.out, "checkpoints"))
-        if moved is not None and begins:
-            _log.info("starting from %s:\n%s", config.init, moved.table())
-            moved.write(Path(config.out, TRANSPLANT_FILE), config.init)
-        return model.train()
+        return _build_from_init(config, modalities, by_vocabulary(modalities, fingerprints or {}))
     # weights are a function of the seed; the global generator stays as it was
     with torch.random.fork_rng():
         torch.manual_seed(config.loop.seed)
@@ -310,14 +330,38 @@ def build_model(
         _log.info(
             "starting from %s; fresh: %s", config.distill.teacher, ", ".join(fresh) or "nothing"
         )
-    return model
+    return Start(model)
 
 
-def open_loop(model: FourM, task: PretrainTask, config: PretrainConfig) -> Loop:
+def _build_from_init(
+    config: PretrainConfig, modalities: ModalitySet, known: Mapping[str, str]
+) -> Start:
+    out, seed = Path(config.out), config.loop.seed
+    begins = not list_checkpoints(out / "checkpoints")
+    # adapters lie on weights that no checkpoint of theirs holds
+    found = None if begins or config.lora is not None else resumed(out, modalities)
+    start = found or start_from(config.init, modalities, known, seed, config.warm_start)
+    if begins:
+        warn_of_other_sizes(config.init, start.model, config.model)
+    if begins and start.moved is not None:
+        _log.info("starting from %s:\n%s", config.init, start.moved.table())
+        start.moved.write(out / TRANSPLANT_FILE, config.init)
+    if config.lora is not None:
+        if chosen_sharding(config.loop.sharding) != "none":
+            raise UserError("lora does not go with a sharded model: set loop.sharding=none")
+        add_adapters(start.model, config.lora, config.init, start.moved, seed)
+        trained, of_all = num_trained(start.model)
+        _log.info("lora: %s of %s numbers are trained", f"{trained:,}", f"{of_all:,}")
+    start.model.train()
+    return start
+
+
+def open_loop(start: Start, task: PretrainTask, config: PretrainConfig) -> Loop:
     """The loop, and batches that are made ready for what it makes of the model."""
-    loop = Loop(model, task, config.loop, Path(config.out))
+    task.train_from(start)
+    loop = Loop(start.model, task, config.loop, Path(config.out))
     with loop.accelerator.autocast():
-        task.prepare_for(model)
+        task.prepare_for(start.model)
     return loop
 
 
@@ -328,11 +372,12 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with made_once(config.loop.sharding):
-        model = build_model(config, modalities, task.teacher, task.fingerprints)
+        start = build_model(config, modalities, task.teacher, task.fingerprints)
     for checkpoint in list_checkpoints(out / "checkpoints")[-1:]:
         known = by_vocabulary(modalities, task.fingerprints)
-        refuse_to_resume(out, checkpoint, model, modalities, known)
-    loop = open_loop(model, task, config)
+        refuse_to_resume(out, checkpoint, start.model, modalities, known)
+        refuse_other_adapters(checkpoint, config.lora)
+    loop = open_loop(start, task, config)
     if loop.lead:
         dump(config, out / "config.yaml")
     figures = loop.run()

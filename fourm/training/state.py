@@ -39,7 +39,8 @@ class TrainingState:
         self._average: dict[str, Tensor] = self._copies() if average else {}
 
     def _copies(self) -> dict[str, Tensor]:
-        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        return {name: p.detach().clone() for name, p in trained}
 
     def _load(self, weights: dict[str, Tensor]) -> None:
         parameters = dict(self.model.named_parameters())

@@ -82,6 +82,28 @@ class Measured(Protocol):
         ...
 
 
+class StagesOfLearning(Protocol):
+    """Which parameters learn at a step (from 0)."""
+
+    def begin(self, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> float:
+        """Ready the optimizers for a step; returns the share of the scheduled learning rates."""
+        ...
+
+    def restrict(self, step: int, model: nn.Module) -> None:
+        """Take away the gradients of what does not learn at a step."""
+        ...
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A task of whose model not all learns at every step."""
+
+    @property
+    def stages(self) -> StagesOfLearning | None:
+        """None: all of it does."""
+        ...
+
+
 @runtime_checkable
 class Adaptive(Protocol):
     """A task whose batches depend on what was learned so far: they hold until the next multiple of

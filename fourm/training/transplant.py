@@ -2,56 +2,45 @@
 
 Rows of tables are matched by what they stand for, never by where they lie: a token's vector by its
 vocabulary's name, a learned place and a modality's vector by the modality's. What a modality set
-does not shape (the transformer itself) is matched by name and shape. Nothing is resized or mixed: a
-row is kept as it is, or fresh, so that the new model computes for modalities that it shares with
-the old one exactly what the old one did (with rotary positions as long as the finest grid is the
-same: places are measured by it). What became of every part is a table that is printed and stored
-beside the run.
+does not shape (the transformer itself) is matched by name and shape. A row is kept as it is, or
+fresh, so that the new model computes for modalities that it shares with the old one exactly what
+the old one did (with rotary positions as long as the finest grid is the same: places are measured
+by it). What became of every part is a table that is printed and stored beside the run.
 
-Ids mean what their tokenizer made them mean. A vocabulary whose tokenizer has been trained again
-has only its name in common with the old one, and begins fresh.
+Nothing is resized unless it is asked for: the first ids of a vocabulary that has *grown* are kept,
+learned places of a *stretched* set are interpolated. Ids mean what their tokenizer made them mean:
+a vocabulary whose tokenizer has been trained again has only its name in common with the old one,
+and begins fresh.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
 
-from fourm.config import to_mapping
+from fourm.config import from_mapping, to_mapping
 from fourm.data.shards import write_json_atomic
 from fourm.embedding import TokenTable
-from fourm.errors import UserError
-from fourm.modalities import Modality, ModalitySet
-from fourm.model import FourM, load_model
-from fourm.model_files import read_description
+from fourm.errors import UserError, nearest
+from fourm.modalities import ModalitySet
+from fourm.model import FourM
 from fourm.positions import PositionTable
+from fourm.training.differences import Fingerprints, other_vocabularies
 
-VOCABULARIES_FILE = (
-    "vocabularies.json"  # beside a checkpoint: vocabulary -> tokenizer's fingerprint
-)
 TRANSPLANT_FILE = "init.json"  # beside a run: what became of the weights it started from
 NETWORK = "network"  # what is called so in the table is no modality's
-# of a modality, what a model's weights and the meaning of its rows depend on
-_SHAPING = (
-    "kind",
-    "vocab",
-    "vocab_size",
-    "levels",
-    "grid",
-    "max_tokens",
-    "width",
-    "input",
-    "output",
-    "raw",
-)
 
-Fate = Literal["kept", "fresh", "left out"]
-Fingerprints = Mapping[str, str]  # vocabulary -> fingerprint of its tokenizer
+Fate = Literal["kept", "resized", "fresh", "left out"]
+Rows = tuple[int, int]  # first, and the one after the last
 
 
 @dataclass(frozen=True)
@@ -65,6 +54,41 @@ class Meaning:
     is_vocabulary: bool = False  # rows stand for ids, whose meaning is the tokenizer's
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resized:
+    """What is not kept or fresh as a whole, because someone says so.
+
+    ``grown``: vocabularies that were added to, whose first ids mean what they did. ``stretched``:
+    sets whose learned places become others of another number, between which they are interpolated.
+    """
+
+    grown: tuple[str, ...] = ()
+    stretched: tuple[str, ...] = ()
+
+    def check(self, old: ModalitySet, new: ModalitySet) -> None:
+        """Raise UserError for a name of which this cannot be true."""
+        for name in self.grown:
+            was, is_now = _size_of(name, old), _size_of(name, new)
+            if is_now < was:
+                raise UserError(f"grown: {name} has {is_now} ids and had {was}: it has shrunk")
+            if any(m.levels for m in new if (m.vocab or m.name) == name):
+                raise UserError(
+                    f"grown: {name} has FSQ levels, and with other levels every id means another"
+                    " thing: leave it out, it begins fresh"
+                )
+        for name in self.stretched:
+            if any(s[name].kind != "set" or s[name].grid is not None for s in (old, new)):
+                raise UserError(f"stretched: the places of {name} are not learned but computed")
+
+
+def _size_of(vocabulary: str, modalities: ModalitySet) -> int:
+    sizes = modalities.vocab_sizes
+    if vocabulary not in sizes:
+        close = nearest(vocabulary, list(sizes))
+        raise UserError(f"grown: no vocabulary {vocabulary!r}; there are {', '.join(sizes)}{close}")
+    return sizes[vocabulary]
+
+
 @dataclass(frozen=True)
 class Part:
     """What became of some rows of a tensor, or of all of it."""
@@ -72,6 +96,8 @@ class Part:
     name: str  # vocabulary, modality, or NETWORK
     tensor: str
     fate: Fate
+    rows: Rows | None = None  # of the new tensor; None = all of it
+    source: Rows | None = None  # of the old one, where these come from
 
 
 @dataclass(frozen=True)
@@ -80,18 +106,43 @@ class Transplant:
 
     parts: tuple[Part, ...]
 
+    @property
+    def learners(self) -> dict[str, list[Rows] | None]:
+        """Tensor -> its rows that were never trained as what they are now; None = all of it."""
+        found: dict[str, list[Rows] | None] = {}
+        for part in self.parts:
+            if part.fate not in ("fresh", "resized"):
+                continue
+            if part.rows is None:
+                found[part.tensor] = None
+            else:
+                rows = found.setdefault(part.tensor, [])
+                assert rows is not None
+                rows.append(part.rows)
+        return found
+
+    @torch.no_grad()
+    def carry(self, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
+        """Write what is kept or resized of ``old`` weights into ``new`` ones."""
+        for part in self.parts:
+            if part.fate in ("fresh", "left out"):
+                continue
+            given = old[part.tensor]
+            if part.rows is None or part.source is None:
+                new[part.tensor].copy_(given)
+                continue
+            rows, given = new[part.tensor][slice(*part.rows)], given[slice(*part.source)]
+            rows.copy_(given if part.fate == "kept" else _interpolated(given, len(rows)))
+
     def table(self) -> str:
         """A line for each vocabulary and modality, and one for the network."""
-        fates: dict[str, dict[str, list[str]]] = {}
+        fates: dict[str, dict[str, list[Part]]] = {}
         for part in self.parts:
-            fates.setdefault(part.name, {}).setdefault(part.fate, []).append(part.tensor)
+            fates.setdefault(part.name, {}).setdefault(part.fate, []).append(part)
         width = max(len(name) for name in fates)
         lines = []
         for name, found in fates.items():
-            told = [
-                f"{fate} ({', '.join(tensors)})" if len(tensors) < 6 else f"{fate} ({len(tensors)})"
-                for fate, tensors in found.items()
-            ]
+            told = [f"{fate} ({_tensors(parts)})" for fate, parts in found.items()]
             lines.append(f"  {name:{width}}  {', '.join(told)}")
         return "\n".join(lines)
 
@@ -100,140 +151,51 @@ class Transplant:
         parts = [to_mapping(part) for part in self.parts]
         write_json_atomic(path, {"init": start, "parts": parts})
 
-
-# ---- what differs --------------------------------------------------------------------------------
-
-
-def differences(before: ModalitySet, now: ModalitySet) -> list[str]:
-    """What keeps weights of one set from being used with the other as they are, a phrase each."""
-    old, new = [m.name for m in before], [m.name for m in now]
-    found = [f"{name} is new" for name in new if name not in old]
-    found += [f"{name} is gone" for name in old if name not in new]
-    shared = [name for name in new if name in old]
-    if shared != [name for name in old if name in new]:
-        found.append(f"their order is {', '.join(new)}, was {', '.join(old)}")
-    for name in shared:
-        found += changed_fields(before[name], now[name])
-    return found
+    @staticmethod
+    def read(path: Path) -> Transplant:
+        """What ``write`` stored. Raises UserError if it is damaged."""
+        try:
+            stored = json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f"{path} is not valid JSON: the folder is damaged") from None
+        parts = stored.get("parts", []) if isinstance(stored, dict) else []
+        return Transplant(tuple(from_mapping(Part, part, str(path)) for part in parts))
 
 
-def changed_fields(before: Modality, now: Modality) -> list[str]:
-    """What a modality has other than it had, of what a model depends on, a phrase each."""
-    values = [(key, getattr(now, key), getattr(before, key)) for key in _SHAPING]
-    return [
-        f"{now.name} has {key} {_shown(is_now)}, had {_shown(was)}"
-        for key, is_now, was in values
-        if is_now != was
-    ]
+def _tensors(parts: list[Part]) -> str:
+    """Their names and, of those with rows, how many; only how many where they are many."""
+    rows: dict[str, int] = defaultdict(int)
+    for part in parts:
+        place = part.rows or part.source
+        rows[part.tensor] += place[1] - place[0] if place else 0
+    if len(rows) > 5:
+        return f"{len(rows)} tensors"
+    return ", ".join(f"{tensor}: {num:,}" if num else tensor for tensor, num in rows.items())
 
 
-def other_tokenizers(before: Fingerprints, now: Fingerprints) -> list[str]:
-    """Vocabularies whose tokenizer is known to be another one, a phrase each."""
-    return [
-        f"the tokenizer of {name} has been trained again"
-        for name in now
-        if before.get(name, now[name]) != now[name]
-    ]
-
-
-def refuse_to_resume(
-    out: Path, checkpoint: Path, model: FourM, modalities: ModalitySet, fingerprints: Fingerprints
-) -> None:
-    """Raise UserError where a run cannot go on from ``checkpoint`` of its folder ``out``, as what
-    it trains is another model now.
-    """
-    described = read_description(checkpoint)
-    if described is None or "modalities" not in described:
-        return  # damaged: the loop passes over it to the one before
-    declared = {k: described[k] for k in ("tokenizers", "modalities") if k in described}
-    before = ModalitySet.from_mapping(declared, str(checkpoint))
-    found = differences(before, modalities)
-    found += other_tokenizers(read_vocabularies(checkpoint), fingerprints)
-    found += other_sizes(described["model"], to_mapping(model.config))
-    if found:
-        raise UserError(
-            f"{checkpoint} was trained for something else: {'; '.join(found)}. Give another folder,"
-            f" out={out}-2, for a fresh start; add init={checkpoint} to begin with the weights that"
-            " still fit"
-        )
-
-
-def other_sizes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Options of the network that both name and that differ (which backend attention uses is no
-    matter of weights).
-    """
-    return [
-        f"model.{key} is {_shown(now[key])}, was {_shown(value)}"
-        for key, value in was.items()
-        if key in now and key != "attention" and now[key] != value
-    ]
-
-
-def _shown(value: Any) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
-
-
-# ---- fingerprints of vocabularies ----------------------------------------------------------------
-
-
-def by_vocabulary(modalities: ModalitySet, fingerprints: Mapping[str, str]) -> dict[str, str]:
-    """Fingerprints by modality as those by vocabulary."""
-    return {
-        modalities[name].vocab or name: fingerprint for name, fingerprint in fingerprints.items()
-    }
-
-
-def write_vocabularies(folder: Path, fingerprints: Fingerprints) -> None:
-    """Note beside a model whose ids it has learned."""
-    (folder / VOCABULARIES_FILE).write_text(json.dumps(dict(fingerprints), indent=1) + "\n")
-
-
-def read_vocabularies(folder: Path) -> dict[str, str]:
-    """That note; nothing where there is none (models of earlier releases)."""
-    path = folder / VOCABULARIES_FILE
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError:
-        raise UserError(f"{path} is not valid JSON: the folder is damaged") from None
+def _interpolated(rows: Tensor, num: int) -> Tensor:
+    """(n, D) -> (num, D): between neighbours, the first and the last where they were."""
+    channels = rearrange(rows, "n d -> 1 d n")
+    stretched = F.interpolate(channels, size=num, mode="linear", align_corners=True)
+    return rearrange(stretched, "1 d n -> n d")
 
 
 # ---- the operation -------------------------------------------------------------------------------
 
 
-def start_from(
-    folder: str | Path, modalities: ModalitySet, fingerprints: Fingerprints, seed: int
-) -> tuple[FourM, Transplant | None]:
-    """The model of ``folder`` for ``modalities``; it keeps its size. Without a table if the sets
-    are the same, so that all of it is kept.
-
-    Args:
-        fingerprints: of the tokenizers in use, as far as they are known.
-        seed: of the weights that are fresh.
-    """
-    old = load_model(folder)
-    known = read_vocabularies(Path(folder))
-    same_entries = (
-        old.modalities.to_mapping()["modalities"] == modalities.to_mapping()["modalities"]
-    )
-    if same_entries and not other_tokenizers(known, fingerprints):
-        return old, None
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        new = FourM(old.config, modalities)
-    return new, transplant(old, new, known, fingerprints)
-
-
-@torch.no_grad()
 def transplant(
-    old: FourM, new: FourM, before: Fingerprints | None = None, now: Fingerprints | None = None
+    old: FourM,
+    new: FourM,
+    before: Fingerprints | None = None,
+    now: Fingerprints | None = None,
+    resized: Resized | None = None,
 ) -> Transplant:
     """Give ``new`` the weights of ``old`` that mean the same in both; the others stay as they are.
 
     Args:
         before, now: fingerprints of the tokenizers of both, by vocabulary. Where one is not known,
             tokenizers are the same if their settings are.
+        resized: what is to be resized; nothing is unless it is named.
 
     Raises UserError if the models have different widths.
     """
@@ -241,37 +203,58 @@ def transplant(
         raise UserError(
             f"weights of a model of dim {old.config.dim} do not fit one of dim {new.config.dim}"
         )
+    resized = resized or Resized()
+    resized.check(old.modalities, new.modalities)
     other = other_vocabularies(old.modalities, new.modalities, before or {}, now or {})
     theirs, mine = old.state_dict(), new.state_dict()
     their_rows, my_rows = rows_by_meaning(old), rows_by_meaning(new)
     parts: list[Part] = []
     for tensor, value in mine.items():
-        if tensor not in my_rows:
+        if tensor in my_rows:
+            origins = _Origins(their_rows.get(tensor, {}), other - set(resized.grown), resized)
+            for meaning, rows in my_rows[tensor].items():
+                parts += origins.parts(tensor, meaning, rows)
+        else:
             kept = tensor in theirs and theirs[tensor].shape == value.shape
-            if kept:
-                value.copy_(theirs[tensor])
             parts.append(Part(_owner(tensor, new), tensor, "kept" if kept else "fresh"))
-            continue
-        given = their_rows.get(tensor, {})
-        for meaning, rows in my_rows[tensor].items():
-            means_other = meaning.is_vocabulary and meaning.name in other
-            kept = meaning in given and not means_other
-            if kept:
-                value[rows] = theirs[tensor][given[meaning]]
-            parts.append(Part(meaning.name, tensor, "kept" if kept else "fresh"))
     for tensor in theirs:
         if tensor in their_rows:
             present = {meaning.name for meaning in my_rows.get(tensor, {})}
-            gone = [m.name for m in their_rows[tensor] if m.name not in present]
+            gone = [(m.name, r) for m, r in their_rows[tensor].items() if m.name not in present]
         else:
-            gone = [] if tensor in mine else [_owner(tensor, old)]
-        parts += [Part(name, tensor, "left out") for name in gone]
-    return Transplant(tuple(parts))
+            gone = [] if tensor in mine else [(_owner(tensor, old), None)]
+        parts += [Part(name, tensor, "left out", None, rows) for name, rows in gone]
+    told = Transplant(tuple(parts))
+    told.carry(theirs, mine)
+    return told
 
 
-def rows_by_meaning(model: FourM) -> dict[str, dict[Meaning, slice]]:
+@dataclass(frozen=True)
+class _Origins:
+    """Where rows of one tensor come from."""
+
+    given: Mapping[Meaning, Rows]  # the old tensor's
+    other: set[str]  # vocabularies whose ids mean other things now
+    resized: Resized
+
+    def parts(self, tensor: str, meaning: Meaning, rows: Rows) -> list[Part]:
+        """What becomes of the rows of one meaning."""
+        name, source = meaning.name, self.given.get(meaning)
+        if source is not None and not (meaning.is_vocabulary and name in self.other):
+            return [Part(name, tensor, "kept", rows, source)]
+        source = next((r for m, r in self.given.items() if m.name == name), None)
+        if source is not None and meaning.is_vocabulary and name in self.resized.grown:
+            end = rows[0] + source[1] - source[0]
+            old, added = (rows[0], end), (end, rows[1])
+            return [Part(name, tensor, "kept", old, source), Part(name, tensor, "fresh", added)]
+        if source is not None and not meaning.is_vocabulary and name in self.resized.stretched:
+            return [Part(name, tensor, "resized", rows, source)]
+        return [Part(name, tensor, "fresh", rows)]
+
+
+def rows_by_meaning(model: FourM) -> dict[str, dict[Meaning, Rows]]:
     """The rows of every tensor that holds some for each vocabulary or modality."""
-    found: dict[str, dict[Meaning, slice]] = {}
+    found: dict[str, dict[Meaning, Rows]] = {}
     for name in ("tokens", "decoder_tokens", "heads"):
         table = getattr(model, name)
         if table is not None:
@@ -285,25 +268,23 @@ def rows_by_meaning(model: FourM) -> dict[str, dict[Meaning, slice]]:
     for name in ("modality", "decoder_modality"):
         if getattr(model, name) is not None:
             found[name] = {
-                Meaning(m.name, (m.kind,)): slice(i, i + 1) for i, m in enumerate(model.modalities)
+                Meaning(m.name, (m.kind,)): (i, i + 1) for i, m in enumerate(model.modalities)
             }
     return found
 
 
-def _token_rows(table: TokenTable, modalities: ModalitySet) -> dict[Meaning, slice]:
+def _token_rows(table: TokenTable, modalities: ModalitySet) -> dict[Meaning, Rows]:
     forms = _vocabulary_forms(modalities)
     return {
-        Meaning(name, forms[name], True): slice(start, start + size)
+        Meaning(name, forms[name], True): (start, start + size)
         for name, (start, size) in table.vocabularies.items()
     }
 
 
-def _level_rows(table: TokenTable, modalities: ModalitySet) -> dict[Meaning, slice]:
+def _level_rows(table: TokenTable, modalities: ModalitySet) -> dict[Meaning, Rows]:
     """Of vocabularies that have levels; row 0, which stands for none, is zero in every model."""
     forms = _vocabulary_forms(modalities)
-    return {
-        Meaning(name, forms[name], True): slice(*rows) for name, rows in table.level_rows.items()
-    }
+    return {Meaning(name, forms[name], True): rows for name, rows in table.level_rows.items()}
 
 
 def _vocabulary_forms(modalities: ModalitySet) -> dict[str, tuple[Any, ...]]:
@@ -314,9 +295,9 @@ def _vocabulary_forms(modalities: ModalitySet) -> dict[str, tuple[Any, ...]]:
     return forms
 
 
-def _place_rows(places: PositionTable, modalities: ModalitySet) -> dict[Meaning, slice]:
+def _place_rows(places: PositionTable, modalities: ModalitySet) -> dict[Meaning, Rows]:
     return {
-        Meaning(name, (num := modalities[name].num_positions,)): slice(start, start + num)
+        Meaning(name, (num := modalities[name].num_positions,)): (start, start + num)
         for name, start in places.learned_start.items()
     }
 
@@ -327,32 +308,3 @@ def _owner(tensor: str, model: FourM) -> str:
         if m.kind == "continuous" and tensor.startswith(model.vector_name(m.name) + "."):
             return m.name
     return NETWORK
-
-
-def other_vocabularies(
-    before: ModalitySet, now: ModalitySet, known_before: Fingerprints, known_now: Fingerprints
-) -> set[str]:
-    """Vocabularies of both sets whose ids have another meaning now."""
-    was, is_now = _users(before), _users(now)
-    other = set()
-    for name in was.keys() & is_now.keys():
-        if name in known_before and name in known_now:
-            changed = known_before[name] != known_now[name]
-        else:
-            changed = _settings(was[name], before) != _settings(is_now[name], now)
-        if changed:
-            other.add(name)
-    return other
-
-
-def _users(modalities: ModalitySet) -> dict[str, Modality]:
-    """The first modality of each vocabulary: for a learned tokenizer, the one it is made for."""
-    users: dict[str, Modality] = {}
-    for m in modalities:
-        if m.kind != "continuous":
-            users.setdefault(m.vocab or m.name, m)
-    return users
-
-
-def _settings(m: Modality, modalities: ModalitySet) -> Any:
-    return modalities.tokenizers.get(m.tokenizer or "")
