@@ -26,9 +26,10 @@ from remote_servers import http_server
 
 from fourm.config import from_mapping
 from fourm.data.chunks import ChunkWriter
+from fourm.data.masked_batches import MaskedBatches
 from fourm.data.order import BlockOrder, SampleOrder, epoch_order
 from fourm.data.remote.published import publish
-from fourm.data.store import DataConfig, MaskedBatches, SourceConfig, open_sources
+from fourm.data.store import DataConfig, SourceConfig, open_sources
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.rng import CounterRNG

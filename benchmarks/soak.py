@@ -42,7 +42,7 @@ Stream = dict[int, str]  # digest of a draw: its sample, its source, and all row
 
 def record(folder: Path) -> None:
     """From now on every batch that is made leaves the digests of its draws in ``folder``."""
-    from fourm.data.store import MaskedBatches
+    from fourm.data.masked_batches import MaskedBatches
 
     make = MaskedBatches.__getitem__
 

@@ -22,13 +22,16 @@ class LookUps:
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
         self._elsewhere = False
+        self.watched = False  # somebody asks for the rows, and forgets them after a step
         self.keeps = False  # the gradient stays
 
     def __call__(self, table: Tensor, rows: Tensor) -> Tensor:
         """Rows (T,), which may repeat -> (T, D)."""
         if not (table.requires_grad and torch.is_grad_enabled()):
             return F.embedding(rows, table)
-        return _LookUp.apply(table, rows, self)
+        if self.watched:
+            self.note(rows)
+        return _LookUp.apply(table, rows) if self.keeps else F.embedding(rows, table)
 
     def note(self, rows: Tensor) -> None:
         """These rows (n,) have a gradient."""
@@ -46,7 +49,8 @@ class LookUps:
         """From now on ``table`` has a gradient, zero to begin with. From the first step on, so that
         sums are rounded in one order, before and after a run is taken up again.
         """
-        self.keeps, table.grad = True, torch.zeros_like(table)
+        self.watched = self.keeps = True
+        table.grad = torch.zeros_like(table)
 
     def forget(self, table: nn.Parameter) -> None:
         """The next step begins: a kept gradient is zero again, any other is gone."""
@@ -64,17 +68,16 @@ class LookUps:
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, look_ups: LookUps) -> Tensor:
+    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
-        ctx.table, ctx.look_ups = table, look_ups
+        ctx.table = table
         return F.embedding(rows, table)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
         (rows,), table, found = ctx.saved_tensors, ctx.table, grads[0].to(ctx.table.dtype)
-        ctx.look_ups.note(rows)
-        if ctx.look_ups.keeps and table.grad is not None:
-            table.grad.index_add_(0, rows, found)
-            return None, None, None
-        return torch.zeros_like(table).index_add_(0, rows, found), None, None
+        if table.grad is None:  # somebody has let it go
+            table.grad = torch.zeros_like(table)
+        table.grad.index_add_(0, rows, found)
+        return None, None

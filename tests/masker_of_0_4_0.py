@@ -65,5 +65,5 @@ class MaskerOf040(VectorisedMasker):
 def use(patch) -> None:
     """Let trainings draw the masks of then."""
     patch.setattr(vectorised_masking, "Spans", SpansOf040)
-    for module in ("fourm.training.pretrain", "fourm.data.store"):
+    for module in ("fourm.training.pretrain", "fourm.data.masked_batches"):
         patch.setattr(f"{module}.Masker", MaskerOf040)

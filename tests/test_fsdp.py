@@ -208,10 +208,10 @@ def note_memory() -> None:
     build = module.build_model
 
     def built(*args, **options):
-        model = build(*args, **options)
-        held = sum(p.numel() for p in model.parameters() if not p.is_meta)
+        start = build(*args, **options)
+        held = sum(p.numel() for p in start.model.parameters() if not p.is_meta)
         (Path(os.environ["NOTE"]) / f"held-{os.environ['RANK']}").write_text(str(held))
-        return model
+        return start
 
     module.build_model = built
 

@@ -11,10 +11,11 @@ from einops import rearrange
 from PIL import Image
 
 from fourm.data import patches
+from fourm.data.masked_batches import MaskedBatches
 from fourm.data.npy import write_npy
 from fourm.data.order import SampleOrder
 from fourm.data.shards import shard_path, write_shard
-from fourm.data.store import MaskedBatches, Source, SourceConfig, to_vectors
+from fourm.data.store import Source, SourceConfig, to_vectors
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet

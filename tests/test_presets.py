@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from fourm_data_prep.labellers import open_labeller
 
 from fourm.cli import main
@@ -244,7 +245,16 @@ SMALL = (
 )
 
 
+@pytest.fixture
+def precision_is_free():
+    """Accelerate holds a process to the precision of the first run in it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.mark.parametrize("name", [*PRESETS, "own_data"])
+@pytest.mark.usefixtures("precision_is_free")
 def test_a_step_of_each_made_small_trains_on_made_up_data(name, tmp_path):
     config = preset(name, *SMALL, f"out={tmp_path / 'run'}")
     modalities = ModalitySet.load(config.modalities)

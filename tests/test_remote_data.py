@@ -15,9 +15,10 @@ from soak import write_config
 from fourm.batch import map_tensors
 from fourm.cli import main
 from fourm.config import from_mapping
+from fourm.data.masked_batches import MaskedBatches
 from fourm.data.order import BlockOrder, SampleOrder
 from fourm.data.remote import fetching
-from fourm.data.store import DataConfig, MaskedBatches, SourceConfig, open_sources
+from fourm.data.store import DataConfig, SourceConfig, open_sources
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet

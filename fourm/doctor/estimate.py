@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,8 +154,6 @@ def _with_what_is_there(
     if lacking:
         named = ", ".join(map(str, lacking))
         missing.append(f"data                   no shards in {named}: random tokens instead")
-        # quiet: what a made-up source lacks is as it was declared
-        logging.getLogger("fourm.data.store").setLevel(logging.ERROR)
         tried = with_made_up_data(tried, modalities, folder)
     if config.init and not Path(config.init).exists():
         missing.append(f"init                   {config.init} is not there: fresh weights instead")

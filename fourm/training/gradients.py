@@ -25,7 +25,8 @@ class Gradients:
         self._look_ups = look_ups_of(model)
         if not among_others():
             for table, look_ups in self._look_ups.items():
-                if table.requires_grad and not is_sharded(table):
+                # on a GPU sums over rows that repeat would have no fixed order
+                if table.requires_grad and table.is_cpu and not is_sharded(table):
                     look_ups.keep(table)
 
     def norm(self) -> Tensor:

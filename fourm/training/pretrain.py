@@ -25,8 +25,9 @@ from fourm.batch import MaskedBatch
 from fourm.cli import door
 from fourm.codecs import CodecSet
 from fourm.config import at_least, dump
+from fourm.data.masked_batches import MaskedBatches, fixed_batch
 from fourm.data.shards import write_json_atomic
-from fourm.data.store import DataConfig, MaskedBatches, Source, fixed_batch, open_sources
+from fourm.data.store import DataConfig, Source, open_sources
 from fourm.errors import UserError
 from fourm.flops import training_flops
 from fourm.masking import Masker, MaskingConfig

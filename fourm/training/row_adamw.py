@@ -41,6 +41,8 @@ class RowAdamW(torch.optim.Optimizer):
     ) -> None:
         super().__init__(list(tables), {"lr": lr, "betas": betas})
         self._look_ups = dict(tables)
+        for look_ups in tables.values():
+            look_ups.watched = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
