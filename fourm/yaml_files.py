@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from fourm.errors import UserError
+from fourm.resources import configs_folder
 
 BASE = "base"
 
@@ -107,6 +108,7 @@ class _Reader:
     bases: list[Path] = field(default_factory=list)
 
     def read(self, path: Path) -> Tree:
+        path = _found(path)
         data = _read_mapping(path)
         self.above = (*self.above, path.resolve())
         return Tree(self._based(data, path), path, tuple(dict.fromkeys(self.bases)))
@@ -133,6 +135,14 @@ class _Reader:
             raise UserError(f"{path}: base {name}: {error}") from None
         self.bases += [base, *found.bases]
         return found.data
+
+
+def _found(path: Path) -> Path:
+    """The file, or the packaged one where ``configs/...`` is named from another folder."""
+    if path.exists() or path.is_absolute() or path.parts[:1] != ("configs",):
+        return path
+    packaged = configs_folder().joinpath(*path.parts[1:])
+    return packaged if packaged.is_file() else path
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

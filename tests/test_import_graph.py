@@ -17,6 +17,7 @@ SOURCES = {
 FLOORS: list[set[str]] = [
     {
         "fourm.errors",
+        "fourm.resources",
         "fourm.choices",
         "fourm.yaml_files",
         "fourm.config",
@@ -24,7 +25,7 @@ FLOORS: list[set[str]] = [
         "fourm.ragged",
     },
     {"fourm.compiled", "fourm.compiled_rng"},
-    {"fourm.formats", "fourm.progress", "fourm.resources", "fourm.weights", "fourm.model_files"},
+    {"fourm.formats", "fourm.progress", "fourm.weights", "fourm.model_files"},
     {"fourm.cli", "fourm.__main__"},
     {
         "fourm.data.crops",

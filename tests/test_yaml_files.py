@@ -99,3 +99,13 @@ def test_a_base_that_cannot_be_read_is_a_sentence_with_both_files(write, content
     with pytest.raises(UserError, match=told) as raised:
         read_tree(write("a.yaml", content))
     assert "\n" not in str(raised.value)
+
+
+def test_a_packaged_config_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "modalities" in read_yaml("configs/modalities/4m_7.yaml")
+    with pytest.raises(UserError, match="no config file configs/modalities/4m_8.yaml"):
+        read_yaml("configs/modalities/4m_8.yaml")
+    (tmp_path / "configs" / "modalities").mkdir(parents=True)
+    (tmp_path / "configs" / "modalities" / "4m_7.yaml").write_text("own: 1")
+    assert read_yaml("configs/modalities/4m_7.yaml") == {"own": 1}
