@@ -13,6 +13,7 @@ into each other's way; another one may read them from elsewhere.
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,10 @@ class TarFiles:
 
     def __init__(self, tars: Sequence[TarStamp]) -> None:
         self._tars = tuple(tars)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
         self._open: OrderedDict[int, Any] = OrderedDict()  # used last, at the end
 
     def __call__(self, tar: int, offset: int, size: int, /) -> bytes:
@@ -123,15 +128,22 @@ class TarFiles:
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_tars": self._tars, "_open": OrderedDict()}  # another process opens its own
+        return {"_tars": self._tars}  # another process opens its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._tars = state["_tars"]
+        self._begin()
 
     def _file(self, tar: int) -> Any:
-        # files close with the last reference, so another thread may read on from one that goes
-        file = self._open.pop(tar, None) or self._opened(tar)
-        self._open[tar] = file
-        while len(self._open) > _MAX_OPEN:
-            self._open.popitem(last=False)
-        return file
+        if self._process != os.getpid():  # a lock that another thread held is forked as it was
+            self._begin()
+        with self._lock:
+            # files close with the last reference, so another thread may read on from one that goes
+            file = self._open.pop(tar, None) or self._opened(tar)
+            self._open[tar] = file
+            while len(self._open) > _MAX_OPEN:
+                self._open.popitem(last=False)
+            return file
 
     def _opened(self, tar: int) -> Any:
         listed = self._tars[tar]
