@@ -182,6 +182,15 @@ def test_blocks_are_the_default_for_remote_sources_alone(world, server, tmp_path
     assert remote.blocks == BlockOrder() and local.blocks is None
 
 
+def test_a_remote_source_that_is_joined_by_key_is_read_in_blocks_and_ahead_too(server, tmp_path):
+    config = DataConfig(
+        sources=(SourceConfig(tokens=server.url, join="key"), SourceConfig(tokens=server.url)),
+        cache=str(tmp_path),
+    )
+    joined, plainly = open_sources(config, "train", modality_set())
+    assert joined.blocks == BlockOrder() and joined.window_bytes == plainly.window_bytes > 0
+
+
 def test_what_an_address_lacks_is_named(server, tmp_path):
     config = DataConfig(sources=(SourceConfig(tokens=server.url),), cache=str(tmp_path))
     with pytest.raises(UserError, match="no shards of any modality under http://127.0.0.1"):

@@ -128,7 +128,7 @@ class Source:
             else:
                 column = _open(config, split, m, Path(cache), report, fingerprints or {})
             if column is not None:
-                self._columns[m.name] = ByKey(column) if config.join == "key" else column
+                self._columns[m.name] = column
         for name in config.modalities:
             if name not in self._columns:
                 raise UserError(
@@ -141,10 +141,11 @@ class Source:
                 f" {self.name}/{split}/<modality>/00000.tar"
             )
         required = _required(config, self.name, split, modalities, self.present)
-        damaged = _damaged(reports, self.present)
+        damaged, joined = _damaged(reports, self.present), self._columns
         if config.join == "key":
             damaged = replace(damaged, samples={key_in(name) for name in damaged.samples})
-        self._rows = align(self._columns, required, Path(cache), damaged)
+            joined = {name: ByKey(column) for name, column in joined.items()}
+        self._rows = align(joined, required, Path(cache), damaged)
         self.report = _merged(reports, self._rows, max_damage)
         self.report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
         self.num_samples = self._rows.num_samples
