@@ -8,9 +8,9 @@ added once more. Architecture: 4M (2312.06647); shapes: T packed rows, D width, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,12 @@ from fourm.attention import Backend, attention_dtype
 from fourm.attention.rows import take_rows
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.blocks import Block, BlockShape
-from fourm.config import at_least, from_mapping, to_mapping
+from fourm.config import from_mapping, to_mapping
 from fourm.embedding import TOKEN_STD, Head, TokenTable
 from fourm.encoder import (
     Arrangement,
     Encoded,
-    EncoderConfig,
     Latent,
-    Plain,
     PlainArrangement,
     PlainRows,
 )
@@ -40,6 +38,7 @@ from fourm.hub import HubModel
 from fourm.latent_encoder import LatentEncoder
 from fourm.latent_rows import LatentArrangement, LatentRows
 from fourm.modalities import ModalitySet
+from fourm.model_config import ModelConfig
 from fourm.model_files import (
     ADAPTERS_FILE,
     CONFIG_FILE,
@@ -49,93 +48,11 @@ from fourm.model_files import (
     write_description,
 )
 from fourm.objectives import CrossEntropy, Objective, Targets
-from fourm.positions import Places, Positions, PositionTable
+from fourm.positions import Places, PositionTable
 from fourm.prepared import Budget, Preparation
 from fourm.provenance import Provenance
 from fourm.roles import TABLE, state_roles
 from fourm.weights import WEIGHTS_FILE, WeightFiles
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Size and options of the transformer. 4M-B is dim 768, depth 12 + 12, 12 heads."""
-
-    dim: int = 128
-    encoder_depth: int = 3
-    decoder_depth: int = 3
-    num_heads: int = 4
-    mlp_ratio: float = 4.0
-    gated_mlp: bool = True
-    activation: Literal["silu", "gelu"] = "silu"
-    qkv_bias: bool = False
-    proj_bias: bool = False
-    mlp_bias: bool = False
-    norm_bias: bool = False
-    qk_norm: bool = False
-    # bias of the projection of pixel patches (projections of other vectors always have one)
-    patch_bias: bool = True
-    num_registers: int = 0
-    positions: Positions = "added"  # vectors added to rows, rotary angles, or both
-    share_modality_embeddings: bool = False  # one vector for a modality's input and target rows
-    share_token_embeddings: bool = True  # the decoder reads sequences with the encoder's table
-    share_learned_positions: bool = True  # a set's positions are the same for input and target rows
-    tie_heads: bool = False  # output heads are the decoder's token table
-    attention: str = "auto"
-    # under autocast, layers hand on rows of its type: half the bytes, norms still add in float32
-    half_residual: bool = False
-    encoder: EncoderConfig = field(default_factory=Plain)
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "dim", "num_heads")
-        at_least(self, 0, "encoder_depth", "decoder_depth", "num_registers")
-        if int(self.dim * self.mlp_ratio) < 1:
-            raise UserError(f"mlp_ratio {self.mlp_ratio} leaves layers of dim {self.dim} no width")
-        if self.dim % 4 or self.dim % self.num_heads:
-            raise UserError(
-                f"dim {self.dim} must be a multiple of 4 and of num_heads {self.num_heads}"
-            )
-        if self.positions != "added" and self.dim // self.num_heads % 4:
-            raise UserError(
-                f"rotary positions need heads whose width is a multiple of 4, not"
-                f" {self.dim // self.num_heads}"
-            )
-        if isinstance(self.encoder, Latent) and self.num_registers:
-            raise UserError(
-                "a latent encoder and num_registers do not go together: the latents are registers"
-                " already"
-            )
-        if isinstance(self.encoder, Latent) and self.positions != "added":
-            raise UserError("a latent encoder's latents have no place: positions must be added")
-
-    @staticmethod
-    def upgrade(given: dict[str, Any]) -> dict[str, Any]:
-        """The keys of earlier releases as those of this one: up to 0.4.0 a latent encoder was
-        ``fusion: {...}``.
-        """
-        if "fusion" not in given:
-            return given
-        if given["fusion"] and "encoder" in given:
-            raise UserError("'fusion' is the old name of 'encoder': give one of them")
-        kept = {key: value for key, value in given.items() if key != "fusion"}
-        if given["fusion"]:
-            kept["encoder"] = {"type": "latent", **given["fusion"]}
-        return kept
-
-    @property
-    def block(self) -> BlockShape:
-        """What the blocks share."""
-        return BlockShape(
-            dim=self.dim,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            gated=self.gated_mlp,
-            activation=self.activation,
-            qkv_bias=self.qkv_bias,
-            proj_bias=self.proj_bias,
-            mlp_bias=self.mlp_bias,
-            norm_bias=self.norm_bias,
-            qk_norm=self.qk_norm,
-        )
 
 
 @dataclass(frozen=True)

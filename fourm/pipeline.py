@@ -13,7 +13,6 @@ folder with ``tokenizers/`` beside the weights and, if the model has preferred s
 
 from __future__ import annotations
 
-import operator
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +33,19 @@ from fourm.codecs import CodecSet
 from fourm.config import read_yaml, to_mapping
 from fourm.data.store import to_vectors
 from fourm.errors import UserError, nearest
+from fourm.given import (
+    Partial,
+    Tokens,
+    ids_of,
+    is_batch,
+    open_gap,
+    padded_vectors,
+    seeds_of,
+    token_mask,
+    whole_number,
+)
 from fourm.hub import find_model
-from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality, ModalitySet
+from fourm.modalities import Modality, ModalitySet
 from fourm.model import FourM, load_model
 from fourm.model_card import HERE, model_card, write_card
 from fourm.resources import configs_folder
@@ -44,27 +54,6 @@ from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState, encoder_stream
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
-
-
-@dataclass(frozen=True)
-class Partial:
-    """A raw value of which only some tokens are given: in-painting, out-painting. ``keep`` True =
-    given.
-
-    ``keep`` is a mask over the token grid (rows, columns) or over pixels (H, W); a token is given
-    if all its pixels are.
-    """
-
-    raw: Any
-    keep: np.ndarray
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Ids instead of a raw value, with an optional mask of which are given (True = given)."""
-
-    ids: np.ndarray
-    keep: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -231,7 +220,7 @@ class AnyToAnyPipeline:
                     f" {', '.join(m.name for m in self.modalities.outputs)}"
                 )
         state = self.encode(inputs, num_samples)
-        seeds = _seeds(seed, state.num_samples)
+        seeds = seeds_of(seed, state.num_samples)
         conditions = state.present
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
@@ -264,11 +253,11 @@ class AnyToAnyPipeline:
                 f"inputs are a mapping of names to values, not {type(inputs).__name__};"
                 f" names are {', '.join(m.name for m in self.modalities.inputs)}"
             )
-        num_samples = _whole(num_samples, "num_samples")
+        num_samples = whole_number(num_samples, "num_samples")
         if num_samples < 1:
             raise UserError(f"num_samples must be at least 1, not {num_samples}")
         lists = {
-            name: value if _is_batch(value, self.modalities[name]) else [value] * num_samples
+            name: value if is_batch(value, self.modalities[name]) else [value] * num_samples
             for name, value in inputs.items()
         }
         sizes = {name: len(value) for name, value in lists.items()}
@@ -316,7 +305,7 @@ class AnyToAnyPipeline:
         if direct is not None and (plain or m.kind == "continuous"):
             given = [direct.raw.accept(value) for value in values]
             if not direct.patch_size:
-                state.grids[direct.name] = _padded(given, direct.num_tokens)
+                state.grids[direct.name] = padded_vectors(given, direct.num_tokens)
                 return
             vectors = to_vectors(np.stack(given), direct)
             state.grids[direct.name] = GridState(vectors, np.ones(vectors.shape[:2], bool))
@@ -327,16 +316,16 @@ class AnyToAnyPipeline:
         ids, keep = [], []
         for value in values:
             if isinstance(value, Tokens):
-                ids.append(_ids(value.ids))
+                ids.append(ids_of(value.ids))
             else:
                 assert codec is not None
                 raw = value.raw if isinstance(value, Partial) else value
                 ids.append(codec.encode([m.raw.accept(raw)])[0])
-            keep.append(_token_mask(value, m, len(ids[-1])))
+            keep.append(token_mask(value, m, len(ids[-1])))
             if len(ids[-1]) and (ids[-1].min() < 0 or ids[-1].max() >= m.vocab_size):
                 raise UserError(f"id {ids[-1].max()} is outside the vocabulary of {m.vocab_size}")
         if m.kind == "sequence":
-            state.sequences[name] = [_open_gap(i, self.num_sentinels[name]) for i in ids]
+            state.sequences[name] = [open_gap(i, self.num_sentinels[name]) for i in ids]
         else:
             if any(len(i) != m.num_tokens for i in ids):
                 raise UserError(
@@ -381,87 +370,3 @@ def check_options(options: dict[str, Any], modalities: ModalitySet, where: str) 
 def is_released(modalities: ModalitySet) -> bool:
     """True if the set's tokenizers are those of the released 4M family."""
     return any(settings.get("type") == "released" for settings in modalities.tokenizers.values())
-
-
-def _whole(value: Any, name: str) -> int:
-    """An int, numpy's too."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise UserError(f"{name} must be a whole number, not {value!r}") from None
-
-
-def _seeds(seed: Any, num: int) -> np.ndarray:
-    """One seed (that of the first sample) or one for each of ``num`` samples, as (num,) int64."""
-    if seed is None:
-        raise UserError("seed must be a number: nothing is random by itself here")
-    if np.ndim(seed) == 0:
-        first = _whole(seed, "seed")
-        seeds = [first + i for i in range(num)]
-    else:
-        seeds = [_whole(value, "a seed") for value in seed]
-    if len(seeds) != num:
-        raise UserError(f"{len(seeds)} seeds for {num} samples")
-    limits = np.iinfo(np.int64)
-    if min(seeds) < limits.min or max(seeds) > limits.max:
-        raise UserError(f"seeds must fit 64 bits: {limits.min} to {limits.max}, not {max(seeds)}")
-    return np.array(seeds, np.int64)
-
-
-def _ids(value: Any) -> np.ndarray:
-    ids = np.asarray(value)
-    if ids.size and ids.dtype.kind not in "iu":
-        raise UserError(f"ids must be integers, not {ids.dtype}")
-    return ids.astype(np.int64).reshape(-1)
-
-
-def _is_batch(value: Any, m: Modality) -> bool:
-    """A list of samples, as opposed to one sample that may itself be a list."""
-    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (Partial, Tokens)):
-        return True
-    return m.raw.is_batch(value)
-
-
-def _padded(values: list[np.ndarray], most: int) -> GridState:
-    """Lists of vectors (L, C) of different lengths as one state; raises ValueError for one of more
-    than ``most``.
-    """
-    longest = max(len(value) for value in values)
-    if longest > most:
-        raise UserError(f"{longest} vectors are more than the {most} that this modality holds")
-    table = np.zeros((len(values), longest, values[0].shape[1]), np.float32)
-    known = np.zeros(table.shape[:2], bool)
-    for row, value in enumerate(values):
-        table[row, : len(value)], known[row, : len(value)] = value, True
-    return GridState(table, known)
-
-
-def _token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
-    keep = getattr(value, "keep", None)
-    if keep is None:
-        return np.ones(num, bool)
-    keep = np.asarray(keep, bool)
-    if keep.size == num:
-        return keep.reshape(-1)
-    if m.grid is not None and keep.shape == (m.raw.pixels, m.raw.pixels):
-        rows, columns = m.grid
-        pixels = m.raw.pixels
-        parts = keep.reshape(rows, pixels // rows, columns, pixels // columns)
-        return parts.all((1, 3)).reshape(-1)
-    raise UserError(
-        f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.pixels} x"
-        f" {m.raw.pixels} pixels"
-    )
-
-
-def _open_gap(ids: np.ndarray, num_sentinels: int) -> np.ndarray:
-    """A prompt that ends in a sentinel is open-ended: what follows it is to be generated, so it has
-    no end yet.
-    """
-    if (
-        len(ids) >= 2
-        and ids[-1] == END_ID
-        and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + num_sentinels
-    ):
-        return ids[:-1]
-    return ids

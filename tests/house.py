@@ -38,7 +38,7 @@ ROOMS = (
         "figures, report, project",
         "evaluation report line_chart project cpu_ranks project_edits",
     ),
-    Room("fourm", "pipeline", "any to any; released 4M", "pipeline interop"),
+    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given interop"),
     Room("fourm", "sampling", "schemes, guidance, steps", "sampling"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
@@ -46,8 +46,8 @@ ROOMS = (
         "fourm",
         "model",
         "embedding, attention, blocks, losses",
-        "model flops encoder latent_rows latent_encoder prepared blocks fused cache attention roles"
-        " positions embedding lookups pieces loss objectives",
+        "model model_config flops encoder latent_rows latent_encoder prepared blocks fused cache"
+        " attention roles positions embedding lookups pieces loss objectives",
     ),
     Room(
         "fourm",
