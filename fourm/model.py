@@ -385,10 +385,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) ->
     files = WeightFiles.open(folder).renamed(FourM.renamed_weights)
     with init_empty_weights(include_buffers=False):
         model = FourM(config, modalities)
-    expected = model.state_dict()
-    for name, tensor in expected.items():
-        files.need(name, tuple(tensor.shape))
-    files.refuse_others(set(expected))
+    files.need_all(model.state_dict())
     load_into(model, files.read, dtype)
     model.provenance = Provenance.read(folder)
     return model

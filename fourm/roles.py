@@ -29,6 +29,11 @@ class Role:
     pieces: int = 1
     looked_up: bool = False  # a table of which a batch reads some rows, and nothing else does
 
+    @property
+    def is_table(self) -> bool:
+        """Rows, whoever reads them."""
+        return self.name == TABLE.name
+
 
 PROJECTION = Role("projection", decayed=True)
 TABLE = Role("table", decayed=False)

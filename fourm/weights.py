@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,6 +187,12 @@ class WeightFiles:
                 " it belongs to another model or modality set"
             )
 
+    def need_all(self, expected: Mapping[str, Tensor]) -> None:
+        """Raise UserError unless these tensors are there with their shapes, and no others."""
+        for name, tensor in expected.items():
+            self.need(name, tuple(tensor.shape))
+        self.refuse_others(set(expected))
+
     def refuse_others(self, known: set[str]) -> None:
         """Raise ValueError for the first tensor that no one asked for."""
         extra = sorted(set(self.files) - known)
@@ -230,9 +236,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """
     files = WeightFiles.open(path).renamed(getattr(model, "renamed_weights", {}))
     expected = model.state_dict()
-    for name, tensor in expected.items():
-        files.need(name, tuple(tensor.shape))
-    files.refuse_others(set(expected))
+    files.need_all(expected)
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(files.read(name))

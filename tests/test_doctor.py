@@ -151,6 +151,16 @@ def test_recomputing_keeps_the_rows_before_each_block_and_one_block(preset):
     assert said < 0.5 * activation_bytes(c, plain, rows)
 
 
+def test_all_tables_are_counted_and_each_way_of_training_them_has_its_moments(task):
+    loop = task.config.loop
+    sizes = Sizes(ModelConfig(dim=64), task.modalities)
+    model = FourM(ModelConfig(dim=64), task.modalities)
+    tables = [model.tokens.table, model.heads.table]
+    assert sizes.tables >= sum(table.numel() for table in tables)
+    rows = replace(loop, optimizer=replace(loop.optimizer, tables="rows"))
+    assert sizes.moments(rows) == sizes.moments(loop)
+
+
 def test_weights_and_moments_are_what_the_optimizers_hold(task):
     config, modalities = task.config, task.modalities
     model_config = ModelConfig(dim=64, encoder_depth=4, decoder_depth=4, num_heads=2)

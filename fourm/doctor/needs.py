@@ -23,12 +23,12 @@ from fourm.doctor.activations import (
 )
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
-from fourm.roles import TABLE, parameter_roles
+from fourm.roles import parameter_roles
 from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import parameter_groups
 from fourm.training.sharding import Sharding
 
-_MOMENTS = {"adamw": 2, "muon": 1}
+_MOMENTS = {"adamw": 2, "muon": 1, "rows": 2}
 _GATHERED = 2  # blocks at a time: the one at work and the next
 _OF_A_MACHINE = 8  # GPUs, as most that train have
 
@@ -89,7 +89,7 @@ class Sizes:
     def tables(self) -> int:
         """Rows that are looked up or asked for."""
         roles = parameter_roles(self._model)
-        return sum(size for name, size in self._sizes.items() if roles[name] is TABLE)
+        return sum(size for name, size in self._sizes.items() if roles[name].is_table)
 
     @cached_property
     def blocks(self) -> list[int]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fourm.config import at_least
 from fourm.errors import UserError
-from fourm.roles import LOOKED_UP, TABLE, Role, parameter_roles
+from fourm.roles import Role, parameter_roles
 from fourm.training.gradients import look_ups_of
 from fourm.training.muon_shares import orthogonalize_shares
 from fourm.training.row_adamw import RowAdamW
@@ -213,7 +213,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[Paramete
         role = roles[name]
         for_muon = config.name == "muon" and role.hidden
         by_rows = config.tables == "rows" and role.looked_up
-        decayed = role.decayed or (role in (TABLE, LOOKED_UP) and config.decay_tables)
+        decayed = role.decayed or (role.is_table and config.decay_tables)
         number = 2 if for_muon else 3 if by_rows else 0 if decayed else 1
         group = groups[number]
         group.names.append(name)

@@ -113,9 +113,7 @@ class TrainingState:
         files = WeightFiles.open(path).renamed(renamed)
         others = WeightFiles.open(path, TENSORS)
         expected = self.model.state_dict()
-        for name, tensor in expected.items():
-            files.need(name, tuple(tensor.shape))
-        files.refuse_others(set(expected))
+        files.need_all(expected)
         self._read(files, {name: name for name in expected})
         if self._average:
             self._average = self._copies()
