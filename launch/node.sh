@@ -6,7 +6,7 @@
 #   NODES=2 NODE_RANK=1 HEAD=host0 launch/node.sh CONFIG [KEY=VALUE]...      on the other one
 #
 # The run's folder (out) must be on a disk that all machines share. Stopped by a signal, it saves;
-# the same command goes on. GPUS=2 ACCELERATE_USE_CPU=1 makes two ranks of a machine without GPUs.
+# the same command goes on. GPUS=2 makes two ranks of a machine without GPUs.
 set -euo pipefail
 
 if [ $# -eq 0 ]; then

@@ -23,7 +23,6 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([".", "tokenizers", "data_prep"]),
     "OMP_NUM_THREADS": "1",
-    "ACCELERATE_USE_CPU": "1",
 }
 # what Slurm's commands do to a script, on one machine: tasks with their numbers, signals handed on
 SRUN = """#!{python}

@@ -1,6 +1,4 @@
-"""A source of samples: the columns of all its modalities, aligned by key; and the batches drawn
-from a mixture of sources.
-"""
+"""A source of samples: the columns of all its modalities, aligned by key."""
 
 from __future__ import annotations
 

@@ -85,6 +85,8 @@ class Loop:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.accelerator = Accelerator(
+            # said where there is no other device: else ranks would not know of each other
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=config.precision,
             log_with=config.tracker or None,
             project_dir=str(out) if config.tracker else None,
