@@ -24,7 +24,7 @@ class Class:
 LAND_COVER = (
     Class("water", "water", (28, 13, 255)),
     Class("evergreen needleleaf forest", "conifer forest", (5, 69, 10)),
-    Class("evergreen broadleaf forest", "rainforest", (8, 106, 16)),
+    Class("evergreen broadleaf forest", "evergreen forest", (8, 106, 16)),
     Class("deciduous needleleaf forest", "larch forest", (84, 167, 8)),
     Class("deciduous broadleaf forest", "broadleaf forest", (120, 210, 3)),
     Class("mixed forest", "mixed forest", (0, 153, 0)),
