@@ -76,7 +76,7 @@ def write_maps(source: Path, path: Path, amount: Amount) -> list[str]:
             "seed": amount.seed,
             "where": {"land_cover": {"classes": ["water"], "most": 0.8}},
         },
-        "split": {"block": amount.block, "share": amount.share},
+        "split": {"block": amount.block, "share": amount.share, "balance": "climate"},
         "derived": DERIVED,
         "rasters": rasters,
     }

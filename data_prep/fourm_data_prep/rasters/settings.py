@@ -10,7 +10,7 @@
       train: 6000
       val: 600
       where: {land_cover: {classes: [water], most: 0.8}}
-    split: {block: 10, share: 0.1}
+    split: {block: 10, share: 0.1, balance: land_cover}
     derived: {caption: "package.module:function"}
 
 The raw type of a modality decides how its image is read: class maps by their values (or the
@@ -94,6 +94,7 @@ class Split:
 
     block: float = 0.0  # side, in units of the surface; 0: four times a tile's
     share: float = 0.1
+    balance: str = ""  # a class map: held-out blocks have about their share of each of its classes
 
     def __post_init__(self) -> None:
         at_least(self, 0, "block")
@@ -166,7 +167,7 @@ def load_rasters(path: Path, modalities: ModalitySet) -> RasterImport:
     for name in settings.tiles.where:
         if name not in settings.rasters:
             raise UserError(f"{path}: tiles.where.{name}: no such raster{nearest(name, raws)}")
-    of = settings.tiles.of
-    if of and of not in settings.rasters:
-        raise UserError(f"{path}: tiles.of: no raster {of!r}{nearest(of, settings.rasters)}")
+    for key, name in (("tiles.of", settings.tiles.of), ("split.balance", settings.split.balance)):
+        if name and name not in settings.rasters:
+            raise UserError(f"{path}: {key}: no raster {name!r}{nearest(name, settings.rasters)}")
     return RasterImport(settings, path.parent, raws, tuple(own))

@@ -54,6 +54,11 @@ class Surface(Choice, family="surface", default="globe"):
         """What x may be moved by without another place being meant; 0 = nothing."""
         return 0.0
 
+    @property
+    def middles(self) -> tuple[float, float]:
+        """What the middles of tiles are between, from bottom to top."""
+        return self.extent[2], self.extent[3]
+
     def fitted(self, columns: int, rows: int) -> Self:
         """The surface where its first image has so many pixels."""
         return self
@@ -117,6 +122,10 @@ class Globe(Surface, name="globe"):
     @property
     def period(self) -> float:
         return 360.0
+
+    @property
+    def middles(self) -> tuple[float, float]:
+        return self.latitudes
 
     def places(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # the area below a latitude is as its sine

@@ -17,44 +17,14 @@ from fourm.errors import UserError
 from fourm.raw import Raw
 from fourm.raw.labels import Labels
 from fourm.rng import CounterRNG
+from fourm_data_prep.rasters.blocks import SPLITS, Blocks
 from fourm_data_prep.rasters.layers import Layers
 from fourm_data_prep.rasters.settings import Condition, RasterImport
 from fourm_data_prep.rasters.surfaces import Surface, Tile
 
-SPLITS = ("train", "val")
 _BLOCKS_A_SIDE = 4  # blocks are so many tiles wide unless the YAML says otherwise
 _BATCH = 4096
 _MOST_PLACES = 1000  # that are tried for each tile asked for
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Which blocks of the ground are kept for validation: of each band about the same share, so
-    that held-out ground is of all latitudes.
-    """
-
-    surface: Surface
-    side: float
-    held_out: frozenset[tuple[int, int]]
-
-    @staticmethod
-    def draw(surface: Surface, side: float, share: float, seed: int) -> Blocks:
-        """Every 1/share-th block, counted through the bands, in random order within each."""
-        rng = CounterRNG(seed, "rasters.blocks")
-        ordered: list[tuple[int, int]] = []
-        for band in range(surface.num_bands(side)):
-            columns = np.arange(surface.num_columns(band, side))
-            order = np.argsort(rng.uniform(band, columns), kind="stable")
-            ordered += [(band, int(column)) for column in order]
-        shift = float(rng.uniform(0, 0, 1))
-        marks = np.floor(shift + share * np.arange(len(ordered) + 1))
-        chosen = np.flatnonzero(np.diff(marks))
-        return Blocks(surface, side, frozenset(ordered[k] for k in chosen))
-
-    def split_of(self, tile: Tile) -> str | None:
-        """The split that a tile is in; None where it touches blocks of both."""
-        away = {block in self.held_out for block in self.surface.blocks_of(tile, self.side)}
-        return None if len(away) > 1 else SPLITS[away.pop()]
 
 
 @dataclass(frozen=True)
@@ -79,8 +49,8 @@ def choose_tiles(given: RasterImport, layers: Layers) -> Chosen:
     block = split.block or _BLOCKS_A_SIDE * side
     if block <= side:
         raise UserError(f"blocks of {block:g} cannot hold tiles of {side:g}: make them larger")
-    blocks = Blocks.draw(layers.surface, block, split.share, tiles.seed)
     tests = [_Test.of(name, given.raws[name], asked) for name, asked in tiles.where.items()]
+    blocks = _draw_blocks(given, layers, block, tests)
     wanted = {"train": tiles.train, "val": tiles.val}
     found: dict[str, list[Tile]] = {name: [] for name in SPLITS}
     counts: Counter[str] = Counter()
@@ -92,7 +62,7 @@ def choose_tiles(given: RasterImport, layers: Layers) -> Chosen:
         if name is None:
             counts["between splits"] += 1
         elif len(found[name]) < wanted[name]:
-            if _is_inside(layers.surface, tile) and all(t.passes(layers, tile) for t in tests):
+            if _is_inside(layers.surface, tile) and _passes(tests, layers, tile):
                 found[name].append(tile)
             else:
                 counts["not as asked"] += 1
@@ -103,6 +73,24 @@ def choose_tiles(given: RasterImport, layers: Layers) -> Chosen:
                 " places: ask for fewer, loosen tiles.where, or change the blocks"
             )
     return Chosen(found, blocks, counts)
+
+
+def _draw_blocks(given: RasterImport, layers: Layers, side: float, tests: list[_Test]) -> Blocks:
+    split, seed = given.settings.split, given.settings.tiles.seed
+    surface, name = layers.surface, split.balance
+    if not name:
+        return Blocks.draw(surface, side, split.share, seed)
+    raw, (low, high) = given.raws[name], surface.middles
+    if not isinstance(raw, Labels):
+        raise UserError(f"split.balance: {name} ({raw.type_name}) has no classes")
+
+    def counts(block: Tile) -> np.ndarray | None:
+        if not low <= block.y <= high or not _passes(tests, layers, block):
+            return None
+        value = layers.layers[name].cut(block)
+        return None if value is None else np.bincount(value.ravel(), minlength=len(raw.classes))
+
+    return Blocks.balanced(surface, side, split.share, seed, counts)
 
 
 def _places(surface: Surface, side: float, seed: int, most: int) -> Iterator[Tile]:
@@ -119,6 +107,10 @@ def _is_inside(surface: Surface, tile: Tile) -> bool:
     high = bottom <= tile.y - tile.height / 2 and tile.y + tile.height / 2 <= top
     wide = left <= tile.x - tile.width / 2 and tile.x + tile.width / 2 <= right
     return high and (wide or surface.period > tile.width)
+
+
+def _passes(tests: list[_Test], layers: Layers, tile: Tile) -> bool:
+    return all(test.passes(layers, tile) for test in tests)
 
 
 @dataclass(frozen=True)
