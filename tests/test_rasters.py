@@ -450,3 +450,10 @@ def test_a_truncated_image_is_a_sentence_and_leaves_nothing_half_decoded(folder)
     with pytest.raises(UserError, match="rgb.png cannot be decoded"):
         run(folder)
     assert not list((folder / "raw.decoded").glob("rgb*"))
+
+
+@pytest.mark.parametrize("name", ["level.tif", "rgb.png"])
+def test_a_file_that_is_no_image_is_a_sentence(folder, name):
+    (folder / name).write_text("no image")
+    with pytest.raises(UserError, match=f"{name} (cannot be decoded|is no readable image)"):
+        planned(folder, edited(rasters__level__file=name))

@@ -140,8 +140,9 @@ class Globe(Surface, name="globe"):
 
 @dataclass(frozen=True, kw_only=True)
 class Plane(Surface, name="plane"):
-    """A flat piece of ground that nothing goes around. Its unit is a pixel of the image ``tiles.of``
-    (or of the first), unless ``ground`` says what all images show: left, right, bottom, top.
+    """A flat piece of ground that nothing goes around. Its unit is a pixel of the image
+    ``tiles.of`` (or of the first), unless ``ground`` says what all images show: left, right,
+    bottom, top.
     """
 
     ground: Extent | None = None
