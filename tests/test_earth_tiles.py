@@ -9,6 +9,7 @@ import json
 import subprocess
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,8 +208,11 @@ def test_without_npm_its_modalities_are_left_out_of_maps_and_config(tmp_path):
     kept = {m.name for m in ModalitySet.load(tmp_path / "modalities.yaml")}
     assert left.keys() == MAPS.keys() - set(lacking) and left.keys() < kept
     assert not kept & set(lacking) and {"caption", "pixels"} <= kept
-    tile = cut(land_cover={"barren": 100})
-    assert caption(Cut(tile.tile, {"land_cover": tile.values["land_cover"]}, tile.raws))
+    bare = cut(land_cover={"barren": 100})
+    assert caption(replace(bare, values={"land_cover": bare.values["land_cover"]})) == (
+        "all bare ground, tropics"
+    )
+    assert caption(replace(bare, values={})) == "tropics"
 
 
 def test_outlines_of_countries_become_a_class_map(tmp_path):

@@ -15,6 +15,7 @@ from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import import_pictures
 from fourm_data_prep.rasters import decoding
 from fourm_data_prep.rasters.blocks import Blocks, area_of
+from fourm_data_prep.rasters.derived import Cut, coordinates
 from fourm_data_prep.rasters.layers import Layers
 from fourm_data_prep.rasters.settings import load_rasters
 from fourm_data_prep.rasters.surfaces import Globe, Plane, Tile
@@ -298,6 +299,7 @@ def test_a_plane_is_cut_by_pixels_and_nothing_goes_around(folder):
     chosen = choose_tiles(given, layers)
     for tile in (*chosen.tiles["train"], *chosen.tiles["val"]):
         assert tile.width == tile.height == SIZE
+        assert coordinates(Cut(tile, {}, {})) == pytest.approx([tile.y, tile.x], abs=1e-3)
         assert SIZE / 2 <= tile.x <= 500 - SIZE / 2 and SIZE / 2 <= tile.y <= 300 - SIZE / 2
         level = layers.layers["level"].cut(tile)
         assert np.abs(level.mean() - ((300 - tile.y - 0.5) * 100 + tile.x / 5 - 0.5)).max() < 12
@@ -434,6 +436,11 @@ MISTAKES = {
         tiles__where={"cover": {"classes": ["sea"], "least": 1.0}}, tiles__side=19
     ),
 }
+
+
+def test_a_yaml_file_without_rasters_is_a_sentence(folder):
+    with pytest.raises(UserError, match="names no rasters"):
+        import_pictures(folder / "modalities.yaml", folder / "modalities.yaml", folder / "raw")
 
 
 @pytest.mark.parametrize("said", MISTAKES)
