@@ -2,7 +2,8 @@
 
     fourm import SOURCE --config MODALITIES.yaml --out DIR
 
-SOURCE is a folder of pictures or of webdataset tars, a table, or hf:DATASET.
+SOURCE is a folder of pictures or of webdataset tars, a table, hf:DATASET, or a YAML file of large
+images that tiles are cut from (``fourm_data_prep.rasters``).
 
 Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions
 come from the first line of ``<name>.txt`` beside the picture or from one CSV with a column of file
@@ -55,6 +56,8 @@ from fourm_data_prep.picture_shards import (
     plain_key,
     write_pictures,
 )
+from fourm_data_prep.rasters.importing import import_rasters
+from fourm_data_prep.rasters.settings import is_raster_file
 from fourm_data_prep.tables import TABLE_SUFFIXES, Row, Table, read_table
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -278,6 +281,9 @@ def import_pictures(
     Raises UserError where there are no pictures, or too many that cannot be read.
     """
     engine = engine or EngineConfig()
+    if is_raster_file(Path(source)):
+        import_rasters(Path(source), config, out, max_damage, engine)
+        return
     start_workers(engine)
     made = what_to_make(ModalitySet.load(config), size)
     if str(source).startswith("hf:"):

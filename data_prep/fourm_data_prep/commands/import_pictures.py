@@ -37,8 +37,8 @@ def command(
 ) -> None:
     """Pictures and captions to raw shards.
 
-    SOURCE is a folder of pictures (captions in NAME.txt or a table), a table, a folder of tars, or
-    hf:DATASET[:SPLIT].
+    SOURCE is a folder of pictures (captions in NAME.txt or a table), a table, a folder of tars,
+    hf:DATASET[:SPLIT], or a YAML file of rasters that tiles are cut from.
     """
     from fourm_data_prep.importing import import_pictures
 
