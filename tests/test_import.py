@@ -13,8 +13,8 @@ from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.exact import edges, palette
 from fourm_data_prep.importing import find_items, import_pictures
 from fourm_data_prep.labellers import open_labeller
-from fourm_data_prep.picture_shards import is_validation
 from fourm_data_prep.samples import Samples
+from fourm_data_prep.splits import Place, Shares
 from PIL import Image, ImageDraw
 
 from fourm.data.shards import DamageReport, read_shard, shard_paths
@@ -72,7 +72,7 @@ def test_a_folder_becomes_aligned_shards_of_every_modality(folder, tmp_path):
     assert both["rgb"]["p00"].shape == (64, 64, 3) and both["edges"]["p00"].shape == (64, 64, 1)
     # the blue of the rectangle
     assert any(c[2] > 150 and c[0] < 60 for c in both["palette"]["p00"])
-    assert all(is_validation(key) for key in values(tmp_path / "raw", "val", "rgb"))
+    assert all(Shares().of(Place(key)) == "val" for key in values(tmp_path / "raw", "val", "rgb"))
 
 
 def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tmp_path):

@@ -1,0 +1,296 @@
+"""Samples whose modalities exist already, as files or as values of a row -> raw shards.
+
+A part of a sample is a file, encoded bytes or a plain value; its raw type reads it, so that what
+lies in shards is what training can read. Files that fit are stored as they are, byte for byte;
+picture-like ones of more pixels become the centre square at the modality's size. A part that cannot
+be read costs itself alone: its sample then lacks that modality, as one that never had it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fourm.data.npy import read_npy, write_npy
+from fourm.data.pictures import open_header, open_picture
+from fourm.data.shards import Damage, shard_path, write_shard
+from fourm.errors import UserError
+from fourm.modalities import Modality
+from fourm.raw import Dense, Raw
+from fourm.raw.image import Image
+from fourm_data_prep.engine import Before, Job, ShardResult, fingerprint
+from fourm_data_prep.picture_shards import describe
+from fourm_data_prep.splits import TRAIN
+
+SHARD_SAMPLES = 256
+_OTHER_PICTURES = ("gif", "bmp")  # that an import reads and shards do not hold
+_BINS = 1 << 16  # of a spelling that is thrown away: no value is beyond them
+_MAGIC = {
+    b"\x89PNG": "png",
+    b"\xff\xd8\xff": "jpg",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"\x93NUMPY": "npy",
+    b"PK\x03\x04": "npz",
+}
+
+
+class Part(Protocol):
+    """One modality of one sample, before it is read."""
+
+    @property
+    def where(self) -> str:
+        """What a user calls it."""
+        ...
+
+    def state(self) -> Any:
+        """What tells it from another version of it, as JSON."""
+        ...
+
+    def read(self, raw: Raw, /) -> tuple[bytes, str]:
+        """Bytes and extension, in small letters, as the raw type reads them. Raises UserError or
+        OSError.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class File:
+    """A file on disk, by its name in the folder of the source or elsewhere."""
+
+    folder: str
+    where: str
+
+    def state(self) -> list[Any]:
+        try:
+            stat = self._path.stat()
+        except OSError:  # its shard will report it
+            return [self.where]
+        return [self.where, stat.st_size, stat.st_mtime_ns]
+
+    def read(self, raw: Raw, /) -> tuple[bytes, str]:
+        try:
+            return self._path.read_bytes(), extension_of(self.where)
+        except OSError as error:
+            raise UserError(error.strerror or str(error)) from None
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.folder, self.where)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Bytes of a file that lie in a table or data set."""
+
+    data: bytes
+    where: str
+
+    def state(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def read(self, raw: Raw, /) -> tuple[bytes, str]:
+        return self.data, _kind_of(self.data) or raw.extensions[0]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value itself: a number, words, a list of boxes, a text, an array as lists."""
+
+    value: Any
+    where: str
+
+    def state(self) -> str:
+        return fingerprint(self.value)
+
+    def read(self, raw: Raw, /) -> tuple[bytes, str]:
+        extension = raw.extensions[0]
+        if extension == "txt":
+            return " ".join(str(self.value).split()).encode(), extension
+        value = _from_text(self.value, raw) if isinstance(self.value, str) else self.value
+        if extension == "json":  # one number or name is the list of it
+            whole = value if isinstance(value, (list, dict)) else [value]
+            return json.dumps(whole).encode(), extension
+        array = np.asarray(value)
+        if "npy" in raw.extensions:
+            return write_npy(array), "npy"
+        return raw.write(raw.accept(array)), extension
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What there is of a sample, by modality."""
+
+    key: str
+    parts: Mapping[str, Part]
+    split: str = TRAIN
+    origin: str = ""  # the folder, table or data set, for reports
+
+
+def extensions_of(raw: Raw) -> tuple[str, ...]:
+    """Extensions of files that an import reads as this type."""
+    return (*raw.extensions, *(_OTHER_PICTURES if isinstance(raw, Image) else ()))
+
+
+def extension_of(path: str | Path) -> str:
+    """The extension of a name, in small letters and without its dot."""
+    return os.path.splitext(path)[1][1:].lower()
+
+
+class ImportSamplesStep:
+    """Shards of samples that are known in advance, those of each split in their order."""
+
+    name = "import"
+
+    def __init__(
+        self, made: list[Modality], samples: Iterable[Sample], out: Path, require: tuple[str, ...]
+    ) -> None:
+        self.made, self.out, self.require = made, out, require
+        self.splits: dict[str, list[Sample]] = {}
+        for sample in samples:
+            self.splits.setdefault(sample.split, []).append(sample)
+
+    def described(self) -> dict[str, Any]:
+        return {**describe(self.made), "require": self.require}
+
+    def _samples(self, split: str, number: int) -> list[Sample]:
+        return self.splits[split][number * SHARD_SAMPLES : (number + 1) * SHARD_SAMPLES]
+
+    def jobs(self) -> list[Job]:
+        jobs = []
+        for split, samples in self.splits.items():
+            for number in range(-(-len(samples) // SHARD_SAMPLES)):
+                inputs = [
+                    [sample.key, {name: part.state() for name, part in sample.parts.items()}]
+                    for sample in self._samples(split, number)
+                ]
+                jobs.append(Job(split, number, fingerprint(inputs)))
+        return jobs
+
+    def run(self, job: Job) -> ShardResult:
+        samples = self._samples(job.split, job.number)
+        return write_samples(samples, self.made, self.out, job, self.require)
+
+
+def write_samples(
+    samples: Iterable[Sample],
+    made: list[Modality],
+    out: Path,
+    job: Job,
+    require: tuple[str, ...] = (),
+) -> ShardResult:
+    """Read all parts and write a tar for each split and modality that has any.
+
+    A sample that lacks one of ``require``, or everything, is left out; counts tell of it under
+    ``left out``, and under ``oblong`` of samples with places in a picture that is no square.
+    """
+    members: dict[tuple[str, str], list[tuple[str, str, bytes]]] = {}
+    counts: Counter[str] = Counter()
+    damage: list[Damage] = []
+    num_seen = 0
+    # boxes, points: nothing of them is cut with the picture's square
+    placed = {m.name for m in made if m.raw.extensions[0] == "json" and not m.raw.placeless}
+    for sample in samples:
+        num_seen += 1
+        stored: dict[str, tuple[str, bytes]] = {}
+        oblong = False
+        for m in made:
+            part = sample.parts.get(m.name)
+            if part is None:
+                continue
+            try:
+                data, extension = part.read(m.raw)
+                stored[m.name] = as_stored(m.raw, data, extension)
+                if isinstance(m.raw, Image):
+                    oblong |= len(set(open_header(data).size)) > 1
+            except (ValueError, OSError) as error:  # converting a strange picture fails in Pillow
+                reason = f"{m.name}: {part.where}: {error}"
+                damage.append(Damage(sample.origin, sample.key, reason))
+        if not stored or any(name not in stored for name in require):
+            counts["left out"] += 1
+            continue
+        counts[sample.split] += 1
+        counts["oblong"] += oblong and not placed.isdisjoint(stored)
+        for name, (extension, data) in stored.items():
+            counts[f"{sample.split}/{name}"] += 1
+            members.setdefault((sample.split, name), []).append((sample.key, extension, data))
+    outputs = {str(shard_path("", *place, job.number)): held for place, held in members.items()}
+    for output, held in outputs.items():
+        write_shard(out / output, held)
+    Before.of(out, "import", job).remove_others(outputs, [m.name for m in made])
+    made_from = dict.fromkeys(outputs, job.inputs)
+    num = sum(counts[split] for split, _ in members)
+    return ShardResult(tuple(outputs), num, tuple(damage), made_from, counts, num_seen)
+
+
+def as_stored(raw: Raw, data: bytes, extension: str) -> tuple[str, bytes]:
+    """Extension and bytes of a file as it goes into a shard of this type.
+
+    Raises UserError for one that the type does not read.
+    """
+    if extension not in extensions_of(raw):
+        raise UserError(
+            f"raw type {raw.type_name} reads {', '.join(extensions_of(raw))}, not"
+            f" {extension or 'a file without extension'}"
+        )
+    if isinstance(raw, Dense) and not isinstance(raw, Image):  # which cuts its squares itself
+        data, extension = squared(data, extension)
+    value = raw.read(data, extension, native=True)
+    if extension == "json":  # whatever is JSON was read; spelling it tells what is wrong with it
+        raw.to_text(value, _BINS)
+    if isinstance(raw, Dense) and value.shape[0] > raw.pixels:
+        value = raw.read(data, extension)
+    elif extension in raw.extensions:
+        return extension, data
+    return raw.extensions[0], raw.write(value)
+
+
+def squared(data: bytes, extension: str) -> tuple[bytes, str]:
+    """The centre square of a picture or an array (H, W[, C]); itself if it is one."""
+    if extension == "npy":
+        array = read_npy(data)
+        if array.ndim < 2 or array.shape[0] == array.shape[1]:
+            return data, extension
+        top, left, side = _centre(*array.shape[:2])
+        return write_npy(array[top : top + side, left : left + side]), extension
+    picture = open_picture(data)
+    if picture.width == picture.height:
+        return data, extension
+    top, left, side = _centre(picture.height, picture.width)
+    buffer = io.BytesIO()
+    picture.crop((left, top, left + side, top + side)).save(buffer, "PNG")
+    return buffer.getvalue(), "png"
+
+
+def _centre(height: int, width: int) -> tuple[int, int, int]:
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side
+
+
+def _kind_of(data: bytes) -> str:
+    """Extension of the kind of file that begins so; empty for no known kind."""
+    if data[:4] == b"RIFF":
+        return {b"WEBP": "webp", b"WAVE": "wav"}.get(data[8:12], "")
+    return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
+
+
+def _from_text(text: str, raw: Raw) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    # as it is spelled for a model: words between commas
+    value = raw.from_text(text, _BINS) if raw.extensions[0] == "json" else None
+    if not value:
+        files = ", ".join(extensions_of(raw))
+        raise UserError(f"{text!r} is neither a {raw.type_name} as JSON nor a file ({files})")
+    return value
