@@ -269,6 +269,9 @@ def _plan(source: str, modalities: ModalitySet, out: Path, size: int, taking: Ta
     split, folder = taking.split, Path(source)
     is_table = folder.is_file() and folder.suffix.lower() in TABLE_SUFFIXES
     if taking.columns:
+        absent = set(taking.require).difference(taking.columns)
+        if absent:
+            raise UserError(f"--require {min(absent)}: --columns names no column of it")
         made = at_size([modalities[name] for name in taking.columns], size)
         if source.startswith("hf:"):
             rows = DatasetRows(source[3:])
@@ -312,8 +315,11 @@ def _of_samples(
     lacking = [m for m in made if not any(m.name in sample.parts for sample in samples)]
     for m in lacking:
         made_by = " (fourm label makes it afterwards)" if m.labeller else ""
-        print(f"{m.name}: there is none{made_by}", file=sys.stderr)
+        print(f"{m.name}: no sample has it{made_by}", file=sys.stderr)
     present = [m for m in made if m not in lacking]
+    absent = set(taking.require).difference(m.name for m in present)
+    if absent:
+        raise UserError(f"no sample has {min(absent)}, which --require names")
     return _Plan(ImportSamplesStep(present, divided, out, taking.require), tuple(damage))
 
 

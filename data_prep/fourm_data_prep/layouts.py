@@ -68,6 +68,7 @@ class Names:
 
 
 LAYOUTS: dict[str, type[Folders] | type[Names]] = {"folders": Folders, "names": Names}
+_MOST_TOLD = 10  # folders that are no modality
 PICTURES = "pictures"  # what is no paired layout: pictures of which the rest is made
 
 
@@ -189,7 +190,10 @@ def paired_files(source: Path, made: list[Modality], split: Split, layout: str) 
             result.damage.append(Damage(str(source), where, reason))
         else:
             held[placed.modality] = File(str(source), where)
-    result.notes += [_stranger(*item, list(raws), layout) for item in strangers.items()]
+    most = strangers.most_common(_MOST_TOLD)
+    result.notes += [_stranger(*item, list(raws), layout) for item in most]
+    if len(strangers) > len(most):
+        result.notes.append(f"... and files of {len(strangers) - len(most)} more folders")
     for (name, extension), num in unread.items():
         kinds = ", ".join(extensions_of(raws[name]))
         result.notes.append(

@@ -116,10 +116,12 @@ class Value:
         extension = raw.extensions[0]
         if extension == "txt":
             return " ".join(str(self.value).split()).encode(), extension
-        value = _from_text(self.value, raw) if isinstance(self.value, str) else self.value
-        if extension == "json":  # one number or name is the list of it
-            whole = value if isinstance(value, (list, dict)) else [value]
-            return json.dumps(whole).encode(), extension
+        if extension == "json":
+            return json.dumps(_as_json(self.value, raw)).encode(), extension
+        value = _from_json(self.value) if isinstance(self.value, str) else self.value
+        if isinstance(value, str):
+            files = ", ".join(extensions_of(raw))
+            raise UserError(f"{value!r} is neither {raw.type_name} as JSON nor a file ({files})")
         array = np.asarray(value)
         if "npy" in raw.extensions:
             return write_npy(array), "npy"
@@ -283,14 +285,28 @@ def _kind_of(data: bytes) -> str:
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
 
 
-def _from_text(text: str, raw: Raw) -> Any:
+def _as_json(value: Any, raw: Raw) -> Any:
+    """A cell as the type takes it: JSON, one number or name as the list of it, or what is spelled
+    as for a model, words between commas.
+
+    Raises UserError that says what is wrong with the first of these.
+    """
+    parsed = _from_json(value) if isinstance(value, str) else value
+    if isinstance(parsed, (list, dict)):
+        return parsed
+    spelled = raw.from_text(str(value), _BINS)
+    try:
+        raw.to_text([parsed], _BINS)
+    except UserError:
+        if not spelled:
+            raise
+        return spelled
+    return spelled if isinstance(parsed, str) and spelled else [parsed]
+
+
+def _from_json(text: str) -> Any:
+    """What a text is as JSON; itself if it is none."""
     try:
         return json.loads(text)
     except ValueError:
-        pass
-    # as it is spelled for a model: words between commas
-    value = raw.from_text(text, _BINS) if raw.extensions[0] == "json" else None
-    if not value:
-        files = ", ".join(extensions_of(raw))
-        raise UserError(f"{text!r} is neither a {raw.type_name} as JSON nor a file ({files})")
-    return value
+        return text

@@ -122,7 +122,10 @@ def parse_split(split_by: str, group_by: str = "") -> Split:
     if not split_by:
         return Shares(group_by=group_by)
     if "=" in split_by:
-        return Shares(tuple(map(_parse_share, split_by.split(","))), group_by)
+        shares = tuple(map(_parse_share, split_by.split(",")))
+        if sum(share for _, share in shares) >= 1.0:
+            raise UserError(f"--split-by {split_by}: the shares leave nothing to train on")
+        return Shares(shares, group_by)
     if group_by:
         raise UserError(
             f"--group-by {group_by} goes with shares (--split-by val=0.1): --split-by {split_by}"
