@@ -18,7 +18,7 @@ from fourm_data_prep.columns import parse_columns
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import Taking, import_pictures
 from fourm_data_prep.paired import as_stored
-from fourm_data_prep.splits import Place, Shares, parse_split
+from fourm_data_prep.splits import ByColumn, Place, Shares, parse_split
 from fourm_data_prep.tar_pictures import ImportTarsStep
 from PIL import Image
 
@@ -227,6 +227,11 @@ def test_other_doubts_are_told_with_the_fix(config, tmp_path):
     write_files(tmp_path / "one", by_folder, range(4))
     for name in ("height", "caption", "boxes"):
         shutil.rmtree(tmp_path / "one" / name)
+    with pytest.raises(ValueError, match="no folder"):
+        take(tmp_path / "nowhere", config, tmp_path / "raw")
+    with pytest.raises(ValueError, match="--split-by part names a column, and .* has none"):
+        taking = {"layout": "folders", "split": ByColumn("part")}
+        take(tmp_path / "one", config, tmp_path / "raw", **taking)
     with pytest.raises(ValueError, match="has only a folder rgb: say --layout folders"):
         take(tmp_path / "one", config, tmp_path / "raw")
     with pytest.raises(

@@ -29,7 +29,7 @@ from fourm_data_prep.paired import (
 )
 from fourm_data_prep.picture_shards import plain_key
 from fourm_data_prep.splits import Place, Split
-from fourm_data_prep.tables import GROUP_COLUMNS, find_column, one_caption, read_lines
+from fourm_data_prep.tables import GROUP_COLUMNS, cell_text, find_column, one_caption, read_lines
 
 KEY_COLUMNS = ("__key__", "key", "image_id", "id")
 
@@ -90,7 +90,7 @@ class RowReader:
             key = plain_key(self._label(row, file) or name)
             group = find_column(list(row), GROUP_COLUMNS)
             folders = Path(file).parts[:-1]
-            place = Place(key, folders, row, str(row[group] or "") if group else "")
+            place = Place(key, folders, row, cell_text(row[group]) if group else "")
             try:
                 split = self.split.of(place)
             except UserError as error:
@@ -104,7 +104,7 @@ class RowReader:
     def _label(self, row: Mapping[str, Any], file: str) -> str:
         """The key of a row: what its key column says, or the name of its first file."""
         column = find_column(list(row), KEY_COLUMNS)
-        told = "" if column is None or row[column] is None else str(row[column]).strip()
+        told = cell_text(row[column]) if column else ""
         return told or "-".join(Path(file).with_suffix("").parts).lstrip("/-") if file else told
 
 

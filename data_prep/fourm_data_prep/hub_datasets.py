@@ -30,7 +30,13 @@ from fourm_data_prep.picture_shards import (
     write_pictures,
 )
 from fourm_data_prep.splits import Place, Split
-from fourm_data_prep.tables import CAPTION_COLUMNS, GROUP_COLUMNS, find_column, one_caption
+from fourm_data_prep.tables import (
+    CAPTION_COLUMNS,
+    GROUP_COLUMNS,
+    cell_text,
+    find_column,
+    one_caption,
+)
 
 _PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "picture", "img")
 
@@ -128,7 +134,7 @@ class ImportDatasetStep:
             try:
                 if data is None:
                     raise UserError("no picture in this row")
-                place = Place(label, (), row, str(row[group] or "") if group else "")
+                place = Place(label, (), row, cell_text(row[group]) if group else "")
                 split = self.split.of(place)
             except UserError as error:
                 damage.append(Damage(source, label, str(error)))

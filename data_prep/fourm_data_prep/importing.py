@@ -268,6 +268,8 @@ def _plan(source: str, modalities: ModalitySet, out: Path, size: int, taking: Ta
     """How a source is imported."""
     split, folder = taking.split, Path(source)
     is_table = folder.is_file() and folder.suffix.lower() in TABLE_SUFFIXES
+    if not source.startswith("hf:") and not folder.exists():
+        raise UserError(f"no folder {source}")
     if taking.columns:
         absent = set(taking.require).difference(taking.columns)
         if absent:

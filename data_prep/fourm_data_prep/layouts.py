@@ -167,6 +167,7 @@ def _some(counted: Counter[str]) -> str:
 
 def paired_files(source: Path, made: list[Modality], split: Split, layout: str) -> PairedFiles:
     """The samples of a folder by the name of its layout. Raises UserError if there are none."""
+    split.check(None, str(source))
     below = isinstance(split, ByFolder)
     kind: Layout = Folders(below) if layout == "folders" else Names()
     raws = {m.name: m.raw for m in made}

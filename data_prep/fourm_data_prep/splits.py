@@ -67,7 +67,8 @@ class Shares:
         if self.group_by == FOLDER:
             return "/".join(place.folders) or place.key
         if self.group_by:
-            return str(place.columns.get(self.group_by) or place.key)
+            found = place.columns.get(self.group_by)  # which may be 0
+            return place.key if found is None or found == "" else str(found)
         return place.group or place.key
 
     def check(self, columns: Sequence[str] | None, where: str, /) -> None:

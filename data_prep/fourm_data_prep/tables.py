@@ -67,12 +67,12 @@ def read_table(path: Path) -> Table:
         )
     rows, damage = {}, []
     for number, line in lines:
-        name = _text(line.get(file_column)) if isinstance(line, dict) else ""
+        name = cell_text(line.get(file_column)) if isinstance(line, dict) else ""
         if not name:
             damage.append(Damage(str(path), f"line {number}", "names no file"))
             continue
         caption = one_caption(line.get(caption_column)) if caption_column else ""
-        group = _text(line.get(group_column)) if group_column else ""
+        group = cell_text(line.get(group_column)) if group_column else ""
         rows[name] = Row(caption, group, line)
     return Table(rows, tuple(damage), tuple(columns))
 
@@ -86,11 +86,12 @@ def find_column(columns: list[str], wanted: tuple[str, ...]) -> str | None:
 def one_caption(value: Any) -> str:
     """A cell's caption; of several the first that says anything."""
     if isinstance(value, list | tuple):
-        return next((text for text in map(_text, value) if text), "")
-    return _text(value)
+        return next((text for text in map(cell_text, value) if text), "")
+    return cell_text(value)
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A cell as a line; an empty one as nothing."""
     return "" if value is None else str(value).strip()
 
 
