@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from fourm.data.npy import read_npy
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.modalities import ModalitySet
 from fourm.raw.depth import Depth
+from fourm.raw.image import Image as Picture
 from fourm.raw.labels import Labels
 
 SIZE, NUM = 16, 40
@@ -48,7 +50,7 @@ def value_of(i):
     return np.full((SIZE, SIZE, 3), 5 * i % 256, np.uint8), height, f"number {i}", BOXES
 
 
-def write_files(folder, place, numbers=range(NUM)):
+def write_files(folder, place, numbers: Sequence[int] = range(NUM)):
     """Files of each sample where ``place(modality, name, extension)`` says; every fourth sample
     has no height.
     """
@@ -240,7 +242,16 @@ def test_other_doubts_are_told_with_the_fix(config, tmp_path):
         take(tmp_path / "splits" / "train" / "rgb", config, tmp_path / "raw", layout="folders")
 
 
-def test_arrays_and_class_maps_of_other_sizes_become_the_centre_square(tmp_path):
+def test_pictures_arrays_and_class_maps_of_other_sizes_become_the_centre_square():
+    photo = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(
+        photo, "JPEG"
+    )
+    extension, data = as_stored(Picture(size=16), photo.getvalue(), "jpg")
+    assert extension == "png"
+    wanted = Picture(size=16).read(photo.getvalue(), "jpg")
+    assert (Picture(size=16).read(data, "png") == wanted).all()
+    assert as_stored(Picture(size=48), photo.getvalue(), "jpg") == ("jpg", photo.getvalue())
     wide = np.zeros((32, 64), np.float32)
     wide[:, 16:48] = 1.0
     buffer = io.BytesIO()

@@ -244,14 +244,20 @@ def as_stored(raw: Raw, data: bytes, extension: str) -> tuple[str, bytes]:
             f"raw type {raw.type_name} reads {', '.join(extensions_of(raw))}, not"
             f" {extension or 'a file without extension'}"
         )
-    if isinstance(raw, Dense) and not isinstance(raw, Image):  # which cuts its squares itself
+    larger = False
+    if isinstance(raw, Image):  # which cuts its squares itself
+        larger = min(open_header(data).size) > raw.pixels
+        value = raw.read(data, extension, native=not larger)
+    elif isinstance(raw, Dense):
         data, extension = squared(data, extension)
-    value = raw.read(data, extension, native=True)
+        value = raw.read(data, extension, native=True)
+        larger = value.shape[0] > raw.pixels
+        value = raw.fit(value)
+    else:
+        value = raw.read(data, extension)
     if extension == "json":  # whatever is JSON was read; spelling it tells what is wrong with it
         raw.to_text(value, _BINS)
-    if isinstance(raw, Dense) and value.shape[0] > raw.pixels:
-        value = raw.read(data, extension)
-    elif extension in raw.extensions:
+    if extension in raw.extensions and not larger:
         return extension, data
     return raw.extensions[0], raw.write(value)
 
