@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.exact import edges, palette
-from fourm_data_prep.importing import find_items, import_pictures
+from fourm_data_prep.folder_pictures import find_items
+from fourm_data_prep.importing import import_pictures
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.samples import Samples
 from fourm_data_prep.splits import Place, Shares

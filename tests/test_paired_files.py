@@ -18,7 +18,7 @@ from fourm_data_prep import tar_pictures
 from fourm_data_prep.columns import parse_columns
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.importing import Taking, import_pictures
-from fourm_data_prep.paired import as_stored
+from fourm_data_prep.parts import as_stored
 from fourm_data_prep.splits import ByColumn, Place, Shares, parse_split
 from fourm_data_prep.tar_pictures import ImportTarsStep
 from PIL import Image

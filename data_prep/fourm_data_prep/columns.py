@@ -18,15 +18,8 @@ from fourm.data.shards import Damage
 from fourm.errors import UserError, nearest
 from fourm.modalities import Modality
 from fourm.raw import Raw
-from fourm_data_prep.paired import (
-    Encoded,
-    File,
-    Part,
-    Sample,
-    Value,
-    extension_of,
-    extensions_of,
-)
+from fourm_data_prep.paired import Sample
+from fourm_data_prep.parts import Encoded, File, Part, Value, extension_of, extensions_of
 from fourm_data_prep.picture_shards import plain_key
 from fourm_data_prep.splits import Place, Split
 from fourm_data_prep.tables import GROUP_COLUMNS, cell_text, find_column, one_caption, read_lines

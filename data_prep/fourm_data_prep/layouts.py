@@ -21,7 +21,8 @@ from typing import Protocol
 from fourm.data.shards import Damage
 from fourm.errors import UserError, nearest
 from fourm.modalities import Modality
-from fourm_data_prep.paired import File, Sample, extension_of, extensions_of
+from fourm_data_prep.paired import Sample
+from fourm_data_prep.parts import File, extension_of, extensions_of
 from fourm_data_prep.picture_shards import plain_key
 from fourm_data_prep.splits import ByFolder, Place, Split
 
