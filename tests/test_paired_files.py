@@ -506,6 +506,21 @@ def test_shares_are_a_stable_hash_and_groups_are_never_in_two_splits():
     assert len({by_folder.of(Place(f"key{i}", ("a", "b"))) for i in range(40)}) == 1
 
 
+def test_a_handful_has_a_sample_in_each_share_but_no_group_is_divided(config, tmp_path, capsys):
+    write_files(tmp_path / "own", by_folder, range(5, 9))
+    out = take(tmp_path / "own", config, tmp_path / "raw", split=parse_split("val=.01,test=.01"))
+    found = everything(out, config)
+    assert {split: len(held["rgb"]) for split, held in found.items()} == {
+        "test": 1,
+        "train": 2,
+        "val": 1,
+    }
+    split = parse_split("val=.01", "folder")
+    out = take(tmp_path / "own", config, tmp_path / "groups", split=split)
+    assert not (out / "val").exists()
+    assert "warning: no group falls into split val" in capsys.readouterr().out
+
+
 def test_rows_without_a_split_are_damage(folder, config, tmp_path):
     rows = rows_of(folder)
     rows[3]["part"] = ""

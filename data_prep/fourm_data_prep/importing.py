@@ -210,10 +210,14 @@ def _of_pictures(folder: Path, made: list[Modality], out: Path, split: Split) ->
 def _divided(found: Sequence[_Divided], split: Split) -> list[_Divided]:
     """A handful of which chance puts none into a split: the last one of the largest goes there."""
     result = list(found)
-    if isinstance(split, Shares) and not split.group_by and len(result) > 1:
-        for i, (name, _) in enumerate(split.shares):
-            if all(one.split != name for one in result) and len(result) > i + 1:
-                result[-1 - i] = replace(result[-1 - i], split=name)
+    named = {one.split for one in result}
+    for i, (name, _) in enumerate(split.shares if isinstance(split, Shares) else ()):
+        if name in named:
+            continue
+        if isinstance(split, Shares) and split.group_by:  # a group must not be divided
+            print(f"warning: no group falls into split {name}: give a larger share, or more groups")
+        elif len(result) > i + 1:
+            result[-1 - i] = replace(result[-1 - i], split=name)
     return result
 
 
