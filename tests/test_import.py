@@ -270,3 +270,18 @@ def test_a_table_without_captions_and_one_that_names_a_missing_file(tmp_path):
     assert len(kept) == 30 and set(kept.values()) == {""}
     listed = json.loads((tmp_path / "raw" / "damage-import.json").read_text())["entries"]
     assert [e["key"] for e in listed] == ["30"] and "No such file" in listed[0]["reason"]
+
+
+def test_done_json_counts_what_was_written_also_of_manifests_that_do_not_tell(folder, tmp_path):
+    (folder / "p01.png").write_bytes(b"no picture")
+    out, one = tmp_path / "raw", EngineConfig(workers=1)
+    import_pictures(folder, CONFIG, out, engine=one)
+    done = json.loads((out / "done.json").read_text())
+    held = {s: len(values(out, s, "rgb")) for s in ("train", "val")}
+    assert {s: done[s] for s in held} == held and sum(held.values()) == 41
+    for path in out.glob("manifests/import/*.json"):  # as releases up to 0.7 wrote them
+        manifest = json.loads(path.read_text())
+        del manifest["counts"]
+        path.write_text(json.dumps(manifest))
+    import_pictures(folder, CONFIG, out, engine=one)
+    assert json.loads((out / "done.json").read_text()) == done

@@ -468,9 +468,14 @@ def test_mistakes_are_one_sentence_with_status_2(
 # ---- splits --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outer", ["split", "modality"])
+@pytest.mark.parametrize("outer", ["split", "modality", "name"])
 def test_a_folder_names_the_split_outside_or_inside_of_the_modality(config, tmp_path, outer):
-    form = "{s}/{m}/{n}.{e}" if outer == "split" else "{m}/{s}/{n}.{e}"
+    forms = {
+        "split": "{s}/{m}/{n}.{e}",
+        "modality": "{m}/{s}/{n}.{e}",
+        "name": "{s}/{n}.{m}.{e}",
+    }
+    form = forms[outer]
     for split, numbers in (("train", range(8)), ("validation", range(8, 12)), ("test", [1])):
         write_files(
             tmp_path / "own",
