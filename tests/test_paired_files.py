@@ -273,7 +273,27 @@ def test_places_beside_a_picture_that_is_no_square_are_warned_about(
 ):
     Image.new("RGB", (2 * SIZE, SIZE)).save(folder / "rgb/room1/01.png")
     take(folder, config, tmp_path / "raw")
-    assert "warning: 1 samples have places" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "warning: 1 samples have places" in told
+    assert "warning: in 1 samples pictures have different shapes" in told  # its height is a square
+
+
+def test_pictures_of_one_shape_in_different_sizes_are_not_warned_about(config, tmp_path, capsys):
+    write_files(tmp_path / "own", by_folder, range(1, 4))
+    shutil.rmtree(tmp_path / "own" / "boxes")
+    Image.new("RGB", (62, 31)).save(tmp_path / "own/rgb/room1/01.png")
+    np.save(tmp_path / "own/height/room1/01.npy", np.zeros((16, 32, 1), np.float32))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # on its side
+    Image.new("RGB", (32, 64)).save(tmp_path / "own/rgb/room2/02.png", exif=turned)
+    np.save(tmp_path / "own/height/room2/02.npy", np.zeros((32, 64, 1), np.float32))
+    out = take(tmp_path / "own", config, tmp_path / "raw")
+    assert "warning" not in capsys.readouterr().err
+    done = json.loads((out / "done.json").read_text())
+    assert done["train/height"] + done["val/height"] == 3 and set(done) <= {
+        *("train", "train/rgb", "train/height", "train/caption"),
+        *("val", "val/rgb", "val/height", "val/caption"),
+    }
 
 
 # ---- damage --------------------------------------------------------------------------------------

@@ -225,6 +225,7 @@ def _finish(progress: Progress, out: Path, engine: EngineConfig) -> None:
     """Say what was written and what was not, and note it beside the shards."""
     counts = dict(sorted(progress.counts.items()))
     left_out, oblong = counts.pop("left out", 0), counts.pop("oblong", 0)
+    uneven = counts.pop("uneven", 0)
     for split in (name for name in counts if "/" not in name):
         held = [
             f"{name.partition('/')[2]} {num:,}"
@@ -238,6 +239,12 @@ def _finish(progress: Progress, out: Path, engine: EngineConfig) -> None:
         print(
             f"warning: {oblong:,} samples have places (boxes, points) beside a picture that is no"
             " square: they are taken as places in its centre square",
+            file=sys.stderr,
+        )
+    if uneven:
+        print(
+            f"warning: in {uneven:,} samples pictures have different shapes (width by height):"
+            " their centre squares do not show the same",
             file=sys.stderr,
         )
     num = len(progress.report.entries)

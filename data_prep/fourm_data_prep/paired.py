@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm.data.pictures import open_header
 from fourm.data.shards import Damage, shard_path, write_shard
 from fourm.modalities import Modality
-from fourm.raw.image import Image
+from fourm.raw import Dense
 from fourm_data_prep.engine import Before, Job, ShardResult, fingerprint
-from fourm_data_prep.parts import Part, as_stored
+from fourm_data_prep.parts import Part, as_stored, aspect_of
 from fourm_data_prep.picture_shards import describe
 from fourm_data_prep.splits import TRAIN
 
 SHARD_SAMPLES = 256
+_SAME_ASPECT = 1.02  # sizes are rounded where something was reduced
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def write_samples(
     """Read all parts and write a tar for each split and modality that has any.
 
     A sample that lacks one of ``require``, or everything, is left out; counts tell of it under
-    ``left out``, and under ``oblong`` of samples with places in a picture that is no square.
+    ``left out``, under ``oblong`` of samples with places in a picture that is no square, and under
+    ``uneven`` of those whose pictures have different shapes.
     """
     members: dict[tuple[str, str], list[tuple[str, str, bytes]]] = {}
     counts: Counter[str] = Counter()
@@ -90,7 +91,7 @@ def write_samples(
     for sample in samples:
         num_seen += 1
         stored: dict[str, tuple[str, bytes]] = {}
-        oblong = False
+        aspects: dict[str, float] = {}
         for m in made:
             part = sample.parts.get(m.name)
             if part is None:
@@ -98,8 +99,8 @@ def write_samples(
             try:
                 data, extension = part.read(m.raw)
                 stored[m.name] = as_stored(m.raw, data, extension)
-                if isinstance(m.raw, Image):
-                    oblong |= len(set(open_header(data).size)) > 1
+                if isinstance(m.raw, Dense):
+                    aspects[m.name] = aspect_of(data, extension)
             except (ValueError, OSError) as error:  # converting a strange picture fails in Pillow
                 reason = f"{m.name}: {part.where}: {error}"
                 damage.append(Damage(sample.origin, sample.key, reason))
@@ -107,7 +108,9 @@ def write_samples(
             counts["left out"] += 1
             continue
         counts[sample.split] += 1
-        counts["oblong"] += oblong and not placed.isdisjoint(stored)
+        shapes = sorted(aspects.values())
+        counts["uneven"] += len(shapes) > 1 and shapes[-1] > _SAME_ASPECT * shapes[0]
+        counts["oblong"] += any(a != 1 for a in shapes) and not placed.isdisjoint(stored)
         for name, (extension, data) in stored.items():
             counts[f"{sample.split}/{name}"] += 1
             members.setdefault((sample.split, name), []).append((sample.key, extension, data))

@@ -18,12 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from fourm.data.npy import read_npy, write_npy
-from fourm.data.pictures import open_header, open_picture
+from fourm.data.pictures import open_header, open_picture, turn_of
 from fourm.errors import UserError
 from fourm.raw import Dense, Raw
 from fourm.raw.image import Image
 
 _OTHER_PICTURES = ("gif", "bmp")  # that an import reads and shards do not hold
+_FIRST_ON_ITS_SIDE = 5  # of the ways in which EXIF says that a picture is turned
 _BINS = 1 << 16  # of a spelling that is thrown away: no value is beyond them
 _MAGIC = {
     b"\x89PNG": "png",
@@ -155,6 +156,16 @@ def as_stored(raw: Raw, data: bytes, extension: str) -> tuple[str, bytes]:
     if extension in raw.extensions and not larger:
         return extension, data
     return raw.extensions[0], raw.write(value)
+
+
+def aspect_of(data: bytes, extension: str) -> float:
+    """Width by height of a picture, turned as its EXIF says, or of an array (H, W[, C])."""
+    if extension == "npy":
+        height, width = read_npy(data).shape[:2]
+        return width / height
+    picture = open_header(data)
+    aspect = picture.width / picture.height
+    return 1 / aspect if turn_of(picture) >= _FIRST_ON_ITS_SIDE else aspect
 
 
 def squared(data: bytes, extension: str) -> tuple[bytes, str]:
