@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from fourm_data_prep.importing import find_items
+from fourm_data_prep.folder_pictures import find_items
 from fourm_tokenizers import train
 from hostile_server import FAILURES, Handler, serve
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.exact import edges, palette
-from fourm_data_prep.importing import find_items, import_pictures
+from fourm_data_prep.folder_pictures import find_items
+from fourm_data_prep.importing import import_pictures
 from fourm_data_prep.labellers import open_labeller
-from fourm_data_prep.picture_shards import is_validation
 from fourm_data_prep.samples import Samples
+from fourm_data_prep.splits import Place, Shares
 from PIL import Image, ImageDraw
 
 from fourm.data.shards import DamageReport, read_shard, shard_paths
@@ -72,7 +73,7 @@ def test_a_folder_becomes_aligned_shards_of_every_modality(folder, tmp_path):
     assert both["rgb"]["p00"].shape == (64, 64, 3) and both["edges"]["p00"].shape == (64, 64, 1)
     # the blue of the rectangle
     assert any(c[2] > 150 and c[0] < 60 for c in both["palette"]["p00"])
-    assert all(is_validation(key) for key in values(tmp_path / "raw", "val", "rgb"))
+    assert all(Shares().of(Place(key)) == "val" for key in values(tmp_path / "raw", "val", "rgb"))
 
 
 def test_unreadable_pictures_are_skipped_and_listed_with_their_reason(folder, tmp_path):
@@ -269,3 +270,18 @@ def test_a_table_without_captions_and_one_that_names_a_missing_file(tmp_path):
     assert len(kept) == 30 and set(kept.values()) == {""}
     listed = json.loads((tmp_path / "raw" / "damage-import.json").read_text())["entries"]
     assert [e["key"] for e in listed] == ["30"] and "No such file" in listed[0]["reason"]
+
+
+def test_done_json_counts_what_was_written_also_of_manifests_that_do_not_tell(folder, tmp_path):
+    (folder / "p01.png").write_bytes(b"no picture")
+    out, one = tmp_path / "raw", EngineConfig(workers=1)
+    import_pictures(folder, CONFIG, out, engine=one)
+    done = json.loads((out / "done.json").read_text())
+    held = {s: len(values(out, s, "rgb")) for s in ("train", "val")}
+    assert {s: done[s] for s in held} == held and sum(held.values()) == 41
+    for path in out.glob("manifests/import/*.json"):  # as releases up to 0.7 wrote them
+        manifest = json.loads(path.read_text())
+        del manifest["counts"]
+        path.write_text(json.dumps(manifest))
+    import_pictures(folder, CONFIG, out, engine=one)
+    assert json.loads((out / "done.json").read_text()) == done

@@ -22,7 +22,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -70,6 +71,10 @@ class ShardResult:
     damage: tuple[Damage, ...] = ()
     # of a step that makes several files: file -> fingerprint of all that it is made from
     made_from: Mapping[str, str] = field(default_factory=dict)
+    # of a step that tells: samples of each ``<split>`` and of each ``<split>/<modality>``
+    counts: Mapping[str, int] = field(default_factory=dict)
+    # samples that were looked at, where some are both written and listed as damaged
+    num_seen: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Before:
     made_from: Mapping[str, str]
     num_samples: int
     damage: tuple[Damage, ...]
+    counts: Mapping[str, int]
 
     @staticmethod
     def of(folder: Path, step: str, job: Job) -> Before:
@@ -90,11 +96,21 @@ class Before:
             manifest.get("made_from", {}),
             manifest.get("samples", 0),
             tuple(Damage(**entry) for entry in manifest["skipped"]),
+            _counts(manifest),
         )
 
     def has(self, output: str, made_from: str) -> bool:
         """True if a file is there and would be the same if it were made again."""
         return self.made_from.get(output) == made_from and (self.folder / output).is_file()
+
+    def remove_others(self, outputs: Iterable[str], modalities: Iterable[str]) -> None:
+        """Remove what the earlier run wrote of some modalities besides these files: of splits in
+        which the shard has no sample now.
+        """
+        names = set(modalities)
+        for output in set(self.made_from).difference(outputs):
+            if Path(output).parts[1] in names:
+                (self.folder / output).unlink(missing_ok=True)
 
 
 class ShardStep(Protocol):
@@ -150,13 +166,15 @@ class Progress:
     report: DamageReport = field(default_factory=DamageReport)
     num_done: int = 0
     num_before: int = 0  # shards that were done already
+    counts: Counter[str] = field(default_factory=Counter)  # see ShardResult
 
     def add(self, manifest: dict[str, Any]) -> None:
         """Count the manifest of one shard."""
         self.num_done += 1
         skipped = DamageReport(entries=[Damage(**entry) for entry in manifest["skipped"]])
-        skipped.num_seen = manifest["samples"] + len(skipped.samples)
+        skipped.num_seen = manifest.get("seen", manifest["samples"] + len(skipped.samples))
         self.report.merge(skipped)
+        self.counts.update(_counts(manifest))
 
 
 def manifest_path(step: ShardStep, job: Job) -> Path:
@@ -212,6 +230,17 @@ def _read(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def _counts(manifest: Mapping[str, Any]) -> Mapping[str, int]:
+    """Samples of splits and modalities that a manifest tells of; in manifests of releases up to
+    0.7 all files of a shard have all its samples.
+    """
+    if "counts" in manifest:
+        return manifest["counts"]
+    places = [Path(output).parts[:2] for output in manifest.get("outputs", ())]
+    num: int = manifest.get("samples", 0)
+    return {name: num for place in places for name in (place[0], "/".join(place))}
+
+
 def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
     """Make one shard and its manifest."""
     started = time.perf_counter()
@@ -227,6 +256,10 @@ def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
     }
     if result.made_from:
         manifest["made_from"] = dict(result.made_from)
+    if result.counts:
+        manifest["counts"] = dict(result.counts)
+    if result.num_seen is not None:
+        manifest["seen"] = result.num_seen
     write_json_atomic(manifest_path(step, job), manifest)
     return manifest
 

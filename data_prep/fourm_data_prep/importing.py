@@ -1,247 +1,63 @@
-"""A folder of pictures with captions -> raw shards of every modality that can be made from them.
+"""Own data -> raw shards of every modality: pictures of which the rest is made, or modalities that
+exist already.
 
     fourm import SOURCE --config MODALITIES.yaml --out DIR
 
-SOURCE is a folder of pictures or of webdataset tars, a table, hf:DATASET, or a YAML file of large
-images that tiles are cut from (``fourm_data_prep.rasters``).
+SOURCE is a folder of pictures, of files of each modality (``layouts``) or of webdataset tars, a
+table, or hf:DATASET; with ``--columns`` tables and datasets have a column for each modality. Or it
+is a YAML file of large images that tiles are cut from (``fourm_data_prep.rasters``).
 
-Pictures (jpg, png, webp, gif, bmp; any size, any depth of folders) become centre squares; captions
-come from the first line of ``<name>.txt`` beside the picture or from one CSV with a column of file
-names and one of captions. Pictures that cannot be read are skipped, listed with their reason in
-``damage-import.json``, and stop the run if they are many. About a tenth is kept for validation,
+What cannot be read is skipped, listed with its reason in ``damage-import.json``, and stops the run
+if it is much. About a tenth is kept for validation,
 chosen by name, or by the CSV's column ``group`` (or ``subject``), so that pictures of one subject
-are never in both. Each shard is a pure function of its pictures, written under a temporary name and
-renamed: a killed run is started again.
+are never in both; ``splits`` has other ways. Each shard is a pure function of its samples, written
+under a temporary name and renamed: a killed run is started again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
-import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from fourm.data.shards import (
-    Damage,
-    DamageReport,
-    member_name,
-    read_shard,
-    write_json_atomic,
-)
+from fourm.data.shards import Damage, write_json_atomic
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 from fourm.raw.image import Image
 from fourm.raw.text import Text
-from fourm_data_prep.engine import (
-    Job,
-    Progress,
-    ShardResult,
-    fingerprint,
-    run_step,
-    stamp,
-    start_workers,
-)
+from fourm_data_prep.columns import samples_of_table
+from fourm_data_prep.engine import Progress, ShardStep, run_step, start_workers
 from fourm_data_prep.engine_options import EngineConfig
-from fourm_data_prep.hub_datasets import ImportDatasetStep
+from fourm_data_prep.folder_pictures import PICTURE_SUFFIXES, ImportStep, find_items
+from fourm_data_prep.hub_datasets import DatasetRows, ImportColumnsStep, ImportDatasetStep
 from fourm_data_prep.labellers import open_labeller
-from fourm_data_prep.picture_shards import (
-    SHARD_PICTURES,
-    Item,
-    describe,
-    is_validation,
-    plain_key,
-    write_pictures,
-)
+from fourm_data_prep.layouts import PICTURES, layout_of, paired_files
+from fourm_data_prep.leftovers import remove_orphans, remove_temporaries
+from fourm_data_prep.paired import ImportSamplesStep, Sample
+from fourm_data_prep.picture_shards import Item
 from fourm_data_prep.rasters.importing import import_rasters
 from fourm_data_prep.rasters.settings import is_raster_file
-from fourm_data_prep.tables import TABLE_SUFFIXES, Row, Table, read_table
+from fourm_data_prep.splits import Shares, Split
+from fourm_data_prep.tables import TABLE_SUFFIXES
+from fourm_data_prep.tar_pictures import ImportTarsStep
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-
-
-@dataclass(frozen=True)
-class Found:
-    """Pictures of a folder or table, and what there is of it that names none."""
-
-    items: list[Item]
-    damage: tuple[Damage, ...] = ()
-    num_binary_notes: int = 0  # .txt files that are no text
+_Divided = TypeVar("_Divided", Item, Sample)
 
 
-def find_items(source: Path) -> Found:
-    """All pictures under a folder with their captions, by name; or those that a table names. Raises
-    UserError if there are none.
-    """
-    if source.is_file() and source.suffix.lower() in TABLE_SUFFIXES:
-        folder, table = source.parent, read_table(source)
-        pictures = [folder / name for name in table.rows]
-        notes = {note for path in pictures if (note := path.with_suffix(".txt")).is_file()}
-    elif source.is_dir():
-        folder, table = source, Table()
-        for path in sorted(p for p in source.glob("*") if p.suffix.lower() in TABLE_SUFFIXES):
-            table |= read_table(path)
-        found = [
-            Path(where, name) for where, _, names in os.walk(source) for name in names
-        ]  # one listing, no stat of each file
-        pictures = sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
-        notes = {path for path in found if path.suffix == ".txt"}
-    else:
-        raise UserError(
-            f"no folder {source}"
-            if not source.is_file()
-            else f"{source} is no folder and no table ({', '.join(TABLE_SUFFIXES)})"
-        )
-    if not pictures:
-        raise UserError(f"no pictures in {source}: looking for {', '.join(PICTURE_SUFFIXES)}")
-    items, seen, num_binary = [], set(), 0
-    for path in pictures:
-        relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-        key = _free_key(relative, seen)
-        note = path.with_suffix(".txt")
-        rows = table.rows
-        row = rows.get(str(relative), rows.get(path.name, rows.get(path.stem, Row())))
-        caption = row.caption
-        if note in notes:
-            said = _first_line(note)
-            num_binary += said is None
-            caption = said if said is not None else caption
-        items.append(Item(key, path, " ".join(caption.split()), row.group))
-    return Found(items, table.damage, num_binary)
+@dataclass(frozen=True, kw_only=True)
+class Taking:
+    """What is taken of a source, and how it is divided."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # modality -> column
+    require: tuple[str, ...] = ()  # modalities without which a sample is left out
+    split: Split = field(default_factory=Shares)
+    layout: str = ""  # folders, names or pictures; empty = as the files are named
 
 
-def _free_key(relative: Path, seen: set[str]) -> str:
-    """A key that no other file has: of its name, which others may share but for a suffix, a dot or
-    a space.
-    """
-    plain = plain_key("-".join(relative.with_suffix("").parts))
-    digest = hashlib.sha256(os.fsencode(relative)).hexdigest()[:8]
-    suffix = relative.suffix[1:].lower()
-    key = next(k for k in (plain, f"{plain}_{suffix}", f"{plain}_{digest}") if k not in seen)
-    seen.add(key)
-    return key
-
-
-def _first_line(note: Path) -> str | None:
-    """The first line that says anything; what follows (other captions, translations) is left out.
-    None for a file that is no text.
-    """
-    data = note.read_bytes()
-    if b"\0" in data:
-        return None
-    lines = data.decode("utf-8-sig", errors="replace").splitlines()
-    return next((line for line in lines if line.strip()), "")
-
-
-class ImportTarsStep:
-    """The same from webdataset tars of pictures and captions (``<key>.jpg``, ``<key>.txt``), one
-    shard of a split for each tar.
-
-    ``<key>.<modality>.<ext>`` beside ``<key>.<ext>`` is another modality of that picture and left
-    alone; where there is no such picture, dots belong to the name.
-    """
-
-    name = "import"
-
-    def __init__(self, made: list[Modality], tars: list[Path], out: Path) -> None:
-        self.made, self.tars, self.out = made, tars, out
-
-    def described(self) -> dict[str, Any]:
-        return describe(self.made)
-
-    def jobs(self) -> list[Job]:
-        stamps = [fingerprint(stamp(tar)) for tar in self.tars]
-        return [
-            Job(split, number, inputs)
-            for split in ("train", "val")
-            for number, inputs in enumerate(stamps)
-        ]
-
-    def run(self, job: Job) -> ShardResult:
-        report, tar = DamageReport(), self.tars[job.number]
-        suffixes = tuple(suffix[1:] for suffix in PICTURE_SUFFIXES)
-        names = [member_name(name) for name in _member_names(tar)]
-        pictures = {key for key, extension in names if extension.lower() in suffixes}
-
-        def named(name: str) -> tuple[str, str]:
-            key, extension = member_name(name)
-            if "." not in extension or key in pictures:
-                return key, extension
-            more, _, extension = extension.rpartition(".")
-            return f"{key}.{more}", extension
-
-        captions = dict(read_shard(tar, _as_text, ("txt",), DamageReport(), named=named))
-        found = (
-            (Item(plain_key(key), tar, " ".join(captions.get(key, "").split())), data)
-            for key, data in read_shard(tar, lambda data, _: data, suffixes, report, named=named)
-            if is_validation(plain_key(key)) == (job.split == "val")
-        )
-        result = write_pictures(found, self.made, self.out, job)
-        # a damaged tar is told once
-        own = [entry for entry in report.entries if job.split == "train"]
-        return replace(result, damage=(*result.damage, *own))
-
-
-def _member_names(tar: Path) -> Iterable[str]:
-    """Names in a tar, as far as it can be read."""
-    try:
-        with tarfile.open(tar, "r|*") as members:
-            for info in members:
-                yield info.name
-    except (tarfile.TarError, EOFError, OSError):
-        return
-
-
-def _as_text(data: bytes, _: str) -> str:
-    return "" if b"\0" in data else data.decode("utf-8-sig", errors="replace")
-
-
-class ImportStep:
-    """Reads the pictures of each shard once and writes all its modalities."""
-
-    name = "import"
-
-    def __init__(self, made: list[Modality], splits: dict[str, list[Item]], out: Path) -> None:
-        self.made, self.splits, self.out = made, splits, out
-
-    def described(self) -> dict[str, Any]:
-        return describe(self.made)
-
-    def jobs(self) -> list[Job]:
-        jobs = []
-        for split, items in self.splits.items():
-            for number, start in enumerate(range(0, len(items), SHARD_PICTURES)):
-                part = items[start : start + SHARD_PICTURES]
-                inputs = [[i.key, i.caption, *_state(i.path)] for i in part]
-                jobs.append(Job(split, number, fingerprint(inputs)))
-        return jobs
-
-    def run(self, job: Job) -> ShardResult:
-        items = self.splits[job.split][
-            job.number * SHARD_PICTURES : (job.number + 1) * SHARD_PICTURES
-        ]
-        return write_pictures(((item, item.path) for item in items), self.made, self.out, job)
-
-
-def _state(path: Path) -> list[int]:
-    """Size and time of a file; nothing of one that is not there, which its shard will report."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
-    """The modalities that an import makes, their shards ``size`` pixels wide (the widest of them; 0
-    = as the config says).
-
-    Raises UserError for one that nobody makes, or a size that is too small or gives parts of
-    pixels.
-    """
+def what_to_make(modalities: ModalitySet) -> list[Modality]:
+    """What an import makes of pictures. Raises UserError for a modality that nobody makes."""
     made = [m for m in modalities if not m.source]
     for m in made:
         if m.labeller:
@@ -249,12 +65,20 @@ def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
         elif not isinstance(m.raw, (Image, Text)):
             raise UserError(
                 f"modality {m.name} ({m.raw.type_name}) cannot be made from a picture: name its"
-                " labeller"
+                " labeller, or give its files (FOLDER/<modality>/<name>.<ext>) or its column"
+                " (--columns)"
             )
-    widest = max((m.raw.pixels for m in made), default=0)
-    if not widest:
+    if not any(m.raw.pixels for m in made):
         raise UserError("the config has no modality with a picture's size")
-    if not size:
+    return made
+
+
+def at_size(made: list[Modality], size: int) -> list[Modality]:
+    """The same with the widest ``size`` pixels wide, 0 = as they are. Raises UserError for a size
+    that is too small or gives parts of pixels.
+    """
+    widest = max((m.raw.pixels for m in made), default=0)
+    if not size or not widest:
         return made
     result = []
     for m in made:
@@ -264,8 +88,16 @@ def what_to_make(modalities: ModalitySet, size: int = 0) -> list[Modality]:
                 f"size {size} does not fit: {m.name} has {m.raw.pixels} pixels of {widest}; take a"
                 f" multiple of {widest}"
             )
-        result.append(replace(m, raw=m.raw.resized(scaled)))
+        result.append(replace(m, raw=m.raw.resized(scaled)) if m.raw.pixels else m)
     return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The step that imports a source, and what was damaged before there were shards."""
+
+    step: ShardStep
+    damage: tuple[Damage, ...] = ()
 
 
 def import_pictures(
@@ -275,43 +107,101 @@ def import_pictures(
     max_damage: float = 0.05,
     engine: EngineConfig | None = None,
     size: int = 0,
+    taking: Taking | None = None,
 ) -> None:
     """Import a folder, a table, a folder of tars, or a dataset (``hf:NAME[:SPLIT]``).
 
-    Raises UserError where there are no pictures, or too many that cannot be read.
+    Raises UserError where there is nothing to import, or too much that cannot be read.
     """
-    engine = engine or EngineConfig()
+    engine, taking = engine or EngineConfig(), taking or Taking()
     if is_raster_file(Path(source)):
+        if taking != Taking() or size:
+            raise UserError(f"{source} says itself how its rasters are cut and divided: no options")
         import_rasters(Path(source), config, out, max_damage, engine)
         return
     start_workers(engine)
-    made = what_to_make(ModalitySet.load(config), size)
-    if str(source).startswith("hf:"):
-        step = ImportDatasetStep(made, str(source)[3:], out)
-        _finish(run_step(step, engine, max_damage), out, {"shards": len(step.jobs())}, engine)
-        return
-    folder = Path(source)
+    modalities = ModalitySet.load(config)
+    for name in (*taking.columns, *taking.require):
+        modalities.index(name)  # tells of an unknown one
+    plan = _plan(str(source), modalities, out, size, taking)
+    jobs, whole = plan.step.jobs(), engine.shard_range is None
+    mine = jobs if engine.shard_range is None else jobs[slice(*engine.shard_range)]
+    remove_temporaries(plan.step, mine, whole)
+    progress = run_step(plan.step, engine, max_damage, plan.damage)
+    remove_temporaries(plan.step, mine, whole)  # of workers that died meanwhile
+    if whole:
+        num = remove_orphans(plan.step, jobs)
+        if num:
+            print(f"{num} shards of an earlier import that the source has no more were removed")
+    _finish(progress, out, engine)
+
+
+def _plan(source: str, modalities: ModalitySet, out: Path, size: int, taking: Taking) -> _Plan:
+    """How a source is imported."""
+    split, folder = taking.split, Path(source)
+    is_table = folder.is_file() and folder.suffix.lower() in TABLE_SUFFIXES
+    if not source.startswith("hf:") and not folder.exists():
+        raise UserError(f"no folder {source}")
+    if taking.columns:
+        absent = set(taking.require).difference(taking.columns)
+        if absent:
+            raise UserError(f"--require {min(absent)}: --columns names no column of it")
+        made = at_size([modalities[name] for name in taking.columns], size)
+        if source.startswith("hf:"):
+            rows = DatasetRows(source[3:])
+            step = ImportColumnsStep(made, taking.columns, rows, out, split, taking.require)
+            return _Plan(step)
+        if not is_table:
+            raise UserError(
+                f"--columns goes with a table ({', '.join(TABLE_SUFFIXES)}) or hf:DATASET, and"
+                f" {source} is none"
+            )
+        samples, damage = samples_of_table(folder, taking.columns, made, split)
+        return _of_samples(samples, damage, made, out, taking)
+    stored = [m for m in modalities if not m.source]
+    if folder.is_dir() and not any(folder.glob("*.tar")):
+        layout = taking.layout or layout_of(folder, stored, split, PICTURE_SUFFIXES)
+        if layout != PICTURES:
+            stored = at_size(stored, size)
+            found = paired_files(folder, stored, split, layout)
+            for note in found.notes:
+                print(note, file=sys.stderr)
+            return _of_samples(found.samples, found.damage, stored, out, taking)
+    if taking.require:
+        raise UserError("--require goes with files or columns of each modality, not with pictures")
+    made = at_size(what_to_make(modalities), size)
+    if source.startswith("hf:"):
+        return _Plan(ImportDatasetStep(made, DatasetRows(source[3:]), out, split))
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if tars:
-        _finish(
-            run_step(ImportTarsStep(made, tars, out), engine, max_damage),
-            out,
-            {"tars": len(tars)},
-            engine,
-        )
-        return
-    found = find_items(folder)
-    items = found.items
-    held = [is_validation(item.group or item.key) for item in items]
-    splits = {
-        "train": [item for item, away in zip(items, held, strict=True) if not away],
-        "val": [item for item, away in zip(items, held, strict=True) if away],
-    }
-    if not splits["val"]:  # a handful of pictures: the last one is kept for validation
-        splits["val"] = splits["train"][-1:]
-        splits["train"] = splits["train"][:-1]
-    if not splits["train"]:
-        raise UserError(f"{folder} holds {len(items)} picture(s): too few to train on")
+        return _Plan(ImportTarsStep(made, tars, out, split))
+    return _of_pictures(folder, made, out, split)
+
+
+def _of_samples(
+    samples: Sequence[Sample],
+    damage: Sequence[Damage],
+    made: list[Modality],
+    out: Path,
+    taking: Taking,
+) -> _Plan:
+    divided = _divided(samples, taking.split)
+    lacking = [m for m in made if not any(m.name in sample.parts for sample in samples)]
+    for m in lacking:
+        made_by = " (fourm label makes it afterwards)" if m.labeller else ""
+        print(f"{m.name}: no sample has it{made_by}", file=sys.stderr)
+    present = [m for m in made if m not in lacking]
+    absent = set(taking.require).difference(m.name for m in present)
+    if absent:
+        raise UserError(f"no sample has {min(absent)}, which --require names")
+    return _Plan(ImportSamplesStep(present, divided, out, taking.require), tuple(damage))
+
+
+def _of_pictures(folder: Path, made: list[Modality], out: Path, split: Split) -> _Plan:
+    found = find_items(folder, split)
+    items = _divided(found.items, split)
+    if len(items) == 1:
+        raise UserError(f"{folder} holds 1 picture: too few to train on")
     without = sum(not item.caption for item in items)
     print(f"{len(items)} pictures, {without} of them without a caption", flush=True)
     if found.num_binary_notes:
@@ -319,16 +209,60 @@ def import_pictures(
             f"{found.num_binary_notes} .txt files are no text and were left out",
             file=sys.stderr,
         )
-    progress = run_step(ImportStep(made, splits, out), engine, max_damage, found.damage)
-    _finish(progress, out, {split: len(part) for split, part in splits.items()}, engine)
+    splits: dict[str, list[Item]] = {}
+    for item in items:
+        splits.setdefault(item.split, []).append(item)
+    return _Plan(ImportStep(made, splits, out), found.damage)
 
 
-def _finish(progress: Progress, out: Path, counts: dict[str, int], engine: EngineConfig) -> None:
+def _divided(found: Sequence[_Divided], split: Split) -> list[_Divided]:
+    """A handful of which chance puts none into a split: the last one of the largest goes there."""
+    result = list(found)
+    named = {one.split for one in result}
+    for i, (name, _) in enumerate(split.shares if isinstance(split, Shares) else ()):
+        if name in named:
+            continue
+        if isinstance(split, Shares) and split.group_by:  # a group must not be divided
+            print(f"warning: no group falls into split {name}: give a larger share, or more groups")
+        elif len(result) > i + 1:
+            result[-1 - i] = replace(result[-1 - i], split=name)
+    return result
+
+
+def _finish(progress: Progress, out: Path, engine: EngineConfig) -> None:
+    """Say what was written and what was not, and note it beside the shards."""
+    counts = dict(sorted(progress.counts.items()))
+    left_out, oblong = counts.pop("left out", 0), counts.pop("oblong", 0)
+    uneven = counts.pop("uneven", 0)
+    for split in (name for name in counts if "/" not in name):
+        held = [
+            f"{name.partition('/')[2]} {num:,}"
+            for name, num in counts.items()
+            if name.startswith(f"{split}/")
+        ]
+        print(f"{split}: {counts[split]:,} samples ({', '.join(held)})")
+    if left_out:
+        print(f"{left_out:,} samples were left out: they lack what is required, or everything")
+    if oblong:
+        print(
+            f"warning: {oblong:,} samples have places (boxes, points) beside a picture that is no"
+            " square: they are taken as places in its centre square",
+            file=sys.stderr,
+        )
+    if uneven:
+        print(
+            f"warning: in {uneven:,} samples pictures have different shapes (width by height):"
+            " their centre squares do not show the same",
+            file=sys.stderr,
+        )
     num = len(progress.report.entries)
     if num:
         print(
-            f"{num} pictures could not be read and were skipped: see {out / 'damage-import.json'}",
+            f"{num} files or values could not be read and were skipped: see"
+            f" {out / 'damage-import.json'}",
             flush=True,
         )
+    if not any("/" in name for name in counts):
+        raise UserError(f"nothing was imported to {out}: no sample has what is needed")
     if engine.shard_range is None:
         write_json_atomic(out / "done.json", counts)

@@ -8,7 +8,7 @@ function of its pictures.
 from __future__ import annotations
 
 import os
-import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +26,11 @@ from fourm.raw.text import Text
 from fourm_data_prep.engine import Before, Job, ShardResult, fingerprint
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.samples import Samples
+from fourm_data_prep.splits import TRAIN
 
+PICTURE_KINDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 SHARD_PICTURES = 256
 _SMALLEST = 8  # pixels of a side
-_VALIDATION_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,13 @@ class Item:
     caption: str
     # pictures of one group (one subject in several styles, say) go to the same split
     group: str = ""
+    split: str = TRAIN
 
 
 def plain_key(name: str) -> str:
     """A name as a key: without what divides names in shards, and of any bytes valid UTF-8."""
     text = os.fsencode(name).decode("utf-8", errors="backslashreplace").replace("\\", "_")
     return text.replace("/", "-").replace(".", "_").replace(" ", "_")
-
-
-def is_validation(key: str) -> bool:
-    """About a tenth of all names, always the same ones."""
-    return zlib.crc32(key.encode()) / 2**32 < _VALIDATION_SHARE
 
 
 def describe(made: list[Modality]) -> dict[str, Any]:
@@ -65,30 +62,54 @@ def describe(made: list[Modality]) -> dict[str, Any]:
 def write_pictures(
     found: Iterable[tuple[Item, Path | bytes]], made: list[Modality], out: Path, job: Job
 ) -> ShardResult:
-    """Decode each picture once and write all modalities that are made of it, but for those that an
-    earlier import has made of the same pictures with the same settings.
+    """Decode each picture once and write all modalities that are made of it, one file of each
+    split that has any, but for those that an earlier import has made of the same pictures with the
+    same settings.
     """
     size = max(max(m.raw.pixels, m.labeller_size) for m in made)
     widest = max(m.raw.pixels for m in made)
-    outputs = {m.name: str(shard_path("", job.split, m.name, job.number)) for m in made}
     seen = [job.inputs, size, widest]
-    made_from = {outputs[m.name]: fingerprint([*seen, describe([m])]) for m in made}
+    made_from = {m.name: fingerprint([*seen, describe([m])]) for m in made}
     before = Before.of(out, "import", job)
-    lacking = [m for m in made if not before.has(outputs[m.name], made_from[outputs[m.name]])]
+    kept = {m.name: _written(before, m.name, made_from[m.name]) for m in made}
+    lacking = [m for m in made if not kept[m.name]]
+    outputs = {output: made_from[name] for name, written in kept.items() for output in written}
     if not lacking:
-        return ShardResult(tuple(outputs.values()), before.num_samples, before.damage, made_from)
-    samples, damage = _decoded(found, size)
-    for m in lacking:
-        members = (
-            (key, m.raw.extensions[0], m.raw.write(value))
-            for key, value in zip(samples.keys, _values(m, samples, widest), strict=True)
+        return ShardResult(
+            tuple(outputs), before.num_samples, before.damage, outputs, before.counts
         )
-        write_shard(out / outputs[m.name], members)
-    return ShardResult(tuple(outputs.values()), len(samples.keys), tuple(damage), made_from)
+    samples, splits, damage = _decoded(found, size)
+    counts: Counter[str] = Counter(splits)
+    for m in lacking:
+        values = _values(m, samples, widest)
+        for split in dict.fromkeys(splits):
+            members = (
+                (key, m.raw.extensions[0], m.raw.write(value))
+                for key, of, value in zip(samples.keys, splits, values, strict=True)
+                if of == split
+            )
+            output = str(shard_path("", split, m.name, job.number))
+            write_shard(out / output, members)
+            outputs[output] = made_from[m.name]
+    for output in outputs:
+        split, name = Path(output).parts[:2]
+        counts[f"{split}/{name}"] = counts[split]
+    before.remove_others(outputs, [m.name for m in made])
+    return ShardResult(tuple(outputs), len(samples.keys), tuple(damage), outputs, counts)
 
 
-def _decoded(found: Iterable[tuple[Item, Path | bytes]], size: int) -> tuple[Samples, list[Damage]]:
-    """What can be read, as squares of ``size`` pixels, and what cannot with the reason."""
+def _written(before: Before, modality: str, made_from: str) -> list[str]:
+    """Files of a modality that an earlier run made of the same; none if one of them is gone."""
+    files = [output for output in before.made_from if Path(output).parts[1] == modality]
+    return files if all(before.has(output, made_from) for output in files) else []
+
+
+def _decoded(
+    found: Iterable[tuple[Item, Path | bytes]], size: int
+) -> tuple[Samples, list[str], list[Damage]]:
+    """What can be read, as squares of ``size`` pixels, with its splits, and what cannot with the
+    reason.
+    """
     kept: list[Item] = []
     pictures: list[np.ndarray] = []
     alphas: list[np.ndarray | None] = []
@@ -112,7 +133,7 @@ def _decoded(found: Iterable[tuple[Item, Path | bytes]], size: int) -> tuple[Sam
         except (ValueError, OSError) as error:  # converting a strange picture fails in Pillow
             damage.append(Damage(str(item.path), item.key, str(error)))
     captions, keys = [item.caption for item in kept], [item.key for item in kept]
-    return Samples(pictures, captions, alphas, keys), damage
+    return Samples(pictures, captions, alphas, keys), [item.split for item in kept], damage
 
 
 def _values(m: Modality, samples: Samples, widest: int) -> list[Any]:

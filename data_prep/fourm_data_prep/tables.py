@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ CAPTION_COLUMNS = (
     "annotation",
     "captions",
 )  # the first that a table has
-_FILE_COLUMNS = ("file", "file_name", "filename", "image", "path", "name")
-_GROUP_COLUMNS = ("group", "subject")
+FILE_COLUMNS = ("file", "file_name", "filename", "image", "path", "name")
+GROUP_COLUMNS = ("group", "subject")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Row:
 
     caption: str = ""
     group: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,31 +46,35 @@ class Table:
 
     rows: dict[str, Row] = field(default_factory=dict)
     damage: tuple[Damage, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def __or__(self, other: Table) -> Table:
-        return Table(self.rows | other.rows, self.damage + other.damage)
+        return Table(
+            self.rows | other.rows, self.damage + other.damage, self.columns + other.columns
+        )
 
 
 def read_table(path: Path) -> Table:
     """Rows of one table. Raises UserError for one that names no files or cannot be read."""
-    columns, lines = _lines(path)
-    file_column = find_column(columns, _FILE_COLUMNS)
+    columns, lines = read_lines(path)
+    file_column = find_column(columns, FILE_COLUMNS)
     caption_column = find_column(columns, CAPTION_COLUMNS)
-    group_column = find_column(columns, _GROUP_COLUMNS)
+    group_column = find_column(columns, GROUP_COLUMNS)
     if file_column is None:
         raise UserError(
-            f"{path} needs a column of file names ({', '.join(_FILE_COLUMNS)}); it has"
+            f"{path} needs a column of file names ({', '.join(FILE_COLUMNS)}); it has"
             f" {', '.join(columns) or 'none'}"
         )
     rows, damage = {}, []
     for number, line in lines:
-        name = _text(line.get(file_column)) if isinstance(line, dict) else ""
+        name = cell_text(line.get(file_column)) if isinstance(line, dict) else ""
         if not name:
             damage.append(Damage(str(path), f"line {number}", "names no file"))
             continue
         caption = one_caption(line.get(caption_column)) if caption_column else ""
-        rows[name] = Row(caption, _text(line.get(group_column)) if group_column else "")
-    return Table(rows, tuple(damage))
+        group = cell_text(line.get(group_column)) if group_column else ""
+        rows[name] = Row(caption, group, line)
+    return Table(rows, tuple(damage), tuple(columns))
 
 
 def find_column(columns: list[str], wanted: tuple[str, ...]) -> str | None:
@@ -81,16 +86,20 @@ def find_column(columns: list[str], wanted: tuple[str, ...]) -> str | None:
 def one_caption(value: Any) -> str:
     """A cell's caption; of several the first that says anything."""
     if isinstance(value, list | tuple):
-        return next((text for text in map(_text, value) if text), "")
-    return _text(value)
+        return next((text for text in map(cell_text, value) if text), "")
+    return cell_text(value)
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A cell as a line; an empty one as nothing."""
     return "" if value is None else str(value).strip()
 
 
-def _lines(path: Path) -> tuple[list[str], list[tuple[int, Any]]]:
-    """Column names, and the numbered lines below them."""
+def read_lines(path: Path) -> tuple[list[str], list[tuple[int, Any]]]:
+    """Column names, and the numbered lines below them, each a mapping or what JSON lines hold else.
+
+    Raises UserError for a table that cannot be read.
+    """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet(path)

@@ -14,9 +14,11 @@ from fourm_data_prep.engine_options import EngineConfig, takes_engine
 @click.argument("source")
 @click.option(
     "--config",
+    "--modalities",
+    "config",
     required=True,
     type=PATH,
-    help="YAML file of modalities: what is made of each picture.",
+    help="YAML file of modalities: what is taken, or made of each picture.",
 )
 @click.option(
     "--size",
@@ -26,20 +28,67 @@ from fourm_data_prep.engine_options import EngineConfig, takes_engine
 )
 @click.option("--out", required=True, type=PATH, help="Folder of raw shards.")
 @click.option(
+    "--layout",
+    type=click.Choice(["folders", "names", "pictures"]),
+    help="FOLDER/<modality>/<name>.<ext>, FOLDER/<name>.<modality>.<ext>, or pictures of which the"
+    " rest is made; left out = as the files are named.",
+)
+@click.option(
+    "--columns",
+    multiple=True,
+    metavar="MODALITY=COLUMN,...",
+    help="Columns of a table or data set with files or values of each modality.",
+)
+@click.option(
+    "--require", default="", metavar="NAMES", help="Leave out samples that lack one: rgb,caption."
+)
+@click.option(
+    "--split-by",
+    default="",
+    metavar="COLUMN|folder|SHARES",
+    help="Split of each sample: a column, the outermost folder, or shares such as val=0.1,test=0.1"
+    " by a hash of its name (left out: val=0.1).",
+)
+@click.option(
+    "--group-by",
+    default="",
+    metavar="COLUMN|folder",
+    help="Samples that are equal in this are never in two splits.",
+)
+@click.option(
     "--max-damage",
     type=SHARE,
     default=0.05,
-    help="Largest share of pictures that may be unreadable.",
+    help="Largest share of samples that may be unreadable.",
 )
 @takes_engine
 def command(
-    source: str, config: Path, size: int, out: Path, max_damage: float, engine: EngineConfig
+    source: str,
+    config: Path,
+    size: int,
+    out: Path,
+    layout: str | None,
+    columns: tuple[str, ...],
+    require: str,
+    split_by: str,
+    group_by: str,
+    max_damage: float,
+    engine: EngineConfig,
 ) -> None:
-    """Pictures and captions to raw shards.
+    """Own data to raw shards.
 
-    SOURCE is a folder of pictures (captions in NAME.txt or a table), a table, a folder of tars,
-    hf:DATASET[:SPLIT], or a YAML file of rasters that tiles are cut from.
+    SOURCE is a folder of pictures (captions in NAME.txt or a table), of files of each modality
+    (FOLDER/rgb/a.png, FOLDER/depth/a.npy, or a.rgb.png, a.depth.npy), or of tars; a table;
+    hf:DATASET[:SPLIT]; or a YAML file of rasters that tiles are cut from.
     """
-    from fourm_data_prep.importing import import_pictures
+    from fourm_data_prep.columns import parse_columns
+    from fourm_data_prep.importing import Taking, import_pictures
+    from fourm_data_prep.splits import parse_split
 
-    import_pictures(source, config, out, max_damage, engine, size)
+    taking = Taking(
+        columns=parse_columns(columns),
+        require=tuple(name.strip() for name in require.split(",") if name.strip()),
+        split=parse_split(split_by, group_by),
+        layout=layout or "",
+    )
+    import_pictures(source, config, out, max_damage, engine, size, taking)
