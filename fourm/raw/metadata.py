@@ -6,9 +6,12 @@ bins. A decoded value encodes to the same ids again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
+
+import numpy as np
 
 from fourm.errors import UserError
 from fourm.raw._json import Json
@@ -37,6 +40,11 @@ class MetadataKind:
             low, high = self.range
             return int(min(max((value - low) / (high - low), 0.0), 1.0) * (_RANGED_BINS - 1))
         return int(min(max(value, 0), _MAX_COUNT * self.unit) // self.unit)
+
+    def holds(self, value: float) -> bool:
+        """False for a value that its outermost bin stands for."""
+        low, high = self.range or (0, (_MAX_COUNT + 1) * self.unit)
+        return bool(self.thresholds) or low <= value <= high
 
     def to_value(self, bin_: int) -> float | int:
         """The middle of a bin (of thresholds: half a unit beyond the outer ones)."""
@@ -84,6 +92,17 @@ class Metadata(Json, name="metadata"):
 
     form: ClassVar[type] = dict
     placeless: ClassVar[bool] = True
+
+    def remark(self, value: dict[str, Any]) -> str | None:
+        outside = [
+            name
+            for name, number in value.items()
+            if name in _KIND and not _KIND[name][1].holds(finite(number, name))
+        ]
+        return f"{', '.join(outside)} outside of the range" if outside else None
+
+    def measured(self, value: dict[str, Any]) -> Mapping[str, np.ndarray]:
+        return {name: np.array([number]) for name, number in value.items() if name in _KIND}
 
     def to_text(self, value: Any, num_bins: int) -> str:
         if not isinstance(value, dict):
