@@ -35,6 +35,7 @@ from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
 from fourm.progress import progress_bar
 from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.remarks import Remarks
 
 MANIFESTS = "manifests"  # folder of the completion manifests beside the outputs
 _PRELOADED = (
@@ -70,6 +71,7 @@ class ShardResult:
     damage: tuple[Damage, ...] = ()
     # of a step that makes several files: file -> fingerprint of all that it is made from
     made_from: Mapping[str, str] = field(default_factory=dict)
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Before:
     made_from: Mapping[str, str]
     num_samples: int
     damage: tuple[Damage, ...]
+    remarks: Remarks
 
     @staticmethod
     def of(folder: Path, step: str, job: Job) -> Before:
@@ -90,6 +93,7 @@ class Before:
             manifest.get("made_from", {}),
             manifest.get("samples", 0),
             tuple(Damage(**entry) for entry in manifest["skipped"]),
+            Remarks.from_json(manifest.get("remarks", {})),
         )
 
     def has(self, output: str, made_from: str) -> bool:
@@ -148,6 +152,7 @@ class Progress:
     """Sum of the manifests of a run."""
 
     report: DamageReport = field(default_factory=DamageReport)
+    remarks: Remarks = field(default_factory=Remarks)
     num_done: int = 0
     num_before: int = 0  # shards that were done already
 
@@ -157,6 +162,7 @@ class Progress:
         skipped = DamageReport(entries=[Damage(**entry) for entry in manifest["skipped"]])
         skipped.num_seen = manifest["samples"] + len(skipped.samples)
         self.report.merge(skipped)
+        self.remarks.merge(Remarks.from_json(manifest.get("remarks", {})))
 
 
 def manifest_path(step: ShardStep, job: Job) -> Path:
@@ -225,6 +231,8 @@ def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
         "skipped": [asdict(entry) for entry in result.damage],
         "seconds": round(time.perf_counter() - started, 3),
     }
+    if result.remarks.num_seen:
+        manifest["remarks"] = result.remarks.to_json()
     if result.made_from:
         manifest["made_from"] = dict(result.made_from)
     write_json_atomic(manifest_path(step, job), manifest)
@@ -246,7 +254,7 @@ def run_step(
     jobs = step.jobs()
     if config.shard_range is not None:
         jobs = jobs[slice(*config.shard_range)]
-    progress = Progress(DamageReport(max_damage, list(damage), len(damage)))
+    progress = Progress(report=DamageReport(max_damage, list(damage), len(damage)))
     open_jobs = []
     for job in jobs:
         manifest = finished(step, job)

@@ -24,6 +24,7 @@ from accelerate import PartialState
 from fourm.cli import door
 from fourm.codec_types import check_type, codec_names
 from fourm.config import apply_override, from_mapping, read_yaml
+from fourm.data.ranges import settle_ranges
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
@@ -177,6 +178,9 @@ def train_tokenizers(
     raw_folder, out_folder = raw or described.get("raw"), out or described.get("out")
     if raw_folder is None or out_folder is None:
         raise UserError(f"where? {config} does not say raw and out: give --raw and --out")
+    with PartialState().main_process_first():
+        for line in settle_ranges(config, raw_folder):
+            _log.info("%s", line)
     modalities = ModalitySet.load(config)
     for name in only:
         if name not in modalities.tokenizers:
