@@ -57,7 +57,11 @@ def is_validation(key: str) -> bool:
 def describe(made: list[Modality]) -> dict[str, Any]:
     """The settings of modalities that their raw shards depend on, by name."""
     return {
-        m.name: {"raw": to_mapping(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size}
+        m.name: {
+            "raw": to_mapping(m.raw.stored),
+            "labeller": m.labeller,
+            "labeller_size": m.labeller_size,
+        }
         for m in made
     }
 

@@ -220,7 +220,9 @@ class TokenizeStep:
             source = shard_path(self.raw, job.split, m.raw_name, job.number)
             if source.is_file():
                 # how it is used makes no difference to its ids
-                alone = replace(m, input=True, output=True, loss_weight=1.0, chunk_size=1)
+                alone = replace(
+                    m, raw=m.raw.stored, input=True, output=True, loss_weight=1.0, chunk_size=1
+                )
                 described = [to_mapping(alone), self.crops, self.flip]
                 found[name] = fingerprint([stamp(source), self.fingerprint_of(name), described])
         return found

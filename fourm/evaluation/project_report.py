@@ -18,6 +18,7 @@ from fourm.progress import progress_bar
 from fourm.project import Project, is_newer
 from fourm.provenance import Provenance, flat_figures
 from fourm.report import Gallery, Report, read_curves
+from fourm.tokenizer_settings import figures_of
 from fourm.training.checkpoints import STATE
 
 _SAMPLES = 8
@@ -103,9 +104,8 @@ def report_project(project: Project) -> Path:
     report.matrix(matrix)
     report.heading("Tokenizers")
     for name in pipe.modalities.tokenizers:
-        path = project.tokenizers / name / "figures.json"
-        if path.is_file():
-            figures = json.loads(path.read_text())
+        figures = figures_of(project.tokenizers, name, pipe.modalities)
+        if figures:
             report.table([name, ""], [[k, f"{v:.3f}"] for k, v in figures.items()])
     report.heading("Training")
     report.curves("pretraining loss (nats a token)", read_curves(project.pretrain / "log.jsonl"))

@@ -47,6 +47,8 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
     has_picture: ClassVar[bool] = False
     # True: says nothing of places, so a crop of the picture leaves it as it is
     placeless: ClassVar[bool] = False
+    # figures that earlier releases called otherwise: their name then -> now
+    renamed_figures: ClassVar[Mapping[str, str]] = {}
 
     # ---- sizes
 
@@ -62,6 +64,13 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
 
     def resized(self, pixels: int) -> Self:
         """The same type at another size; itself if it has none."""
+        return self
+
+    @property
+    def stored(self) -> Self:
+        """The type without the settings that only say how values are shown: what data, tokens and
+        tokenizers depend on.
+        """
         return self
 
     # ---- bytes and values

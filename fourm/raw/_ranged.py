@@ -36,6 +36,10 @@ class Ranged(Dense):
         return known(self.range)
 
     @property
+    def stored(self) -> Self:
+        return replace(self, unit="")
+
+    @property
     def is_open(self) -> bool:
         return self.range == "auto"
 

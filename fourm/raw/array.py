@@ -30,6 +30,7 @@ class Array(Ranged, name="array"):
     dtype: Precision = field(default="float32", metadata=ADDED)  # on disk and in columns
 
     extensions: ClassVar[tuple[str, ...]] = ("npy",)
+    renamed_figures: ClassVar[Mapping[str, str]] = {"psnr": "range_psnr"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

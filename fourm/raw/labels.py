@@ -7,9 +7,9 @@ grey, left out of figures and of what a tokenizer learns, and never predicted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import PIL.Image
@@ -51,6 +51,10 @@ class Labels(Dense, name="labels"):
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.size, self.size)
+
+    @property
+    def stored(self) -> Self:
+        return replace(self, colors=())
 
     @property
     def num_classes(self) -> int:

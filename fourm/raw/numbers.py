@@ -41,6 +41,10 @@ class Numbers(Json, name="numbers"):
             check_range(one)  # pyright: ignore[reportArgumentType]
 
     @property
+    def stored(self) -> Self:
+        return replace(self, unit="")
+
+    @property
     def is_open(self) -> bool:
         return self.range == "auto"
 
