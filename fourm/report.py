@@ -75,8 +75,9 @@ class Report:
     def gallery(self, gallery: Gallery) -> None:
         """A section of pictures and texts, a sample a row."""
         head = "".join(f"<th>{html.escape(c)}</th>" for c in gallery.columns)
+        over = _stretches(gallery)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>"
+            "<tr>" + "".join(f"<td>{_cell(cell, over)}</td>" for cell in row) + "</tr>"
             for row in gallery.rows
         )
         self.heading(gallery.title)
@@ -162,14 +163,26 @@ def embed(picture: Image.Image, size: int = _THUMB) -> str:
     return f'<img src="data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _cell(cell: tuple[Any, Raw] | str) -> str:
+def _stretches(gallery: Gallery) -> dict[str, tuple[float, float] | None]:
+    """The numbers that colours stand for, the same in all pictures of a raw type."""
+    values: dict[str, list[Any]] = {}
+    raws: dict[str, Raw] = {}
+    for row in gallery.rows:
+        for cell in row:
+            if not isinstance(cell, str):
+                values.setdefault(repr(cell[1]), []).append(cell[0])
+                raws[repr(cell[1])] = cell[1]
+    return {name: raw.stretch(values[name]) for name, raw in raws.items()}
+
+
+def _cell(cell: tuple[Any, Raw] | str, over: dict[str, tuple[float, float] | None]) -> str:
     if isinstance(cell, str):
         return html.escape(cell)
     value, raw = cell
     text = html.escape(raw.line(value))
     if not raw.has_picture:
         return text
-    return embed(raw.picture(value)) + (f"<br>{text}" if text else "")
+    return embed(raw.show(value, over[repr(raw)])) + (f"<br>{text}" if text else "")
 
 
 def _figure_row(

@@ -32,7 +32,7 @@ def declared(name: str, modalities: ModalitySet) -> dict[str, Any]:
     users = [m for m in modalities if m.tokenizer == name]
     # a text tokenizer serves every modality that is spelled, those that are added later too
     if settings.get("type") != "text" and users:
-        found["raw"] = to_mapping(users[0].raw.stored)
+        found["raw"] = to_mapping(users[0].raw.data_form)
     return json.loads(json.dumps(found))  # tuples as the lists that they become in the file
 
 

@@ -58,7 +58,7 @@ def describe(made: list[Modality]) -> dict[str, Any]:
     """The settings of modalities that their raw shards depend on, by name."""
     return {
         m.name: {
-            "raw": to_mapping(m.raw.stored),
+            "raw": to_mapping(m.raw.data_form),
             "labeller": m.labeller,
             "labeller_size": m.labeller_size,
         }

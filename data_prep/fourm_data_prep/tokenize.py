@@ -221,7 +221,7 @@ class TokenizeStep:
             if source.is_file():
                 # how it is used makes no difference to its ids
                 alone = replace(
-                    m, raw=m.raw.stored, input=True, output=True, loss_weight=1.0, chunk_size=1
+                    m, raw=m.raw.data_form, input=True, output=True, loss_weight=1.0, chunk_size=1
                 )
                 described = [to_mapping(alone), self.crops, self.flip]
                 found[name] = fingerprint([stamp(source), self.fingerprint_of(name), described])

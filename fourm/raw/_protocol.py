@@ -67,7 +67,7 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
         return self
 
     @property
-    def stored(self) -> Self:
+    def data_form(self) -> Self:
         """The type without the settings that only say how values are shown: what data, tokens and
         tokenizers depend on.
         """

@@ -36,7 +36,7 @@ class Ranged(Dense):
         return known(self.range)
 
     @property
-    def stored(self) -> Self:
+    def data_form(self) -> Self:
         return replace(self, unit="")
 
     @property
@@ -53,7 +53,7 @@ class Ranged(Dense):
         return f"numbers outside of the range [{low:g}, {high:g}], which become its ends"
 
     def measured(self, value: Any) -> Mapping[str, np.ndarray]:
-        return {self.unit or "value": np.asarray(value)}
+        return {f"value, {self.unit}" if self.unit else "value": np.asarray(value)}
 
     def baseline(self, values: Sequence[Any]) -> np.ndarray:
         return np.asarray(np.stack(values).mean(0, dtype=np.float64)).astype(np.float32)

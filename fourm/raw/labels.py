@@ -53,7 +53,7 @@ class Labels(Dense, name="labels"):
         return (self.size, self.size)
 
     @property
-    def stored(self) -> Self:
+    def data_form(self) -> Self:
         return replace(self, colors=())
 
     @property

@@ -41,7 +41,7 @@ class Numbers(Json, name="numbers"):
             check_range(one)  # pyright: ignore[reportArgumentType]
 
     @property
-    def stored(self) -> Self:
+    def data_form(self) -> Self:
         return replace(self, unit="")
 
     @property
