@@ -130,7 +130,10 @@ def _first_line(note: Path) -> str | None:
     if b"\0" in data:
         return None
     lines = data.decode("utf-8-sig", errors="replace").splitlines()
-    return next((line for line in lines if line.strip()), "")
+    try:
+        return Text().check(next((line for line in lines if line.strip()), ""))
+    except UserError:
+        return None
 
 
 class ImportTarsStep:
