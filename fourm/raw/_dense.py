@@ -118,8 +118,9 @@ class Dense(Raw):
         size = (self.size, self.size)
         maps = F.interpolate(maps, size, mode="bilinear", antialias=True, align_corners=False)
         fitted = maps[0].permute(1, 2, 0).numpy()
-        # of the type it had: samples of a column, whole and cut, are of one
-        return (fitted[..., 0] if value.ndim == 2 else fitted).astype(value.dtype)
+        fitted = fitted[..., 0] if value.ndim == 2 else fitted
+        # as the value was, so that whole samples of a column and cut ones are alike
+        return fitted.astype(value.dtype, order="C")
 
     def cut(self, value: np.ndarray, crop: Crop) -> np.ndarray:
         if not crop.whole:

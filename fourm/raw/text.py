@@ -15,7 +15,7 @@ from fourm.raw._protocol import Raw
 # control characters but for tab, line feed, carriage return
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _REPLACED = "\ufffd"  # what decoders put for bytes that are no text
-_MOST_REPLACED = 0.1  # of all characters
+_MOST_REPLACED = 0.5  # of all characters
 
 
 @dataclass(frozen=True, kw_only=True)
