@@ -157,9 +157,11 @@ def test_the_spread_of_few_numbers_is_numpys_and_of_many_close_to_it():
 def test_a_spread_keeps_no_more_than_it_may(monkeypatch):
     monkeypatch.setattr("fourm.raw._spread._MOST_KEPT", 4096)
     spread, rng = Spread(), np.random.default_rng(0)
-    for i in range(300):
-        spread.add(rng.normal(size=100), str(i))
-        assert sum(map(len, spread._kept)) <= 4096
+    values = rng.normal(size=30_000)
+    for i, part in enumerate(np.split(values, np.sort(rng.integers(0, 30_000, 300)))):
+        spread.add(part, str(i))
+        assert len(spread._kept) <= 4096
+    assert np.array_equal(spread._kept, values[:: spread._every])
     assert spread.percentiles([50, 99]) == pytest.approx([0.0, 2.326], abs=0.15)
 
 

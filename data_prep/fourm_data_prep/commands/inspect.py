@@ -51,7 +51,7 @@ def command(
     captions: str,
     workers: int,
 ) -> None:
-    """Tell what shards hold: counts, numbers, classes, oddities, samples; find leaks.
+    """Tell what shards hold, with samples; find leaks.
 
     RAW is a folder of raw shards, or of token shards; all its modalities are shown. --leaks takes
     splits of raw shards (data/raw/train data/raw/val), or folders of tars or of picture files.
