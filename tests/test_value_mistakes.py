@@ -20,9 +20,10 @@ from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.data.store import Source, SourceConfig
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
-from fourm.raw import Raw
+from fourm.raw._json import Json
 from fourm.raw.boxes import Boxes
 from fourm.raw.image import Image as Picture
+from fourm.raw.metadata import Metadata
 from fourm.raw.palette import Palette
 from fourm.raw.text import Text
 from fourm.raw.words import Words
@@ -30,7 +31,7 @@ from fourm.raw.words import Words
 ONE = EngineConfig(workers=1)
 BOX = [0.1, 0.2, 0.5, 0.6]
 
-WRONG: list[tuple[Raw, object, str]] = [
+WRONG: list[tuple[Json | Text, object, str]] = [
     (Boxes(), [{"box": [10, 20, 500, 600], "label": "a"}], "divide pixels by its width"),
     (Boxes(), [{"box": [0.5, 0.2, 0.1, 0.6], "label": "a"}], "second corner lies before the first"),
     (Boxes(), [{"box": [0, 0, 1, float("nan")], "label": "a"}], "must be finite"),
@@ -39,6 +40,8 @@ WRONG: list[tuple[Raw, object, str]] = [
     (Boxes(), {"box": BOX, "label": "a"}, "must be a JSON list"),
     (Palette(), [[0.5, 0.1, 0.9]], "in 0..255, not in 0..1"),
     (Palette(), [[0, 0, 300]], "are numbers in 0..255"),
+    (Metadata(), {"n_humans": float("inf")}, "n_humans must be finite"),
+    (Metadata(), {"n_humanz": 1}, "unknown metadata 'n_humanz'"),
     (Words(), ["wood", 3], "words must be strings"),
     (Text(), "a\x00b", "control character"),
     (Text(), bytes(range(1, 256)).decode("utf-8", errors="replace"), "another kind of file"),
@@ -48,7 +51,7 @@ WRONG: list[tuple[Raw, object, str]] = [
 @pytest.mark.parametrize("raw, value, why", WRONG, ids=[why for _, _, why in WRONG])
 def test_a_wrong_value_is_a_damaged_sample(tmp_path, raw, value, why):
     data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-    good = {"txt": b"fine", "json": b"[]"}[raw.extensions[0]]
+    good = b"fine" if isinstance(raw, Text) else json.dumps(raw.form()).encode()
     path = tmp_path / "train" / "x" / "00000.tar"
     write_shard(path, [("bad", raw.extensions[0], data), ("good", raw.extensions[0], good)])
     report = DamageReport()
@@ -60,6 +63,10 @@ def test_a_wrong_value_is_a_damaged_sample(tmp_path, raw, value, why):
 
 
 def test_what_may_be_right_is_taken():
+    assert Metadata().remark({"n_humans": 3}) is None
+    assert (
+        Metadata().remark({"n_humans": 3, "brightness": 300}) == "brightness outside of the range"
+    )
     assert Boxes().check([{"box": [-0.01, 0, 1.2, 1], "label": "a"}])
     assert Palette().check([[0, 0, 0], [1, 1, 1]]) and Palette().check([[0.5, 200, 3]])
     assert Text().check("two\tlines\nand \ufffd in a long enough line")

@@ -93,24 +93,25 @@ class Metadata(Json, name="metadata"):
     form: ClassVar[type] = dict
     placeless: ClassVar[bool] = True
 
-    def remark(self, value: dict[str, Any]) -> str | None:
-        outside = [
-            name
-            for name, number in value.items()
-            if name in _KIND and not _KIND[name][1].holds(finite(number, name))
-        ]
-        return f"{', '.join(outside)} outside of the range" if outside else None
-
-    def measured(self, value: dict[str, Any]) -> Mapping[str, np.ndarray]:
-        return {name: np.array([number]) for name, number in value.items() if name in _KIND}
-
-    def to_text(self, value: Any, num_bins: int) -> str:
+    def check(self, value: Any) -> dict[str, float]:
         if not isinstance(value, dict):
             raise UserError(f"metadata must be a mapping, not {type(value).__name__}")
-        spelled = []
         for name, number in value.items():
             if name not in _KIND:
                 raise UserError(f"unknown metadata {name!r}; known are {', '.join(_KIND)}")
+            finite(number, name)
+        return value
+
+    def remark(self, value: dict[str, float]) -> str | None:
+        outside = [name for name, number in value.items() if not _KIND[name][1].holds(number)]
+        return f"{', '.join(outside)} outside of the range" if outside else None
+
+    def measured(self, value: dict[str, Any]) -> Mapping[str, np.ndarray]:
+        return {name: np.array([number]) for name, number in value.items()}
+
+    def to_text(self, value: Any, num_bins: int) -> str:
+        spelled = []
+        for name, number in self.check(value).items():
             index, kind = _KIND[name]
             spelled.append(f"v1={index} v0={kind.to_bin(finite(number, name))}")
         return " ".join(spelled)
