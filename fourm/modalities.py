@@ -80,8 +80,9 @@ class Modality:
             if side and self.grid is None:
                 object.__setattr__(self, "grid", (side, side))
                 object.__setattr__(self, "width", self.patch_size**2 * self.raw.num_channels)
-            if not self.width:
-                raise UserError(f"continuous modality {self.name} needs patch_size or width")
+            if not self.width or (self.raw.pixels and not side):
+                either = "patch_size" if self.raw.pixels else "patch_size or width"
+                raise UserError(f"continuous modality {self.name} needs {either}")
         elif not self.vocab_size:
             raise UserError(f"modality {self.name} needs vocab_size or a tokenizer that tells it")
         if self.kind == "grid" and self.grid is None:
@@ -226,13 +227,8 @@ class ModalitySet:
         """The set as aligned text, one modality a line."""
         rows = [("name", "kind", "raw", "tokenizer", "ids", "tokens", "in", "out")]
         for m in self.modalities:
-            shape = (
-                "x".join(map(str, m.grid))
-                if m.grid
-                else f"<={m.max_tokens}"
-                if m.kind == "sequence"
-                else str(m.max_tokens)
-            )
+            most = f"<={m.max_tokens}" if m.kind == "sequence" else str(m.max_tokens)
+            shape = "x".join(map(str, m.grid)) if m.grid else most
             rows.append(
                 (
                     m.name,

@@ -7,7 +7,6 @@ anew as long as that line is there, so that one that a person has finished is ne
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.provenance import Provenance
 from fourm.raw.image import Image
 from fourm.raw.text import Text
+from fourm.tokenizer_settings import figures_of
 
 if TYPE_CHECKING:
     from fourm.model import FourM
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 CARD_FILE = "README.md"
 HERE = "path/to/this/folder"  # what a snippet opens where no one has named the repository yet
 _MADE = "<!-- made by fourm from the model; delete this line before you edit the text -->"
-_FIGURES_FILE = "figures.json"
 _HEAD = {
     "library_name": "fourm",
     "pipeline_tag": "any-to-any",
@@ -186,8 +185,7 @@ def _tokenizer_parts(modalities: ModalitySet, folder: Path | None) -> list[str]:
         return []
     rows = []
     for name, settings in modalities.tokenizers.items():
-        path = folder / name / _FIGURES_FILE
-        figures = json.loads(path.read_text()) if path.is_file() else {}
+        figures = figures_of(folder, name, modalities)
         told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         users = ", ".join(m.name for m in modalities if m.tokenizer == name)
         rows.append((name, str(settings.get("type", "")), users or "-", told or "-"))

@@ -214,7 +214,9 @@ class Edits:
 
     def _description(self, m: Modality) -> Any:
         """What the tokens of a modality (or its vectors) depend on, but for how they are used."""
-        alone = replace(m, input=True, output=True, loss_weight=1.0, chunk_size=1)
+        alone = replace(
+            m, raw=m.raw.data_form, input=True, output=True, loss_weight=1.0, chunk_size=1
+        )
         tokenizer = declared(m.tokenizer, self.modalities) if m.tokenizer is not None else None
         described = to_mapping(alone)
         del described["places"]  # the model's alone, and told as its difference
@@ -226,7 +228,7 @@ class Edits:
 
 
 def _raw_description(m: Modality) -> Any:
-    return _plain([to_mapping(m.raw), m.labeller, m.labeller_size])
+    return _plain([to_mapping(m.raw.data_form), m.labeller, m.labeller_size])
 
 
 def _plain(value: Any) -> Any:

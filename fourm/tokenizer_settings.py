@@ -19,7 +19,8 @@ from fourm.formats import FORMAT, check_format
 from fourm.modalities import ModalitySet
 
 SETTINGS_FILE = "settings.json"
-_ENDS = ("figures.json", "tokenizer.json")  # one of them is there when training has ended
+FIGURES_FILE = "figures.json"  # of held-out samples, by the trained tokenizer
+_ENDS = (FIGURES_FILE, "tokenizer.json")  # one of them is there when training has ended
 
 State = Literal["new", "unfinished", "changed", "unchanged"]
 
@@ -31,7 +32,7 @@ def declared(name: str, modalities: ModalitySet) -> dict[str, Any]:
     users = [m for m in modalities if m.tokenizer == name]
     # a text tokenizer serves every modality that is spelled, those that are added later too
     if settings.get("type") != "text" and users:
-        found["raw"] = to_mapping(users[0].raw)
+        found["raw"] = to_mapping(users[0].raw.data_form)
     return json.loads(json.dumps(found))  # tuples as the lists that they become in the file
 
 
@@ -76,3 +77,14 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path} is not valid JSON: delete its folder to train it again") from None
     check_format(found, path)
     return {key: value for key, value in found.items() if key != "format"}
+
+
+def figures_of(folder: Path, name: str, modalities: ModalitySet) -> dict[str, float]:
+    """What a trained tokenizer of the set was found to be worth on held-out samples, by the names
+    that figures have today; nothing where nothing is noted.
+    """
+    path = folder / name / FIGURES_FILE
+    figures = json.loads(path.read_text()) if path.is_file() else {}
+    raw = next((m.raw for m in modalities if m.tokenizer == name), None)
+    names = {} if raw is None else raw.renamed_figures
+    return {names.get(key, key): value for key, value in figures.items()}

@@ -90,7 +90,9 @@ ROOMS = (
         "a sample in, a modality out",
         "labellers exact packaged adapters audio mel sam networks samples",
     ),
-    Room("fourm_data_prep", "engine", "processes or Ray, manifests", "engine engine_options"),
+    Room(
+        "fourm_data_prep", "engine", "processes or Ray, manifests", "engine engine_options remarks"
+    ),
 )
 _ROOM_OF = {f"{room.package}.{name}": room for room in ROOMS for name in room.modules.split()}
 _OTHERS = {room.package: room for room in ROOMS if not room.modules}

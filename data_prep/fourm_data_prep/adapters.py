@@ -63,7 +63,7 @@ def depth(name: str, samples: Samples, spec: Raw) -> list[Any]:
     metric = getattr(model.config, "depth_estimation_type", "relative") == "metric"
     if not isinstance(spec, (Depth, Array)):
         raise UserError(f"labeller depth makes depth maps, not {spec.type_name}")
-    low, high = spec.range
+    low, high = spec.bounds
 
     def run(part: Sequence[np.ndarray]) -> list[Any]:
         predicted = model(

@@ -36,6 +36,7 @@ from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
 from fourm.progress import progress_bar
 from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.remarks import Remarks
 
 MANIFESTS = "manifests"  # folder of the completion manifests beside the outputs
 _PRELOADED = (
@@ -75,6 +76,7 @@ class ShardResult:
     counts: Mapping[str, int] = field(default_factory=dict)
     # samples that were looked at, where some are both written and listed as damaged
     num_seen: int | None = None
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Before:
     num_samples: int
     damage: tuple[Damage, ...]
     counts: Mapping[str, int]
+    remarks: Remarks
 
     @staticmethod
     def of(folder: Path, step: str, job: Job) -> Before:
@@ -97,6 +100,7 @@ class Before:
             manifest.get("samples", 0),
             tuple(Damage(**entry) for entry in manifest["skipped"]),
             _counts(manifest),
+            Remarks.from_json(manifest.get("remarks", {})),
         )
 
     def has(self, output: str, made_from: str) -> bool:
@@ -164,6 +168,7 @@ class Progress:
     """Sum of the manifests of a run."""
 
     report: DamageReport = field(default_factory=DamageReport)
+    remarks: Remarks = field(default_factory=Remarks)
     num_done: int = 0
     num_before: int = 0  # shards that were done already
     counts: Counter[str] = field(default_factory=Counter)  # see ShardResult
@@ -175,6 +180,7 @@ class Progress:
         skipped.num_seen = manifest.get("seen", manifest["samples"] + len(skipped.samples))
         self.report.merge(skipped)
         self.counts.update(_counts(manifest))
+        self.remarks.merge(Remarks.from_json(manifest.get("remarks", {})))
 
 
 def manifest_path(step: ShardStep, job: Job) -> Path:
@@ -254,6 +260,8 @@ def run_job(step: ShardStep, job: Job) -> dict[str, Any]:
         "skipped": [asdict(entry) for entry in result.damage],
         "seconds": round(time.perf_counter() - started, 3),
     }
+    if result.remarks.num_seen:
+        manifest["remarks"] = result.remarks.to_json()
     if result.made_from:
         manifest["made_from"] = dict(result.made_from)
     if result.counts:
@@ -279,7 +287,7 @@ def run_step(
     jobs = step.jobs()
     if config.shard_range is not None:
         jobs = jobs[slice(*config.shard_range)]
-    progress = Progress(DamageReport(max_damage, list(damage), len(damage)))
+    progress = Progress(report=DamageReport(max_damage, list(damage), len(damage)))
     open_jobs = []
     for job in jobs:
         manifest = finished(step, job)

@@ -15,6 +15,7 @@ from typing import Any
 from fourm.data.shards import Damage
 from fourm.errors import UserError
 from fourm.modalities import Modality
+from fourm.raw.text import Text
 from fourm_data_prep.engine import Job, ShardResult, fingerprint
 from fourm_data_prep.picture_shards import (
     PICTURE_KINDS,
@@ -108,7 +109,10 @@ def _first_line(note: Path) -> str | None:
     if b"\0" in data:
         return None
     lines = data.decode("utf-8-sig", errors="replace").splitlines()
-    return next((line for line in lines if line.strip()), "")
+    try:
+        return Text().check(next((line for line in lines if line.strip()), ""))
+    except UserError:
+        return None
 
 
 class ImportStep:

@@ -1,79 +1,59 @@
-"""Look at a folder of raw shards: counts, sizes, damage, and a page of samples with all their
-modalities.
+"""Look at a folder of raw or token shards: counts, sizes, numbers, classes, damage, and a page of
+samples with all their modalities.
 
-fourm inspect RAW --config MODALITIES.yaml [--out RAW/inspect.html]
+fourm inspect FOLDER --config MODALITIES.yaml [--out FOLDER/inspect.html] [--json FILE]
 """
 
 from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm.data.shards import DamageReport, read_shard, shard_paths
-from fourm.errors import UserError
+from fourm.data.ranges import settle_ranges
+from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
+from fourm.formats import FORMAT
 from fourm.modalities import ModalitySet
 from fourm.raw import Raw
 from fourm.report import Gallery, Report
 from fourm_data_prep.engine import MANIFESTS, splits_of
-from fourm_data_prep.presence import MOST_COMBINATIONS, Combinations, combinations
+from fourm_data_prep.presence import MOST_COMBINATIONS
+from fourm_data_prep.survey import PERCENTILES, Survey, is_tokens, survey
 
 _SHOWN = 24
+_NAMES_SHOWN = 40  # classes of a modality on the page; JSON has all
 
 
-@dataclass(frozen=True)
-class Count:
-    """One modality of one split."""
+def inspect(
+    folder: Path,
+    config: Path,
+    out: Path,
+    tokenizers: Path | None = None,
+    json_out: Path | None = None,
+) -> Survey:
+    """Write the page (and the figures as JSON) and return what was found.
 
-    split: str
-    modality: str
-    shards: int
-    samples: int
-    damaged: int
-    megabytes: float
-
-
-def count_shards(
-    raw: Path, modalities: ModalitySet
-) -> tuple[list[Count], dict[str, Combinations], DamageReport]:
-    """Read every sample of every raw modality: counts, what is together in each split, damage.
-
-    Raises UserError if there is nothing under ``raw``.
+    A ``range: auto`` of raw modalities is measured first.
     """
-    if not raw.is_dir():
-        raise UserError(f"no folder of raw shards {raw}")
-    counts: list[Count] = []
-    total = DamageReport()
-    together: dict[str, Combinations] = {}
-    for split in splits_of(raw):
-        names: dict[str, list[str]] = {}
-        for m in modalities:
-            shards = shard_paths(raw, split, m.name)
-            if m.source or not shards:
-                continue
-            report = DamageReport()
-            names[m.name] = [
-                f"{shard.stem}/{key}"
-                for shard in shards
-                for key, _ in read_shard(shard, m.raw.read, m.raw.extensions, report)
-            ]
-            samples = len(names[m.name])
-            size = sum(path.stat().st_size for path in shards) / 1e6
-            counts.append(Count(split, m.name, len(shards), samples, len(report.entries), size))
-            total.merge(report)
-        together[split] = combinations(names)
-    if not counts:
-        raise UserError(f"no shards under {raw} for {', '.join(m.name for m in modalities)}")
-    return counts, together, total
-
-
-def inspect(raw: Path, config: Path, out: Path) -> tuple[list[Count], dict[str, Combinations]]:
-    """Write the page and return the counts, and which modalities samples have in each split."""
     modalities = ModalitySet.load(config)
-    counts, together, damage = count_shards(raw, modalities)
-    report = Report(f"Data: {raw.name}", str(raw))
+    if folder.is_dir() and not _holds_tokens(folder, modalities):
+        for line in settle_ranges(config, folder):
+            print(line, flush=True)
+        modalities = ModalitySet.load(config)
+    found = survey(folder, modalities, tokenizers)
+    if json_out is not None:
+        write_json_atomic(json_out, {"format": FORMAT, **found.to_json()})
+    _page(found, modalities).write(out)
+    return found
+
+
+def _holds_tokens(folder: Path, modalities: ModalitySet) -> bool:
+    return any(is_tokens(folder, split, m.name) for split in splits_of(folder) for m in modalities)
+
+
+def _page(found: Survey, modalities: ModalitySet) -> Report:
+    report = Report(f"Data: {found.folder.name}", str(found.folder))
     report.modalities(modalities)
     report.heading("Counts")
     columns = ["split", "modality", "shards", "samples", "damaged", "MB"]
@@ -81,37 +61,99 @@ def inspect(raw: Path, config: Path, out: Path) -> tuple[list[Count], dict[str, 
         columns,
         [
             [*map(str, (c.split, c.modality, c.shards, c.samples, c.damaged)), f"{c.megabytes:.1f}"]
-            for c in counts
+            for c in found.found
         ],
     )
-    for split, found in together.items():
+    _add_remarks(report, found)
+    _add_numbers(report, found)
+    _add_shares(report, found)
+    for split, held in found.together.items():
         report.heading(f"Samples of {split}", "by the modalities that they have")
-        rows = [[html.escape(", ".join(held)), f"{num:,}"] for held, num in found.counts]
+        rows = [[html.escape(", ".join(names)), f"{num:,}"] for names, num in held.counts]
         report.table(["modalities", "samples"], rows[:MOST_COMBINATIONS])
-    seconds = _seconds(raw)
+    seconds = _seconds(found.folder)
     if seconds:
         report.heading("Steps", "from the completion manifests")
         report.table(["step", "shards", "samples", "skipped", "seconds"], seconds)
-    if damage.entries:
-        num_members = len(damage.entries) - len(damage.shards)
-        report.heading(
-            "Damage",
-            f"{num_members} members of {damage.num_seen} cannot be read, {len(damage.shards)}"
-            " shards not to their end",
-        )
-        shown = [
-            [html.escape(text) for text in (e.shard, e.key, e.reason)] for e in damage.entries[:200]
-        ]
-        report.table(["shard", "key", "reason"], shown)
-    first = counts[0].split
-    report.heading("Samples", f"the first of {first}")
-    report.gallery(_gallery(raw, first, modalities))
-    report.write(out)
-    return counts, together
+    _add_damage(report, found.damage)
+    first = found.found[0].split
+    gallery = _gallery(found.folder, first, modalities)
+    if gallery.rows:
+        report.heading("Samples", f"the first of {first}")
+        report.gallery(gallery)
+    return report
+
+
+def _add_remarks(report: Report, found: Survey) -> None:
+    lines = [[f.split, html.escape(line)] for f in found.found for line in f.remarks.lines()]
+    if lines:
+        report.heading("Odd", "put up with; what is surely wrong is damage")
+        report.table(["split", "what"], lines)
+
+
+def _add_numbers(report: Report, found: Survey) -> None:
+    """A line for each kind of number, with a sample for each extreme."""
+    rows = []
+    for f in found.found:
+        for name, spread in f.spreads.items():
+            shown = [f"{value:.4g}" for value in spread.percentiles(PERCENTILES)]
+            ends = [
+                f"{value:.4g} <span class=note>{html.escape(key)}</span>"
+                for value, key in ((spread.low, spread.low_key), (spread.high, spread.high_key))
+            ]
+            where = [f.split, f.modality, html.escape(name)]
+            rows.append([*where, ends[0], *shown, ends[1], f"{spread.mean:.4g}"])
+    if rows:
+        report.heading("Numbers", "in raw units; with samples of the extremes")
+        percent = [f"{percent:g} %" for percent in PERCENTILES]
+        report.table(["split", "modality", "of", "least", *percent, "most", "mean"], rows)
+
+
+def _add_shares(report: Report, found: Survey) -> None:
+    """Classes and labels, the most frequent first."""
+    for f in found.found:
+        shares = f.tally.shares()
+        if shares:
+            note = f"{len(shares):,} in all; with a sample of each"
+            report.heading(f"Shares: {f.modality} of {f.split}", note)
+            report.table(
+                ["name", "share", "sample"],
+                [
+                    [html.escape(name), f"{share:.2%}", html.escape(f.tally.examples[name])]
+                    for name, share in list(shares.items())[:_NAMES_SHOWN]
+                ],
+            )
+    used = [
+        [f.split, f.modality, f"{f.ids_used:,}", f"{f.perplexity:,.1f}"]
+        for f in found.found
+        if f.ids_used
+    ]
+    if used:
+        report.heading("Use of ids", "perplexity: so many, if all were as frequent")
+        report.table(["split", "modality", "ids used", "perplexity"], used)
+
+
+def _add_damage(report: Report, damage: DamageReport) -> None:
+    if not damage.entries:
+        return
+    num_members = len(damage.entries) - len(damage.shards)
+    report.heading(
+        "Damage",
+        f"{num_members} members of {damage.num_seen} cannot be read, {len(damage.shards)}"
+        " shards not to their end",
+    )
+    shown = [
+        [html.escape(text) for text in (e.shard, e.key, e.reason)] for e in damage.entries[:200]
+    ]
+    report.table(["shard", "key", "reason"], shown)
 
 
 def _gallery(raw: Path, split: str, modalities: ModalitySet) -> Gallery:
-    shown = [m for m in modalities if not m.source and shard_paths(raw, split, m.name)]
+    shown = [
+        m
+        for m in modalities
+        if not m.source and shard_paths(raw, split, m.name) and not is_tokens(raw, split, m.name)
+    ]
     values: dict[str, dict[str, tuple[Any, Raw]]] = {}
     for m in shown:
         first = shard_paths(raw, split, m.name)[0]

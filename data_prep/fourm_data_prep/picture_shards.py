@@ -54,7 +54,11 @@ def plain_key(name: str) -> str:
 def describe(made: list[Modality]) -> dict[str, Any]:
     """The settings of modalities that their raw shards depend on, by name."""
     return {
-        m.name: {"raw": to_mapping(m.raw), "labeller": m.labeller, "labeller_size": m.labeller_size}
+        m.name: {
+            "raw": to_mapping(m.raw.data_form),
+            "labeller": m.labeller,
+            "labeller_size": m.labeller_size,
+        }
         for m in made
     }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fourm.data.ranges import settle_ranges
 from fourm.errors import UserError
 from fourm.project import (
     Project,
@@ -70,6 +71,10 @@ def quickstart(folder: Path, out: Path, minutes: float, max_damage: float) -> No
         run_all([pretrain_command(project, overrides)], **cores_of_pretraining(project, cores))
 
     project.stage("import", lambda: run_all([importing]), lambda: edits.is_made("raw"))
+    for line in settle_ranges(project.modalities, project.raw):
+        print(line, flush=True)
+        edits = Edits(project)  # with the ranges that were auto
+        modalities = edits.modalities
     edits.note("raw")
     trained = project.stage(
         "tokenizers",

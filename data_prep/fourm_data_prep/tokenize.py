@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,7 @@ from fourm.data.crop_settings import CROP_SETTINGS, CropSettings
 from fourm.data.crops import Crop, crops_of, sample_key
 from fourm.data.npy import write_npy
 from fourm.data.once import recover
+from fourm.data.ranges import settle_ranges
 from fourm.data.shards import (
     DamageReport,
     read_shard,
@@ -56,6 +58,7 @@ from fourm_data_prep.engine import (
 )
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.joining import CHUNK_SHARDS, JoinStep, piece_folder, write_piece
+from fourm_data_prep.remarks import Remarks, said_of_ids
 
 _ENCODE_SAMPLES = 64
 _CROP_MARK = "~"
@@ -79,6 +82,12 @@ class TokenizeStep:
             raise UserError(f"--crops {crops}: at least 1, the whole picture")
         self.modalities, self.raw, self.tokenizers, self.out = modalities, raw, tokenizers, out
         self.crops, self.flip = crops, flip
+        for m in modalities if crops > 1 else ():
+            if not m.raw.can_be_cut:
+                raise UserError(
+                    f"--crops {crops}: {m.name} is {m.raw.type_name}, of which no part can be cut:"
+                    " leave the modality or --crops out"
+                )
         self.names = [m.name for m in modalities if m.tokenizer is not None]
         self._fingerprints: dict[str, str] = {}
         self._codecs: CodecSet | None = None
@@ -152,9 +161,10 @@ class TokenizeStep:
             if name not in kept:
                 sources.setdefault(self.modalities[name].raw_name, []).append(name)
         keys: list[str] = []
+        remarks = before.remarks.of(sorted(kept))
         for raw_name, names in sources.items():
             source = shard_path(self.raw, job.split, raw_name, job.number)
-            for name, rows in self._encode(names, source, report).items():
+            for name, rows in self._encode(names, source, report, remarks).items():
                 folder = piece_folder(self.out, job.split, name, job.number)
                 dtype = token_dtype(self.modalities[name].vocab_size)
                 write_piece(folder, rows, self.fingerprint_of(name), made_from[name], dtype)
@@ -175,6 +185,7 @@ class TokenizeStep:
             max(len(keys), before.num_samples if kept else 0),
             (*damage, *report.entries),
             {made[name]: f for name, f in made_from.items()},
+            remarks,
         )
 
     def joining(self, jobs: list[Job], chunk_shards: int) -> JoinStep:
@@ -209,7 +220,9 @@ class TokenizeStep:
             source = shard_path(self.raw, job.split, m.raw_name, job.number)
             if source.is_file():
                 # how it is used makes no difference to its ids
-                alone = replace(m, input=True, output=True, loss_weight=1.0, chunk_size=1)
+                alone = replace(
+                    m, raw=m.raw.data_form, input=True, output=True, loss_weight=1.0, chunk_size=1
+                )
                 described = [to_mapping(alone), self.crops, self.flip]
                 found[name] = fingerprint([stamp(source), self.fingerprint_of(name), described])
         return found
@@ -219,7 +232,7 @@ class TokenizeStep:
         return crops_of(base, self.crops, flip=self.flip)[int(number or 0)]
 
     def _encode(
-        self, names: list[str], source: Path, report: DamageReport
+        self, names: list[str], source: Path, report: DamageReport, remarks: Remarks
     ) -> dict[str, list[tuple[str, np.ndarray]]]:
         """Ids of all modalities of one source, decoded once: the widest of their raw forms, cut
         down for each.
@@ -234,7 +247,7 @@ class TokenizeStep:
                 values = [
                     (sample_key(key, i), v) for key, v in pending for i, v in self._crops(key, v, m)
                 ]
-                made[m.name] += self._ids(m, values, source, report)
+                made[m.name] += self._ids(m, values, source, report, remarks)
             pending.clear()
 
         extensions = tuple(dict.fromkeys(e for m in modalities for e in m.raw.extensions))
@@ -255,7 +268,12 @@ class TokenizeStep:
         ]
 
     def _ids(
-        self, m: Modality, values: list[tuple[str, Any]], source: Path, report: DamageReport
+        self,
+        m: Modality,
+        values: list[tuple[str, Any]],
+        source: Path,
+        report: DamageReport,
+        remarks: Remarks,
     ) -> list[tuple[str, np.ndarray]]:
         codec, dtype = self.codecs[m.name], token_dtype(m.vocab_size)
         try:
@@ -273,6 +291,8 @@ class TokenizeStep:
             except ValueError as error:
                 report.add(source, key, str(error))
                 continue
+            said = (m.raw.remark(value), *said_of_ids(m, np.asarray(ids)))
+            remarks.see(m.name, f"{source.stem}/{key}", said)
             result.append((key, np.asarray(ids).astype(dtype)))
         return result
 
@@ -297,6 +317,8 @@ def tokenize(
     if not raw.is_dir():
         raise UserError(f"no folder of raw shards {raw}")
     start_workers(engine or EngineConfig(), "fourm_tokenizers.picture", "vector_quantize_pytorch")
+    for line in settle_ranges(modalities_path, raw):
+        print(line, flush=True)
     step = TokenizeStep(ModalitySet.load(modalities_path), raw, tokenizers, out, crops, flip)
     jobs = step.jobs()
     if not jobs:
@@ -304,6 +326,8 @@ def tokenize(
     step.prepare()
     engine = engine or EngineConfig()
     progress = run_step(step, engine, max_damage)
+    for line in progress.remarks.lines():
+        print(f"warning: {line}", file=sys.stderr)
     mine = set(jobs[slice(*engine.shard_range)] if engine.shard_range else jobs)
     whole: dict[tuple[str, int], list[Job]] = {}
     for job in jobs:

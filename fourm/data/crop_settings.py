@@ -4,9 +4,8 @@ cut as those were of which the tokens were made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +65,18 @@ class CropSettings:
 
 
 def cut_samples(
-    shards: Sequence[Path], raw: Raw, crops: CropSettings, member: str, report: DamageReport
+    shards: Sequence[Path],
+    raw: Raw,
+    read: Callable[[bytes, str], np.ndarray],
+    crops: CropSettings,
+    member: str,
+    report: DamageReport,
 ) -> Iterator[tuple[Path, str, np.ndarray]]:
     """Shard, key and value of the samples that files give: each cut, as tokens of it would be.
 
     Raises UserError for raw types that cannot be cut.
     """
-    native = partial(raw.read, native=True)
     for path in shards:
-        for key, value in read_shard(path, native, raw.extensions, report, member):
+        for key, value in read_shard(path, read, raw.extensions, report, member):
             for number, crop in enumerate(crops.of(key)):
                 yield path, sample_key(key, number), raw.cut(value, crop)

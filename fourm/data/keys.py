@@ -24,5 +24,7 @@ def key_of(name: bytes) -> bytes:
 
 def keys_of(names: Iterable[str]) -> np.ndarray:
     """Hashes of names ``<shard>/<key>``: (n, 2) uint64."""
-    joined = b"".join(key_of(name.encode()) for name in names)
+    joined = bytearray()
+    for name in names:
+        joined += key_of(name.encode())
     return np.frombuffer(joined, "<u8").reshape(-1, 2)

@@ -240,7 +240,7 @@ def _open(
     if m.patch_size:
         column = open_pictures(shards, m, crops, cache, report, member, decoded)
     elif crops.num_crops > 1:
-        cut = partial(cut_samples, shards, m.raw, crops, member)
+        cut = partial(cut_samples, shards, m.raw, decoder_of(m), crops, member)
         column = made_once(shards, cut, f"{_described(m)} {crops}", cache, report, member)
     else:
         column = decoded()
@@ -314,7 +314,7 @@ def decoder_of(m: Modality) -> Callable[[bytes, str], np.ndarray]:
     if m.kind == "continuous":
         if m.patch_size:  # a column holds rows: a picture is one of them
             return lambda data, extension: m.raw.read(data, extension)[None]
-        return m.raw.read
+        return partial(_read_vectors, m)
     dtype = token_dtype(m.vocab_size)
 
     def decode(data: bytes, extension: str) -> np.ndarray:
@@ -328,6 +328,17 @@ def decoder_of(m: Modality) -> Callable[[bytes, str], np.ndarray]:
         return ids.astype(dtype)
 
     return decode
+
+
+def _read_vectors(m: Modality, data: bytes, extension: str) -> np.ndarray:
+    value = m.raw.read(data, extension)
+    shape = np.shape(value)
+    if not isinstance(value, np.ndarray) or len(shape) != 2 or shape[1] != m.width:
+        raise UserError(
+            f"values of type {m.raw.type_name} and shape {shape} are no vectors (n, {m.width}):"
+            f" the continuous modality {m.name} needs patch_size, or raw type vectors"
+        )
+    return value
 
 
 def _described(m: Modality) -> str:

@@ -20,6 +20,25 @@ def psnr(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float((10 * np.log10(255.0**2 / np.maximum(error, 1e-10))).mean())
 
 
+def range_psnr(predicted: np.ndarray, truth: np.ndarray, over: tuple[float, float]) -> float:
+    """Peak signal-to-noise ratio in dB of numbers whose peak is the width of their range, of all of
+    them together. (Releases up to 0.7 called it ``psnr``, which is that of pictures.)
+    """
+    error = ((predicted.astype(np.float64) - truth) / (over[1] - over[0])) ** 2
+    return float(10 * np.log10(1.0 / max(error.mean(), 1e-10)))
+
+
+def error_figures(
+    predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
+) -> dict[str, float]:
+    """Mean absolute error and root of the mean squared one, in the units of the values; a mask
+    (B, H, W) chooses pixels.
+    """
+    error = predicted.astype(np.float64) - truth
+    error = error if mask is None else error[mask]
+    return {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
+
+
 def absrel(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean of |predicted - truth| / truth; (B, H, W), lower is better."""
     error = np.abs(predicted.astype(np.float64) - truth) / np.maximum(
@@ -51,10 +70,23 @@ def mean_angle(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
 
 
-def mean_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
+def class_figures(
+    predicted: np.ndarray, truth: np.ndarray, num_classes: int, mask: np.ndarray | None = None
+) -> dict[str, float]:
+    """Mean intersection over union and share of right pixels of class ids (B, H, W)."""
+    right = predicted == truth
+    accuracy = float((right if mask is None else right[mask]).mean())
+    return {"miou": mean_iou(predicted, truth, num_classes, mask), "accuracy": accuracy}
+
+
+def mean_iou(
+    predicted: np.ndarray, truth: np.ndarray, num_classes: int, mask: np.ndarray | None = None
+) -> float:
     """Mean over classes (those that occur) of intersection over union, pixels of all pictures
     together.
     """
+    if mask is not None:
+        predicted, truth = predicted[mask], truth[mask]
     scores = []
     for c in range(num_classes):
         union = ((predicted == c) | (truth == c)).sum()

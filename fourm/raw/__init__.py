@@ -7,5 +7,8 @@ elsewhere, ``raw: {type: package.module:Class}``; nothing outside of its file kn
 """
 
 from fourm.raw._dense import Dense as Dense
+from fourm.raw._legend import Legend as Legend
 from fourm.raw._protocol import NetworkForm as NetworkForm
 from fourm.raw._protocol import Raw as Raw
+from fourm.raw._spread import Spread as Spread
+from fourm.raw._spread import Tally as Tally

@@ -1,7 +1,8 @@
 """Picture-like types: one value or vector at each pixel of a square.
 
-Values are numpy arrays (H, W) or (H, W, C). Files may hold them larger than the modality is; they
-are reduced when they are read, unless the reader asks for them as they are.
+Values are numpy arrays (H, W) or (H, W, C). Files may hold them at any size: as of pictures, the
+centre square is brought to the modality's when it is read (numbers by area or linearly, classes by
+the nearest), unless the reader asks for it as it is stored.
 """
 
 from __future__ import annotations
@@ -55,12 +56,18 @@ class Dense(Raw):
         return np.asarray(picture)
 
     def _reduced(self, array: np.ndarray, native: bool) -> np.ndarray:
-        """A checked value, stored at the type's size or larger."""
-        side = array.shape[0] if array.ndim > 1 and array.shape[0] == array.shape[1] else 0
-        if side < self.size:
+        """A checked value: the centre square of what is stored, at the type's size."""
+        if array.ndim not in (2, 3) or not array.size or array.shape[2:] not in self._depths:
             return self.check(array)  # tells what is wrong with it
-        value = self.resized(side).check(array)
+        side = min(array.shape[:2])
+        top, left = ((length - side) // 2 for length in array.shape[:2])
+        value = self.resized(side).check(array[top : top + side, left : left + side])
         return value if native else self.fit(value)
+
+    @property
+    def _depths(self) -> tuple[tuple[int, ...], ...]:
+        """What may follow height and width in the shape of a stored array."""
+        return (self.shape[2:], ()) if self.shape[2:] == (1,) else (self.shape[2:],)
 
     def check(self, value: Any) -> np.ndarray:
         array = self.shaped(value).astype(np.float32)
@@ -81,8 +88,10 @@ class Dense(Raw):
         return array
 
     def accept(self, value: Any) -> np.ndarray:
-        """Pictures are taken pixel for pixel."""
-        return self.check(np.asarray(value) if isinstance(value, PIL.Image.Image) else value)
+        """Of pictures and arrays of any size the centre square, brought to the type's size."""
+        if isinstance(value, (str, os.PathLike)):
+            return self.check(value)
+        return self._reduced(np.asarray(value), native=False)
 
     def from_argument(self, text: str) -> Any:
         path = Path(text)
@@ -109,7 +118,9 @@ class Dense(Raw):
         size = (self.size, self.size)
         maps = F.interpolate(maps, size, mode="bilinear", antialias=True, align_corners=False)
         fitted = maps[0].permute(1, 2, 0).numpy()
-        return fitted[..., 0] if value.ndim == 2 else fitted
+        fitted = fitted[..., 0] if value.ndim == 2 else fitted
+        # as the value was, so that whole samples of a column and cut ones are alike
+        return fitted.astype(value.dtype, order="C")
 
     def cut(self, value: np.ndarray, crop: Crop) -> np.ndarray:
         if not crop.whole:

@@ -29,7 +29,10 @@ class Json(Raw):
         if not isinstance(value, self.form):
             kind = "object" if self.form is dict else "list"
             raise UserError(f"{self.type_name} must be a JSON {kind}")
-        return value
+        return self.check(value)
+
+    def accept(self, value: Any) -> Any:
+        return self.check(value)
 
     def write(self, value: Any) -> bytes:
         return json.dumps(value).encode()

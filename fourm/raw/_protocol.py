@@ -13,6 +13,7 @@ where it can be used:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,6 +24,8 @@ import PIL.Image
 from fourm.choices import Choice
 from fourm.data.crops import Crop
 from fourm.errors import UserError
+from fourm.raw._legend import Legend
+from fourm.raw._spread import Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
     has_picture: ClassVar[bool] = False
     # True: says nothing of places, so a crop of the picture leaves it as it is
     placeless: ClassVar[bool] = False
+    # figures that earlier releases called otherwise: their name then -> now
+    renamed_figures: ClassVar[Mapping[str, str]] = {}
 
     # ---- sizes
 
@@ -59,6 +64,13 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
 
     def resized(self, pixels: int) -> Self:
         """The same type at another size; itself if it has none."""
+        return self
+
+    @property
+    def data_form(self) -> Self:
+        """The type without the settings that only say how values are shown: what data, tokens and
+        tokenizers depend on.
+        """
         return self
 
     # ---- bytes and values
@@ -102,6 +114,34 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
             raise UserError(f"no file {text}")
         return self.read(path.read_bytes(), path.suffix.lstrip("."))
 
+    # ---- what there is to say of values
+
+    def remark(self, value: Any) -> str | None:
+        """What looks wrong about a checked value and is put up with, or is lost of it, in words
+        that are the same for all such values, so that they can be counted. What is surely wrong is
+        refused by ``check`` and ``read``.
+        """
+        return None
+
+    def measured(self, value: Any) -> Mapping[str, np.ndarray]:
+        """Numbers of a value in its own units, by name: their spread tells of a data set."""
+        return {}
+
+    def counted(self, value: Any) -> Mapping[str, int]:
+        """Names that occur in a value, and how often: their shares tell of a data set."""
+        return {}
+
+    @property
+    def is_open(self) -> bool:
+        """True while a setting is ``auto`` and has to be found in the training data."""
+        return False
+
+    def settled(self, found: Mapping[str, Spread]) -> Self:
+        """The type with what was ``auto``, from the spread of ``measured`` over the training data.
+        Raises UserError where that does not tell.
+        """
+        return self
+
     # ---- numbers
 
     def to_floats(self, values: np.ndarray) -> np.ndarray:
@@ -140,7 +180,18 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
         """
         return {}
 
+    def baseline(self, values: Sequence[Any]) -> Any | None:
+        """The one value that predicts others like these best without seeing anything of them: the
+        most frequent class, the mean. None for types whose values have none.
+        """
+        return None
+
     # ---- crops
+
+    @property
+    def can_be_cut(self) -> bool:
+        """True if the part that a crop shows can be told."""
+        return self.placeless or type(self).cut is not Raw.cut
 
     def fit(self, value: Any) -> Any:
         """A value of another size at the type's size."""
@@ -157,6 +208,21 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
     def picture(self, value: Any) -> PIL.Image.Image:
         """A value as a picture to look at. Raises UserError for types that have none."""
         raise UserError(f"{self.type_name} has no picture")
+
+    def stretch(self, values: Sequence[Any]) -> tuple[float, float] | None:
+        """Numbers that the darkest and the brightest colour of pictures of these values should
+        stand for, so that what they have in common does not hide what they differ in. None where
+        colours mean something by themselves.
+        """
+        return None
+
+    def show(self, value: Any, over: tuple[float, float] | None = None) -> PIL.Image.Image:
+        """``picture`` with its colours stretched over these numbers (``stretch``)."""
+        return self.picture(value)
+
+    def legend(self, over: tuple[float, float] | None = None) -> Legend:
+        """What the colours of ``show`` mean; empty where pictures speak for themselves."""
+        return Legend()
 
     def line(self, value: Any) -> str:
         """What is shown as text, beside the picture if there is one."""

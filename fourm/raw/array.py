@@ -4,38 +4,36 @@ half precision where ``dtype`` says so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import PIL.Image
 
 from fourm.config import ADDED
 from fourm.data.npy import write_npy
 from fourm.errors import UserError
-from fourm.evaluation.metrics import feature_figures
-from fourm.raw._colors import colored
-from fourm.raw._dense import Dense
+from fourm.evaluation.metrics import error_figures, feature_figures, range_psnr
 from fourm.raw._precision import Precision, stored
 from fourm.raw._protocol import NetworkForm
-from fourm.raw._range import Range, check_range, from_unit, to_unit
+from fourm.raw._range import from_unit, to_unit
+from fourm.raw._ranged import Ranged
 
 _FEATURE_CHANNELS = 8  # more are judged as feature vectors, by their cosine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Array(Dense, name="array"):
+class Array(Ranged, name="array"):
     """Numbers within ``range``; a map of one channel is taken as (H, W) too."""
 
     channels: int = 1
-    range: Range = (0.0, 1.0)
     dtype: Precision = field(default="float32", metadata=ADDED)  # on disk and in columns
 
     extensions: ClassVar[tuple[str, ...]] = ("npy",)
+    renamed_figures: ClassVar[Mapping[str, str]] = {"psnr": "range_psnr"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self.range)
         if self.channels < 1:
             raise UserError(f"raw type array cannot have {self.channels} channels")
 
@@ -56,27 +54,25 @@ class Array(Dense, name="array"):
         return write_npy(stored(self.check(value), self.dtype))
 
     def to_floats(self, values: np.ndarray) -> np.ndarray:
-        return to_unit(values, self.range)
+        return to_unit(values, self.bounds)
 
     def network_form(self, patch_size: int) -> NetworkForm:
         # a code at each place is the mark of a feature map
         return NetworkForm(image_size=self.size, channels=self.channels, features=patch_size == 1)
 
     def from_network(self, output: np.ndarray) -> list[np.ndarray]:
-        return list(from_unit(output, self.range))
+        return list(from_unit(output, self.bounds))
 
     def figures(
         self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
     ) -> dict[str, float]:
         if self.channels > _FEATURE_CHANNELS:
             return feature_figures(predicted, truth)
-        low, high = self.range
-        error = ((predicted.astype(np.float64) - truth) / (high - low)) ** 2
-        return {"psnr": float(10 * np.log10(1.0 / max(error.mean(), 1e-10)))}
+        psnr = range_psnr(predicted, truth, self.bounds)
+        return {"range_psnr": psnr, **error_figures(predicted, truth, mask)}
 
-    def picture(self, value: Any) -> PIL.Image.Image:
-        """Its first channel in colour."""
-        low, high = self.range
-        first = np.asarray(value, np.float32)
-        first = first if first.ndim == 2 else first[..., 0]
-        return PIL.Image.fromarray(colored((first - low) / (high - low)))
+    def measured(self, value: Any) -> Mapping[str, np.ndarray]:
+        if not 1 < self.channels <= _FEATURE_CHANNELS:
+            return super().measured(value)
+        values = np.asarray(value)
+        return {f"channel {channel}": values[..., channel] for channel in range(self.channels)}

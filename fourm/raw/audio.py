@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import wave
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,6 +48,15 @@ class Audio(Raw, name="audio"):
         if not np.isfinite(array).all():
             raise UserError("audio holds numbers that are not finite")
         return array.astype(np.float32)
+
+    def remark(self, value: Any) -> str | None:
+        loudest = np.abs(value).max()
+        if loudest > 1 + 1e-3:
+            return "samples outside of [-1, 1], which are clipped"
+        return None if loudest else "silence"
+
+    def measured(self, value: Any) -> Mapping[str, np.ndarray]:
+        return {"seconds": np.array([len(value) / self.rate]), "samples": value}
 
 
 def read_wav(data: bytes, rate: int) -> np.ndarray:

@@ -7,9 +7,12 @@ them.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
@@ -17,9 +20,21 @@ from fourm.data.crops import Crop
 from fourm.errors import UserError
 from fourm.raw._colors import class_colors
 from fourm.raw._json import Json
-from fourm.raw._spelling import coordinates, from_bin, numbers, to_bin, without_coordinates
+from fourm.raw._spelling import (
+    coordinates,
+    finite,
+    from_bin,
+    numbers,
+    sized,
+    to_bin,
+    without_coordinates,
+)
 
 _MIN_VISIBLE = 0.3  # share of a box's area that must be inside of a crop for the box to be kept
+# of a picture's side that corners may lie outside of it (detectors guess what is hidden); corners
+# further out are in other units
+_MARGIN = 1.0
+_SLACK = 1e-3  # what rounding may put outside
 _CANVAS = 192  # pixels of the picture that shows them
 
 
@@ -29,6 +44,26 @@ class Boxes(Json, name="boxes"):
 
     element: ClassVar[type] = dict
     has_picture: ClassVar[bool] = True
+
+    def check(self, value: Any) -> list[dict[str, Any]]:
+        """A list of labelled boxes in shares of the picture; corners in pixels and boxes whose
+        second corner lies before the first are refused.
+        """
+        return [_checked(item) for item in self.listed(value)]
+
+    def remark(self, value: list[dict[str, Any]]) -> str | None:
+        corners = _corners(value)
+        if ((corners < -_SLACK) | (corners > 1 + _SLACK)).any():
+            return "boxes that reach out of the picture, which are cut off at its border"
+        return "boxes without area" if (corners[:, 2:] <= corners[:, :2]).any() else None
+
+    def measured(self, value: list[dict[str, Any]]) -> Mapping[str, np.ndarray]:
+        corners = _corners(value)
+        size = corners[:, 2:] - corners[:, :2]
+        return {"boxes": np.array([len(value)]), "area": size.prod(1)}
+
+    def counted(self, value: list[dict[str, Any]]) -> Mapping[str, int]:
+        return Counter(str(item["label"]) for item in value)
 
     def cut(self, value: list[dict[str, Any]], crop: Crop) -> list[dict[str, Any]]:
         if crop.whole:
@@ -79,9 +114,31 @@ class Boxes(Json, name="boxes"):
         return boxes
 
 
-def _spelled(item: Any, num_bins: int) -> str:
+def _checked(item: Any) -> dict[str, Any]:
+    _form(item)
+    box = [finite(c, "a corner of a box") for c in sized(item["box"], 4, "the corners of a box")]
+    if any(not -_MARGIN <= c <= 1 + _MARGIN for c in box):
+        raise UserError(
+            f"box {item['box']}: corners are shares of the picture's sides in [0, 1]; divide pixels"
+            " by its width and height"
+        )
+    if box[2] < box[0] or box[3] < box[1]:
+        raise UserError(f"box {item['box']}: the second corner lies before the first")
+    return item
+
+
+def _form(item: Any) -> None:
     if not isinstance(item, dict) or "box" not in item or "label" not in item:
         raise UserError('a box must be {"box": [x0, y0, x1, y1], "label": "..."}')
+
+
+def _corners(value: list[dict[str, Any]]) -> np.ndarray:
+    """Corners (n, 4) of checked boxes."""
+    return np.array([item["box"] for item in value], np.float64).reshape(-1, 4)
+
+
+def _spelled(item: Any, num_bins: int) -> str:
+    _form(item)
     corners = numbers(item["box"], 4, "the corners of a box")
     places = (f"v{axis}={to_bin(c, 0.0, 1.0, num_bins)}" for axis, c in enumerate(corners))
     return f"{' '.join(places)} {item['label']}"

@@ -6,6 +6,7 @@ transparent, and the centre square brought to the modality's size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -87,6 +88,13 @@ class Image(Dense, name="image"):
         self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
     ) -> dict[str, float]:
         return {"psnr": psnr(predicted, truth)}
+
+    def measured(self, value: Any) -> Mapping[str, np.ndarray]:
+        return {name: value[..., i] for i, name in enumerate(("red", "green", "blue"))}
+
+    def baseline(self, values: Sequence[Any]) -> np.ndarray:
+        """The mean picture."""
+        return np.asarray(np.stack(values).mean(0, dtype=np.float64)).round().astype(np.uint8)
 
     def scaled(self, value: np.ndarray) -> np.ndarray:
         size = (self.size, self.size)

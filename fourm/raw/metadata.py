@@ -6,9 +6,12 @@ bins. A decoded value encodes to the same ids again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
+
+import numpy as np
 
 from fourm.errors import UserError
 from fourm.raw._json import Json
@@ -37,6 +40,11 @@ class MetadataKind:
             low, high = self.range
             return int(min(max((value - low) / (high - low), 0.0), 1.0) * (_RANGED_BINS - 1))
         return int(min(max(value, 0), _MAX_COUNT * self.unit) // self.unit)
+
+    def holds(self, value: float) -> bool:
+        """False for a value that its outermost bin stands for."""
+        low, high = self.range or (0, (_MAX_COUNT + 1) * self.unit)
+        return bool(self.thresholds) or low <= value <= high
 
     def to_value(self, bin_: int) -> float | int:
         """The middle of a bin (of thresholds: half a unit beyond the outer ones)."""
@@ -85,13 +93,25 @@ class Metadata(Json, name="metadata"):
     form: ClassVar[type] = dict
     placeless: ClassVar[bool] = True
 
-    def to_text(self, value: Any, num_bins: int) -> str:
+    def check(self, value: Any) -> dict[str, float]:
         if not isinstance(value, dict):
             raise UserError(f"metadata must be a mapping, not {type(value).__name__}")
-        spelled = []
         for name, number in value.items():
             if name not in _KIND:
                 raise UserError(f"unknown metadata {name!r}; known are {', '.join(_KIND)}")
+            finite(number, name)
+        return value
+
+    def remark(self, value: dict[str, float]) -> str | None:
+        outside = [name for name, number in value.items() if not _KIND[name][1].holds(number)]
+        return f"{', '.join(outside)} outside of the range" if outside else None
+
+    def measured(self, value: dict[str, Any]) -> Mapping[str, np.ndarray]:
+        return {name: np.array([number]) for name, number in value.items()}
+
+    def to_text(self, value: Any, num_bins: int) -> str:
+        spelled = []
+        for name, number in self.check(value).items():
             index, kind = _KIND[name]
             spelled.append(f"v1={index} v0={kind.to_bin(finite(number, name))}")
         return " ".join(spelled)

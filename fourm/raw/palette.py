@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import PIL.Image
 import PIL.ImageDraw
 
+from fourm.errors import UserError
 from fourm.raw._json import Json
 from fourm.raw._spelling import coordinates, from_bin, numbers, to_bin
 
@@ -30,6 +31,16 @@ class Palette(Json, name="palette"):
         """A palette is a list of triples, a batch a list of lists of triples."""
         holds_colors = isinstance(first, self.element) and len(first) > 0
         return not (holds_colors and isinstance(first[0], self.element))
+
+    def check(self, value: Any) -> list[list[float]]:
+        """Colours in 0..255; those in 0..1 would all be black and are refused."""
+        colors = [numbers(color, 3, "a colour of a palette") for color in self.listed(value)]
+        parts = [part for color in colors for part in color]
+        if any(not 0 <= part <= _LEVELS - 1 for part in parts):
+            raise UserError(f"colours of a palette are numbers in 0..{_LEVELS - 1}")
+        if any(0 < part < 1 for part in parts) and max(parts) <= 1:
+            raise UserError(f"colours of a palette are numbers in 0..{_LEVELS - 1}, not in 0..1")
+        return value
 
     def picture(self, value: list[list[int]]) -> PIL.Image.Image:
         picture = PIL.Image.new("RGB", (_WIDTH, _WIDTH // 2), (255, 255, 255))

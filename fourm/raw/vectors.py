@@ -5,6 +5,7 @@ of half precision where ``dtype`` says so.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from zipfile import BadZipFile
@@ -73,6 +74,16 @@ class Vectors(Raw, name="vectors"):
 
     def from_network(self, output: np.ndarray) -> list[np.ndarray]:
         return list(output[:, None])
+
+    def measured(self, value: Any) -> Mapping[str, np.ndarray]:
+        array = np.asarray(value, np.float32)
+        return {"value": array, "length": np.linalg.norm(array, axis=-1)}
+
+    def baseline(self, values: Sequence[Any]) -> np.ndarray | None:
+        """The mean of single vectors; lists of several have none."""
+        if {np.shape(value)[0] for value in values} != {1}:
+            return None
+        return np.asarray(np.stack(values).mean(0, dtype=np.float64)).astype(np.float32)
 
     def figures(
         self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from fourm.raw import Raw
+from fourm.report.legend import legend_html
 
 Cell = tuple[Any, Raw] | str  # a value with its raw type, or text
 
@@ -28,17 +29,44 @@ class Gallery:
     note: str = ""
 
     def html(self) -> str:
-        """All rows."""
+        """All rows, and what their colours stand for."""
+        kinds = self._kinds()
         few = len(self.columns) <= _FEW
         style = f' class="few" style="--columns: {len(self.columns)}"' if few else ""
-        return f"<div{style}>" + "".join(map(self._row, range(len(self.rows)))) + "</div>"
+        rows = "".join(self._row(number, kinds) for number in range(len(self.rows)))
+        legends = "".join(
+            legend_html(kind.raw.legend(kind.over), kind.column) for kind in kinds.values()
+        )
+        return f"<div{style}>{rows}</div>{legends}"
 
-    def _row(self, number: int) -> str:
+    def _row(self, number: int, kinds: dict[str, _Kind]) -> str:
         cells = zip(self.columns, self.rows[number], strict=False)
         figures = (
-            _figure(cell, column, f"{column}, sample {number + 1}") for column, cell in cells
+            _figure(cell, column, f"{column}, sample {number + 1}", kinds) for column, cell in cells
         )
         return f'<div class="sample">{"".join(figures)}</div>'
+
+    def _kinds(self) -> dict[str, _Kind]:
+        """Raw types by their settings: colours mean the same in all pictures of one."""
+        kinds: dict[str, _Kind] = {}
+        shown: dict[str, list[Any]] = {}
+        for row in self.rows:
+            for column, cell in zip(self.columns, row, strict=False):
+                if not isinstance(cell, str):
+                    kinds.setdefault(repr(cell[1]), _Kind(cell[1], column))
+                    shown.setdefault(repr(cell[1]), []).append(cell[0])
+        for name, kind in kinds.items():
+            kind.over = kind.raw.stretch(shown[name])
+        return kinds
+
+
+@dataclass
+class _Kind:
+    """A raw type that a gallery shows."""
+
+    raw: Raw
+    column: str  # where it is first seen
+    over: tuple[float, float] | None = None  # the numbers that its colours are stretched over
 
 
 def embed(picture: Image.Image, alt: str = "", size: int = _SHOWN) -> str:
@@ -62,7 +90,7 @@ def embed(picture: Image.Image, alt: str = "", size: int = _SHOWN) -> str:
     )
 
 
-def _figure(cell: Cell, column: str, alt: str) -> str:
+def _figure(cell: Cell, column: str, alt: str, kinds: dict[str, _Kind]) -> str:
     name = f"<b>{html.escape(column)}</b>"
     if isinstance(cell, str):
         shown = f'<div class="text">{html.escape(cell)}</div>'
@@ -73,4 +101,5 @@ def _figure(cell: Cell, column: str, alt: str) -> str:
         shown = f'<div class="text">{text}</div>'
         return f"<figure>{shown}<figcaption>{name}</figcaption></figure>"
     below = f"{name} {text}" if text else name
-    return f"<figure>{embed(raw.picture(value), alt)}<figcaption>{below}</figcaption></figure>"
+    picture = raw.show(value, kinds[repr(raw)].over)
+    return f"<figure>{embed(picture, alt)}<figcaption>{below}</figcaption></figure>"

@@ -124,11 +124,7 @@ class Autoencoder(nn.Module):
     def latents(self, values: Tensor) -> Tensor:
         """Values -> latents before quantisation (B, n, latent_dim)."""
         if self.config.num_classes:
-            values = (
-                F.one_hot(values, self.config.num_classes)
-                .permute(0, 3, 1, 2)
-                .to(self.to_code.weight.dtype)
-            )
+            values = self._channels(values, self.to_code.weight.dtype)
         return self.to_code(self.encoder(values))
 
     def encode(self, values: Tensor) -> Tensor:
@@ -183,7 +179,10 @@ class Autoencoder(nn.Module):
         """
         c = self.config
         if c.num_classes:
-            return self._weighted(F.cross_entropy(output, values, reduction="none"), values)
+            each = F.cross_entropy(output, values, reduction="none", ignore_index=c.num_classes)
+            # of the pixels that have a class
+            share = (values < c.num_classes).float().mean()
+            return self._weighted(each, values) / share.clamp_min(1e-6)
         if c.features:
             return (
                 F.mse_loss(output, values)
@@ -193,12 +192,17 @@ class Autoencoder(nn.Module):
             ((output - values) ** 2 + 0.1 * (output - values).abs()).mean(1), values
         )
 
+    def _channels(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Class ids (B, H, W) as a channel each; ids behind the last class are in none of them."""
+        num = self.config.num_classes
+        return F.one_hot(ids, num + 1)[..., :num].permute(0, 3, 1, 2).to(dtype)
+
     def _weighted(self, errors: Tensor, values: Tensor) -> Tensor:
         c = self.config
         if not c.detail_weight:
             return errors.mean()
         if c.num_classes:
-            values = F.one_hot(values, c.num_classes).permute(0, 3, 1, 2).to(errors.dtype)
+            values = self._channels(values, errors.dtype)
         weight = 1.0 + c.detail_weight * local_contrast(values)
         return (errors * weight).sum() / weight.sum()
 

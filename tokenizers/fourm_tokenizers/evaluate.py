@@ -31,7 +31,7 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.raw.image import Image as RawImage
 from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.picture import PictureCodec, from_values, to_values
-from fourm_tokenizers.task import raw_column
+from fourm_tokenizers.task import baseline_figures, raw_column
 
 _SHOWN = 8
 _MS_SSIM_PIXELS = 161  # smallest picture that five scales of an 11-pixel window fit into
@@ -117,6 +117,7 @@ def judge(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any], np.nd
         "codebook": codec.codebook_size,
         "bits": round(len(ids[0]) * math.log2(codec.codebook_size), 1),
         **m.raw.figures(made, truth),
+        **baseline_figures(m.raw, truth),
         "usage": use.usage,
         "perplexity": use.perplexity,
         "dead_codes": use.dead,
@@ -156,6 +157,7 @@ def _judge_plain(codec: PictureCodec, truth: np.ndarray) -> tuple[dict[str, Any]
         "samples": len(truth),
         "quantized": False,
         **m.raw.figures(made, truth),
+        **baseline_figures(m.raw, truth),
     }
     if isinstance(m.raw, RawImage):
         figures |= picture_figures(made, truth, codec.model.config.patch_size)

@@ -104,9 +104,16 @@ class TokenizerConfig:
             )
         num = (config.num_tokens or config.grid**2) * config.quantizer.codes_per_place
         if num != modality.num_tokens:
+            each = config.quantizer.codes_per_place
+            hint = ""
+            if each > 1 and modality.kind == "grid":
+                hint = (
+                    f": its quantizer gives {each} ids for each place, a grid has one; say kind:"
+                    f" set and max_tokens: {num}"
+                )
             raise UserError(
                 f"the tokenizer of {modality.name} makes {num} tokens, it declares"
-                f" {modality.num_tokens}"
+                f" {modality.num_tokens}{hint}"
             )
         if self.adversarial is not None and not isinstance(raw, Image):
             raise UserError(

@@ -18,6 +18,7 @@ from fourm.data.order import SampleOrder
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.errors import UserError
 from fourm.modalities import Modality
+from fourm.raw import Raw
 from fourm.training.loop_config import LoopConfig
 from fourm_tokenizers.code_use import CodeUse
 from fourm_tokenizers.losses import TrainedTokenizer
@@ -136,6 +137,7 @@ class TokenizerTask:
         figures = self.modality.raw.figures(np.stack(made).reshape(raw.shape), raw)
         return {
             **figures,
+            **baseline_figures(self.modality.raw, raw),
             "usage": use.usage,
             "perplexity": use.perplexity,
             "dead_codes": float(use.dead),
@@ -148,6 +150,17 @@ class TokenizerTask:
     def describe(self, batch: ValueBatch) -> dict[str, Any]:
         samples = batch.samples.tolist()
         return {"samples": samples, "keys": [self._train.name(sample) for sample in samples]}
+
+
+def baseline_figures(raw: Raw, values: np.ndarray) -> dict[str, float]:
+    """``baseline_<figure>``: the figures of the one value that fits stacked values best (the mean,
+    the most frequent class), which any tokenizer should leave far behind.
+    """
+    guess = raw.baseline(list(values))
+    if guess is None:
+        return {}
+    found = raw.figures(np.broadcast_to(guess, values.shape), values)
+    return {f"baseline_{name}": value for name, value in found.items()}
 
 
 def raw_column(modality: Modality, raw: Path, split: str, cache: Path) -> ChunkedColumn:

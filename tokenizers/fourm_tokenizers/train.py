@@ -15,6 +15,7 @@ import copy
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from accelerate import PartialState
 from fourm.cli import door
 from fourm.codec_types import check_type, codec_names
 from fourm.config import apply_override, from_mapping, read_yaml
+from fourm.data.ranges import settle_ranges
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
-from fourm.errors import UserError
+from fourm.errors import UserError, nearest
 from fourm.modalities import Modality, ModalitySet
-from fourm.tokenizer_settings import note_settings, put_aside, state_of
+from fourm.tokenizer_settings import FIGURES_FILE, note_settings, put_aside, state_of
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.loop import Loop
 from fourm.weights import WEIGHTS_FILE
@@ -39,7 +41,6 @@ from fourm_tokenizers.task import TokenizerTask
 from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 
 _log = logging.getLogger(__name__)
-FIGURES_FILE = "figures.json"
 _CONFIGS = {"text": TextConfig, "autoencoder": TokenizerConfig}
 _TEXT_SAMPLES = 200_000  # lines that word pieces are learned from, at most
 
@@ -113,11 +114,8 @@ def train_tokenizer(
 
     One with other settings is renamed first. ``overrides`` change settings for this run alone.
     """
-    settings = copy.deepcopy(modalities.tokenizers[name])  # the set stays as it is declared
-    for override in overrides:
-        apply_override(settings, override)
     users = [m for m in modalities if m.tokenizer == name]
-    kind = str(settings.get("type", ""))
+    kind = _kind(name, modalities)
     check_type(kind)
     if kind in codec_names() and kind not in _CONFIGS:
         raise UserError(
@@ -128,6 +126,10 @@ def train_tokenizer(
     if not users:
         _log.info("%s: no modality uses it, so there is nothing to learn from", name)
         return
+    settings = copy.deepcopy(modalities.tokenizers[name])  # the set stays as it is declared
+    for override in overrides:
+        if _knows(kind, override):
+            apply_override(settings, override)
     # before an earlier one is renamed: a misspelt key costs nothing
     config = from_mapping(_CONFIGS[kind], settings, f"tokenizer {name}")
     folder = out / name
@@ -138,6 +140,34 @@ def train_tokenizer(
         _log.info("%s: %d ids", name, tokenizer.get_vocab_size())
     else:
         train_autoencoder(users[0], settings, raw, folder, cache)
+
+
+def _kind(name: str, modalities: ModalitySet) -> str:
+    return str(modalities.tokenizers[name].get("type", ""))
+
+
+def _knows(kind: str, override: str) -> bool:
+    """True if tokenizers of a type have the setting that an override names."""
+    setting = override.partition("=")[0].partition(".")[0]
+    return kind in _CONFIGS and setting in {f.name for f in fields(_CONFIGS[kind])}
+
+
+def check_overrides(
+    names: Sequence[str], modalities: ModalitySet, overrides: Sequence[str]
+) -> None:
+    """Raise UserError for a setting that none of these tokenizers has: it would change nothing.
+
+    Those that have it are changed: ``train.steps`` says nothing to a text tokenizer.
+    """
+    kinds = list(dict.fromkeys(_kind(name, modalities) for name in names))
+    known = {f.name for kind in kinds if kind in _CONFIGS for f in fields(_CONFIGS[kind])}
+    for override in overrides:
+        setting = override.partition("=")[0].partition(".")[0]
+        if not any(_knows(kind, override) for kind in kinds):
+            raise UserError(
+                f"override {override!r}: no tokenizer that is trained here ({', '.join(names)}; of"
+                f" type {', '.join(kinds)}) has a setting {setting!r}{nearest(setting, known)}"
+            )
 
 
 def _begin(folder: Path, name: str, modalities: ModalitySet) -> bool:
@@ -177,12 +207,16 @@ def train_tokenizers(
     raw_folder, out_folder = raw or described.get("raw"), out or described.get("out")
     if raw_folder is None or out_folder is None:
         raise UserError(f"where? {config} does not say raw and out: give --raw and --out")
+    with PartialState().main_process_first():
+        for line in settle_ranges(config, raw_folder):
+            _log.info("%s", line)
     modalities = ModalitySet.load(config)
     for name in only:
         if name not in modalities.tokenizers:
             raise UserError(
                 f"no tokenizer {name!r} in {config}; it has {', '.join(modalities.tokenizers)}"
             )
+    check_overrides(only or list(modalities.tokenizers), modalities, overrides)
     for name in only or modalities.tokenizers:
         train_tokenizer(
             name, modalities, Path(raw_folder), Path(out_folder), cache, list(overrides)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fourm.cli.verb import PATH, verb
+
+if TYPE_CHECKING:
+    from fourm_data_prep.survey import Found
+
+_SHARES_SHOWN = 12
+_DAMAGE_SHOWN = 8  # the page has more
 
 
 @verb()
@@ -16,6 +23,12 @@ from fourm.cli.verb import PATH, verb
     "--out",
     type=PATH,
     help="Page to write (left out: RAW/inspect.html); its folder with --leaks (left out: leaks).",
+)
+@click.option("--json", "json_out", type=PATH, help="File for all figures as JSON.")
+@click.option(
+    "--tokenizers",
+    type=PATH,
+    help="Folder of tokenizers: tells what raw sequences lose when they become tokens.",
 )
 @click.option(
     "--leaks",
@@ -31,15 +44,17 @@ def command(
     raw: Path | None,
     config: Path | None,
     out: Path | None,
+    json_out: Path | None,
+    tokenizers: Path | None,
     leaks: tuple[Path, Path] | None,
     pictures: str,
     captions: str,
     workers: int,
 ) -> None:
-    """Count raw shards and show samples; find leaks.
+    """Tell what shards hold, with samples; find leaks.
 
-    RAW is a folder of raw shards; all its modalities are shown. --leaks takes splits of raw shards
-    (data/raw/train data/raw/val), or folders of tars or of picture files.
+    RAW is a folder of raw shards, or of token shards; all its modalities are shown. --leaks takes
+    splits of raw shards (data/raw/train data/raw/val), or folders of tars or of picture files.
     """
     if leaks is not None:
         if raw is not None or config is not None:
@@ -51,16 +66,39 @@ def command(
     from fourm_data_prep.inspect import inspect
 
     page = out or raw / "inspect.html"
-    counts, together = inspect(raw, config, page)
-    for count in counts:
+    found = inspect(raw, config, page, tokenizers, json_out)
+    for count in found.found:
         print(
             f"{count.split:<6} {count.modality:<12} {count.samples:>9,} samples"
             f" {count.shards:>6} shards {count.damaged:>6} damaged {count.megabytes:>10.1f} MB"
         )
-    for split, found in together.items():
+        print("\n".join(_numbers(count)), end="\n" if count.spreads or count.tally.counts else "")
+    for count in found.found:
+        for line in count.remarks.lines():
+            print(f"{count.split}: {line}")
+    for entry in found.damage.entries[:_DAMAGE_SHOWN]:
+        print(f"damaged: {entry.shard}: {entry.key}: {entry.reason}")
+    for split, held in found.together.items():
         print(f"{split}: samples by the modalities that they have")
-        print("\n".join(found.lines()))
+        print("\n".join(held.lines()))
     print(page)
+
+
+def _numbers(found: Found) -> list[str]:
+    """What a terminal shows of numbers and classes."""
+    lines = []
+    for name, spread in found.spreads.items():
+        low, middle, high = spread.percentiles((1.0, 50.0, 99.0))
+        lines.append(
+            f"       {name}: {spread.low:.4g} ({spread.low_key}) .. {spread.high:.4g}"
+            f" ({spread.high_key}); 1 % {low:.4g}, 50 % {middle:.4g}, 99 % {high:.4g}"
+        )
+    shares = list(found.tally.shares().items())
+    if shares:
+        shown = ", ".join(f"{name} {share:.1%}" for name, share in shares[:_SHARES_SHOWN])
+        rest = len(shares) - _SHARES_SHOWN
+        lines.append(f"       {shown}" + (f" and {rest} more" if rest > 0 else ""))
+    return lines
 
 
 def _leaks(
