@@ -50,7 +50,7 @@ from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import build_optimizers, parameter_groups
 from fourm.training.ranks import Ranks, telling_lost_ranks
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
-from fourm.training.run_log import RunLog, StepLosses
+from fourm.training.run_log import RunLog, StepLosses, check_tracker
 from fourm.training.saving import Saver, Snapshot
 from fourm.training.schedules import learning_rate
 from fourm.training.sharding import (
@@ -82,6 +82,7 @@ class Loop:
         self.adaptive = task if isinstance(task, Adaptive) and task.adapt_every else None
         self.stages = task.stages if isinstance(task, Staged) else None
         keep_freed_memory()
+        check_tracker(config.tracker)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.accelerator = Accelerator(
