@@ -258,7 +258,9 @@ def write_pretrain_config(project: Project, modalities: ModalitySet, minutes: fl
         },
     }
     config = from_mapping(PretrainConfig, described, str(project.pretrain_config))
-    described["loop"]["steps"] = steps_in(minutes, config, modalities)
+    loop = described["loop"]
+    loop["steps"] = steps_in(minutes, config, modalities)
+    loop["schedule"]["warmup"] = min(60, loop["steps"] // 10)
     text = yaml.safe_dump(described, sort_keys=False, default_flow_style=None, width=100)
     project.pretrain_config.write_text(
         f"# Pretraining of all modalities in {project.modalities.name}, about {minutes:g} minutes."

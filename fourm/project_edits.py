@@ -139,7 +139,7 @@ class Edits:
             tokens = "changed"
         model: State = "new"
         if self._trained is not None and m.name in self._trained:
-            other = changed_fields(self._trained[m.name], m)
+            other = changed_fields(self._trained[m.name], m) or self._other_use(m)
             other = other or {"new", "changed"} & {raw, tokenizer, tokens}
             other = other or self._noted("model").get(m.name, now := self._description(m)) != now
             model = "changed" if other else "unchanged"
@@ -151,15 +151,20 @@ class Edits:
         was = self._noted("files").get(m.name, now)
         return [kind for kind in now if was.get(kind) != now[kind]]
 
+    def _other_use(self, m: Modality) -> str:
+        """What has changed of how the model learns it, which is nothing of its tokens."""
+        return changes(self._noted("use").get(m.name, now := _use(m)), now)
+
     def why(self, name: str) -> str:
-        """What has changed of a modality since its tokens were made, where it is known."""
+        """What has changed of a modality since it was made, where it is known."""
         if name not in self.modalities:
             return "no longer in the set"
         m = self.modalities[name]
         was, now = self._noted("tokens").get(name), self._description(m)
         told = changes(_named(was), _named(now)) if was else ""
         files = [f"other {kind} files" for kind in self._other_files(m)]
-        return "; ".join([told] if told else files)
+        told_use = [use] if (use := self._other_use(m)) else []
+        return "; ".join([*([told] if told else files), *told_use])
 
     def _state_of_shards(self, stage: Literal["raw", "tokens"], name: str, now: Any) -> State:
         """Projects of earlier releases have no notes: what is there counts as unchanged."""
@@ -208,6 +213,7 @@ class Edits:
             self._made["pretrain"] = _comparable(self.config)
             self._made["steps"] = self.config.loop.steps
             self._made["data"] = self._data()
+            self._made["use"] = {m.name: _use(m) for m in self.modalities}
         write_json_atomic(self.project.root / _MADE_FILE, self._made)
 
     def next_run(self) -> NextRun:
@@ -236,6 +242,7 @@ class Edits:
             for m in self.modalities
             if m.name in noted and noted[m.name][0] != _raw_description(self._raw(m))
         ]
+        found += [f"{m.name} has {use}" for m in self.modalities if (use := self._other_use(m))]
         if not found:
             was = self._noted("data")
             found = [
@@ -295,6 +302,10 @@ class Edits:
 
 def _raw_description(m: Modality) -> Any:
     return _plain([to_mapping(m.raw), m.labeller, m.labeller_size])
+
+
+def _use(m: Modality) -> dict[str, Any]:
+    return {"loss_weight": m.loss_weight, "chunk_size": m.chunk_size}
 
 
 def _named(description: Any) -> dict[str, Any]:
