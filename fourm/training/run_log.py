@@ -27,12 +27,14 @@ from fourm.training.task import Task
 from fourm.training.watchdog import Progress, compare
 
 
-def check_tracker(name: str) -> None:
-    """Raise UserError for a tracker that cannot be had: Accelerate would warn and track nothing."""
+def checked_tracker(name: str) -> str:
+    """The name of a tracker that is there. Raises UserError for one that cannot be had: Accelerate
+    would warn and track nothing.
+    """
     usual = [str(kind.value) for kind in LoggerType if kind is not LoggerType.ALL]
     own = set(LOGGER_TYPE_TO_CLASS) - set(usual)  # registered by who calls us
     if not name or name == LoggerType.ALL or name in (*get_available_trackers(), *own):
-        return
+        return name
     if name not in usual:
         raise UserError(
             f"loop.tracker: there is no {name!r}; known are {', '.join(usual)}"
