@@ -13,13 +13,15 @@ MINUTES = 10.0  # that default steps are meant for, tokenizers' too
 FEWEST_STEPS = 20
 # forward passes of configs/pretrain/quickstart.yaml on one core of a 2024 server CPU: 60 steps a
 # minute. Larger models use a core better, so that they get fewer steps than there is time for.
-_FLOPS_A_CORE_MINUTE = 5.8e11
+_FLOPS_A_CORE_SECOND = 9.7e9
+_SECONDS_A_STEP = 0.01  # of the smallest
 
 
 def steps_in(minutes: float, config: PretrainConfig, modalities: ModalitySet) -> int:
     """Steps of a pretraining that take about so many minutes on all cores of this machine."""
-    room = minutes * (os.cpu_count() or 1) * _FLOPS_A_CORE_MINUTE
-    return max(FEWEST_STEPS, int(room / flops_of_step(config, modalities)))
+    speed = (os.cpu_count() or 1) * _FLOPS_A_CORE_SECOND
+    step = flops_of_step(config, modalities) / speed + _SECONDS_A_STEP
+    return max(FEWEST_STEPS, int(minutes * 60 / step))
 
 
 def flops_of_step(config: PretrainConfig, modalities: ModalitySet) -> float:

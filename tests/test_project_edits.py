@@ -129,7 +129,7 @@ class World:
     def again(self, capsys) -> str:
         """Run the project, and what it printed."""
         self.ran.clear()
-        quickstart_module.quickstart(self.pictures, self.project.root, 0.001, 0.05)
+        quickstart_module.quickstart(self.pictures, self.project.root, 0.0001, 0.05)
         return capsys.readouterr().out
 
     @property
