@@ -32,9 +32,10 @@ def command(
     start: str,
     minutes: float | None,
 ) -> None:
-    """Make a project from its raw shards: tokenizers, tokens, model, report.
+    """Raw shards to a model and its report.
 
-    PROJECT is a folder with modalities.yaml and raw shards; what else it lacks is written into it.
+    Tokenizers, tokens, model, report. PROJECT is a folder with modalities.yaml and raw shards; what
+    else it lacks is written into it.
     What is up to date is kept, so run it again after an edit or an interruption. KEY=VALUE changes
     pretrain.yaml for this run.
     """
