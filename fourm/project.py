@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fourm.cli.ending import LAST_LINE
+from fourm.cli.ending import INTERRUPTED, LAST_LINE
 from fourm.config import read_yaml
 from fourm.cpu_ranks import num_cpu_ranks, rank_environments
 from fourm.data.shards import write_json_atomic
@@ -70,18 +70,24 @@ class Project:
         """The newest run: ``pretrain``; ``pretrain-2`` and so on where what is trained has changed
         since.
         """
-        number = self._num_runs()
-        return self.root / ("pretrain" if number < 2 else f"pretrain-{number}")
+        return self._run(max(self._runs(), default=1))
+
+    def old_runs(self) -> list[Path]:
+        """The runs before the newest, oldest first."""
+        return [self._run(number) for number in sorted(self._runs())[:-1]]
 
     def new_run(self) -> Path:
         """A run folder that is not there yet, for after the newest."""
-        return self.root / f"pretrain-{self._num_runs() + 1}"
+        return self._run(max(self._runs(), default=1) + 1)
 
-    def _num_runs(self) -> int:
-        number = 1
-        while (self.root / f"pretrain-{number + 1}").is_dir():
-            number += 1
-        return number
+    def _run(self, number: int) -> Path:
+        return self.root / ("pretrain" if number < 2 else f"pretrain-{number}")
+
+    def _runs(self) -> set[int]:
+        """Numbers of the runs that are there: old ones may have been deleted."""
+        endings = (path.name.removeprefix("pretrain-") for path in self.root.glob("pretrain-*/"))
+        found = {int(ending) for ending in endings if ending.isdigit()}
+        return found | ({1} if (self.root / "pretrain").is_dir() else set())
 
     @property
     def model(self) -> Path:
@@ -137,6 +143,8 @@ class Project:
     def stage(self, name: str, run: Callable[[], object], finished: Callable[[], bool]) -> bool:
         """Run a stage unless it is finished; True if it ran. Its seconds add up over interrupted
         runs.
+
+        Raises StageFailed that says how to go on.
         """
         if finished():
             print(f"== {name}: done before", flush=True)
@@ -145,6 +153,13 @@ class Project:
         started = time.perf_counter()
         try:
             run()
+        except StageFailed as failed:
+            if failed.status == INTERRUPTED:
+                raise
+            line = f"{failed} (in the stage {name} of {self.root}; what is finished is kept: when"
+            raise StageFailed(
+                f"{line} this is mended, the same command goes on from here)", failed.status
+            ) from None
         finally:
             seconds = self.seconds()
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 1)

@@ -10,7 +10,7 @@ new run folder beside the old one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.model_files import read_description
 from fourm.pipeline import check_options
 from fourm.project import Project
+from fourm.project_changes import changes, data_of, files_of
 from fourm.tokenizer_settings import declared, note_if_lacking, state_of
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.differences import (
@@ -48,6 +49,7 @@ class NextRun:
     out: Path
     init: Path | None = None  # checkpoint whose weights it begins with
     why: str = ""  # what is other than in the run before
+    steps: int = 0  # that are asked for now; 0 = as many as it was begun with
 
     def overrides(self, config: PretrainConfig) -> tuple[str, ...]:
         """What the project's own config does not say."""
@@ -56,21 +58,28 @@ class NextRun:
 
     @property
     def is_finished(self) -> bool:
-        """True if it has trained to its end."""
-        return (self.out / "done.json").is_file()
+        """True if it has trained to its end, and that is as far as is asked for."""
+        done = self.out / "done.json"
+        if not done.is_file():
+            return False
+        return json.loads(done.read_text()).get("step", self.steps) >= self.steps
 
 
 class Edits:
     """A project's results beside its YAML files as they are now.
 
     Raises UserError where these do not fit each other: the pretraining or the sampling settings
-    name a modality that the set has not.
+    name a modality that the set has not, or another project's folders.
+
+    Args:
+        asked: ``KEY=VALUE`` changes of ``pretrain.yaml`` for a run now.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, asked: Sequence[str] = ()) -> None:
         self.project = project
         self.modalities = ModalitySet.load(project.modalities)
         self.config = load(PretrainConfig, project.pretrain_config)
+        self.asked = load(PretrainConfig, project.pretrain_config, [*asked])
         self._check()
         self._made = _read_made(project.root / _MADE_FILE)
         self._newest = newest_checkpoint(project.pretrain / "checkpoints")
@@ -80,6 +89,13 @@ class Edits:
 
     def _check(self) -> None:
         """Hold both files to the modality set, so that one run names all that is left over."""
+        named = self.config.modalities
+        if Path(named).resolve() != self.project.modalities.resolve():
+            raise UserError(
+                f"{self.project.pretrain_config} trains on {named}, which is not"
+                f" {self.project.modalities}: its paths are relative to where fourm is called; call"
+                " it from there, or correct them"
+            )
         faults = []
         try:
             for masking in self.config.maskings:
@@ -113,18 +129,42 @@ class Edits:
         tokens: State = "-"
         if not m.source:
             raw = self._state_of_shards("raw", m.name, _raw_description(m))
+            if raw == "unchanged" and "raw" in self._other_files(m):
+                raw = "changed"
         if m.tokenizer is not None:
             found = state_of(self.project.tokenizers / m.tokenizer, m.tokenizer, self.modalities)
             tokenizer = "new" if found == "unfinished" else found
             tokens = self._state_of_shards("tokens", m.name, self._description(m))
-        if tokens == "unchanged" and "changed" in (raw, tokenizer):
+        if tokens == "unchanged" and ("changed" in (raw, tokenizer) or self._other_files(m)):
             tokens = "changed"
         model: State = "new"
         if self._trained is not None and m.name in self._trained:
-            other = changed_fields(self._trained[m.name], m) or tokenizer in ("new", "changed")
+            other = changed_fields(self._trained[m.name], m) or self._other_use(m)
+            other = other or {"new", "changed"} & {raw, tokenizer, tokens}
             other = other or self._noted("model").get(m.name, now := self._description(m)) != now
             model = "changed" if other else "unchanged"
         return {"raw": raw, "tokenizer": tokenizer, "tokens": tokens, "model": model}
+
+    def _other_files(self, m: Modality) -> list[str]:
+        """Which files are others than its tokens were made from, as far as that was noted."""
+        now = files_of(self.project, m)
+        was = self._noted("files").get(m.name, now)
+        return [kind for kind in now if was.get(kind) != now[kind]]
+
+    def _other_use(self, m: Modality) -> str:
+        """What has changed of how the model learns it, which is nothing of its tokens."""
+        return changes(self._noted("use").get(m.name, now := _use(m)), now)
+
+    def why(self, name: str) -> str:
+        """What has changed of a modality since it was made, where it is known."""
+        if name not in self.modalities:
+            return "no longer in the set"
+        m = self.modalities[name]
+        was, now = self._noted("tokens").get(name), self._description(m)
+        told = changes(_named(was), _named(now)) if was else ""
+        files = [f"other {kind} files" for kind in self._other_files(m)]
+        told_use = [use] if (use := self._other_use(m)) else []
+        return "; ".join([*([told] if told else files), *told_use])
 
     def _state_of_shards(self, stage: Literal["raw", "tokens"], name: str, now: Any) -> State:
         """Projects of earlier releases have no notes: what is there counts as unchanged."""
@@ -140,7 +180,10 @@ class Edits:
         found = {state for of in self.states.values() for state in of.values()} - {"-"}
         if found in ({"unchanged"}, {"new"}):
             return ""
-        rows = [("", *STAGES), *((name, *of.values()) for name, of in self.states.items())]
+        rows: list[tuple[str, ...]] = [("", *STAGES, "why")]
+        for name, of in self.states.items():
+            moved = set(of.values()) - {"unchanged", "-"}
+            rows.append((name, *of.values(), self.why(name) if moved else ""))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -163,10 +206,14 @@ class Edits:
             now = {m.name: self._description(m) for m in self.modalities}
         self._made = {**self._made, "format": FORMAT, stage: now}
         if stage == "tokens":
+            self._made["files"] = {m.name: files_of(self.project, m) for m in self.modalities}
             for name in self.modalities.tokenizers:
                 note_if_lacking(self.project.tokenizers / name, name, self.modalities)
         if stage == "model":
             self._made["pretrain"] = _comparable(self.config)
+            self._made["steps"] = self.config.loop.steps
+            self._made["data"] = self._data()
+            self._made["use"] = {m.name: _use(m) for m in self.modalities}
         write_json_atomic(self.project.root / _MADE_FILE, self._made)
 
     def next_run(self) -> NextRun:
@@ -195,7 +242,15 @@ class Edits:
             for m in self.modalities
             if m.name in noted and noted[m.name][0] != _raw_description(self._raw(m))
         ]
-        sizes = other_sizes(self._described["model"], to_mapping(self.config.model))
+        found += [f"{m.name} has {use}" for m in self.modalities if (use := self._other_use(m))]
+        if not found:
+            was = self._noted("data")
+            found = [
+                f"there is other data of {name}"
+                for name, now in self._data().items()
+                if was.get(name, now) != now
+            ]
+        sizes = other_sizes(self._described["model"], to_mapping(self.asked.model))
         if found or sizes:
             init = None if sizes else self._newest
             return NextRun(self.project.new_run(), init, "; ".join([*found, *sizes]))
@@ -203,7 +258,27 @@ class Edits:
         if config is not None and _read_again(config) != _comparable(self.config):
             why = f"{self.project.pretrain_config.name} has changed"
             return NextRun(self.project.new_run(), None, why)
-        return NextRun(out)
+        if self.asked != self.config and (why := self._otherwise(out)):
+            return NextRun(self.project.new_run(), None, why)
+        return NextRun(out, steps=self._steps())
+
+    def _otherwise(self, run: Path) -> str:
+        """What is asked for now and is not how a run was trained; its length is no matter."""
+        try:
+            was = load(PretrainConfig, run / "config.yaml")
+        except UserError:  # of an earlier release
+            return ""
+        return changes(_comparable(was), _comparable(self.asked))
+
+    def _steps(self) -> int:
+        """Steps that are asked for now and were not when the newest run began; 0 = none."""
+        was, now = self._made.get("steps"), self.config.loop.steps
+        if self.asked.loop.steps != now:
+            return self.asked.loop.steps
+        return now if was not in (None, now) else 0
+
+    def _data(self) -> dict[str, str]:
+        return {m.name: data_of(self.project, m, self.config.data.split) for m in self.modalities}
 
     def _fingerprints(self) -> dict[str, str]:
         codecs = CodecSet(self.modalities, self.project.tokenizers)
@@ -229,6 +304,23 @@ class Edits:
 
 def _raw_description(m: Modality) -> Any:
     return _plain([to_mapping(m.raw.data_form), m.labeller, m.labeller_size])
+
+
+def _use(m: Modality) -> dict[str, Any]:
+    return {"loss_weight": m.loss_weight, "chunk_size": m.chunk_size}
+
+
+def _named(description: Any) -> dict[str, Any]:
+    """What is noted of tokens, with names to tell changes by."""
+    (raw, labeller, size), described, tokenizer = description
+    tokenizer = (tokenizer or {}).get("settings")
+    return {
+        "raw": raw,
+        "labeller": labeller,
+        "labeller_size": size,
+        **{key: value for key, value in described.items() if key != "raw"},
+        "tokenizer": tokenizer or described.get("tokenizer"),
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -36,7 +36,8 @@ ROOMS = (
         "fourm",
         "evaluation",
         "figures, report, project",
-        "evaluation report project cpu_ranks project_edits",
+        "evaluation report project cpu_ranks project_changes project_clean"
+        " project_defaults project_edits project_minutes project_run",
     ),
     Room("fourm", "pipeline", "any to any; released 4M", "pipeline given interop"),
     Room("fourm", "sampling", "schemes, guidance, steps", "sampling"),

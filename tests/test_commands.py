@@ -21,6 +21,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from fourm import project_run
 from fourm.cli import ending, main
 from fourm.cli.extras import where_to_get
 from fourm.cli.program import program, verbs
@@ -381,7 +382,8 @@ def test_fewer_minutes_shorten_the_tokenizers_too(tmp_path, monkeypatch):
     import fourm_data_prep.quickstart as module
 
     ran = []
-    monkeypatch.setattr(module, "run_all", lambda commands, **options: ran.extend(commands))
+    for each in (module, project_run):
+        monkeypatch.setattr(each, "run_all", lambda commands, **options: ran.extend(commands))
     for minutes, steps in ((10.0, None), (1.0, 200), (0.001, 20)):
         ran.clear()
         module.quickstart(tmp_path, tmp_path / str(minutes), minutes, 0.05)

@@ -23,9 +23,11 @@ from fourm.doctor.machine import examine
 from fourm.doctor.made_up import with_made_up_data
 from fourm.doctor.needs import Ranks, Sizes
 from fourm.encoder import Latent
+from fourm.errors import UserError
 from fourm.flops import flops, training_flops
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
+from fourm.training import run_log
 from fourm.training.device import known_peak, peak_flops
 from fourm.training.loop import _checkpoint_activations
 from fourm.training.optimizers import build_optimizers
@@ -299,9 +301,24 @@ def test_the_last_step_of_every_line_tells_the_speed_of_all(project, tmp_path):
         assert 0 < line["mfu"] < 1
 
 
+def test_a_tracker_that_is_not_installed_is_told_before_anything_runs(
+    project, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_log, "get_available_trackers", lambda: [])
+    for name, told in {
+        "tensorboard": "needs tensorboard: pip install tensorboard",
+        "comet_ml": "pip install comet-ml",
+        "tensorbord": "there is no 'tensorbord'.*did you mean 'tensorboard'",
+    }.items():
+        with pytest.raises(UserError, match=told):
+            pretrain(load(PretrainConfig, project, [f"out={tmp_path}", f"loop.tracker={name}"]))
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 @pytest.mark.filterwarnings("ignore:.log_with")  # it need not be installed here
 def test_a_tracker_gets_what_the_log_has(project, tmp_path, monkeypatch):
     tracked = []
+    monkeypatch.setattr(run_log, "get_available_trackers", lambda: ["tensorboard"])
     monkeypatch.setattr(Accelerator, "init_trackers", lambda *_: None)
     monkeypatch.setattr(Accelerator, "log", lambda _, figures, step: tracked.append(figures))
     pretrain(load(PretrainConfig, project, [f"out={tmp_path}", "loop.tracker=tensorboard"]))

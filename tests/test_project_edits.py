@@ -13,6 +13,7 @@ import yaml
 from fourm_tokenizers.train import train_tokenizers
 from PIL import Image
 
+from fourm import project_minutes, project_run
 from fourm.cli import main
 from fourm.codecs import CodecSet
 from fourm.errors import UserError
@@ -128,7 +129,7 @@ class World:
     def again(self, capsys) -> str:
         """Run the project, and what it printed."""
         self.ran.clear()
-        quickstart_module.quickstart(self.pictures, self.project.root, 0.001, 0.05)
+        quickstart_module.quickstart(self.pictures, self.project.root, 0.0001, 0.05)
         return capsys.readouterr().out
 
     @property
@@ -148,15 +149,16 @@ class World:
 
 def row(table: str, name: str) -> list[str]:
     """The states that a table tells of a modality."""
-    return next(line.split()[1:] for line in table.splitlines() if line.split()[:1] == [name])
+    return next(line.split()[1:5] for line in table.splitlines() if line.split()[:1] == [name])
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch, capsys) -> World:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # steps of data preparation in this process
-    monkeypatch.setattr(quickstart_module, "_FEWEST_STEPS", 4)
+    monkeypatch.setattr(project_minutes, "FEWEST_STEPS", 4)
     world = World(tmp_path)
-    monkeypatch.setattr(quickstart_module, "run_all", world.run_all)
+    for module in (quickstart_module, project_run):
+        monkeypatch.setattr(module, "run_all", world.run_all)
     told = world.again(capsys)
     assert world.verbs == ["import", "train rgb", "train text", "tokenize", "pretrain"]
     assert "train.steps=4" in world.ran[1]  # of 40: what the minutes leave of them
@@ -334,7 +336,7 @@ def test_an_edit_that_was_cut_short_is_gone_on_with(world, capsys, monkeypatch):
         world.project.modalities, lambda y: y["modalities"]["rgb"]["tokenizer"].update(dim=24)
     )
     with monkeypatch.context() as once:
-        once.setattr(quickstart_module, "run_all", cut)
+        once.setattr(project_run, "run_all", cut)
         with pytest.raises(KeyboardInterrupt):
             world.again(capsys)
     told = world.again(capsys)

@@ -18,11 +18,13 @@ from fourm.config import load
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.model import FourM
+from fourm.model import FourM, load_model
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.differences import differences
+from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.transplant import NETWORK, transplant
+from fourm.training.warm_start import start_from
 
 LEVELS = {"type": "autoencoder", "levels": [3, 5, 5], "patch_size": 4}
 KINDS_OF_MODEL = {
@@ -205,3 +207,26 @@ def test_a_run_may_begin_with_the_weights_of_another_modality_set(trained, tmp_p
     with caplog.at_level("INFO"):
         pretrain(load(PretrainConfig, trained, [*overrides, "loop.steps=4"]))
     assert "resuming" in caplog.text and "left out" not in caplog.text
+
+
+def test_a_run_that_begins_with_a_set_in_another_order_has_its_rows_by_name(trained, tmp_path):
+    """All else is equal, so nothing but the order tells the sets from each other."""
+    folder = sorted((trained.parent / "run" / "checkpoints").iterdir())[-1]
+    old = load_model(folder)
+    swapped = ModalitySet(tuple(reversed(old.modalities.modalities)), old.modalities.tokenizers)
+    start = start_from(folder, swapped, {}, 0)
+    assert start.model.modalities.modalities == swapped.modalities
+    assert start.moved is not None and not start.moved.learners
+    for m in swapped:
+        was, is_now = old.modalities.index(m.name), swapped.index(m.name)
+        assert was != is_now or len(swapped) % 2
+        assert torch.equal(start.model.modality[is_now], old.modality[was])
+
+
+def test_a_teacher_of_a_set_in_another_order_is_refused(trained):
+    folder = sorted((trained.parent / "run" / "checkpoints").iterdir())[-1]
+    known = load_model(folder).modalities
+    swapped = ModalitySet(tuple(reversed(known.modalities)), known.tokenizers)
+    Teacher(DistillConfig(teacher=str(folder)), known)
+    with pytest.raises(UserError, match="their order is"):
+        Teacher(DistillConfig(teacher=str(folder)), swapped)

@@ -174,9 +174,10 @@ class JoinStep:
         path = manifest_path(self._made, shard)
         manifest = json.loads(path.read_text())
         others = [o for o in manifest["outputs"] if Path(o).parts[1] not in outputs]
+        noted = {o: f for o, f in manifest.get("made_from", {}).items() if o in others}
         told = {
             "outputs": [*outputs.values(), *others],
-            "made_from": {outputs[name]: f for name, f in made_from.items()},
+            "made_from": {**{outputs[name]: f for name, f in made_from.items()}, **noted},
         }
         if manifest != manifest | told:
             write_json_atomic(path, manifest | told)

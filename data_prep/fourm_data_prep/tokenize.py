@@ -1,6 +1,6 @@
 """Raw shards -> token shards, one shard at a time, all modalities of a shard in one go.
 
-    fourm tokenize PROJECT [--crops 4] [--engine local|ray]
+    fourm tokenize PROJECT [--only MODALITY] [--crops 4] [--engine local|ray]
 
 Modalities of one source (pictures at two resolutions, say) share its decoding. With ``--crops N``
 each picture gives N samples, ``<key>``, ``<key>~1`` and so on: the whole picture and random crops,
@@ -9,16 +9,18 @@ each. Store raw shards larger (``fourm import --size``) so that crops stay sharp
 
 A shard is a pure function of its raw shard and the tokenizers; it is written under a temporary name
 and renamed, so a killed run is simply started again. Where the modality set has changed, only the
-modalities that it concerns are made again. At the end the shards' pieces are joined into chunks
-that training maps (``fourm_data_prep.joining``). ``tokenizer.json`` beside them says who made them.
+modalities that it concerns are made again (``token_identity``). At the end the shards' pieces are
+joined into chunks that training maps (``fourm_data_prep.joining``). ``tokenizer.json`` beside them
+says who made them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,6 @@ import numpy as np
 
 from fourm.cli import door
 from fourm.codecs import CodecSet
-from fourm.config import to_mapping
 from fourm.data.chunks import INDEX, PIECES
 from fourm.data.crop_settings import CROP_SETTINGS, CropSettings
 from fourm.data.crops import Crop, crops_of, sample_key
@@ -59,7 +60,9 @@ from fourm_data_prep.engine import (
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.joining import CHUNK_SHARDS, JoinStep, piece_folder, write_piece
 from fourm_data_prep.remarks import Remarks, said_of_ids
+from fourm_data_prep.token_identity import identities, identity
 
+_log = logging.getLogger(__name__)
 _ENCODE_SAMPLES = 64
 _CROP_MARK = "~"
 
@@ -77,9 +80,12 @@ class TokenizeStep:
         out: Path,
         crops: int = 1,
         flip: bool = False,
+        only: Sequence[str] = (),
     ) -> None:
         if crops < 1:
             raise UserError(f"--crops {crops}: at least 1, the whole picture")
+        if only and crops > 1:
+            raise UserError("--only with --crops: the same crops are cut of all modalities at once")
         self.modalities, self.raw, self.tokenizers, self.out = modalities, raw, tokenizers, out
         self.crops, self.flip = crops, flip
         for m in modalities if crops > 1 else ():
@@ -88,7 +94,11 @@ class TokenizeStep:
                     f"--crops {crops}: {m.name} is {m.raw.type_name}, of which no part can be cut:"
                     " leave the modality or --crops out"
                 )
-        self.names = [m.name for m in modalities if m.tokenizer is not None]
+        for name in only:
+            if modalities[name].tokenizer is None:
+                raise UserError(f"--only {name}: it has no tokenizer, so there are no tokens of it")
+        # whose tokens are made; what else lies there stays as it is
+        self.names = [n for n in _tokenized(modalities) if n in only or not only]
         self._fingerprints: dict[str, str] = {}
         self._codecs: CodecSet | None = None
 
@@ -119,8 +129,8 @@ class TokenizeStep:
         }
 
     def described(self) -> dict[str, Any]:
-        described = {
-            "modalities": self.modalities.to_mapping(),
+        described: dict[str, Any] = {
+            "modalities": {n: identity(self.modalities[n]) for n in self.names},
             "fingerprints": {n: self.fingerprint_of(n) for n in self.names},
         }
         return described if self.crops == 1 else {**described, "crops": [self.crops, self.flip]}
@@ -129,7 +139,7 @@ class TokenizeStep:
         jobs = []
         for split in splits_of(self.raw):
             numbers: dict[int, list[Any]] = {}
-            for name in self.names:
+            for name in _tokenized(self.modalities):
                 for path in shard_paths(self.raw, split, self.modalities[name].raw_name):
                     if path.stem.isdigit():
                         numbers.setdefault(int(path.stem), []).append([name, stamp(path)])
@@ -152,8 +162,9 @@ class TokenizeStep:
         report = DamageReport()
         before = Before.of(self.out, self.name, job)
         made_from = self._made_from(job)
-        places = self._places(before, made_from)
-        kept = {name for name, place in places.items() if before.has(place, made_from[name])}
+        places = {Path(output).parts[1]: output for output in before.made_from}
+        others = {name: output for name, output in places.items() if name not in self.names}
+        kept = {n for n in made_from if n in places and before.has(places[n], made_from[n])}
         if self.crops > 1 and len(kept) < len(made_from):
             kept = set()  # crop_settings are those of all keys
         sources: dict[str, list[str]] = {}
@@ -161,7 +172,7 @@ class TokenizeStep:
             if name not in kept:
                 sources.setdefault(self.modalities[name].raw_name, []).append(name)
         keys: list[str] = []
-        remarks = before.remarks.of(sorted(kept))
+        remarks = before.remarks.of(sorted({*kept, *others}))
         for raw_name, names in sources.items():
             source = shard_path(self.raw, job.split, raw_name, job.number)
             for name, rows in self._encode(names, source, report, remarks).items():
@@ -172,7 +183,7 @@ class TokenizeStep:
         made = {
             name: places[name] if name in kept else self._piece(name, job) for name in made_from
         }
-        outputs = list(made.values())
+        outputs = [*made.values(), *others.values()]
         if self.crops > 1:
             outputs.append(str(shard_path("", job.split, CROP_SETTINGS, job.number)))
             if not kept:
@@ -184,8 +195,11 @@ class TokenizeStep:
             tuple(outputs),
             max(len(keys), before.num_samples if kept else 0),
             (*damage, *report.entries),
-            {made[name]: f for name, f in made_from.items()},
-            remarks,
+            {
+                **{made[name]: f for name, f in made_from.items()},
+                **{output: before.made_from[output] for output in others.values()},
+            },
+            remarks=remarks,
         )
 
     def joining(self, jobs: list[Job], chunk_shards: int) -> JoinStep:
@@ -193,6 +207,7 @@ class TokenizeStep:
         modalities = [self.modalities[name] for name in self.names]
         tokenizers = {name: self.fingerprint_of(name) for name in self.names}
         wanted = {job: self._noted(job) or self._made_from(job) for job in jobs}
+        wanted = {job: {n: f for n, f in w.items() if n in tokenizers} for job, w in wanted.items()}
         return JoinStep(self, modalities, tokenizers, wanted, chunk_shards)
 
     def _noted(self, job: Job) -> dict[str, str]:
@@ -205,26 +220,19 @@ class TokenizeStep:
     def _piece(self, name: str, job: Job) -> str:
         return str(piece_folder(Path(), job.split, name, job.number) / INDEX)
 
-    def _places(self, before: Before, made_from: Mapping[str, str]) -> dict[str, str]:
-        """Where an earlier run left each modality of a shard: a piece, a chunk or a token tar."""
-        names = {Path(output).parts[1]: output for output in before.made_from}
-        return {name: names[name] for name in made_from if name in names}
-
     def _made_from(self, job: Job) -> dict[str, str]:
         """A fingerprint of everything that the ids of each modality depend on, for those whose raw
-        shard is there.
+        shard is there: the one that is noted, if it says the same.
         """
-        found = {}
+        found, noted = {}, self._noted(job)
         for name in self.names:
             m = self.modalities[name]
             source = shard_path(self.raw, job.split, m.raw_name, job.number)
             if source.is_file():
-                # how it is used makes no difference to its ids
-                alone = replace(
-                    m, raw=m.raw.data_form, input=True, output=True, loss_weight=1.0, chunk_size=1
+                known = identities(
+                    m, stamp(source), self.fingerprint_of(name), self.crops, self.flip
                 )
-                described = [to_mapping(alone), self.crops, self.flip]
-                found[name] = fingerprint([stamp(source), self.fingerprint_of(name), described])
+                found[name] = noted[name] if noted.get(name) in known else known[0]
         return found
 
     def _crop_of(self, key: str) -> Crop:
@@ -307,9 +315,10 @@ def tokenize(
     crops: int = 1,
     flip: bool = False,
     chunk_shards: int = CHUNK_SHARDS,
+    only: Sequence[str] = (),
 ) -> None:
     """Tokenize every split and shard that lies under ``raw``, and join ``chunk_shards`` shards of a
-    modality into a chunk.
+    modality into a chunk; of all modalities, or of ``only`` these.
 
     Of a range of shards those chunks are joined that lie in it whole; a run without a range joins
     what is left. Raises UserError above ``max_damage`` damaged samples.
@@ -319,7 +328,7 @@ def tokenize(
     start_workers(engine or EngineConfig(), "fourm_tokenizers.picture", "vector_quantize_pytorch")
     for line in settle_ranges(modalities_path, raw):
         print(line, flush=True)
-    step = TokenizeStep(ModalitySet.load(modalities_path), raw, tokenizers, out, crops, flip)
+    step = TokenizeStep(ModalitySet.load(modalities_path), raw, tokenizers, out, crops, flip, only)
     jobs = step.jobs()
     if not jobs:
         raise UserError(f"no shards under {raw}; expected {raw}/<split>/<modality>/00000.tar")
@@ -328,17 +337,25 @@ def tokenize(
     progress = run_step(step, engine, max_damage)
     for line in progress.remarks.lines():
         print(f"warning: {line}", file=sys.stderr)
+    if progress.report.entries:
+        path = out / f"damage-{step.name}.json"
+        _log.warning("tokenize: %s; all are in %s", progress.report.told(), path)
     mine = set(jobs[slice(*engine.shard_range)] if engine.shard_range else jobs)
     whole: dict[tuple[str, int], list[Job]] = {}
     for job in jobs:
         whole.setdefault((job.split, job.number // chunk_shards), []).append(job)
     ready = [job for group in whole.values() if mine.issuperset(group) for job in group]
     run_step(step.joining(ready, chunk_shards), replace(engine, shard_range=None), max_damage)
-    if engine.shard_range is None:
+    if engine.shard_range is None and not only:
         write_json_atomic(
             out / "done.json",
             {"shards": progress.num_done, "skipped": len(progress.report.entries)},
         )
+
+
+def _tokenized(modalities: ModalitySet) -> list[str]:
+    """Modalities that have tokens."""
+    return [m.name for m in modalities if m.tokenizer is not None]
 
 
 def _prepare_folder(folder: Path, described: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from fourm.cli.extras import where_to_get
 from fourm.errors import Interrupted, RanksLost, StageFailed, UserError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+INTERRUPTED = 130  # status after Ctrl-C, 128 + SIGINT
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell reports of any other program
 _KEPT = "what is finished is kept, the same command goes on from there"
 
@@ -60,9 +61,9 @@ def ending_of(error: BaseException, verb: click.Command | None) -> Ending | None
         case RanksLost():
             return Ending(f"\nerror: {error}", 1)
         case Interrupted():
-            return Ending(f"\n{error}", 130)
+            return Ending(f"\n{error}", INTERRUPTED)
         case KeyboardInterrupt():
-            return Ending(f"\ninterrupted{f'; {_KEPT}' if resumes else ''}", 130)
+            return Ending(f"\ninterrupted{f'; {_KEPT}' if resumes else ''}", INTERRUPTED)
     return None
 
 

@@ -30,6 +30,8 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
     It is called with a temporary name, in one process of this machine at a time.
     """
     if is_made(folder):
+        with contextlib.suppress(OSError):  # of a folder that is shared, say
+            os.utime(folder)  # when it was last asked for: what no one uses is known by it
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder.with_name(f"{folder.name}.lock"), folder):

@@ -23,6 +23,7 @@ from webdataset.writer import TarWriter
 from fourm.errors import UserError
 
 NO_KEY, TWICE = "a name that is no key or leaves its folder", "key appears twice"
+_NUM_TOLD = 3  # of what is skipped, in one line
 WHOLE_SHARD = "*"  # key of a shard that cannot be read to its end
 
 
@@ -78,6 +79,16 @@ class DamageReport:
         }
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(data, indent=1) + "\n")
+
+    def told(self) -> str:
+        """How many were skipped, and the first ones with their reasons."""
+        shards = f", {len(self.shards)} shards end early" if self.shards else ""
+        first = [f"{e.shard}: {e.key}: {e.reason}" for e in self.entries[:_NUM_TOLD]]
+        more = "; ..." if len(self.entries) > _NUM_TOLD else ""
+        return (
+            f"{len(self.samples)} of {self.num_seen} samples are skipped{shards}"
+            f" ({'; '.join(first)}{more})"
+        )
 
     def check(self, path: str | Path) -> None:
         """Write the report if anything was skipped; raise UserError if that was more than

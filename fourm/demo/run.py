@@ -9,7 +9,6 @@ Every stage is skipped if it is done and resumes if it was cut short. At the end
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,17 +21,8 @@ from fourm.errors import UserError
 from fourm.evaluation.project_report import assemble
 from fourm.modalities import ModalitySet
 from fourm.progress import progress_bar
-from fourm.project import (
-    Project,
-    cores_of_pretraining,
-    have_tokenizers,
-    is_newer,
-    pretrain_command,
-    run_all,
-    tokenize_command,
-    tokenizer_commands,
-)
-from fourm.project_edits import Edits
+from fourm.project import Project
+from fourm.project_run import Making, run_project
 from fourm.resources import configs_folder
 
 
@@ -63,61 +53,26 @@ def run_demo(size: str, out: Path, world_seed: int = 0) -> None:
     chosen, project = SIZES[size], Project(out)
     project.belongs_to(f"the demo world, size {size}")
     project.write_configs(configs_folder(), chosen.config)
-    cores = os.cpu_count() or 1
-    edits = Edits(project)
-    modalities = edits.modalities
-    pixels = modalities["rgb"].raw.pixels
-
-    project.stage(
-        "render",
-        lambda: _render(project, chosen, world_seed, pixels),
-        lambda: (out / "raw" / "done.json").is_file(),
+    pixels = ModalitySet.load(project.modalities)["rgb"].raw.pixels
+    making = Making(
+        raw=lambda: _render(project, chosen, world_seed, pixels),
+        raw_is_made=lambda edits: (project.raw / "done.json").is_file(),
+        tokenizer_overrides=lambda steps: chosen.tokenizer_overrides,
+        overrides=chosen.overrides,
+        report=lambda: _evaluate(project, chosen),
     )
-    trained = project.stage(
-        "tokenizers",
-        lambda: _train_tokenizers(project, modalities, chosen, cores),
-        lambda: have_tokenizers(project, modalities),
-    )
-    project.stage(
-        "tokenize",
-        lambda: run_all([tokenize_command(project)]),
-        lambda: edits.is_made("tokens") and not trained,
-    )
-    edits.note("tokens")
-    run = edits.next_run()
-    project.stage(
-        "pretrain",
-        lambda: _pretrain(project, cores, (*chosen.overrides, *run.overrides(edits.config))),
-        lambda: run.is_finished and (project.model / "config.json").is_file(),
-    )
-    edits.note("model")
-    project.stage(
-        "evaluate",
-        lambda: _evaluate(project, chosen),
-        lambda: is_newer(project.report, run.out / "done.json"),
-    )
+    run_project(out, making=making)
     print_summary(finish_metrics(project))
     print(
-        f"\nreport:  {project.report}\nfigures: {project.metrics}\ntry:     fourm generate --model"
+        f"\nfigures: {project.metrics}\ntry:     fourm generate --model"
         f" {project.model} --caption 'a large red cube left of a small blue sphere'"
     )
 
 
-def _pretrain(project: Project, cores: int, overrides: tuple[str, ...]) -> None:
-    run_all([pretrain_command(project, overrides)], **cores_of_pretraining(project, cores))
-    assemble(project)
-
-
 def _evaluate(project: Project, size: DemoSize) -> None:
+    assemble(project)
     evaluate(project, 0, size.held_out_scenes)
     assemble(project)  # its card tells the figures
-
-
-def _train_tokenizers(
-    project: Project, modalities: ModalitySet, size: DemoSize, cores: int
-) -> None:
-    commands = tokenizer_commands(project, modalities, lambda steps: size.tokenizer_overrides)
-    run_all(commands, at_once=cores, threads=1)
 
 
 def _render(project: Project, size: DemoSize, seed: int, pixels: int) -> None:

@@ -17,6 +17,7 @@ from fourm.errors import UserError
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, load_model
 from fourm.objectives import Distilled, Objective
+from fourm.training.differences import differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +40,11 @@ class Teacher:
     def __init__(self, config: DistillConfig, modalities: ModalitySet) -> None:
         self.share = config.share
         self.model = load_model(config.teacher).eval().requires_grad_(False)
-        if (
-            self.model.modalities.to_mapping()["modalities"]
-            != modalities.to_mapping()["modalities"]
-        ):
-            raise UserError(f"distill: {config.teacher} was made for another modality set")
+        found = differences(self.model.modalities, modalities)
+        if found:
+            raise UserError(
+                f"distill: {config.teacher} was made for another modality set: {'; '.join(found)}"
+            )
 
     @torch.no_grad()
     def objective(self, plain: Objective, batch: MaskedBatch) -> Distilled:

@@ -50,7 +50,7 @@ from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import build_optimizers, parameter_groups
 from fourm.training.ranks import Ranks, telling_lost_ranks
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
-from fourm.training.run_log import RunLog, StepLosses
+from fourm.training.run_log import RunLog, StepLosses, checked_tracker
 from fourm.training.saving import Saver, Snapshot
 from fourm.training.schedules import learning_rate
 from fourm.training.sharding import (
@@ -88,7 +88,7 @@ class Loop:
             # said where there is no other device: else ranks would not know of each other
             cpu=not torch.accelerator.is_available(),
             mixed_precision=config.precision,
-            log_with=config.tracker or None,
+            log_with=checked_tracker(config.tracker) or None,
             project_dir=str(out) if config.tracker else None,
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timedelta(seconds=config.group_timeout)),

@@ -374,7 +374,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     out.mkdir(parents=True, exist_ok=True)
     with made_once(config.loop.sharding):
         start = build_model(config, modalities, task.teacher, task.fingerprints)
-    for checkpoint in list_checkpoints(out / "checkpoints")[-1:]:
+    for checkpoint in list_checkpoints(out / "checkpoints"):  # a damaged one says nothing
         known = by_vocabulary(modalities, task.fingerprints)
         refuse_to_resume(out, checkpoint, start.model, modalities, known)
         refuse_other_adapters(checkpoint, config.lora)

@@ -13,15 +13,35 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import LoggerType
 from torch import Tensor
 from tqdm import tqdm
 
+from fourm.errors import UserError, nearest
 from fourm.progress import progress_bar
 from fourm.training.ranks import Ranks
 from fourm.training.run_folder import LOG_FILE, append_log
 from fourm.training.speed import Meter
 from fourm.training.task import Task
 from fourm.training.watchdog import Progress, compare
+
+
+def checked_tracker(name: str) -> str:
+    """The name of a tracker that is there. Raises UserError for one that cannot be had: Accelerate
+    would warn and track nothing.
+    """
+    usual = [str(kind.value) for kind in LoggerType if kind is not LoggerType.ALL]
+    own = set(LOGGER_TYPE_TO_CLASS) - set(usual)  # registered by who calls us
+    if not name or name == LoggerType.ALL or name in (*get_available_trackers(), *own):
+        return name
+    if name not in usual:
+        raise UserError(
+            f"loop.tracker: there is no {name!r}; known are {', '.join(usual)}"
+            f"{nearest(name, usual)}"
+        )
+    package = name.replace("_", "-")
+    raise UserError(f"loop.tracker={name} needs {package}: pip install {package}")
 
 
 @dataclass(frozen=True)

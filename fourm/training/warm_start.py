@@ -95,8 +95,8 @@ def start_from(
     other = other_vocabularies(old.modalities, modalities, known, fingerprints)
     if warm is not None:
         warm.check(other, str(name))
-    same = old.modalities.to_mapping()["modalities"] == modalities.to_mapping()["modalities"]
-    if same and not other:
+    # their order too: rows of both have numbers that follow from it
+    if old.modalities.modalities == modalities.modalities and not other:
         return Start(old)
     _need_overlap(str(name), old.modalities, modalities)
     with torch.random.fork_rng():

@@ -20,6 +20,7 @@ from fourm_data_prep.engine_options import EngineConfig, takes_engine
 @click.option(
     "--max-damage", type=SHARE, default=0.05, help="Largest share of samples that may be skipped."
 )
+@click.option("--only", multiple=True, help="Tokenize this modality alone (may be given again).")
 @click.option(
     "--crops", type=COUNT, default=1, help="Crops of each picture: the whole one and random ones."
 )
@@ -38,6 +39,7 @@ def command(
     tokenizers: Path | None,
     out: Path | None,
     max_damage: float,
+    only: tuple[str, ...],
     crops: int,
     flip: bool,
     chunk_shards: int,
@@ -57,4 +59,4 @@ def command(
         raise UserError("where? give PROJECT, or --config, --raw, --tokenizers and --out")
     from fourm_data_prep.tokenize import tokenize
 
-    tokenize(config, raw, tokenizers, out, max_damage, engine, crops, flip, chunk_shards)
+    tokenize(config, raw, tokenizers, out, max_damage, engine, crops, flip, chunk_shards, only)
