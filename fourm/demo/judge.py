@@ -10,7 +10,7 @@ too, and knows what is no solid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ class Judge:
         ]
 
     def attribute_accuracy(
-        self, pictures: Sequence[np.ndarray], wanted: Sequence[list[tuple[str, str]]]
+        self, pictures: Iterable[np.ndarray], wanted: Sequence[list[tuple[str, str]]]
     ) -> float:
         """Share of the wanted (colour, shape) solids, over all pictures, that are seen with the
         right colour and shape.
