@@ -1,4 +1,4 @@
-"""Held-out scenes of the demo world, rendered for the occasion: their seeds are never trained on."""
+"""Held-out scenes of the demo world, rendered for the occasion, of seeds never trained on."""
 
 from __future__ import annotations
 
