@@ -9,8 +9,9 @@ from typing import Any
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import Source, SourceConfig
 from fourm.demo.goals import goals_of
+from fourm.demo.held_out import held_out_scenes
 from fourm.demo.page import write_page
-from fourm.demo.tasks import Examination, held_out_scenes
+from fourm.demo.tasks import Examination
 from fourm.evaluation.matrix import token_matrix
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar

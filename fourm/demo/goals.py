@@ -14,6 +14,12 @@ GOALS = {
     ("rgb->semseg", "miou"): (">=", 0.75),
     ("rgb->caption", "attribute_f1"): (">=", 0.82),
     ("rgb->boxes", "f1_50"): (">=", 0.85),
+    ("rgb->caption", "exact"): (">=", 0.8),
+    ("boxes->caption", "attribute_f1"): (">=", 0.9),
+    ("caption->boxes", "label_f1"): (">=", 0.85),
+    ("rgb+gap->caption", "exact"): (">=", 0.8),
+    ("caption->rgb", "empty"): ("<=", 0.0),
+    ("boxes->rgb", "empty"): ("<=", 0.0),
 }
 BOUND_SHARES = {
     "caption->rgb": 0.85,
