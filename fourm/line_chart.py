@@ -37,7 +37,10 @@ def line_chart(series: Series, width: int = 720, height: int = 260) -> str:
     parts = []
     for y in (low, (low + high) / 2, high):
         ends = f'x1="{_LEFT}" x2="{width - _RIGHT}" y1="{down(y):.0f}" y2="{down(y):.0f}"'
-        parts.append(f'<line {ends} stroke="#e2e8f0"/>' + _text(4, down(y) + 4, f"{y:.2f}"))
+        parts.append(
+            f'<line {ends} stroke="currentColor" stroke-opacity=".15"/>'
+            + _text(4, down(y) + 4, f"{y:.2f}")
+        )
     for x in (0, last / 2, last):
         parts.append(_text(across(x) - 8, height - 8, f"{x:.0f}"))
     for i, (name, line) in enumerate(series.items()):
@@ -50,5 +53,5 @@ def line_chart(series: Series, width: int = 720, height: int = 260) -> str:
     return f"<svg {box}>{''.join(parts)}</svg>"
 
 
-def _text(x: float, y: float, text: str, color: str = "#1e293b", size: int = 11) -> str:
+def _text(x: float, y: float, text: str, color: str = "currentColor", size: int = 11) -> str:
     return f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" fill="{color}">{text}</text>'

@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,25 +22,32 @@ from fourm.modalities import ModalitySet
 from fourm.raw import Raw
 
 _THUMB = 96
+_VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 _STYLE = """
+:root { color-scheme: light dark; --ink: #1e293b; --paper: #fff; --faint: #64748b;
+  --line: #e2e8f0; --soft: #f1f5f9; --good: #047857; --bad: #b45309 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e2e8f0; --paper: #0f172a; --faint: #94a3b8;
+  --line: #334155; --soft: #1e293b; --good: #34d399; --bad: #fbbf24 } }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem;
-  color: #1e293b; background: #fff }
+  color: var(--ink); background: var(--paper) }
 h1 { font-size: 1.6rem; margin-bottom: .2rem }
-h2 { margin-top: 2.2rem; font-size: 1.2rem; border-bottom: 1px solid #e2e8f0;
+h2 { margin-top: 2.2rem; font-size: 1.2rem; border-bottom: 1px solid var(--line);
   padding-bottom: .3rem }
 table { border-collapse: collapse; margin: .6rem 0 }
-td, th { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e2e8f0 }
+td, th { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line) }
 td:first-child, th:first-child { text-align: left }
-.good { color: #059669; font-weight: 600 }
-.bad { color: #b45309; font-weight: 600 }
+.good { color: var(--good); font-weight: 600 }
+.bad { color: var(--bad); font-weight: 600 }
 .gain { padding: .1rem .4rem }
 .gallery td { border: 0; padding: 3px; text-align: center; vertical-align: top; font-size: 12px;
   max-width: 150px }
-.gallery th { border: 0; font-size: 12px; color: #64748b; text-align: center }
+.gallery th { border: 0; font-size: 12px; color: var(--faint); text-align: center }
 .gallery img { width: 96px; height: 96px; object-fit: contain; border-radius: 4px;
-  background: #f1f5f9 }
-.note { color: #64748b; font-size: 13px }
-code { background: #f1f5f9; padding: 0 .25rem }
+  background: var(--soft) }
+.wide, pre { overflow-x: auto }
+svg { max-width: 100%; height: auto }
+.note { color: var(--faint); font-size: 13px }
+code { background: var(--soft); padding: 0 .25rem }
 """
 
 
@@ -80,7 +88,9 @@ class Report:
             for row in gallery.rows
         )
         self.heading(gallery.title)
-        self.parts.append(f'<table class="gallery"><tr>{head}</tr>{rows}</table>')
+        self.parts.append(
+            f'<div class="wide"><table class="gallery"><tr>{head}</tr>{rows}</table></div>'
+        )
 
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         """A table; cells are HTML."""
@@ -88,7 +98,7 @@ class Report:
         body = "".join(
             "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows
         )
-        self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
+        self.parts.append(f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
 
     def figures(
         self,
@@ -122,10 +132,11 @@ class Report:
         """The page as one file, which appears whole or not at all."""
         title, subtitle = html.escape(self.title), html.escape(self.subtitle)
         page = (
-            f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
+            f"<!doctype html><meta charset=utf-8>{_VIEWPORT}<title>{title}</title>"
+            f"<style>{_STYLE}</style>"
             f'<h1>{title}</h1><p class="note">{subtitle}</p>' + "\n".join(self.parts)
         )
-        temporary = Path(path).with_suffix(".tmp")
+        temporary = Path(path).with_suffix(f".tmp{os.getpid()}")
         temporary.write_text(page)
         temporary.replace(path)
 

@@ -9,7 +9,7 @@ from typing import Any
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import Source, SourceConfig
 from fourm.demo.tasks import Examination, held_out_scenes
-from fourm.evaluation.matrix import token_matrix
+from fourm.evaluation.matrix.scores import token_matrix
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar
 from fourm.project import Project
