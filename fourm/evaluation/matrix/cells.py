@@ -66,31 +66,37 @@ class Truth:
         """
         of_all = [self.judge.figures(values, self.values) for values in generations]
         moved = [self.judge.figures(_next(values), self.values) for values in generations]
+        several = len(generations) > 1
+        best = self._best(generations) if several else {}
         found = {}
         for name, perfect in self.bounds["perfect"].items():
             each = np.array([figures[name] for figures in of_all])
             lower = {"constant": self.bounds["constant"][name]}
             if shuffled:
                 lower["shuffled"] = float(np.mean([figures[name] for figures in moved]))
-            several = len(generations) > 1
             found[name] = Figure.between(
                 float(each.mean()),
                 lower,
                 self.bounds["upper"][name],
                 perfect,
-                self._best(generations, name, perfect) if several else math.nan,
+                best.get(name, math.nan),
                 float(each.std(ddof=1)) if several else math.nan,
             )
         return found
 
-    def _best(self, generations: list[Values], name: str, perfect: float) -> float:
-        """A figure of each sample's best generation, all samples together."""
-        chosen = []
-        for i, truth in enumerate(self.values):
-            each = [self.judge.figures([g[i]], [truth])[name] for g in generations]
-            short = [abs(perfect - v) if math.isfinite(v) else math.inf for v in each]
-            chosen.append(generations[int(np.argmin(short))][i])
-        return self.judge.figures(chosen, self.values)[name]
+    def _best(self, generations: list[Values]) -> dict[str, float]:
+        """Each figure of the samples' best generations by that figure, all samples together."""
+        each = [
+            [self.judge.figures([values[i]], [truth]) for values in generations]
+            for i, truth in enumerate(self.values)
+        ]
+        found = {}
+        for name, perfect in self.bounds["perfect"].items():
+            short = np.array([[abs(perfect - figures[name]) for figures in row] for row in each])
+            best = np.where(np.isfinite(short), short, np.inf).argmin(1)
+            chosen = [generations[number][i] for i, number in enumerate(best)]
+            found[name] = self.judge.figures(chosen, self.values)[name]
+        return found
 
     def coverage(self, generations: list[Values]) -> Coverage:
         """See ``Coverage``; means over samples and over the generation that is left out."""

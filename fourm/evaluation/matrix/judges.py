@@ -10,7 +10,7 @@ of your own that is no array is compared as a whole, unless it is registered:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -22,9 +22,11 @@ from fourm.raw._dense import Dense
 from fourm.raw.boxes import Boxes
 from fourm.raw.image import Image
 from fourm.raw.labels import Labels
+from fourm.raw.metadata import Metadata
 from fourm.raw.numbers import Numbers
 from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
+from fourm.raw.words import Words
 
 
 class Judge:
@@ -139,12 +141,19 @@ class BoxesJudge(Judge):
         return super().places(sorted(str(item["label"]) for item in value))
 
 
-class TextJudge(Judge):
-    """Texts: F1 of the words that both have, each as often as it is there; and equal ones."""
+class BagJudge(Judge):
+    """Values that are bags of things, such as texts of words: mean F1 of those that both have, each
+    as often as it is there; and equal ones.
+    """
+
+    def __init__(self, name: str, things: Callable[[Any], Iterable[Any]]) -> None:
+        self.name, self.things = name, things
 
     def figures(self, predicted: Sequence[Any], truth: Sequence[Any]) -> dict[str, float]:
-        scores = [word_f1(p, t) for p, t in zip(predicted, truth, strict=True)]
-        return {"word_f1": float(np.mean(scores)), **super().figures(predicted, truth)}
+        scores = [
+            bag_f1(self.things(p), self.things(t)) for p, t in zip(predicted, truth, strict=True)
+        ]
+        return {self.name: float(np.mean(scores)), **super().figures(predicted, truth)}
 
 
 class NumbersJudge(Judge):
@@ -194,13 +203,15 @@ judge_of.register(Vectors, ArrayJudge)
 judge_of.register(Image, PictureJudge)
 judge_of.register(Labels, ClassesJudge)
 judge_of.register(Boxes, lambda raw: BoxesJudge())
-judge_of.register(Text, lambda raw: TextJudge())
+judge_of.register(Text, lambda raw: BagJudge("word_f1", str.split))
+judge_of.register(Words, lambda raw: BagJudge("word_f1", list))
+judge_of.register(Metadata, lambda raw: BagJudge("entry_f1", lambda value: value.items()))
 judge_of.register(Numbers, NumbersJudge)
 
 
-def word_f1(predicted: str, truth: str) -> float:
-    """F1 of two texts' words as bags."""
-    a, b = Counter(predicted.split()), Counter(truth.split())
+def bag_f1(predicted: Iterable[Any], truth: Iterable[Any]) -> float:
+    """F1 of two bags of things that can be counted."""
+    a, b = Counter(predicted), Counter(truth)
     both = (a & b).total()
     return 2 * both / (a.total() + b.total()) if a or b else 1.0
 
