@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from fourm.codecs import CodecSet
-from fourm.data.shards import DamageReport, key_and_extension, member_name, read_shard, shard_paths
+from fourm.data.shards import (
+    WHOLE_SHARD,
+    DamageReport,
+    key_and_extension,
+    member_name,
+    read_shard,
+    shard_paths,
+)
 from fourm.data.store import decoder_of, to_vectors
 from fourm.data.tar_headers import members_of
 from fourm.errors import UserError
@@ -38,14 +45,19 @@ class Column:
     extensions: tuple[str, ...]
     member: str = ""  # of tars that hold several modalities
 
-    def keys(self) -> set[str]:
-        """``<shard>/<key>`` of all its members, by their headers alone."""
+    def keys(self, report: DamageReport) -> set[str]:
+        """``<shard>/<key>`` of all its members, by their headers alone; of a shard that ends early
+        those before.
+        """
         found = set()
         for path in self.shards:
-            for entry in members_of(path):
-                key, extension = key_and_extension(entry.name, self.member)
-                if extension in self.extensions:
-                    found.add(f"{path.stem}/{key}")
+            try:
+                for entry in members_of(path):
+                    key, extension = key_and_extension(entry.name, self.member)
+                    if extension in self.extensions:
+                        found.add(f"{path.stem}/{key}")
+            except UserError as error:
+                report.add(path, WHOLE_SHARD, str(error))
         return found
 
     def read(self, keys: set[str], report: DamageReport) -> dict[str, Any]:
@@ -125,7 +137,7 @@ class Samples:
     keys: list[str]
     columns: dict[str, Column]
     values: dict[tuple[str, bool], list[Any]]  # by folder, and if that is raw
-    num_damaged: int
+    report: DamageReport  # what could not be read
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -156,7 +168,8 @@ def read_samples(columns: dict[str, Column], num: int) -> Samples:
     """Up to ``num`` samples that all columns have, spread evenly over the split. Raises UserError
     if there are none.
     """
-    each = {name: column.keys() for name, column in columns.items()}
+    report = DamageReport()
+    each = {name: column.keys(report) for name, column in columns.items()}
     shared = sorted(set.intersection(*each.values())) if each else []
     if not shared:
         counts = ", ".join(f"{name} {len(keys)}" for name, keys in each.items())
@@ -165,7 +178,7 @@ def read_samples(columns: dict[str, Column], num: int) -> Samples:
             " conditions and targets"
         )
     at = np.linspace(0, len(shared) - 1, min(num, len(shared))).round().astype(int)
-    keys, report = [shared[i] for i in at], DamageReport()
+    keys = [shared[i] for i in at]
     unique = {(column.folder, column.is_raw): column for column in columns.values()}
     read = {name: column.read(set(keys), report) for name, column in unique.items()}
     kept = [key for key in keys if all(key in values for values in read.values())]
@@ -173,7 +186,7 @@ def read_samples(columns: dict[str, Column], num: int) -> Samples:
         first = report.entries[0]
         raise UserError(f"no held-out sample can be read: {first.shard}: {first.reason}")
     values = {name: [found[key] for key in kept] for name, found in read.items()}
-    return Samples(kept, columns, values, len(keys) - len(kept))
+    return Samples(kept, columns, values, report)
 
 
 def packed(

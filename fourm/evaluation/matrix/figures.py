@@ -171,7 +171,7 @@ class Matrix:
     split: str
     seed: int
     num_samples: int
-    num_damaged: int
+    damaged: tuple[str, ...]  # what could not be read and is left out
     num_generations: int
     conditions: tuple[str, ...]
     targets: tuple[str, ...]

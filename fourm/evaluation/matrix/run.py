@@ -1,9 +1,9 @@
 """``fourm evaluate``: all cells of the matrix, a file each, then ``matrix.json`` and
 ``matrix.html``.
 
-A cell that is there is not made again, so what was cut short goes on. Ranks (torchrun, accelerate,
-srun: whatever sets RANK and WORLD_SIZE) share the folder and nothing else: each makes every n-th
-cell, and the one that finds all of them made writes the page. No rank waits for another.
+A cell that is there is not made again, so what was cut short goes on. Ranks (of torchrun or of
+accelerate: whatever sets RANK and WORLD_SIZE) share the folder and nothing else: each makes every
+n-th cell, and the one that finds all of them made writes the page. No rank waits for another.
 """
 
 from __future__ import annotations
@@ -82,6 +82,11 @@ def evaluate_matrix(
     conditions, targets, samples = _chosen(pipe.modalities, data, settings)
     _same_settings(out, folder, samples, settings)
     places = _places(conditions, targets, out)
+    if not places:
+        raise UserError("no cell is left: each condition holds the raw form of each target")
+    if rank == 0 and samples.report.entries:
+        first = samples.report.entries[0]
+        print(f"left out what is damaged, first {first.shard}: {first.key}: {first.reason}")
     with_pictures = any(m.raw.num_channels == 3 for m in targets) and _have_network(rank == 0)
     maker = CellMaker(pipe, samples, settings.num_generations, settings.seed, with_pictures)
     own = places[rank::num_ranks]
@@ -101,7 +106,7 @@ def evaluate_matrix(
         split=settings.split,
         seed=settings.seed,
         num_samples=len(samples),
-        num_damaged=samples.num_damaged,
+        damaged=tuple(f"{e.shard}: {e.key}: {e.reason}" for e in samples.report.entries),
         num_generations=settings.num_generations,
         conditions=tuple(condition.name for condition in conditions),
         targets=tuple(m.name for m in targets),
