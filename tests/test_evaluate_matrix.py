@@ -25,12 +25,13 @@ from fourm.evaluation.matrix.cells import CellMaker, Truth
 from fourm.evaluation.matrix.conditions import read_conditions
 from fourm.evaluation.matrix.distances import frechet_distance, kernel_distance
 from fourm.evaluation.matrix.figures import Calibration, Figure, Matrix
-from fourm.evaluation.matrix.judges import Judge, bag_f1, judge_of
+from fourm.evaluation.matrix.judges import BagJudge, bag_f1, judge_of
 from fourm.evaluation.matrix.run import MatrixSettings, evaluate_matrix
 from fourm.evaluation.matrix.scores import TokenScores, counted_cross_entropy, score_tokens
 from fourm.evaluation.metrics import box_f1
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.pipeline import AnyToAnyPipeline
+from fourm.raw import Raw
 from fourm.raw.boxes import Boxes
 from fourm.raw.depth import Depth
 from fourm.raw.image import Image
@@ -68,6 +69,14 @@ def whole(data, tmp_path_factory):
     """A matrix made in one go, and its folder."""
     out = tmp_path_factory.mktemp("out")
     return evaluate_matrix(demo_model_folder(), data, out, SETTINGS), out
+
+
+class Chord(Raw):
+    """A raw type of somebody's own, with a judge."""
+
+
+class Melody(Raw):
+    """And one without."""
 
 
 def figures_of(matrix: Matrix):
@@ -279,7 +288,9 @@ def test_values_without_a_judge_of_their_own_are_right_or_wrong():
     assert judge.covered(one, [two, one]) == 1 and judge.covered(one, [two, two]) == 0
     tags = judge_of(Words()).figures([["wood", "red"]], [["wood"]])
     assert tags == {"word_f1": pytest.approx(2 / 3), "exact": 0.0}
-    plain = Judge()
+    judge_of.register(Chord, lambda raw: BagJudge("note_f1", list))
+    assert judge_of(Chord()).figures([[60, 64]], [[60, 67]])["note_f1"] == 0.5
+    plain = judge_of(Melody())
     assert plain.figures([{"a": 1}, [1, 2]], [{"a": 1}, [1, 3]]) == {"exact": 0.5}
     assert plain.spread(["a", "a", "b"]) == pytest.approx(2 / 3)
 
@@ -464,8 +475,17 @@ def test_data_that_the_model_cannot_be_judged_on_is_named(data, tmp_path):
     refused(apart, r"no held-out sample has all .*rgb 10.*semseg 10", conditions="rgb")
 
 
-def test_cells_of_other_settings_are_not_mixed_up(whole, data):
+def test_cells_of_other_settings_are_not_mixed_up(whole, data, tmp_path):
     _, out = whole
+    settings = MatrixSettings(samples=2, conditions="rgb", targets="caption")
+    model = tmp_path / "model"
+    shutil.copytree(demo_model_folder(), model)
+    for _ in range(2):  # its own files in the model's folder make it no other model
+        assert evaluate_matrix(model, data, model / "matrix", settings) is not None
+    with (model / "generation.yaml").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match=r"cells of other settings \(model\)"):
+        evaluate_matrix(model, data, model / "matrix", settings)
     other = MatrixSettings(samples=NUM, num_generations=3, seed=9, **CHOSEN)
     with pytest.raises(ValueError, match=r"cells of other settings \(seed\)"):
         evaluate_matrix(demo_model_folder(), data, out, other)

@@ -40,7 +40,7 @@ def write_page(matrix: Matrix, path: Path) -> None:
     several = matrix.num_generations > 1
     each = f", {matrix.num_generations} generations of each" if several else ""
     report = Report(
-        f"Any to any: {Path(matrix.model).name}",
+        f"Any to any: {matrix.model}",
         f"{matrix.num_samples} held-out samples of {matrix.data}/{matrix.split}{each}",
     )
     report.parts.append(_STYLE)

@@ -158,8 +158,7 @@ def _chosen(
 
 def _same_settings(out: Path, folder: Path, samples: Samples, settings: MatrixSettings) -> None:
     """Note what cells depend on. Raises UserError if those there depend on other things."""
-    names = sorted(p for p in folder.rglob("*") if p.suffix in _DESCRIBES and p.name != _FIGURES)
-    digests = [f"{path.relative_to(folder)} {sha256(path)}" for path in names]
+    digests = [f"{path.relative_to(folder)} {sha256(path)}" for path in _describing(folder, out)]
     now = {
         "format": FORMAT,
         "model": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
@@ -177,6 +176,17 @@ def _same_settings(out: Path, folder: Path, samples: Samples, settings: MatrixSe
         )
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(note, now)
+
+
+def _describing(folder: Path, out: Path) -> list[Path]:
+    """Files of a model that decide what it says; ``out`` may lie in its folder."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix in _DESCRIBES
+        and path.name != _FIGURES
+        and not path.resolve().is_relative_to(out.resolve())
+    )
 
 
 def _places(
