@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,6 +59,16 @@ class Truth:
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Of true pictures and of reconstructed ones."""
         return pooled_features(self.values), pooled_features(self.reconstructed)
+
+    def judged(self, cell: Cell, generations: list[Values]) -> Cell:
+        """A cell with all that G generations of all samples say."""
+        return replace(
+            cell,
+            figures=self.figures(generations, shuffled=bool(cell.given)),
+            spread=self.spread(generations) if len(generations) > 1 else None,
+            coverage=self.coverage(generations) if len(generations) >= _FEWEST_COVERED else None,
+            pictures=self.distances(generations[0]) if self.with_pictures else None,
+        )
 
     def figures(self, generations: list[Values], shuffled: bool) -> dict[str, Figure]:
         """Figures of G generations of all samples. ``shuffled``: something was given, so that
@@ -174,29 +184,19 @@ class CellMaker:
         given = condition.given(target)
         assert given is not None
         cross_entropy, calibration = self._tokens_judged(given, target)
-        truth, generations = self._truth(target), []
-        if truth is not None:
-            numbers = range(self.num_generations)
-            generations = [self.generate(given, target, number) for number in numbers]
-        figures = truth.figures(generations, bool(given)) if truth is not None else {}
-        several = truth is not None and len(generations) > 1
-        enough = truth is not None and len(generations) >= _FEWEST_COVERED
-        told = [f.better for f in (cross_entropy, *figures.values()) if f.better is not None]
-        return Cell(
+        cell = Cell(
             condition=condition.name,
             given=given,
             target=target.name,
             cross_entropy=cross_entropy,
             calibration=calibration,
-            figures=figures,
-            spread=truth.spread(generations) if truth is not None and several else None,
-            coverage=truth.coverage(generations) if truth is not None and enough else None,
-            pictures=truth.distances(generations[0])
-            if truth is not None and truth.with_pictures
-            else None,
-            better=all(told) if given and told else None,
-            seconds=round(time.perf_counter() - started, 2),
         )
+        truth = self._truth(target)
+        if truth is not None:
+            numbers = range(self.num_generations)
+            cell = truth.judged(cell, [self.generate(given, target, n) for n in numbers])
+        better = not cell.worse_figures if given else None
+        return replace(cell, better=better, seconds=round(time.perf_counter() - started, 2))
 
     def _tokens_judged(self, given: Sequence[str], target: Modality) -> tuple[Figure, Calibration]:
         scores = score_tokens(self.pipe.model, self.tokens, given, target.name)

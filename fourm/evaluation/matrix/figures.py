@@ -120,7 +120,7 @@ class Coverage:
     """
 
     truth: float
-    tokenized: float | None
+    tokenized: float
     nominal: float
 
 

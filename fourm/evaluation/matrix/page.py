@@ -135,9 +135,8 @@ def _shown_coverage(cell: Cell) -> tuple[str, str, str] | None:
     found = cell.coverage
     if found is None:
         return None
-    kept = min((found.tokenized if found.tokenized is not None else found.truth), found.nominal)
-    position = kept / found.nominal if found.nominal > 0 else None
-    small = f"tokenized {100 * (found.tokenized or 0):.0f}, nominal {100 * found.nominal:.0f}"
+    position = min(found.tokenized / found.nominal, 1.0) if found.nominal > 0 else None
+    small = f"tokenized {100 * found.tokenized:.0f}, nominal {100 * found.nominal:.0f}"
     return f"{100 * found.truth:.0f} %", small, _color(position)
 
 

@@ -25,6 +25,7 @@ from fourm.evaluation.held_out import Samples, Shards, present, read_samples
 from fourm.evaluation.matrix.cells import CellMaker
 from fourm.evaluation.matrix.conditions import Condition, read_conditions, read_targets
 from fourm.evaluation.matrix.figures import Cell, Matrix
+from fourm.evaluation.matrix.judges import judge_of
 from fourm.evaluation.matrix.page import write_page
 from fourm.formats import FORMAT
 from fourm.hub import find_model
@@ -87,7 +88,8 @@ def evaluate_matrix(
     if rank == 0 and samples.report.entries:
         first = samples.report.entries[0]
         print(f"left out what is damaged, first {first.shard}: {first.key}: {first.reason}")
-    with_pictures = any(m.raw.num_channels == 3 for m in targets) and _have_network(rank == 0)
+    with_pictures = any(judge_of(m.raw).are_pictures for m in targets)
+    with_pictures = with_pictures and _have_network(rank == 0)
     maker = CellMaker(pipe, samples, settings.num_generations, settings.seed, with_pictures)
     own = places[rank::num_ranks]
     with progress_bar(total=len(own), desc="evaluate", unit="cell", disable=rank > 0) as bar:
