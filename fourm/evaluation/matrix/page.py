@@ -108,7 +108,6 @@ def _color(position: float | None, better: bool | None = True) -> str:
 
 
 def _shown(figure: Figure) -> tuple[str, str, str]:
-    # from "nothing" nothing better is to be expected: it is not held against a bound
     small = "" if figure.position is None else f"{100 * figure.position:.0f} %"
     if figure.best is not None:
         small += f" · best {_number(figure.best)}"
@@ -158,10 +157,10 @@ def _pictures(report: Report, matrix: Matrix) -> None:
     )
     rows = [
         [
-            html.escape(f"{cell.condition} -> {cell.target}"),
-            f"{d.frechet:.3f} ({d.frechet_reconstructed:.3f})",
-            f"{1000 * d.kernel:.3f} ± {1000 * d.kernel_error:.3f}"
-            f" ({1000 * d.kernel_reconstructed:.3f})",
+            html.escape(f"{cell.condition} → {cell.target}"),
+            f"{d.frechet:.1f} ({d.frechet_reconstructed:.1f})",
+            f"{1000 * d.kernel:.1f} ± {1000 * d.kernel_error:.1f}"
+            f" ({1000 * d.kernel_reconstructed:.1f})",
         ]
         for cell, d in cells
     ]
@@ -178,7 +177,7 @@ def _not_better(report: Report, matrix: Matrix) -> None:
     if listed:
         rows = [
             [
-                html.escape(f"{e['condition']} -> {e['target']}"),
+                html.escape(f"{e['condition']} → {e['target']}"),
                 html.escape(", ".join(e["figures"])),
             ]
             for e in listed

@@ -94,7 +94,7 @@ def evaluate_matrix(
     own = places[rank::num_ranks]
     with progress_bar(total=len(own), desc="evaluate", unit="cell", disable=rank > 0) as bar:
         for place in own:
-            bar.set_postfix_str(f"{place.condition.name} -> {place.target.name}")
+            bar.set_postfix_str(f"{place.condition.name} -> {place.target.name}", refresh=False)
             if not place.path.is_file():
                 write_json_atomic(place.path, to_mapping(maker.make(place.condition, place.target)))
             bar.update()
