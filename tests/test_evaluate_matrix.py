@@ -13,7 +13,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import make_model
 from source import ROOT
+from worlds import MODALITIES, write_project
 
 from fourm.cli import main
 from fourm.config import to_mapping
@@ -30,6 +32,7 @@ from fourm.evaluation.matrix.run import MatrixSettings, evaluate_matrix
 from fourm.evaluation.matrix.scores import TokenScores, counted_cross_entropy, score_tokens
 from fourm.evaluation.metrics import box_f1
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.modalities import ModalitySet
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.raw import Raw
 from fourm.raw.boxes import Boxes
@@ -407,6 +410,22 @@ def test_torchrun_starts_ranks_that_find_what_one_does(whole, data, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
     assert figures_of(Matrix.read(tmp_path / "matrix.json")) == figures_of(whole[0])
+
+
+def test_ids_without_a_tokenizer_are_judged_as_tokens_and_a_project_is_model_and_data(tmp_path):
+    write_project(tmp_path, num=2)
+    make_model(ModalitySet.from_mapping(MODALITIES)).save_pretrained(tmp_path / "model")
+    settings = MatrixSettings(samples=5, conditions="nothing;pixels", targets="rgb;depth")
+    matrix = evaluate_matrix(tmp_path, tmp_path, tmp_path / "matrix", settings)
+    assert [(c.condition, c.target) for c in matrix.cells] == [
+        ("nothing", "rgb"),
+        ("nothing", "depth"),
+        ("pixels", "depth"),
+    ]
+    assert matrix.num_samples == 5 and not any(cell.figures for cell in matrix.cells)
+    counted = matrix.cells[2].cross_entropy.lower["constant"]
+    assert counted > 0 and matrix.cells[1].cross_entropy.lower == {"constant": counted}
+    assert matrix.cells[2].calibration.error is not None
 
 
 def test_pictures_have_distances_of_their_distributions(pipe, data, tmp_path):
