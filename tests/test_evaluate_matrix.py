@@ -233,6 +233,8 @@ def test_a_figure_s_direction_is_that_to_a_perfect_answer():
     assert worse.better is False and worse.position is not None and worse.position < 0
     bad_tokenizer = Figure.between(0.05, {"constant": 0.2}, upper=0.4, perfect=0.0)
     assert bad_tokenizer.better and bad_tokenizer.position is None
+    endless = Figure.between(20.0, {"constant": 15.0}, upper=30.0, perfect=math.inf)
+    assert endless.better and endless.position == pytest.approx(1 / 3) and endless.perfect is None
     assert Figure.between(math.nan, {"constant": 0.2}, 0.4, 0.0).value is None
 
 

@@ -22,7 +22,14 @@ from fourm.evaluation.efficientnet import pooled_features
 from fourm.evaluation.held_out import Samples, packed
 from fourm.evaluation.matrix.conditions import Condition
 from fourm.evaluation.matrix.distances import frechet_distance, kernel_distance
-from fourm.evaluation.matrix.figures import Calibration, Cell, Coverage, Figure, PictureDistances
+from fourm.evaluation.matrix.figures import (
+    Calibration,
+    Cell,
+    Coverage,
+    Figure,
+    PictureDistances,
+    shortfall,
+)
 from fourm.evaluation.matrix.judges import Judge, judge_of
 from fourm.evaluation.matrix.scores import counted_cross_entropy, reordered, score_tokens
 from fourm.given import Tokens
@@ -102,7 +109,7 @@ class Truth:
         ]
         found = {}
         for name, perfect in self.bounds["perfect"].items():
-            short = np.array([[abs(perfect - figures[name]) for figures in row] for row in each])
+            short = np.array([[shortfall(perfect, f[name]) for f in row] for row in each])
             best = np.where(np.isfinite(short), short, np.inf).argmin(1)
             chosen = [generations[number][i] for i, number in enumerate(best)]
             found[name] = self.judge.figures(chosen, self.values)[name]

@@ -21,6 +21,7 @@ from fourm.evaluation.matrix.scores import TokenScores
 from fourm.formats import check_format
 
 _NUM_BINS = 15
+_LARGE = 1e6  # stands for infinity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,9 @@ class Figure:
     ) -> Figure:
         """A figure with its place between its bounds; what is NaN is not known (None)."""
         known = {name: bound for name, bound in lower.items() if math.isfinite(bound)}
-        short = abs(perfect - value)
-        least = min((abs(perfect - bound) for bound in known.values()), default=math.nan)
-        room = least - abs(perfect - upper)
+        short = shortfall(perfect, value)
+        least = min((shortfall(perfect, bound) for bound in known.values()), default=math.nan)
+        room = least - shortfall(perfect, upper)
         return Figure(
             value=_known(value),
             best=_known(best),
@@ -196,6 +197,12 @@ class Matrix:
         check_format(found, path)
         fields = {k: v for k, v in found.items() if k not in ("format", "not_better")}
         return from_mapping(Matrix, fields, str(path))
+
+
+def shortfall(perfect: float, value: float) -> float:
+    """How far a value is from perfect, which may be infinite (decibels without an error)."""
+    known, found = np.clip((perfect, value), -_LARGE, _LARGE)
+    return float(abs(known - found))
 
 
 def _known(value: float) -> float | None:

@@ -70,8 +70,8 @@ class Judge:
         places; of classes the share of pairs that differ.
         """
         several = [self.places(value) for value in values]
-        if len({len(places) for places in several}) > 1:
-            return float("nan")
+        if len({len(places) for places in several}) > 1 or not len(several[0]):
+            return float("nan")  # of different lengths, or empty
         table = np.stack(several)
         if self.ordered:
             return float(table.std(0, ddof=1).mean())
