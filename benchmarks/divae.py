@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fourm_data_prep.packaged import efficientnet_network
 from fourm_tokenizers.evaluate import sharpness
 from fourm_tokenizers.picture import PictureCodec
 from fourm_tokenizers.task import raw_column
@@ -33,6 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 from fourm.config import read_yaml
+from fourm.evaluation.efficientnet import efficientnet_network
 from fourm.evaluation.metrics import psnr
 from fourm.modalities import ModalitySet
 

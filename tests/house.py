@@ -70,7 +70,8 @@ ROOMS = (
         "fourm",
         "forms",
         "pictures, arrays, crops, metrics",
-        "data.crops data.npy data.pictures data.picture_parts evaluation.metrics",
+        "data.crops data.npy data.pictures data.picture_parts evaluation.metrics"
+        " evaluation.efficientnet",
     ),
     Room("fourm", "cli", "the program, its endings", "cli __main__"),
     Room(

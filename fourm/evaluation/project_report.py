@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
+from fourm.data.shards import write_json_atomic
 from fourm.data.store import Source, SourceConfig
 from fourm.evaluation.comparison import add_comparison
-from fourm.evaluation.matrix import token_matrix
+from fourm.evaluation.held_out import Shards, read_samples
+from fourm.evaluation.matrix.scores import token_matrix
 from fourm.evaluation.sections import (
     add_reconstructions,
     add_token_matrix,
@@ -55,16 +56,10 @@ def _provenance(project: Project, checkpoint: Path) -> Provenance:
 
 def held_out(project: Project, pipe: AnyToAnyPipeline, num: int) -> dict[str, list[Any]]:
     """Raw values of validation samples that have every modality, spread evenly over the split."""
-    values: dict[str, dict[str, Any]] = {}
-    for m in pipe.modalities:
-        if m.source:
-            continue
-        values[m.name] = {}
-        for path in shard_paths(project.raw, "val", m.raw_name):
-            values[m.name] |= dict(read_shard(path, m.raw.read, m.raw.extensions, DamageReport()))
-    shared = [key for key in next(iter(values.values())) if all(key in v for v in values.values())]
-    shared = shared[:: max(1, len(shared) // num)][:num]
-    return {name: [v[key] for key in shared] for name, v in values.items()}
+    shards = Shards.find(project.root, "val")
+    own = {m.name: shards.raw_of(m) for m in pipe.modalities if not m.source}
+    samples = read_samples({name: c for name, c in own.items() if c is not None}, num)
+    return {name: samples.of(name) for name in samples.columns}
 
 
 def report_project(project: Project, other: Project | None = None) -> Path:

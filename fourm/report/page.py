@@ -7,6 +7,7 @@ light or the dark, aloud or by eye.
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ class Report:
 
     def write(self, path: str | Path) -> None:
         """The page as one file, which appears whole or not at all."""
-        temporary = Path(path).with_suffix(".tmp")
+        temporary = Path(path).with_suffix(f".tmp{os.getpid()}")
         temporary.write_text(self.html(), encoding="utf-8")
         temporary.replace(path)
 

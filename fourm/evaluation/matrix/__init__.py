@@ -1,0 +1,1 @@
+"""The any-to-any matrix: every condition against every target, with bounds (``fourm evaluate``)."""
