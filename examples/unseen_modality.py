@@ -34,8 +34,8 @@ from PIL import Image
 from fourm.alignment.align import align, load_aligner
 from fourm.alignment.aligner import AlignConfig
 from fourm.config import from_mapping
+from fourm.demo.held_out import held_out_scenes
 from fourm.demo.judge import PixelJudge
-from fourm.demo.tasks import held_out_scenes
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.raw.vectors import Vectors
 from fourm.training.checkpoints import newest_checkpoint

@@ -264,9 +264,12 @@ def cores_of_pretraining(project: Project, cores: int) -> dict[str, int]:
 
 
 def tokenizer_commands(
-    project: Project, modalities: ModalitySet, changes: Callable[[int], tuple[str, ...]]
+    project: Project,
+    modalities: ModalitySet,
+    changes: Callable[[int], tuple[str, ...]],
+    missing_only: bool = True,
 ) -> list[list[str]]:
-    """One command for each tokenizer that is not trained, the slowest first; ``changes`` makes
+    """One command for each tokenizer (that is not trained), the slowest first; ``changes`` makes
     overrides from the steps that a learned one's config has.
     """
 
@@ -291,7 +294,7 @@ def tokenizer_commands(
             name,
         )
         for name in sorted(modalities.tokenizers, key=cost, reverse=True)
-        if not has_tokenizer(project, modalities, name)
+        if not (missing_only and has_tokenizer(project, modalities, name))
     ]
 
 

@@ -36,7 +36,7 @@ ROOMS = (
         "fourm",
         "evaluation",
         "figures, report, project",
-        "evaluation report line_chart project cpu_ranks project_edits",
+        "evaluation report project cpu_ranks project_edits",
     ),
     Room("fourm", "pipeline", "any to any; released 4M", "pipeline given interop"),
     Room("fourm", "sampling", "schemes, guidance, steps", "sampling"),

@@ -8,7 +8,7 @@ import pytest
 from fourm.demo.judge import PixelJudge
 from fourm.demo.render import FAR, FLOOR, SKY, _rays, render
 from fourm.demo.scenes_to_shards import annotate
-from fourm.demo.tasks import attribute_f1
+from fourm.demo.words import attribute_f1, exact_share, filled_share, label_f1, with_gap
 from fourm.demo.world import MAX_OBJECTS, SHAPES, caption, describe, make_scenes
 
 
@@ -139,6 +139,24 @@ def test_the_judge_sees_real_renders_and_is_not_fooled_by_other_captions():
     halves = pictures.copy()
     halves[:, :, ::2] = 128
     assert judge.attribute_accuracy(halves, solids) < 0.1
+
+
+def test_labels_of_boxes_are_counted_as_the_words_of_captions_are():
+    solids = [[("red", "cube"), ("blue", "cone")], [("red", "cube")]]
+    boxes = [[{"label": "red cube"}, {"label": "blue cone"}], []]
+    assert label_f1(boxes, solids) == pytest.approx(0.8)
+    assert label_f1([[{"label": "cube"}], []], solids) == 0.0
+
+
+def test_a_gap_takes_turns_and_only_the_missing_word_itself_fills_it():
+    text = "a small red cube left of a large blue cone"
+    prompts = [with_gap(text, i) for i in range(6)]
+    missing = [text.split()[place] for _, place in prompts]
+    assert missing == ["small", "large", "red", "blue", "cube", "cone"]
+    assert prompts[2][0] == "a small [S_1] cube left of a large blue cone"
+    assert with_gap("a large red cube", 1)[1] == 2
+    assert filled_share([text, text.replace("red", "green")], [text, text], [2, 2]) == 0.5
+    assert exact_share(["a small red cube"], ["a large red cube"]) == 0.0
 
 
 def test_attribute_f1_counts_pairs():

@@ -71,7 +71,7 @@ FLOORS: list[set[str]] = [
     {"fourm.sampling"},
     {"fourm.given"},
     {"fourm.pipeline", "fourm.interop"},
-    {"fourm.cpu_ranks", "fourm.project", "fourm.line_chart", "fourm.report", "fourm.evaluation"},
+    {"fourm.cpu_ranks", "fourm.project", "fourm.report", "fourm.evaluation"},
     {"fourm.project_edits"},
     {"fourm.alignment", "fourm.fusion", "fourm.demo", "fourm.app"},
     {"fourm.commands"},

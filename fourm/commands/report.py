@@ -11,7 +11,8 @@ from fourm.cli.verb import PATH, verb
 
 @verb()
 @click.argument("project", type=PATH)
-def command(project: Path) -> None:
+@click.option("--compare", type=PATH, help="another project, to show beside it")
+def command(project: Path, compare: Path | None) -> None:
     """Write the report of a project.
 
     Galleries, curves, the any-to-any matrix. PROJECT is a project folder.
@@ -19,4 +20,5 @@ def command(project: Path) -> None:
     from fourm.evaluation.project_report import report_project
     from fourm.project import Project
 
-    print(f"report: {report_project(Project(project))}")
+    other = None if compare is None else Project(compare)
+    print(f"report: {report_project(Project(project), other)}")

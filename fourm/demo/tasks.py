@@ -1,18 +1,17 @@
 """The demo's examination: any-to-any tasks on held-out scenes, judged against exact ground truth.
 
-Every figure stands beside a baseline (the training set's mean map for dense targets, shuffled
-conditions for generated pictures) and a bound (the same judge on the tokenizer's own reconstruction
-of the truth). Dense figures are also given on object pixels alone: background flatters. Scenes come
-from the renderer with a seed of their own; nothing is read from the training data but the mean
-maps.
+Every figure stands beside a baseline (the training set's mean map for dense targets, the next
+scene's truth for words, boxes and generated pictures), a bound (the same judge on the tokenizer's
+own reconstruction of the truth), and its standard deviation by the choice of scenes. Dense figures
+are also given on object pixels alone: background flatters. Scenes come from the renderer with a
+seed of their own; nothing is read from the training data but the mean maps.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ import numpy as np
 
 from fourm.data.columns import open_column
 from fourm.data.shards import DamageReport, shard_paths
+from fourm.demo.held_out import HeldOut
 from fourm.demo.judge import PixelJudge
-from fourm.demo.render import render
-from fourm.demo.scenes_to_shards import VALIDATION_SEED, annotate
-from fourm.demo.world import COLORS, SHAPES, describe, make_scenes
+from fourm.demo.solid_judge import SolidJudge
+from fourm.demo.words import attribute_f1, exact_share, filled_share, label_f1, with_gap
 from fourm.evaluation.metrics import absrel, box_f1, delta1, mean_angle, mean_iou, psnr
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar
@@ -33,47 +32,11 @@ from fourm.sampling.schemes import ROAR
 
 _MEAN_SCENES = 1024
 _BATCH = 64
+_BLOCKS = 16  # of scenes, whose figures tell the deviation of a figure
 
 # dense targets from pixels: one step, the likeliest code
 PARALLEL = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
 GREEDY = SamplingOptions(temperature=0.0)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Scenes of one seed with their ground truth."""
-
-    seed: int
-    raw: dict[str, list[Any]]
-    on_object: np.ndarray  # (S, R, R) bool
-    solids: list[list[tuple[str, str]]]  # (colour, shape) of each scene
-
-    def __len__(self) -> int:
-        return len(self.solids)
-
-
-def held_out_scenes(seed: int, num: int, size: int) -> HeldOut:
-    """Fresh scenes of a seed that is never a training seed."""
-    scenes = make_scenes(VALIDATION_SEED + seed, np.arange(num))
-    renders = render(scenes, size)
-    solids = [[(color, shape) for _, color, shape in describe(scenes, i)] for i in range(num)]
-    return HeldOut(seed, annotate(scenes, renders), renders.object >= 0, solids)
-
-
-def attribute_f1(captions: list[str], solids: list[list[tuple[str, str]]]) -> float:
-    """F1 of the (colour, shape) pairs that captions name: a colour word directly before a shape
-    word.
-    """
-    matched = named = true = 0
-    for text, wanted in zip(captions, solids, strict=True):
-        words = text.split()
-        said = {(a, b) for a, b in pairwise(words) if a in COLORS and b in SHAPES}
-        matched, named, true = (
-            matched + len(said & set(wanted)),
-            named + len(said),
-            true + len(wanted),
-        )
-    return 2 * matched / max(named + true, 1)
 
 
 class Examination:
@@ -82,6 +45,7 @@ class Examination:
     def __init__(self, pipe: AnyToAnyPipeline, scenes: HeldOut, raw: Path, cache: Path) -> None:
         self.pipe, self.scenes, self.raw, self.cache = pipe, scenes, raw, cache
         self.judge = PixelJudge(pipe.modalities["rgb"].raw.pixels)
+        self.strict = SolidJudge(pipe.modalities["rgb"].raw.pixels)
         self.metrics: dict[str, dict[str, Any]] = {}
         self.outputs: dict[str, dict[str, list[Any]]] = {}  # task -> target -> values
         self.seconds: dict[str, float] = {}
@@ -93,8 +57,11 @@ class Examination:
             ("rgb->depth", self._depth),
             ("rgb->normal", self._normal),
             ("rgb->semseg", self._semseg),
-            ("rgb->caption", self._caption),
-            ("rgb->boxes", self._boxes),
+            ("rgb->caption", lambda: self._caption("rgb")),
+            ("boxes->caption", lambda: self._caption("boxes")),
+            ("rgb->boxes", lambda: self._boxes("rgb")),
+            ("caption->boxes", lambda: self._boxes("caption")),
+            ("rgb+gap->caption", self._infilling),
             ("caption->rgb", lambda: self._picture(["caption"], ["rgb"])),
             ("caption->depth->rgb", lambda: self._picture(["caption"], ["depth", "rgb"])),
             ("boxes->rgb", lambda: self._picture(["boxes"], ["rgb"])),
@@ -111,18 +78,25 @@ class Examination:
         self,
         task: str,
         metric: str,
-        value: float,
+        figure: Callable[[Any, np.ndarray], float],
+        got: Any,
         baseline: float | None = None,
         bound: float | None = None,
     ) -> None:
-        figure = {
-            "value": value,
+        """Note ``figure(got, scenes)`` of all scenes, and how far it moves with the choice of them:
+        from its values on disjoint blocks.
+        """
+        num = len(self.scenes)
+        blocks = np.array_split(np.arange(num), min(_BLOCKS, num))
+        values = [figure(got, block) for block in blocks]
+        self.metrics.setdefault(task, {})[metric] = {
+            "value": figure(got, np.arange(num)),
+            "deviation": float(np.std(values, ddof=1) / len(values) ** 0.5) if num > 1 else None,
             "baseline": baseline,
             "bound": bound,
-            "n": len(self.scenes),
+            "n": num,
             "seed": self.scenes.seed,
         }
-        self.metrics.setdefault(task, {})[metric] = figure
 
     def _generate(
         self,
@@ -131,10 +105,19 @@ class Examination:
         targets: list[str],
         options: dict[str, SamplingOptions] | None = None,
     ) -> dict[str, list[Any]]:
+        return self._ask(task, {name: self.scenes.raw[name] for name in inputs}, targets, options)
+
+    def _ask(
+        self,
+        task: str,
+        inputs: dict[str, list[Any]],
+        targets: list[str],
+        options: dict[str, SamplingOptions] | None = None,
+    ) -> dict[str, list[Any]]:
         values: dict[str, list[Any]] = {name: [] for name in targets}
         for start in range(0, len(self.scenes), _BATCH):
             part = slice(start, start + _BATCH)
-            given = {name: self.scenes.raw[name][part] for name in inputs}
+            given = {name: of[part] for name, of in inputs.items()}
             out = self.pipe(
                 given, targets, seed=self.scenes.seed * 100_003 + start, options=options
             )
@@ -162,90 +145,162 @@ class Examination:
 
     def _tokenizer(self) -> None:
         truth = np.stack(self.scenes.raw["rgb"])
+        mean = self._mean_map("rgb", lambda v: v.mean(0))
         self._add(
             "rgb",
             "psnr",
-            psnr(self._reconstructed("rgb"), truth),
-            psnr(self._mean_map("rgb", lambda v: v.mean(0)), truth),
+            lambda p, i: psnr(p[i], truth[i]),
+            self._reconstructed("rgb"),
+            psnr(mean, truth),
         )
+
+    def _dense(
+        self,
+        name: str,
+        reduce: Callable[[np.ndarray], np.ndarray],
+        figures: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]],
+    ) -> None:
+        """A dense target from rgb; figures of (predicted, truth, scenes)."""
+        task, truth = f"rgb->{name}", np.stack(self.scenes.raw[name])
+        got = np.stack(self._generate(task, ["rgb"], [name], {name: PARALLEL})[name])
+        mean, best, every = (
+            self._mean_map(name, reduce),
+            self._reconstructed(name),
+            np.arange(len(truth)),
+        )
+        for metric, figure in figures.items():
+            of = partial(_of_some, figure, truth)
+            self._add(task, metric, of, got, of(mean, every), of(best, every))
 
     def _depth(self) -> None:
-        truth, on = np.stack(self.scenes.raw["depth"]), self.scenes.on_object
-        got = np.stack(
-            self._generate("rgb->depth", ["rgb"], ["depth"], {"depth": PARALLEL})["depth"]
+        on = self.scenes.on_object
+        self._dense(
+            "depth",
+            lambda v: v.mean(0),
+            {
+                "absrel_object": lambda p, t, i: absrel(p, t, on[i]),
+                "absrel": lambda p, t, i: absrel(p, t),
+                "delta1": lambda p, t, i: delta1(p, t),
+                "delta1_object": lambda p, t, i: delta1(p, t, on[i]),
+            },
         )
-        mean, best = self._mean_map("depth", lambda v: v.mean(0)), self._reconstructed("depth")
-        for metric, figure in (
-            ("absrel_object", lambda p: absrel(p, truth, on)),
-            ("absrel", lambda p: absrel(p, truth)),
-            ("delta1", lambda p: delta1(p, truth)),
-            ("delta1_object", lambda p: delta1(p, truth, on)),
-        ):
-            self._add("rgb->depth", metric, figure(got), figure(mean), figure(best))
 
     def _normal(self) -> None:
-        truth, on = np.stack(self.scenes.raw["normal"]), self.scenes.on_object
-        got = np.stack(
-            self._generate("rgb->normal", ["rgb"], ["normal"], {"normal": PARALLEL})["normal"]
+        on = self.scenes.on_object
+        self._dense(
+            "normal",
+            lambda v: v.mean(0),
+            {
+                "angle_object": lambda p, t, i: mean_angle(p, t, on[i]),
+                "angle": lambda p, t, i: mean_angle(p, t),
+            },
         )
-        mean, best = self._mean_map("normal", lambda v: v.mean(0)), self._reconstructed("normal")
-        for metric, mask in (("angle_object", on), ("angle", None)):
-            self._add(
-                "rgb->normal",
-                metric,
-                mean_angle(got, truth, mask),
-                mean_angle(mean, truth, mask),
-                mean_angle(best, truth, mask),
-            )
 
     def _semseg(self) -> None:
-        truth = np.stack(self.scenes.raw["semseg"])
         labels = self.pipe.modalities["semseg"].raw
         assert isinstance(labels, Labels)
         num = len(labels.classes)
-        got = np.stack(
-            self._generate("rgb->semseg", ["rgb"], ["semseg"], {"semseg": PARALLEL})["semseg"]
-        )
-        common = self._mean_map(
-            "semseg", lambda v: np.stack([(v == c).sum(0) for c in range(num)]).argmax(0)
-        )
-        self._add(
-            "rgb->semseg",
-            "miou",
-            mean_iou(got, truth, num),
-            mean_iou(common, truth, num),
-            mean_iou(self._reconstructed("semseg"), truth, num),
+        self._dense(
+            "semseg",
+            lambda v: np.stack([(v == c).sum(0) for c in range(num)]).argmax(0),
+            {"miou": lambda p, t, i: mean_iou(p, t, num)},
         )
 
-    def _caption(self) -> None:
-        got = self._generate("rgb->caption", ["rgb"], ["caption"], {"caption": GREEDY})["caption"]
-        shuffled = attribute_f1(got, self.scenes.solids[1:] + self.scenes.solids[:1])
+    def _caption(self, given: str) -> None:
+        task = f"{given}->caption"
+        got = self._generate(task, [given], ["caption"], {"caption": GREEDY})["caption"]
+        truth, solids = self.scenes.raw["caption"], self.scenes.solids
         self._add(
-            "rgb->caption",
+            task,
             "attribute_f1",
-            attribute_f1(got, self.scenes.solids),
-            shuffled,
-            attribute_f1(self.scenes.raw["caption"], self.scenes.solids),
+            lambda p, i: attribute_f1(_some(p, i), _some(solids, i)),
+            got,
+            attribute_f1(got, _next(solids)),
+            attribute_f1(truth, solids),
+        )
+        self._add(
+            task,
+            "exact",  # size words and order too
+            lambda p, i: exact_share(_some(p, i), _some(truth, i)),
+            got,
+            exact_share(got, _next(truth)),
+            1.0,
         )
 
-    def _boxes(self) -> None:
-        truth = self.scenes.raw["boxes"]
-        got = self._generate("rgb->boxes", ["rgb"], ["boxes"], {"boxes": GREEDY})["boxes"]
-        codec = self.pipe.codecs["boxes"]
+    def _boxes(self, given: str) -> None:
+        task, truth = f"{given}->boxes", self.scenes.raw["boxes"]
+        got = self._generate(task, [given], ["boxes"], {"boxes": GREEDY})["boxes"]
+        codec, solids = self.pipe.codecs["boxes"], self.scenes.solids
         self._add(
-            "rgb->boxes",
+            task,
+            "label_f1",
+            lambda p, i: label_f1(_some(p, i), _some(solids, i)),
+            got,
+            label_f1(got, _next(solids)),
+            1.0,
+        )
+        if given == "caption":  # which says nothing of places
+            return
+        self._add(
+            task,
             "f1_50",
-            box_f1(got, truth),
-            box_f1(got, truth[1:] + truth[:1]),
+            lambda p, i: box_f1(_some(p, i), _some(truth, i)),
+            got,
+            box_f1(got, _next(truth)),
             box_f1(codec.decode(codec.encode(truth)), truth),
+        )
+
+    def _infilling(self) -> None:
+        task, truth = "rgb+gap->caption", self.scenes.raw["caption"]
+        gaps = [with_gap(text, i) for i, text in enumerate(truth)]
+        given = {"rgb": self.scenes.raw["rgb"], "caption": [text for text, _ in gaps]}
+        got = self._ask(task, given, ["caption"], {"caption": GREEDY})["caption"]
+        places = [place for _, place in gaps]
+        self._add(
+            task,
+            "exact",
+            lambda p, i: filled_share(_some(p, i), _some(truth, i), _some(places, i)),
+            got,
+            0.0,
+            1.0,
         )
 
     def _picture(self, inputs: list[str], targets: list[str]) -> None:
         task = "->".join([*inputs, *targets])
-        got = np.stack(self._generate(task, inputs, targets)["rgb"])
-        solids = self.scenes.solids
-        bound = self.judge.attribute_accuracy(self._reconstructed("rgb"), solids)
-        shuffled = self.judge.attribute_accuracy(got, solids[1:] + solids[:1])
+        got = self._generate(task, inputs, targets)["rgb"]
+        solids, best = self.scenes.solids, list(self._reconstructed("rgb"))
+        for metric, judge in (("attribute_accuracy", self.judge), ("solid_accuracy", self.strict)):
+            self._add(
+                task,
+                metric,
+                lambda p, i, judge=judge: judge.attribute_accuracy(_some(p, i), _some(solids, i)),
+                got,
+                judge.attribute_accuracy(got, _next(solids)),
+                judge.attribute_accuracy(best, solids),
+            )
         self._add(
-            task, "attribute_accuracy", self.judge.attribute_accuracy(got, solids), shuffled, bound
+            task,
+            "empty",  # pictures in which nothing is seen
+            lambda p, i: float(np.mean([not self.judge.look(x) for x in _some(p, i)])),
+            got,
+            None,
+            float(np.mean([not self.judge.look(x) for x in best])),
         )
+
+
+def _of_some(
+    figure: Callable[[np.ndarray, np.ndarray, np.ndarray], float],
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    scenes: np.ndarray,
+) -> float:
+    return figure(predicted[scenes], truth[scenes], scenes)
+
+
+def _some(values: Sequence[Any], scenes: np.ndarray) -> list[Any]:
+    return [values[i] for i in scenes]
+
+
+def _next(values: list[Any]) -> list[Any]:
+    """The truth of the next scene, for what is right by chance."""
+    return values[1:] + values[:1]

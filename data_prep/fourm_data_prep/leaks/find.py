@@ -226,7 +226,7 @@ def _thumbnails(folder: Folder, keys: set[str]) -> dict[str, str]:
     for key, data in folder.read_pictures(DamageReport()) if keys else ():
         picture = _picture(data) if key in keys else None
         if picture is not None:
-            found[key] = embed(picture, 64)
+            found[key] = embed(picture, "picture", 64)
         if len(found) == len(keys):
             break
     return found
