@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 _BITS = 5  # of each colour channel that the table tells apart
 _NEAREST = 8  # training tiles that a place asks
@@ -47,7 +47,7 @@ class NearestTiles:
 
     def __init__(self, directions: np.ndarray, values: np.ndarray) -> None:
         """Unit vectors (B, 3) of the tiles' middles and their maps (B, H, W[, C])."""
-        self._tree, self._values = cKDTree(directions), values
+        self._tree, self._values = KDTree(directions), values
 
     def classes(self, directions: np.ndarray, num_classes: int) -> np.ndarray:
         """The commonest class of the nearest tiles at each pixel (Q, H, W)."""
