@@ -1,5 +1,5 @@
-"""The page about a model of the Earth: held-out blocks of the world beside the truth, the same coast
-under other climates, what is filled in, what captions give, and the figures.
+"""The page about a model of the Earth: held-out blocks beside the truth, the same coast under other
+climates, what is filled in, what captions give, and the figures.
 """
 
 from __future__ import annotations
