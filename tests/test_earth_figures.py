@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from fourm.raw.image import Image
 from fourm_data_prep.earth.baselines import ColorTable, NearestTiles
 from fourm_data_prep.earth.mosaic import mosaic
 from fourm_data_prep.earth.tasks import TASKS, figures_of
 from fourm_data_prep.earth.tiles import Tiles
 from fourm_data_prep.rasters.surfaces import Tile
+
+from fourm.raw.image import Image
 
 
 def test_a_colour_table_answers_what_training_pixels_of_that_colour_mostly_were():
