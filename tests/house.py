@@ -82,6 +82,8 @@ ROOMS = (
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),
     Room("fourm_data_prep", "steps", "download, import, label, tokenize", ""),
+    Room("fourm_data_prep", "earth", "public maps as tiles", "earth"),
+    Room("fourm_data_prep", "rasters", "large images, tiles of them", "rasters"),
     Room(
         "fourm_data_prep",
         "labellers",

@@ -34,10 +34,11 @@ def caption(cut: Cut) -> str:
 
 def _ground(cut: Cut) -> str:
     """Kinds of ground by their shares of the land."""
-    land = {name: s for name, s in cut.shares("land_cover").items() if name != "water"}
+    there = cut.shares("land_cover")
+    land = {name: share for name, share in there.items() if name != "water"}
     total = sum(land.values())
     if not total:
-        return "water"
+        return "water" if there else ""
     shares = [(share / total, _GROUND[name]) for name, share in land.items()]
     (first, ground), *others = shares
     some = [name for share, name in others[:2] if share >= _SOME]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import PIL.Image
@@ -49,4 +50,10 @@ def _countries(outlines: Path) -> list[tuple[str, list[list[list[list[float]]]]]
         raise UserError(f"{outlines} holds no outlines of countries") from None
     if len(found) > 254:
         raise UserError(f"{outlines} holds {len(found)} countries; a class map here has 254")
-    return sorted(found, key=lambda country: -sum(len(p[0]) for p in country[1]))
+    return sorted(found, key=lambda country: -sum(_area(rings[0]) for rings in country[1]))
+
+
+def _area(ring: list[list[float]]) -> float:
+    """Of a closed ring, in square degrees."""
+    sides = pairwise(ring)
+    return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in sides)) / 2

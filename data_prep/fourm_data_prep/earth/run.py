@@ -10,12 +10,11 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fourm.errors import UserError
 from fourm.project import Project, command_line, run_all
 from fourm_data_prep.earth.fetching import fetch
 from fourm_data_prep.earth.maps import Amount, write_maps, write_modalities
-from fourm_data_prep.earth.stand_in import make_world
-
-_FETCHED = "fetched.json"
+from fourm_data_prep.earth.stand_in import STAND_IN, make_world
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,13 @@ SIZES = {"smoke": EarthSize(512, 64), "default": EarthSize(6000, 600)}
 
 
 def get_sources(source: Path, synthetic: bool) -> None:
-    """Maps into a folder: of the real Earth, or invented, which is said."""
+    """Maps into a folder: of the real Earth, or invented, which is said. Raises UserError for a
+    folder that holds the other kind.
+    """
+    invented = (source / STAND_IN).is_file()
+    if invented != synthetic and (source / "climate.png").is_file():
+        kind = "an invented world" if invented else "the real Earth"
+        raise UserError(f"{source} holds maps of {kind}: name another folder, or delete it")
     if synthetic:
         print(f"{source}: an INVENTED world stands in for the Earth", flush=True)
         make_world(source)

@@ -16,6 +16,7 @@ import PIL.Image
 from fourm.rng import CounterRNG
 from fourm_data_prep.earth.legends import CLIMATE, LAND_COVER, names
 
+STAND_IN = "stand_in.json"  # marks a folder of invented maps
 _LAND = 0.36  # share of the world
 _HIGHEST = 6000.0  # metres
 _GROUND = np.array([entry.color for entry in LAND_COVER], np.float32)
@@ -62,7 +63,7 @@ def make_world(folder: Path, seed: int = 0, per_degree: int = 4) -> None:
     _save(folder / "night.jpg", np.stack([towns * 230.0, land * 30.0, land * 45.0], -1))
     white = np.full((*shape, 3), 255.0)
     _save(folder / "clouds.png", np.concatenate([white, veil[..., None]], -1))
-    (folder / "stand_in.json").write_text(json.dumps({"seed": seed, "per_degree": per_degree}))
+    (folder / STAND_IN).write_text(json.dumps({"seed": seed, "per_degree": per_degree}))
 
 
 def _noise(shape: tuple[int, int], seed: int, stream: int, steepness: float) -> np.ndarray:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -133,34 +135,37 @@ def is_placed(path: Path) -> bool:
         return _PIXEL_SCALE in getattr(picture, "tag_v2", {})
 
 
-def _geo_header(path: Path) -> Header:
+@contextlib.contextmanager
+def _geo_opened(path: Path) -> Iterator[Any]:
+    """A dataset of ``rasterio``. Raises UserError for what fails in it."""
     import rasterio
-    from rasterio.errors import RasterioError
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     try:
-        with rasterio.open(path) as dataset:
-            turned = dataset.transform.b or dataset.transform.d or dataset.transform.e > 0
-            placed = dataset.crs is not None or not dataset.transform.is_identity
-            if placed and turned:
-                raise UserError(f"{path} is turned or upside down: warp it to north up first")
-            box = dataset.bounds
-            extent = (box.left, box.right, box.bottom, box.top) if placed else None
-            in_degrees = dataset.crs is None or dataset.crs.is_geographic
-            return Header(dataset.width, dataset.height, extent, in_degrees)
+        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
+            dataset = rasterio.open(path)
+        with dataset:
+            yield dataset
     except RasterioError as error:
-        raise UserError(f"{path} is no readable image: {error}") from None
+        raise UserError(f"{path} cannot be decoded: {error}") from None
+
+
+def _geo_header(path: Path) -> Header:
+    with _geo_opened(path) as dataset:
+        turned = dataset.transform.b or dataset.transform.d or dataset.transform.e > 0
+        placed = dataset.crs is not None or not dataset.transform.is_identity
+        if placed and turned:
+            raise UserError(f"{path} is turned or upside down: warp it to north up first")
+        box = dataset.bounds
+        extent = (box.left, box.right, box.bottom, box.top) if placed else None
+        in_degrees = dataset.crs is None or dataset.crs.is_geographic
+        return Header(dataset.width, dataset.height, extent, in_degrees)
 
 
 def _geo_strips(path: Path, header: Header) -> Iterator[tuple[int, np.ndarray]]:
-    import rasterio
-    from rasterio.errors import RasterioError
-
     size = _strip_rows(header)
-    try:
-        with rasterio.open(path) as dataset:
-            for first in range(0, header.rows, size):
-                rows = min(size, header.rows - first)
-                bands = dataset.read(window=((first, first + rows), (0, header.columns)))
-                yield first, np.moveaxis(bands, 0, -1)
-    except RasterioError as error:
-        raise UserError(f"{path} cannot be decoded: {error}") from None
+    with _geo_opened(path) as dataset:
+        for first in range(0, header.rows, size):
+            rows = min(size, header.rows - first)
+            bands = dataset.read(window=((first, first + rows), (0, header.columns)))
+            yield first, np.moveaxis(bands, 0, -1)

@@ -52,7 +52,7 @@ def open_derived(name: str) -> Callable[[Cut], Any]:
 
 def coordinates(cut: Cut) -> list[float]:
     """The tile's middle: latitude and longitude in degrees, or y and x of a plane."""
-    return [round(cut.tile.y, 4), round((cut.tile.x + 180.0) % 360.0 - 180.0, 4)]
+    return [round(cut.tile.y, 4), round(cut.tile.x, 4)]
 
 
 def direction(cut: Cut) -> np.ndarray:

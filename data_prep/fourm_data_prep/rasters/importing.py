@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm.config import to_mapping
-from fourm.data.shards import shard_path, write_json_atomic, write_shard
+from fourm.data.shards import shard_path, shard_paths, write_json_atomic, write_shard
 from fourm.modalities import ModalitySet
 from fourm.rng import CounterRNG
 from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, stamp
@@ -95,12 +95,23 @@ def import_rasters(
     layers.decode(given, given.settings.rasters)
     chosen = choose_tiles(given, layers)
     _tell(chosen)
-    run_step(RasterStep(given, layers, chosen.tiles, made_from, out), engine, max_damage)
+    step = RasterStep(given, layers, chosen.tiles, made_from, out)
+    run_step(step, engine, max_damage)
     if engine.shard_range is None:
+        _forget_older(step)
         _write_places(chosen, out / "tiles.json")
         layers.forget()
         counts = {split: len(tiles) for split, tiles in chosen.tiles.items()}
         write_json_atomic(done, {**counts, "made_from": made_from})
+
+
+def _forget_older(step: RasterStep) -> None:
+    """Remove the shards beyond the last one, of an import that had more tiles."""
+    for split, tiles in step.tiles.items():
+        for name in step.given.made:
+            for path in shard_paths(step.out, split, name):
+                if int(path.stem) * SHARD_TILES >= len(tiles):
+                    path.unlink()
 
 
 def _made_from(given: RasterImport) -> str:

@@ -98,8 +98,8 @@ class Layers:
     def plan(given: RasterImport, cache: Path) -> Layers:
         """Reads headers only. Raises UserError for an image that is not where the others are."""
         headers = {name: read_header(given.path(name)) for name in given.settings.rasters}
-        first = next(iter(headers.values()))
-        surface = given.settings.surface.fitted(first.columns, first.rows)
+        base = headers[given.settings.tiles.of or next(iter(headers))]
+        surface = given.settings.surface.fitted(base.columns, base.rows)
         layers = {}
         for name, header in headers.items():
             raster, raw = given.settings.rasters[name], given.raws[name]

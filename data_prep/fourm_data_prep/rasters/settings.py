@@ -130,8 +130,12 @@ class RasterImport:
 
 
 def is_raster_file(source: Path) -> bool:
-    """True for a YAML file that holds ``rasters``."""
-    return source.suffix in (".yaml", ".yml") and "rasters" in read_tree(source).data
+    """True for a YAML file. Raises UserError for one without ``rasters``."""
+    if source.suffix not in (".yaml", ".yml"):
+        return False
+    if "rasters" not in read_tree(source).data:
+        raise UserError(f"{source} names no rasters to cut tiles from (docs/data.md)")
+    return True
 
 
 def load_rasters(path: Path, modalities: ModalitySet) -> RasterImport:

@@ -60,7 +60,7 @@ class Surface(Choice, family="surface", default="globe"):
         return self.extent[2], self.extent[3]
 
     def fitted(self, columns: int, rows: int) -> Self:
-        """The surface where its first image has so many pixels."""
+        """The surface where the image that tiles are measured in has so many pixels."""
         return self
 
     def places(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,8 +140,9 @@ class Globe(Surface, name="globe"):
 
 @dataclass(frozen=True, kw_only=True)
 class Plane(Surface, name="plane"):
-    """A flat piece of ground that nothing goes around. Its unit is a pixel of the first image,
-    unless ``ground`` says what the images show: left, right, bottom, top.
+    """A flat piece of ground that nothing goes around. Its unit is a pixel of the image
+    ``tiles.of`` (or of the first), unless ``ground`` says what all images show: left, right,
+    bottom, top.
     """
 
     ground: Extent | None = None
