@@ -30,7 +30,7 @@ class EarthSize:
         return replace(real, degrees=8.0, block=20.0) if synthetic else real
 
 
-SIZES = {"smoke": EarthSize(512, 64), "default": EarthSize(6000, 600)}
+SIZES = {"smoke": EarthSize(512, 64), "default": EarthSize(12000, 600)}
 
 
 def get_sources(source: Path, synthetic: bool) -> None:

@@ -1,0 +1,150 @@
+"""What a model of the Earth is asked on held-out blocks, beside what costs nothing.
+
+Each task has inputs, one target, the raw type's own figures, and predictors to beat: the nearest
+training tiles (coordinates alone), the commonest class or mean map, and from colour a table of
+training pixels. The bound is the tokenizer's reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fourm.evaluation.metrics import mean_iou, psnr
+from fourm.pipeline import AnyToAnyPipeline
+from fourm.raw.image import Image
+from fourm.raw.labels import Labels
+from fourm.sampling.options import SamplingOptions
+from fourm.sampling.schemes import ROAR
+from fourm_data_prep.earth.baselines import ColorTable, NearestTiles
+from fourm_data_prep.earth.tiles import Tiles
+
+_BLOCKS = 10  # of tiles, whose figures tell the deviation of a figure
+_BATCH = 50
+ONE_PASS = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
+
+Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One target from some inputs."""
+
+    inputs: tuple[str, ...]
+    target: str
+
+    @property
+    def name(self) -> str:
+        """As it is called in ``metrics.json``."""
+        return f"{'+'.join(self.inputs)}->{self.target}"
+
+
+TASKS = (
+    Task(("rgb",), "land_cover"),
+    Task(("rgb",), "climate"),
+    Task(("rgb",), "height"),
+    Task(("rgb",), "relief"),
+    Task(("rgb", "direction"), "land_cover"),
+    Task(("rgb", "direction"), "climate"),
+    Task(("land_cover", "height"), "rgb"),
+    Task(("land_cover", "climate", "height"), "rgb"),
+    Task(("height", "climate"), "land_cover"),
+    Task(("caption",), "climate"),
+)
+
+
+def figures_of(raw: Any) -> Figures:
+    """The figures of a raw type that stand in the table; (predicted, truth), (B, ...) each."""
+    if isinstance(raw, Labels):
+        num = len(raw.classes)
+        return lambda p, t: {"accuracy": float((p == t).mean()), "miou": mean_iou(p, t, num)}
+    if isinstance(raw, Image):
+        return lambda p, t: {"psnr": psnr(p, t)}
+    return lambda p, t: {"mae": float(np.abs(p - t).mean())}
+
+
+@dataclass
+class Examination:
+    """A model, training tiles for baselines, held-out tiles for questions."""
+
+    pipe: AnyToAnyPipeline
+    train: Tiles
+    held_out: Tiles
+    seed: int = 0
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)  # by task
+
+    def run(self, tasks: tuple[Task, ...] = TASKS) -> dict[str, dict[str, Any]]:
+        """All tasks whose modalities the model has; ``metrics`` in the form of
+        ``metrics.json``.
+        """
+        for task in tasks:
+            names = {m.name for m in self.pipe.modalities}
+            if {*task.inputs, task.target} <= names:
+                self._examine(task)
+        return self.metrics
+
+    def _examine(self, task: Task) -> None:
+        raw = self.pipe.modalities[task.target].raw
+        figures, truth = figures_of(raw), self.held_out.stacked(task.target)
+        got = self.outputs[task.name] = self.answer(task.inputs, task.target)
+        codec = self.pipe.codecs[task.target]
+        bound = figures(np.stack(codec.decode(codec.encode(list(truth)))), truth)
+        cheap = {
+            name: figures(predicted.astype(truth.dtype), truth)
+            for name, predicted in self._cheap(task, raw).items()
+        }
+        blocks = np.array_split(np.arange(len(truth)), min(_BLOCKS, len(truth)))
+        parts = [figures(got[block], truth[block]) for block in blocks]
+        for metric, value in figures(got, truth).items():
+            spread = np.std([part[metric] for part in parts], ddof=1) / len(parts) ** 0.5
+            best = min if metric == "mae" else max
+            self.metrics.setdefault(task.name, {})[metric] = {
+                "value": value,
+                "deviation": float(spread),
+                "baseline": best(of[metric] for of in cheap.values()),
+                "baselines": {name: of[metric] for name, of in cheap.items()},
+                "bound": bound[metric],
+                "n": len(truth),
+                "seed": self.seed,
+            }
+
+    def answer(self, inputs: tuple[str, ...], target: str) -> np.ndarray:
+        """The model's one answer for each held-out tile, (B, ...)."""
+        values: list[Any] = []
+        for start in range(0, len(self.held_out), _BATCH):
+            given = {n: self.held_out.values[n][start : start + _BATCH] for n in inputs}
+            seed = self.seed * 100_003 + start
+            out = self.pipe(given, [target], seed=seed, options={target: ONE_PASS})
+            values += out[target].values
+        return np.stack(values)
+
+    def _cheap(self, task: Task, raw: Any) -> dict[str, np.ndarray]:
+        """Predictions by name that need no network."""
+        known, asked = self.train.stacked(task.target), self.held_out.directions
+        near = NearestTiles(self.train.directions, known)
+        pictures = self.held_out.stacked("rgb")
+        from_color = "rgb" in task.inputs
+        if isinstance(raw, Labels):
+            num = len(raw.classes)
+            common = np.bincount(known.ravel(), minlength=num).argmax()
+            found = {
+                "majority": np.full((len(asked), *known.shape[1:]), common),
+                "nearest tiles": near.classes(asked, num),
+            }
+            if from_color:
+                table = ColorTable.of_classes(self.train.stacked("rgb"), known, num)
+                found["colour table"] = table(pictures)
+            return found
+        mean = known.astype(np.float32).mean(0)
+        found = {
+            "mean": np.broadcast_to(mean, (len(asked), *mean.shape)),
+            "nearest tiles": near.numbers(asked),
+        }
+        if from_color and known[0].size == known[0].shape[0] * known[0].shape[1]:
+            table = ColorTable.of_numbers(self.train.stacked("rgb"), known.reshape(known.shape[:3]))
+            found["colour table"] = table(pictures).reshape(len(asked), *known.shape[1:])
+        return found

@@ -1,0 +1,53 @@
+"""Figures of the Earth stand beside predictors that cost nothing, each as good as it can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fourm_data_prep.earth.baselines import ColorTable, NearestTiles
+from fourm_data_prep.earth.mosaic import mosaic
+from fourm_data_prep.earth.tasks import TASKS, figures_of
+from fourm_data_prep.earth.tiles import Tiles
+from fourm_data_prep.rasters.surfaces import Tile
+
+from fourm.raw.image import Image
+
+
+def test_a_colour_table_answers_what_training_pixels_of_that_colour_mostly_were():
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 5, (6, 8, 8))
+    palette = rng.permutation(256)[:15].reshape(5, 3).astype(np.uint8)
+    pictures = palette[classes]
+    table = ColorTable.of_classes(pictures, classes, 5)
+    assert (table(pictures) == classes).all()
+    unseen = np.full((1, 8, 8, 3), 255 - palette[0], np.uint8)
+    assert set(table(unseen).ravel()) <= {np.bincount(classes.ravel()).argmax(), *range(5)}
+    numbers = ColorTable.of_numbers(pictures, classes * 100.0)
+    assert numbers(pictures) == pytest.approx(classes * 100.0)
+
+
+def test_the_nearest_tiles_are_near_on_the_globe_across_the_date_line():
+    places = [(0.0, 179.0), (0.0, 178.0), (0.0, 0.0), (0.0, 2.0)]
+    tiles = Tiles([Tile(i, x, y, 5.0, 5.0) for i, (y, x) in enumerate(places)], {})
+    maps = np.array([1, 1, 2, 2], np.uint8)[:, None, None] * np.ones((4, 2, 2), np.uint8)
+    asked = Tiles([Tile(9, -179.0, 0.0, 5.0, 5.0)], {}).directions
+    near = NearestTiles(tiles.directions, maps)
+    near_two = NearestTiles(tiles.directions[[0, 1]], maps[[0, 1]])
+    assert near_two.classes(asked, 3).tolist() == [[[1, 1], [1, 1]]]
+    assert near.numbers(asked) == pytest.approx(np.full((1, 2, 2), 1.5))
+
+
+def test_figures_are_those_of_the_target_kind_and_tasks_have_names_of_their_own():
+    picture = np.zeros((2, 4, 4, 3), np.uint8)
+    assert set(figures_of(Image(size=4))(picture, picture)) == {"psnr"}
+    assert len({task.name for task in TASKS}) == len(TASKS)
+
+
+def test_tiles_lie_on_the_map_where_they_were_cut_also_across_the_date_line():
+    white = np.full((8, 8, 3), 255, np.uint8)
+    tiles = [Tile(0, 0.0, 10.0, 10.0, 10.0), Tile(1, 180.0, -20.0, 10.0, 10.0)]
+    world = np.asarray(mosaic(tiles, [white, white], Image(size=8)))
+    assert world.shape == (560, 1440, 3)
+    middle = world[(80 - 10) * 4, 180 * 4]
+    assert (middle == 255).all() and (world[(80 + 20) * 4, [2, 1437]] == 255).all()
+    assert (world == 255).all(-1).sum() == 2 * 40 * 40
