@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fourm.data.npy import write_npy
+from fourm.data.opening import token_dtype
 from fourm.data.shards import shard_path, write_shard
-from fourm.data.store import DataConfig, token_dtype
+from fourm.data.store import DataConfig
 from fourm.modalities import Modality, ModalitySet
 from fourm.training.pretrain import PretrainConfig
 
