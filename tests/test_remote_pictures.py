@@ -31,6 +31,7 @@ NUM, EACH = 72, 12  # pictures, of a tar
 BLOCK = 4096  # bytes
 CROPS = CropSettings(num_crops=3, flip=True)
 BATCH = 12
+ORDER = BlockOrder(block=EACH, window=2)
 RGB = {"raw": {"type": "image", "size": 16}}
 GRID = {"kind": "grid", "vocab_size": 50, "grid": [4, 4], **RGB}
 PIXELS = {"kind": "continuous", "source": "rgb", "patch_size": 4}
@@ -74,7 +75,8 @@ def write_raw(root, kind="JPEG", damaged=(), folder="rgb", extension=""):
         write_shard(shard_path(root, "train", folder, shard), members)
 
 
-def write_tokens(root, crops=CropSettings()):
+def write_tokens(root, crops=None):
+    crops = crops or CropSettings()
     folder = root / "train" / "rgb" / "00000.chunk"
     folder.mkdir(parents=True)
     ids = np.random.default_rng(0)
@@ -98,9 +100,7 @@ def world(request, tmp_path_factory):
     return root
 
 
-def opened(
-    cache, tokens, raw, cache_bytes=10**7, order=BlockOrder(block=12, window=2), chosen=None
-):
+def opened(cache, tokens, raw, cache_bytes=10**7, order=ORDER, chosen=None):
     source = SourceConfig(tokens=str(tokens), raw=str(raw), order=order)
     config = DataConfig(sources=(source,), cache=str(cache), cache_bytes=cache_bytes)
     return open_sources(config, "train", chosen or modalities())

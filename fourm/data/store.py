@@ -11,6 +11,7 @@ import numpy as np
 
 from fourm.config import at_least
 from fourm.data.columns import Column
+from fourm.data.exclude import Exclusion
 from fourm.data.join import ByKey, key_in
 from fourm.data.opening import Opening
 from fourm.data.order import BlockOrder
@@ -42,6 +43,8 @@ class SourceConfig:
     require: tuple[str, ...] | Literal["all"] = ()
     # what makes two members one sample: their shard and key, or the key alone
     join: Literal["shard/key", "key"] = "shard/key"
+    # file of names <shard>/<key> that training leaves out, as `fourm inspect --leaks` writes it
+    exclude: str = ""
     masking: MaskingConfig | None = None  # of its own, instead of the run's
 
     @property
@@ -122,7 +125,11 @@ class Source:
         if config.join == "key":
             damaged = replace(damaged, samples={key_in(name) for name in damaged.samples})
             joined = {name: ByKey(column) for name, column in joined.items()}
-        self._rows = align(joined, required, Path(cache), damaged)
+        excluded = Exclusion()
+        if config.exclude:
+            num_crops = opening.crops.num_crops
+            excluded = Exclusion.read(config.exclude, num_crops, config.join == "key")
+        self._rows = align(joined, required, Path(cache), damaged, excluded)
         self.report = _merged(reports, self._rows, max_damage)
         self.report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
         self.num_samples = self._rows.num_samples
@@ -131,13 +138,18 @@ class Source:
             raise UserError(
                 f"no sample under {self.name}/{split} has all of {', '.join(required)}"
                 if required
-                else f"no sample under {self.name}/{split} can be read"
+                else f"no sample under {self.name}/{split} can be read or is not excluded"
             )
 
     @property
     def present(self) -> list[str]:
         """Names of the modalities that the data set has."""
         return list(self._columns)
+
+    @property
+    def excluded(self) -> tuple[int, tuple[str, ...]]:
+        """How many samples are left out by name, and the names that no sample has."""
+        return self._rows.num_excluded, self._rows.unknown
 
     @property
     def presence(self) -> Presence:
@@ -232,16 +244,21 @@ def open_sources(
 ) -> list[Source]:
     """All sources of a config; says which modalities a source lacks."""
     remote = RemoteData(Path(config.cache), config.cache_bytes)
+    given_sources = config.sources
+    if split != config.split:  # names are of training samples; other shards are named alike
+        given_sources = tuple(replace(source, exclude="") for source in given_sources)
     sources = [
         Source(s, split, modalities, config.cache, config.max_damage, fingerprints, remote)
-        for s in config.sources
+        for s in given_sources
     ]
-    for given, source in zip(config.sources, sources, strict=True):
+    for given, source in zip(given_sources, sources, strict=True):
         wanted = () if given.modalities else modalities
         lacking = [m.name for m in wanted if m.name not in source.present]
         if lacking:
             _log.warning("%s/%s has no shards of %s", source.name, split, ", ".join(lacking))
         _warn_of_gaps(source, split)
+        if given.exclude:
+            _tell_excluded(source, given.exclude)
     needed = sum(source.window_bytes for source in sources)
     if needed > config.cache_bytes:
         _log.warning(
@@ -250,6 +267,15 @@ def open_sources(
             *(split, needed / 1e9, config.cache_bytes / 1e9),
         )
     return sources
+
+
+def _tell_excluded(source: Source, path: str) -> None:
+    """Say how many samples are left out, and which names are of none."""
+    num, unknown = source.excluded
+    told = f"; no sample is called {', '.join(unknown[:3])}" if unknown else ""
+    more = f" and {len(unknown) - 3:,} more of its names" if len(unknown) > 3 else ""
+    say = _log.warning if unknown else _log.info
+    say("%s: %s samples are left out, as %s says%s%s", source.name, f"{num:,}", path, told, more)
 
 
 def _warn_of_gaps(source: Source, split: str) -> None:

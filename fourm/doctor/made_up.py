@@ -29,7 +29,9 @@ def with_made_up_data(
             write_shard(shard_path(root, split, name, 0), members)
     # each source keeps its weight and what is its own
     sources = tuple(
-        replace(s, tokens=str(tokens) if s.tokens else "", raw=str(raw) if s.raw else "")
+        replace(
+            s, tokens=str(tokens) if s.tokens else "", raw=str(raw) if s.raw else "", exclude=""
+        )
         for s in config.data.sources
     )
     data = DataConfig(sources=sources, cache=str(folder / "cache"))
