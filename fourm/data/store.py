@@ -275,7 +275,8 @@ def _tell_excluded(source: Source, path: str) -> None:
     told = f"; no sample is called {', '.join(unknown[:3])}" if unknown else ""
     more = f" and {len(unknown) - 3:,} more of its names" if len(unknown) > 3 else ""
     say = _log.warning if unknown else _log.info
-    say("%s: %s samples are left out, as %s says%s%s", source.name, f"{num:,}", path, told, more)
+    total = num + source.num_samples
+    say("%s: %s leaves out %d of %d samples%s%s", source.name, path, num, total, told, more)
 
 
 def _warn_of_gaps(source: Source, split: str) -> None:
