@@ -27,6 +27,7 @@ from fourm.data.crops import picture_key
 from fourm.data.shards import DamageReport
 from fourm.errors import UserError
 from fourm.modalities import Modality
+from fourm.progress import OWN
 from fourm.tokens import Elements, Ragged, UnreadableElements
 
 _log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class Damaged:
     def add(self, row: int, what: str) -> None:
         """Note one. Raises UserError where they are too many."""
         self.rows.add(row)
-        _log.warning("%s", what)
+        _log.warning("%s", what, extra=OWN)
         if len(self.rows) > self.max_rate * max(self.num_read, _FEW):
             raise UserError(
                 f"{len(self.rows)} of {self.num_read} pictures are damaged (last: {what}); find"

@@ -148,7 +148,6 @@ class PretrainTask:
         self.teacher = Teacher(config.distill, modalities) if config.distill is not None else None
         self._factor = np.array([m.loss_weight for m in modalities])
         self._preparation: Preparation | None = None
-        self._num_unreadable = 0
         self.start: Start | None = None  # the model's, and what of it learns when
         self.stages: Stages | None = None
 
@@ -187,10 +186,10 @@ class PretrainTask:
     def work(self, model: nn.Module, batch: MaskedBatch) -> Work:
         """Rows of both streams, and the operations that they cost the model."""
         assert isinstance(model, FourM)
-        return Work(batch.num_rows, training_flops(model.config, self.modalities, batch))
+        flops = training_flops(model.config, self.modalities, batch)
+        return Work(batch.num_rows, flops, batch.num_unreadable)
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
-        self._num_unreadable += batch.num_unreadable
         objective = self.config.objective
         if self.teacher is not None:
             objective = self.teacher.objective(objective, batch)
@@ -205,8 +204,7 @@ class PretrainTask:
         )
 
     def watch(self, model: nn.Module) -> dict[str, float]:
-        """How many damaged files this rank has met so far, if any."""
-        return {"unreadable": float(self._num_unreadable)} if self._num_unreadable else {}
+        return {}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Cross-entropy (nats a token) under fixed masks on the validation split: of the first
