@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, make_model
+from ranks import run_ranks
 from safetensors.torch import load_file
+from test_fsdp import note_shards, shards
 from test_released import fresh as released_model
 from worlds import curve, write_project_without_depth
 
@@ -149,6 +151,21 @@ def test_two_ranks_hold_what_one_holds(base, whole, tmp_path):
     modalities = ModalitySet.load(base.parent / "modalities.yaml")
     began = start_from(start, modalities, {}, 0).model.state_dict()
     assert held_and_fresh(out, began, weights(out, ALONE))[0] == 0.0
+
+
+def test_two_sharded_ranks_hold_what_one_process_holds(base, whole, tmp_path):
+    """Only the first has the weights of ``init``; the others get their rows of them."""
+    given = warm(base, tmp_path, "loop.sharding=all")
+    run_ranks(2, base, *given, prepare=note_shards)
+    assert all(places == ["S(0)"] for places, _, _ in shards(tmp_path, 2)[1].values())
+    for (step, loss), (_, wanted) in zip(curve(tmp_path), curve(whole), strict=True):
+        assert loss == pytest.approx(wanted, rel=1e-4), step
+    start = newest_checkpoint(base.parent / "run" / "checkpoints")
+    modalities = ModalitySet.load(base.parent / "modalities.yaml")
+    began = start_from(start, modalities, {}, 0).model.state_dict()
+    alone = load_model(tmp_path / "checkpoints" / f"step_{ALONE:08d}").state_dict()
+    kept, new = held_and_fresh(tmp_path, began, alone)
+    assert kept == 0.0 and new > 1e-4
 
 
 def test_rates_rise_anew_at_the_second_start(whole):

@@ -48,7 +48,7 @@ from fourm.training.lora import (
     write_adapters,
 )
 from fourm.training.mixture import AdaptiveConfig, Mixture
-from fourm.training.sharding import chosen_sharding, made_once
+from fourm.training.sharding import made_once
 from fourm.training.task import Work
 from fourm.training.transplant import TRANSPLANT_FILE
 from fourm.training.warm_start import (
@@ -346,8 +346,6 @@ def _build_from_init(
         _log.info("starting from %s:\n%s", config.init, start.moved.table())
         start.moved.write(out / TRANSPLANT_FILE, config.init)
     if config.lora is not None:
-        if chosen_sharding(config.loop.sharding) != "none":
-            raise UserError("lora does not go with a sharded model: set loop.sharding=none")
         add_adapters(start.model, config.lora, config.init, start.moved, seed)
         trained, of_all = num_trained(start.model)
         _log.info("lora: %s of %s numbers are trained", f"{trained:,}", f"{of_all:,}")
