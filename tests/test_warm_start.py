@@ -140,11 +140,7 @@ def test_killed_around_the_second_start_the_curve_is_that_of_an_undisturbed_run(
 @pytest.mark.slow
 def test_two_ranks_hold_what_one_holds(base, whole, tmp_path):
     out = tmp_path / "ranks"
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0", "-m", "fourm", "pretrain", str(base)]
-    command = [sys.executable, *launch, *warm(base, out)]
-    subprocess.run(command, check=True, timeout=240, env=ENVIRONMENT)
+    run_ranks(2, base, *warm(base, out))
     for (step, loss), (_, wanted) in zip(curve(out), curve(whole), strict=True):
         assert loss == pytest.approx(wanted, rel=1e-4), step
     start = newest_checkpoint(base.parent / "run" / "checkpoints")
