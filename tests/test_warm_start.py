@@ -106,6 +106,30 @@ def test_what_is_new_learns_alone_and_then_all_learns(base, tmp_path, optimizer)
     assert names and all(n.startswith(("optimizer.0", "optimizer.1")) for n in names)
 
 
+def rows_that_moved(out: Path) -> set[str]:
+    """Tables of which rows that were kept are others at the end than when all began to learn."""
+    before, after = weights(out, ALONE), weights(out, 7)
+    moved = set()
+    for name, rows in Transplant.read(out / "init.json").learners.items():
+        if rows is not None:
+            is_kept = torch.ones(len(after[name]), dtype=torch.bool)
+            for first, last in rows:
+                is_kept[first:last] = False
+            if not torch.equal(before[name][is_kept], after[name][is_kept]):
+                moved.add(name)
+    return moved
+
+
+def test_kept_rows_of_tables_that_new_rows_have_joined_are_held_unless_they_are_to_learn(
+    base, whole, tmp_path
+):
+    assert rows_that_moved(whole) == set()
+    given = ["loop.optimizer.weight_decay=0.5", "loop.optimizer.decay_tables=true"]
+    assert rows_that_moved(run(base, tmp_path / "held", *given)) == set()
+    moved = rows_that_moved(run(base, tmp_path / "free", "warm_start.hold=false"))
+    assert {"tokens.table", "heads.table"} <= moved
+
+
 def test_from_each_of_its_checkpoints_a_run_goes_on_to_the_same_bits(base, whole, tmp_path):
     """Even where the model that it began with is not there any more."""
     gone = tmp_path / "gone"

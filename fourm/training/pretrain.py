@@ -156,7 +156,8 @@ class PretrainTask:
         c, self.start = self.config, start
         fresh = start.moved.learners if start.moved is not None else {}
         if c.warm_start is not None or (c.lora is not None and fresh):
-            self.stages = Stages(c.warm_start or WarmStartConfig(), fresh, c.lora is not None)
+            stages = c.warm_start or WarmStartConfig()
+            self.stages = Stages(stages, fresh, c.lora is not None or stages.hold)
 
     def prepare_for(self, model: FourM) -> None:
         """From now on batches are made ready, where they are made, for a model where it is and
