@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,9 +156,9 @@ def _with_what_is_there(
     """The config in a folder of its own, with what it lacks made up; and a line for each such."""
     tried, missing = replace(config, out=str(folder / "run")), []
     roots = [root for s in config.data.sources for root in (s.tokens, s.raw) if root]
-    lacks = [lack for root in dict.fromkeys(roots) if (lack := _lack(root, config.data.split))]
-    if lacks:
-        missing.append(f"data                   {'; '.join(lacks)}: random tokens instead")
+    told = _lacks(list(dict.fromkeys(roots)), config.data.split)
+    if told:
+        missing.append(f"data                   {told}: random tokens instead")
         tried = with_made_up_data(tried, modalities, folder)
     if config.init and not Path(config.init).exists():
         fetched = fetched_model(config.init) if is_hub_id(config.init) else None
@@ -170,18 +171,30 @@ def _with_what_is_there(
     return tried, tuple(missing)
 
 
-def _lack(root: str, split: str) -> str:
-    """What keeps training shards from being read; empty if nothing does."""
+def _lacks(roots: list[str], split: str) -> str:
+    """Which of these folders and addresses have no shards to train on, or why; empty if all have
+    some.
+    """
+    empty, refused = [], []
+    for root in roots:
+        try:
+            has_shards = any(name.endswith((".tar", ".chunk")) for name in _names(root, split))
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            if not has_shards:
+                empty.append(str(Path(root, split)) if not is_remote(root) else f"{root}/{split}")
+    return "; ".join([*([f"no shards in {', '.join(empty)}"] if empty else []), *refused])
+
+
+def _names(root: str, split: str) -> Iterator[str]:
+    """Files and folders below a split, and those that lie in an address's folders."""
     if not is_remote(root):
-        place = Path(root, split)
-        has_shards = any(any(place.rglob(pattern)) for pattern in ("*.tar", "*.chunk"))
-        return "" if has_shards else f"no shards in {place}"
-    try:
-        names = RemoteFolder(root).names(f"{split}/")
-    except UserError as error:
-        return str(error)
-    has_shards = any(name.endswith(".tar") or ".chunk/" in name for name in names)
-    return "" if has_shards else f"no shards in {root}/{split}"
+        yield from map(str, Path(root, split).rglob("*"))
+        return
+    for name in RemoteFolder(root).names(f"{split}/"):
+        yield name
+        yield name.rpartition("/")[0]
 
 
 def _drawn(config: PretrainConfig, modalities: ModalitySet, num: int) -> MaskedBatch:
