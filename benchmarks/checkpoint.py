@@ -5,9 +5,10 @@
 Saving: 4M-7 with AdamW and an average trains in one process, on made-up tokens. Checkpoints are
 taken by turns as they were until 0.6.0 (the training waits until tensors are written, read again
 for checksums and synced) and in the background. ``stopped`` is the time that the training thread
-cannot step; ``whole`` the time until the checkpoint is on the disk. Starting: the memory (RSS) that
-each rank's peak grows by from before the model is made until it is ready to train, where every rank
-makes all of it and where the first one hands it out. The row is added to ``checkpoint.json``.
+cannot step; ``whole`` the time until the checkpoint is on the disk; ``peak`` what a save lets
+memory (RSS) grow by. Starting: the memory (RSS) that each rank's peak grows by from before the
+model is made until it is ready to train, where every rank makes all of it and where the first one
+hands it out. The row is added to ``checkpoint.json``.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def saves(work: Workload, num: int) -> dict[str, Any]:
     step = Step(work)
     batch = work.batch(0)
     step(batch)  # makes the optimizer's state
-    state = TrainingState(step.model, step.optimizers, 0.999)
+    state = TrainingState(step.model, step.state.optimizers, 0.999)
     with tempfile.TemporaryDirectory(dir=HERE) as name:
         folder = Path(name)
         saver = Saver(folder / "new", 1, Ranks(0, 1, 60.0))
@@ -70,9 +71,14 @@ def saves(work: Workload, num: int) -> dict[str, Any]:
         def snapshot(number: int) -> Snapshot:
             return Snapshot(number, *state.tensors(), {}, lambda path: None)
 
+        # a first save takes the memory that all others write from
+        peaks = {
+            name: _grown(lambda i=i: (saver.start(snapshot(i)), saver.wait()))
+            for i, name in ((1, "first_save_peak_gib"), (2, "next_save_peak_gib"))
+        }
         found: dict[str, list[float]] = {k: [] for k in ("before", "stopped", "whole")}
         alone, beside = [], []
-        for i in range(1, num + 1):
+        for i in range(3, num + 3):
             found["before"].append(
                 seconds(lambda i=i: as_until_0_6_0(snapshot(i), folder / f"old{i}"))
             )
@@ -86,14 +92,23 @@ def saves(work: Workload, num: int) -> dict[str, Any]:
         files = list_checkpoints(folder / "new")[-1].glob("*.safetensors")
         size = sum(path.stat().st_size for path in files)
     return {
-        "parameters": sum(p.numel() for p in step.parameters),
+        "parameters": sum(p.numel() for p in step.model.parameters()),
         "checkpoint_gib": size / GIB,
         "stopped_until_0.6.0": median(found["before"]),
         "stopped": median(found["stopped"]),
         "whole": median(found["whole"]),
+        **peaks,
         "step_alone": median(alone),
         "step_beside_a_write": median(beside),
     }
+
+
+def _grown(action: Callable[[], Any]) -> float:
+    """GiB that memory (RSS) grows by at most while something is done."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    before = _peak()
+    action()
+    return (_peak() - before) * 1024 / GIB
 
 
 def _peak() -> int:

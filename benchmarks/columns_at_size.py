@@ -39,8 +39,9 @@ from fourm.data.chunks import (  # noqa: E402
 )
 from fourm.data.keys import keys_of  # noqa: E402
 from fourm.data.masked_batches import MaskedBatches  # noqa: E402
+from fourm.data.opening import token_dtype  # noqa: E402
 from fourm.data.order import SampleOrder  # noqa: E402
-from fourm.data.store import Source, SourceConfig, token_dtype  # noqa: E402
+from fourm.data.store import Source, SourceConfig  # noqa: E402
 from fourm.masking import Masker, MaskingComponent, MaskingConfig  # noqa: E402
 from fourm.modalities import Modality, ModalitySet  # noqa: E402
 from fourm.tokens import SampleTokens  # noqa: E402

@@ -1,7 +1,7 @@
 """A modality added to a trained model against one that is trained with the others from nothing.
 
     python benchmarks/warm_start.py [--scenes 3072] [--steps 1200] [--share 0.25] [--seeds 1]
-                                    [--added depth] [--lora]
+                                    [--added depth] [--lora] [--free]
 
 The demo's world at 64 px through the tokenizers that ship. ``scratch`` trains pictures, depth,
 normals and classes together for ``steps``; ``base`` all but the added one, as long; ``warm`` starts
@@ -134,7 +134,7 @@ def compare(world: World, seed: int, o: argparse.Namespace) -> dict[str, float]:
     alone = int(steps * o.alone)
     more: dict[str, Any] = {
         "init": str(base),
-        "warm_start": {"steps": alone, "warmup": o.warmup},
+        "warm_start": {"steps": alone, "warmup": o.warmup, "hold": not o.free},
     }
     if o.lora:
         more["lora"] = {"rank": 8, "targets": "all"}
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--rehearsal", type=float, default=0.4)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--muon-lr", type=float, default=0.008)
+    parser.add_argument("--free", action="store_true", help="kept rows of tables learn too")
     parser.add_argument("--decay", type=float, default=0.85)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=1)
@@ -211,7 +212,8 @@ def main() -> None:
     result = json.loads(o.out.read_text()) if o.out.is_file() else {"runs": {}}
     chosen = {k: v for k, v in vars(o).items() if k not in ("root", "out", "tag")}
     rates = f"lr {o.lr:g}, muon {o.muon_lr:g}, alone {int(o.steps * o.share * o.alone)}"
-    result["runs"][rates + (", lora" if o.lora else "")] = {
+    kind = f"{', lora' if o.lora else ''}, rows {'free' if o.free else 'held'}"
+    result["runs"][rates + kind] = {
         "options": chosen,
         "mean": mean,
         "seeds": rows,

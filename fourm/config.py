@@ -70,8 +70,11 @@ def from_mapping(cls: type[ConfigT], data: Any, where: str, base: ConfigT | None
     before = {
         name: _default(f) if base is None else getattr(base, name) for name, f in fields.items()
     }
+    # a key with nothing behind it unsets a text that is empty by default: init=
     values = {
-        key: _convert(hints[key], value, f"{where}: {key}", before[key])
+        key: ""
+        if value is None and fields[key].default == ""
+        else _convert(hints[key], value, f"{where}: {key}", before[key])
         for key, value in data.items()
     }
     missing = [n for n in fields if n not in values and before[n] is dataclasses.MISSING]

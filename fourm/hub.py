@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from fourm.model import FourM
 
 
+_WANTED = ["*.json", "*.safetensors", "*.yaml"]
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """True for what could be a repository of the hub, and is no folder."""
+    text = str(name)
+    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def fetched_model(name: str) -> Path | None:
+    """The folder of a hub repository as far as it was fetched before; None if it never was."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=True))
+    except (OSError, ValueError, HfHubHTTPError):
+        return None
+
+
 def find_model(name: str | Path, asked_by: str = "") -> Path:
     """A model's folder, or that of a hub repository, fetched if it is not here yet.
 
@@ -26,12 +43,10 @@ def find_model(name: str | Path, asked_by: str = "") -> Path:
     folder, asked = Path(name), f"{asked_by}: " if asked_by else ""
     if folder.exists():
         return folder
-    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+    if not is_hub_id(name):
         raise UserError(f"{asked}no model folder {name}")
     try:
-        return Path(
-            snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.yaml"])
-        )
+        return Path(snapshot_download(str(name), allow_patterns=_WANTED))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UserError(
             f"{asked}{name} is no folder and cannot be had from the hub: {type(error).__name__}"

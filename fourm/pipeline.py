@@ -31,7 +31,7 @@ import fourm
 from fourm.batch import map_tensors
 from fourm.codecs import CodecSet
 from fourm.config import read_yaml, to_mapping
-from fourm.data.store import to_vectors
+from fourm.data.opening import to_vectors
 from fourm.errors import UserError, nearest
 from fourm.given import (
     Partial,

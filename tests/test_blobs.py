@@ -48,7 +48,9 @@ def listed(path):
 
 def index(paths, crops=None, member=""):
     report = DamageReport()
-    found = addresses_of(paths, EXTENSIONS, crops or CropSettings(), member, report)
+    found = addresses_of(
+        map(TarStamp.of, paths), EXTENSIONS, crops or CropSettings(), member, report
+    )
     return {key: value[0].tolist() for _, key, value in found}, report
 
 

@@ -14,10 +14,11 @@ from worlds import write_project
 from fourm.config import from_mapping, load
 from fourm.data.columns import open_column
 from fourm.data.npy import read_npy, write_npy
+from fourm.data.opening import decoder_of
 from fourm.data.order import Permutation, SampleOrder
 from fourm.data.pictures import open_picture, to_rgb
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
-from fourm.data.store import Source, SourceConfig, decoder_of
+from fourm.data.store import Source, SourceConfig
 from fourm.modalities import ModalitySet
 from fourm.raw.array import Array
 from fourm.raw.depth import Depth

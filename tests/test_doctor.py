@@ -12,13 +12,16 @@ import torch
 import yaml
 from accelerate import Accelerator
 from conftest import make_model
+from remote_servers import http_server
+from remote_worlds import write_world
+from soak import write_config
 from worlds import write_project
 
 from fourm.batch import MaskedBatch
 from fourm.cli import main
 from fourm.config import load
 from fourm.doctor.activations import Rows, activation_bytes, logit_bytes
-from fourm.doctor.estimate import estimate
+from fourm.doctor.estimate import Cluster, estimate
 from fourm.doctor.machine import examine
 from fourm.doctor.made_up import with_made_up_data
 from fourm.doctor.needs import Ranks, Sizes
@@ -262,6 +265,42 @@ def test_a_config_is_tried_on_its_data_or_on_random_tokens(project, without_data
     assert not (project.parent / "run").exists()
     main(["doctor", str(without_data), "--seconds", "1"])
     assert re.search(r"the run .* s a step, 7 steps: .* hours", capsys.readouterr().out)
+
+
+def told_missing(config, *overrides):
+    found = estimate(load(PretrainConfig, config, list(overrides)), 1.0, Cluster(2, "80GB"))
+    return [line.split(maxsplit=1) for line in found.missing]
+
+
+def test_data_on_a_server_is_data_that_is_there(tmp_path):
+    pytest.importorskip("aiohttp")
+    write_world(tmp_path / "world", 40, splits=("train", "val"))
+    with http_server(tmp_path / "world") as server:
+        config = write_config(tmp_path, [server.url], 2)
+        assert told_missing(config, "adaptive=null") == []
+        (tmp_path / "world" / "published.json").unlink()
+        ((kind, told),) = told_missing(config, "adaptive=null")
+    assert kind == "data" and "published.json is not there: run `fourm publish FOLDER`" in told
+
+
+def test_a_start_that_is_on_the_hub_is_told_from_one_that_is_nowhere(
+    project, tmp_path, monkeypatch
+):
+    pretrain(load(PretrainConfig, project, ["loop.steps=1", f"out={tmp_path}"]))
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    here = {"me/here": str(checkpoint)}
+
+    def snapshot(name, allow_patterns, local_files_only=False):
+        assert local_files_only, "nothing is fetched"
+        if name not in here:
+            raise FileNotFoundError(name)
+        return here[name]
+
+    monkeypatch.setattr("fourm.hub.snapshot_download", snapshot)
+    assert told_missing(project, "init=me/here") == []
+    for name, told in (("me/there", "not fetched from the hub yet"), ("no/such/x", "not there")):
+        ((kind, line),) = told_missing(project, f"init={name}", "warm_start.steps=2")
+        assert kind == "init" and line == f"{name} is {told}: fresh weights instead"
 
 
 def test_what_does_not_fit_is_counted_and_not_tried(without_data):

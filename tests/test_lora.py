@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ALL_TO_ALL, make_model, make_tokens
+from ranks import run_ranks
 from safetensors.torch import load_file
+from test_fsdp import note_shards, shards
 from test_warm_start import weights
 from worlds import curve, write_project_without_depth
 
@@ -156,6 +158,30 @@ def test_new_rows_may_learn_alone_before_the_adapters(base, tmp_path):
     assert all(late[name].any() for name in adapters)
     assert not torch.equal(early["heads.table"], weights(tmp_path / "run", 1)["heads.table"])
     assert np.isfinite([loss for _, loss in curve(tmp_path / "run")]).all()
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_two_sharded_ranks_train_adapters_as_one_process_does_and_go_on(
+    base, trained, tmp_path, optimizer
+):
+    """The base model is sharded too; checkpoints hold what is trained alone."""
+    out, name = tmp_path / "two", f"loop.optimizer.name={optimizer}"
+    if optimizer != "muon":
+        trained = tmp_path / "one"
+        pretrain(load(PretrainConfig, base, adapted(base, trained, name)))
+    given = adapted(base, out, "loop.sharding=all", name)[1:]
+    run_ranks(2, base, f"out={out}", *given, "loop.steps=3")
+    run_ranks(2, base, f"out={out}", *given, prepare=note_shards)
+    assert all(places == ["S(0)"] for places, _, _ in shards(out, 2)[0].values())
+    for (step, loss), (_, wanted) in zip(curve(out), curve(trained), strict=True):
+        assert loss == pytest.approx(wanted, rel=1e-4), step
+    sharded, whole = (
+        load_model(newest_checkpoint(run / "checkpoints")).state_dict() for run in (out, trained)
+    )
+    for key, value in whole.items():
+        torch.testing.assert_close(sharded[key], value, rtol=1e-3, atol=1e-5, msg=key)
+    stored = [*(out / "checkpoints").glob("*5/model-*.safetensors")]
+    assert stored and not any("fc_in.base" in key for path in stored for key in load_file(path))
 
 
 @pytest.mark.parametrize(

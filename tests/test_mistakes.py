@@ -71,6 +71,19 @@ def test_a_mistake_in_a_yaml_file_names_the_file_and_the_line(text, message, tmp
         read_yaml(tmp_path / "f")
 
 
+def test_a_key_with_nothing_behind_it_unsets_a_text_that_is_empty_by_default(project):
+    base = load(PretrainConfig, project, ["init=a/model", "data.sources=[{tokens: x, exclude: y}]"])
+    assert (base.init, base.data.sources[0].exclude) == ("a/model", "y")
+    for nothing in ("", "null", "''"):
+        words = ["init=a/model", f"init={nothing}", f"loop.tracker={nothing}"]
+        config = load(PretrainConfig, project, words)
+        assert (config.init, config.loop.tracker) == ("", "")
+    for key in ("out", "modalities", "loop.steps", "loss"):  # what has to be there cannot be unset
+        with pytest.raises(UserError, match=f"{key.rpartition('.')[2]}: "):
+            load(PretrainConfig, project, [f"{key}="])
+    assert load(PretrainConfig, project, ["adaptive="]).adaptive is None
+
+
 def test_a_folder_is_no_config_and_keys_of_an_anchor_may_be_changed(tmp_path):
     with pytest.raises(UserError, match="is a folder; a config is a YAML file"):
         read_yaml(tmp_path)

@@ -13,9 +13,10 @@ from PIL import Image
 from fourm.data import patches
 from fourm.data.masked_batches import MaskedBatches
 from fourm.data.npy import write_npy
+from fourm.data.opening import to_vectors
 from fourm.data.order import SampleOrder
 from fourm.data.shards import shard_path, write_shard
-from fourm.data.store import Source, SourceConfig, to_vectors
+from fourm.data.store import Source, SourceConfig
 from fourm.errors import UserError
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet

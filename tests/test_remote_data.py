@@ -207,14 +207,6 @@ def test_ids_of_another_vocabulary_or_tokenizer_are_refused(server, tmp_path):
         open_sources(config, "train", ModalitySet.from_mapping(fewer))
 
 
-def test_raw_shards_over_a_network_are_refused(server, tmp_path):
-    pixels = modality_mapping()
-    pixels["modalities"]["pixels"] = {"kind": "continuous", "source": "rgb", "patch_size": 4}
-    config = DataConfig(sources=(SourceConfig(raw=server.url),), cache=str(tmp_path))
-    with pytest.raises(UserError, match="only tokens are read over a network"):
-        open_sources(config, "train", ModalitySet.from_mapping(pixels))
-
-
 def test_a_window_larger_than_the_cache_is_told(server, tmp_path, caplog):
     opened(tmp_path, server.url, cache_bytes=2 * 4096)
     assert "raise that or lower order.window" in caplog.text

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, make_model
+from ranks import run_ranks
 from safetensors.torch import load_file
+from test_fsdp import note_shards, shards
 from test_released import fresh as released_model
 from worlds import curve, write_project_without_depth
 
@@ -104,6 +106,30 @@ def test_what_is_new_learns_alone_and_then_all_learns(base, tmp_path, optimizer)
     assert names and all(n.startswith(("optimizer.0", "optimizer.1")) for n in names)
 
 
+def rows_that_moved(out: Path) -> set[str]:
+    """Tables of which rows that were kept are others at the end than when all began to learn."""
+    before, after = weights(out, ALONE), weights(out, 7)
+    moved = set()
+    for name, rows in Transplant.read(out / "init.json").learners.items():
+        if rows is not None:
+            is_kept = torch.ones(len(after[name]), dtype=torch.bool)
+            for first, last in rows:
+                is_kept[first:last] = False
+            if not torch.equal(before[name][is_kept], after[name][is_kept]):
+                moved.add(name)
+    return moved
+
+
+def test_kept_rows_of_tables_that_new_rows_have_joined_are_held_unless_they_are_to_learn(
+    base, whole, tmp_path
+):
+    assert rows_that_moved(whole) == set()
+    given = ["loop.optimizer.weight_decay=0.5", "loop.optimizer.decay_tables=true"]
+    assert rows_that_moved(run(base, tmp_path / "held", *given)) == set()
+    moved = rows_that_moved(run(base, tmp_path / "free", "warm_start.hold=false"))
+    assert {"tokens.table", "heads.table"} <= moved
+
+
 def test_from_each_of_its_checkpoints_a_run_goes_on_to_the_same_bits(base, whole, tmp_path):
     """Even where the model that it began with is not there any more."""
     gone = tmp_path / "gone"
@@ -138,17 +164,28 @@ def test_killed_around_the_second_start_the_curve_is_that_of_an_undisturbed_run(
 @pytest.mark.slow
 def test_two_ranks_hold_what_one_holds(base, whole, tmp_path):
     out = tmp_path / "ranks"
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0", "-m", "fourm", "pretrain", str(base)]
-    command = [sys.executable, *launch, *warm(base, out)]
-    subprocess.run(command, check=True, timeout=240, env=ENVIRONMENT)
+    run_ranks(2, base, *warm(base, out))
     for (step, loss), (_, wanted) in zip(curve(out), curve(whole), strict=True):
         assert loss == pytest.approx(wanted, rel=1e-4), step
     start = newest_checkpoint(base.parent / "run" / "checkpoints")
     modalities = ModalitySet.load(base.parent / "modalities.yaml")
     began = start_from(start, modalities, {}, 0).model.state_dict()
     assert held_and_fresh(out, began, weights(out, ALONE))[0] == 0.0
+
+
+def test_two_sharded_ranks_hold_what_one_process_holds(base, whole, tmp_path):
+    """Only the first has the weights of ``init``; the others get their rows of them."""
+    given = warm(base, tmp_path, "loop.sharding=all")
+    run_ranks(2, base, *given, prepare=note_shards)
+    assert all(places == ["S(0)"] for places, _, _ in shards(tmp_path, 2)[1].values())
+    for (step, loss), (_, wanted) in zip(curve(tmp_path), curve(whole), strict=True):
+        assert loss == pytest.approx(wanted, rel=1e-4), step
+    start = newest_checkpoint(base.parent / "run" / "checkpoints")
+    modalities = ModalitySet.load(base.parent / "modalities.yaml")
+    began = start_from(start, modalities, {}, 0).model.state_dict()
+    alone = load_model(tmp_path / "checkpoints" / f"step_{ALONE:08d}").state_dict()
+    kept, new = held_and_fresh(tmp_path, began, alone)
+    assert kept == 0.0 and new > 1e-4
 
 
 def test_rates_rise_anew_at_the_second_start(whole):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from fourm.data.columns import TOKENIZER_FILE
 from fourm.data.npy import write_npy
 from fourm.data.shards import shard_path, write_shard
-from fourm.data.store import TOKENIZER_FILE
 from fourm.demo.scenes_to_shards import write_scene_shard
 
 MODALITIES = {

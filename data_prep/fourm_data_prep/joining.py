@@ -24,8 +24,8 @@ import numpy as np
 
 from fourm.data.chunks import INDEX, PIECES, Chunk, ChunkWriter, chunk_folders
 from fourm.data.once import recover, replacing
+from fourm.data.opening import decoder_of, token_dtype
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_json_atomic
-from fourm.data.store import decoder_of, token_dtype
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm_data_prep.engine import Job, ShardResult, ShardStep, fingerprint, manifest_path

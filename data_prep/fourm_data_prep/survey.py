@@ -18,8 +18,8 @@ import numpy as np
 from fourm.codecs import Codec, CodecSet
 from fourm.data.chunks import chunk_folders
 from fourm.data.columns import TOKENIZER_FILE, open_chunks
+from fourm.data.opening import decoder_of
 from fourm.data.shards import DamageReport, read_shard, shard_paths
-from fourm.data.store import decoder_of
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 from fourm.raw import Spread, Tally

@@ -31,10 +31,12 @@ import numpy as np
 from fourm.cli import door
 from fourm.codecs import CodecSet
 from fourm.data.chunks import INDEX, PIECES
+from fourm.data.columns import TOKENIZER_FILE
 from fourm.data.crop_settings import CROP_SETTINGS, CropSettings
 from fourm.data.crops import Crop, crops_of, sample_key
 from fourm.data.npy import write_npy
 from fourm.data.once import recover
+from fourm.data.opening import token_dtype
 from fourm.data.ranges import settle_ranges
 from fourm.data.shards import (
     DamageReport,
@@ -44,7 +46,6 @@ from fourm.data.shards import (
     write_json_atomic,
     write_shard,
 )
-from fourm.data.store import TOKENIZER_FILE, token_dtype
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 from fourm_data_prep.engine import (

@@ -24,6 +24,7 @@ import click
 import fourm
 from fourm.cli.ending import Ending, ending_of, tell
 from fourm.cli.verb import debug_option, is_debugging
+from fourm.progress import is_news
 
 GROUP = "fourm.commands"
 
@@ -78,8 +79,10 @@ class Program(click.Group):
 )
 @click.version_option(fourm.__version__, prog_name="fourm", message="%(prog)s %(version)s")
 def program() -> None:
-    """What all verbs share: log lines as they are, libraries quiet."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    """What all verbs share: log lines as they are, each from one rank, libraries quiet."""
+    lines = logging.StreamHandler(sys.stderr)
+    lines.addFilter(is_news)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[lines])
     for noisy in ("httpx", "huggingface_hub", "accelerate", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -63,9 +63,31 @@ class TarStamp:
         found = path.stat()
         return TarStamp(str(path), found.st_size, found.st_mtime_ns)
 
+    def members(self) -> Iterator[Member]:
+        """Its files, off its headers."""
+        return members_of(self.path)
+
+
+class Tar(Protocol):
+    """A tar whose files can be listed, wherever it lies."""
+
+    @property
+    def path(self) -> str:
+        """Where that is."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        ...
+
+    def members(self) -> Iterator[Member]:
+        """Its files in order. Raises UserError where it is damaged, after those before."""
+        ...
+
 
 def addresses_of(
-    tars: Sequence[Path],
+    tars: Iterable[Tar],
     extensions: tuple[str, ...],
     crops: CropSettings,
     member: str,
@@ -74,11 +96,11 @@ def addresses_of(
     """Tar, key of a sample and its address int64 (1, 4), of all files that have one of these
     extensions; what is damaged goes to the report.
     """
-    for number, path in enumerate(tars):
+    for number, tar in enumerate(tars):
         seen: set[str] = set()
-        end = path.stat().st_size
+        path = tar.path
         try:
-            for file in members_of(path):
+            for file in tar.members():
                 key, extension = key_and_extension(file.name, member)
                 if extension not in extensions:
                     continue
@@ -86,7 +108,7 @@ def addresses_of(
                 if not is_key(key):
                     report.add(path, file.name, NO_KEY)
                     continue
-                wrong = TWICE if key in seen else _wrong_with(file, end)
+                wrong = TWICE if key in seen else _wrong_with(file, tar.size)
                 if wrong:
                     report.add(path, key, wrong)
                     continue
@@ -94,7 +116,7 @@ def addresses_of(
                 kind = extensions.index(extension)
                 address = np.array([Address(number, file.offset, file.size, kind)], np.int64)
                 for crop in range(crops.num_crops):
-                    yield path, sample_key(key, crop), address
+                    yield Path(path), sample_key(key, crop), address
         except (UserError, OSError) as error:
             report.add(path, WHOLE_SHARD, f"the shard ends early: {error}")
 

@@ -205,33 +205,34 @@ def open_column(
             if progress is not None:
                 progress(num)
 
-    return made_once(shards, samples, described, cache, report, member)
+    return made_once(stamp_of(shards, member), samples, described, cache, report)
+
+
+def stamp_of(shards: list[Path], member: str) -> list[Any]:
+    """What a column of these shards is made of: it is made anew where this is another."""
+    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
+    return [stamp, str(shards[0].resolve().parent), *([member] if member else [])]
 
 
 def made_once(
-    shards: list[Path],
+    stamp: list[Any],
     samples: Callable[[DamageReport], Samples],
     described: str,
     cache: Path,
     report: DamageReport,
-    member: str = "",
 ) -> ChunkedColumn:
-    """The column of what ``samples`` makes of these shards, from the cache or made now.
+    """A column, from the cache or made now.
 
     Args:
+        stamp: what it is made of, as JSON has it.
         samples: shard, key and value (L, ...) of each sample; what it cannot read it adds to the
             report that it is given.
+        described: how it is made.
     """
-    folder = cache / _cache_name(shards, described, member)
+    text = json.dumps([CHUNK_VERSION, described, *stamp])
+    folder = cache / hashlib.sha256(text.encode()).hexdigest()[:20]
     make_once(folder, partial(_build, samples=samples, described=described))
     return _opened(folder, report)
-
-
-def _cache_name(shards: list[Path], described: str, member: str) -> str:
-    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    place = [str(shards[0].resolve().parent), *([member] if member else [])]
-    text = json.dumps([CHUNK_VERSION, described, stamp, *place])
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def _opened(folder: Path, report: DamageReport) -> ChunkedColumn:

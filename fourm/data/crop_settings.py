@@ -52,16 +52,25 @@ class CropSettings:
         folder = split / CROP_SETTINGS
         if not folder.is_dir():
             return CropSettings()
-        path = folder / NOTE
-        if not path.is_file():
-            raise UserError(
-                f"{folder} does not say how its crops were made, which pictures need: run"
-                " `fourm tokenize` with the same --crops again, it notes that and keeps all tokens"
-            )
+        if not (folder / NOTE).is_file():
+            raise no_note(str(folder))
+        return CropSettings.of_note(folder / NOTE)
+
+    @staticmethod
+    def of_note(path: Path) -> CropSettings:
+        """Those that a note tells of. Raises UserError where it is none."""
         described = read_yaml(path)
         check_format(described, path)
         described.pop("format", None)
         return from_mapping(CropSettings, described, str(path))
+
+
+def no_note(folder: str) -> UserError:
+    """Of a folder of crops that does not say how they were made."""
+    return UserError(
+        f"{folder} does not say how its crops were made, which pictures need: run"
+        " `fourm tokenize` with the same --crops again, it notes that and keeps all tokens"
+    )
 
 
 def cut_samples(

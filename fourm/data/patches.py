@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from fourm.data.blobs import Address, ReadMember, TarFiles, TarStamp, addresses_of
-from fourm.data.columns import ChunkedColumn, made_once
+from fourm.data.columns import ChunkedColumn, made_once, stamp_of
 from fourm.data.crop_settings import CropSettings
 from fourm.data.crops import picture_key
 from fourm.data.shards import DamageReport
 from fourm.errors import UserError
 from fourm.modalities import Modality
+from fourm.progress import OWN
 from fourm.tokens import Elements, Ragged, UnreadableElements
 
 _log = logging.getLogger(__name__)
@@ -54,13 +55,12 @@ def open_pictures(
         stored: makes the column of decoded pictures.
     """
     tars = [TarStamp.of(path) for path in shards]
-    described = f"addresses of {m.raw.extensions} {crops}"
 
     def addresses(found: DamageReport) -> Iterator[tuple[Path, str, np.ndarray]]:
-        return addresses_of(shards, m.raw.extensions, crops, member, found)
+        return addresses_of(tars, m.raw.extensions, crops, member, found)
 
     listed = DamageReport()
-    column = made_once(shards, addresses, described, cache, listed, member)
+    column = made_once(stamp_of(shards, member), addresses, described_as(m, crops), cache, listed)
     (chunk,) = column.chunks
     if crops.num_crops == 1 and _is_better_stored(chunk.values, m):
         column = stored()
@@ -71,6 +71,11 @@ def open_pictures(
         chunk.values, column.name, m, crops, TarFiles(tars), Damaged(report.max_rate)
     )
     return PictureColumn(column, m.num_tokens, patches)
+
+
+def described_as(m: Modality, crops: CropSettings) -> str:
+    """How a column of addresses is made."""
+    return f"addresses of {m.raw.extensions} {crops}"
 
 
 def _is_better_stored(addresses: np.ndarray, m: Modality) -> bool:
@@ -144,7 +149,7 @@ class Damaged:
     def add(self, row: int, what: str) -> None:
         """Note one. Raises UserError where they are too many."""
         self.rows.add(row)
-        _log.warning("%s", what)
+        _log.warning("%s", what, extra=OWN)
         if len(self.rows) > self.max_rate * max(self.num_read, _FEW):
             raise UserError(
                 f"{len(self.rows)} of {self.num_read} pictures are damaged (last: {what}); find"

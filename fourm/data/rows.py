@@ -27,6 +27,7 @@ import numpy as np
 
 from fourm.data.chunks import blocks, mapped
 from fourm.data.columns import Column
+from fourm.data.exclude import Exclusion
 from fourm.data.join import key_in
 from fourm.data.keys import keys_of
 from fourm.data.once import make_once
@@ -79,6 +80,8 @@ class Rows:
     presence: Presence
     num_unread: int = 0  # damaged samples that are in no column
     lost: tuple[Lost, ...] = ()
+    num_excluded: int = 0  # samples that are left out by name
+    unknown: tuple[str, ...] = ()  # of those names, the ones that no column has
 
     @property
     def num_samples(self) -> int:
@@ -102,15 +105,20 @@ class Damaged:
 
 
 def align(
-    columns: Mapping[str, Column], require: Sequence[str], cache: Path, damaged: Damaged
+    columns: Mapping[str, Column],
+    require: Sequence[str],
+    cache: Path,
+    damaged: Damaged,
+    exclude: Exclusion | None = None,
 ) -> Rows:
-    """Join columns by key; samples without all of ``require`` are left out.
+    """Join columns by key; samples without all of ``require``, and those of ``exclude``, are left
+    out.
 
     Raises UserError where a column has a key twice.
     """
-    held = list(columns.values())
+    held, exclude = list(columns.values()), exclude or Exclusion()
     equal = len({column.keys_id for column in held}) == 1
-    if equal and not damaged.samples and not damaged.cut_short:
+    if equal and not (damaged.samples or damaged.cut_short or exclude.names):
         return Rows(None, _complete(columns))
     stamp = [
         _VERSION,
@@ -118,10 +126,11 @@ def align(
         sorted(require),
         sorted(damaged.samples),
         sorted(damaged.cut_short),
+        *([exclude.names] if exclude.names else []),
     ]
     name = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:20]
     folder = cache / f"rows-{name}"
-    make_once(folder, lambda place: _Join(columns, require, damaged, place).make())
+    make_once(folder, lambda place: _Join(columns, require, damaged, exclude, place).make())
     return _read(folder)
 
 
@@ -142,7 +151,9 @@ def _read(folder: Path) -> Rows:
         table = np.empty(shape, known["dtype"])
         if presence.num_kept:
             table = mapped(folder / _TABLE, np.dtype(known["dtype"]), shape)
-    return Rows(table, presence, known["num_unread"], tuple(Lost(**e) for e in known["lost"]))
+    lost = tuple(Lost(**e) for e in known["lost"])
+    excluded = known.get("excluded", 0), tuple(known.get("unknown", ()))
+    return Rows(table, presence, known["num_unread"], lost, *excluded)
 
 
 class _Join:
@@ -153,11 +164,13 @@ class _Join:
         columns: Mapping[str, Column],
         require: Sequence[str],
         damaged: Damaged,
+        exclude: Exclusion,
         folder: Path,
     ) -> None:
         self._columns, self._names = list(columns.values()), tuple(columns)
         self._required = np.array([self._names.index(name) for name in require], np.int64)
-        self._damaged, self._folder = damaged, folder
+        self._damaged, self._exclude, self._folder = damaged, exclude, folder
+        self._excluded: set[bytes] = set()  # hashes that were met of those
         sizes = [column.num_samples for column in self._columns]
         self._ends = np.cumsum(sizes)
         self._first = self._ends - sizes
@@ -174,12 +187,14 @@ class _Join:
             "presence": asdict(rows.presence),
             "num_unread": self._num_unread(rows.table is None),
             "lost": [asdict(lost) for lost in self._lost(rows)],
+            "excluded": len(self._excluded),
+            "unknown": self._exclude.unknown(self._excluded),
         }
         (self._folder / _INDEX).write_text(json.dumps(known))
 
     def _equal(self) -> Rows | None:
         """The rows of columns with equal keys; None where they are not."""
-        if len(set(self._ends - self._first)) > 1:
+        if self._exclude.names or len(set(self._ends - self._first)) > 1:
             return None
         others = self._columns[1:]
         if any(column.keys_id != self._columns[0].keys_id for column in others):
@@ -229,6 +244,10 @@ class _Join:
 
     def _owners(self, records: np.ndarray) -> np.ndarray:
         """Pairs (n, 2) of owner and row, from records (n, 3) of key and row."""
+        wanted = self._exclude.among(records[:, :2])
+        if wanted.any():
+            self._excluded.update(map(np.ndarray.tobytes, records[wanted, :2]))
+            records = records[~wanted]
         # mostly the first 64 bits tell all keys apart, and sorting one word is quicker
         order = np.argsort(records[:, 0], kind="stable")
         high, low, number = records[order].T

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from einops import rearrange
 
 from fourm.config import at_least
-from fourm.data.chunks import PIECES, Chunk, chunk_folders
-from fourm.data.columns import (
-    TOKENIZER_FILE,
-    ChunkedColumn,
-    Column,
-    check_ids,
-    check_tokenizer,
-    made_once,
-    open_column,
-)
-from fourm.data.crop_settings import CropSettings, cut_samples
+from fourm.data.columns import Column
+from fourm.data.exclude import Exclusion
 from fourm.data.join import ByKey, key_in
-from fourm.data.npy import read_npy
+from fourm.data.opening import Opening
 from fourm.data.order import BlockOrder
-from fourm.data.patches import open_pictures
-from fourm.data.remote.columns import RemoteColumn, RemoteData, is_remote
+from fourm.data.remote.columns import RemoteColumn, RemoteData
+from fourm.data.remote.pictures import RemotePictures
 from fourm.data.rows import Damaged, Presence, Rows, align
-from fourm.data.shards import DamageReport, shard_paths
+from fourm.data.shards import DamageReport
 from fourm.errors import UserError
 from fourm.masking import MaskingConfig
-from fourm.modalities import Modality, ModalitySet
+from fourm.modalities import ModalitySet
 from fourm.tokens import SampleTokens
 
 _log = logging.getLogger(__name__)
@@ -55,6 +43,8 @@ class SourceConfig:
     require: tuple[str, ...] | Literal["all"] = ()
     # what makes two members one sample: their shard and key, or the key alone
     join: Literal["shard/key", "key"] = "shard/key"
+    # file of names <shard>/<key> that training leaves out, as `fourm inspect --leaks` writes it
+    exclude: str = ""
     masking: MaskingConfig | None = None  # of its own, instead of the run's
 
     @property
@@ -95,11 +85,6 @@ class DataConfig:
             raise UserError("all sources have weight 0: no sample is ever drawn")
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """Type of ids on disk: uint16 up to 65,536 ids, else uint32."""
-    return np.dtype(np.uint16 if vocab_size <= 65536 else np.uint32)
-
-
 class Source:
     """The samples of one split of one data set: each with whatever modalities it has."""
 
@@ -116,15 +101,12 @@ class Source:
         self.modalities = modalities
         self.name = config.name
         remote = remote or RemoteData(Path(cache))
+        opening = Opening(config.tokens, config.raw, split, Path(cache), remote)
         self._columns: dict[str, Column] = {}
         reports: dict[str, DamageReport] = {}
         for m in [modalities[name] for name in config.modalities] or modalities:
             report = reports[m.name] = DamageReport(max_damage)
-            root = config.raw if m.kind == "continuous" else config.tokens
-            if is_remote(root):
-                column = remote.column(root, split, m, (fingerprints or {}).get(m.name))
-            else:
-                column = _open(config, split, m, Path(cache), report, fingerprints or {})
+            column = opening.column(m, (fingerprints or {}).get(m.name), report)
             if column is not None:
                 self._columns[m.name] = column
         for name in config.modalities:
@@ -143,23 +125,31 @@ class Source:
         if config.join == "key":
             damaged = replace(damaged, samples={key_in(name) for name in damaged.samples})
             joined = {name: ByKey(column) for name, column in joined.items()}
-        self._rows = align(joined, required, Path(cache), damaged)
+        excluded = Exclusion()
+        if config.exclude:
+            num_crops = opening.crops.num_crops
+            excluded = Exclusion.read(config.exclude, num_crops, config.join == "key")
+        self._rows = align(joined, required, Path(cache), damaged, excluded)
         self.report = _merged(reports, self._rows, max_damage)
         self.report.check(Path(cache) / f"damage-{Path(self.name).name}-{split}.json")
         self.num_samples = self._rows.num_samples
-        remote_ones = [isinstance(c, RemoteColumn) for c in self._columns.values()]
-        self.blocks = config.order or (BlockOrder() if any(remote_ones) else None)
+        self.blocks = config.order or (BlockOrder() if self._remote else None)
         if not self.num_samples:
             raise UserError(
                 f"no sample under {self.name}/{split} has all of {', '.join(required)}"
                 if required
-                else f"no sample under {self.name}/{split} can be read"
+                else f"no sample under {self.name}/{split} can be read or is not excluded"
             )
 
     @property
     def present(self) -> list[str]:
         """Names of the modalities that the data set has."""
         return list(self._columns)
+
+    @property
+    def excluded(self) -> tuple[int, tuple[str, ...]]:
+        """How many samples are left out by name, and the names that no sample has."""
+        return self._rows.num_excluded, self._rows.unknown
 
     @property
     def presence(self) -> Presence:
@@ -186,78 +176,25 @@ class Source:
         return SampleTokens(np.asarray(samples), content)
 
     @property
+    def _remote(self) -> dict[int, RemoteColumn | RemotePictures]:
+        """Columns whose values are fetched, by their number."""
+        remote = (RemoteColumn, RemotePictures)
+        return {i: c for i, c in enumerate(self._columns.values()) if isinstance(c, remote)}
+
+    @property
     def window_bytes(self) -> float:
         """Bytes of remote values that one window of its order needs; 0 if none are remote."""
-        remote = [c.num_bytes for c in self._columns.values() if isinstance(c, RemoteColumn)]
-        if not remote or self.blocks is None:
+        if not self._remote or self.blocks is None:
             return 0.0
         share = self.blocks.block * self.blocks.window / self.num_samples
-        return sum(remote) * min(1.0, share)
+        return sum(column.num_bytes for column in self._remote.values()) * min(1.0, share)
 
     def want(self, samples: np.ndarray) -> None:
         """Fetch, in the background, what samples number ``samples`` (n,) need of remote files."""
         if self.window_bytes:
-            for column, rows in zip(self._columns.values(), self._rows(samples).T, strict=True):
-                if isinstance(column, RemoteColumn):
-                    column.want(rows[rows >= 0])
-
-
-def _open(
-    config: SourceConfig,
-    split: str,
-    m: Modality,
-    cache: Path,
-    report: DamageReport,
-    fingerprints: dict[str, str],
-) -> Column | None:
-    """The column of a modality, or None if the data set has none."""
-    root = config.raw if m.kind == "continuous" else config.tokens
-    folder = m.raw_name if m.kind == "continuous" else m.name
-    if root and m.kind != "continuous":
-        chunks, place = chunk_folders(root, split, folder), Path(root, split, folder)
-        if chunks or (place / PIECES).is_dir():
-            return _open_chunks(place, chunks, m, fingerprints)
-    shards = shard_paths(root, split, folder) if root else []
-    member = ""
-    if root and not shards:  # tars that hold several modalities lie in the split's folder
-        shards, member = shard_paths(root, split, ""), folder
-    if not shards:
-        return None
-    if m.kind != "continuous":
-        _check_note(Path(root, split, folder, TOKENIZER_FILE), m, fingerprints.get(m.name))
-    place = Path(config.tokens, split)
-    crops = CropSettings.read(place) if m.kind == "continuous" and config.tokens else CropSettings()
-    decoded = partial(
-        open_column,
-        shards,
-        decoder_of(m),
-        m.raw.extensions if m.kind == "continuous" else ("npy",),
-        _described(m),
-        cache,
-        report,
-        member=member,
-    )
-    if m.patch_size:
-        column = open_pictures(shards, m, crops, cache, report, member, decoded)
-    elif crops.num_crops > 1:
-        cut = partial(cut_samples, shards, m.raw, decoder_of(m), crops, member)
-        column = made_once(shards, cut, f"{_described(m)} {crops}", cache, report, member)
-    else:
-        column = decoded()
-    return None if member and not column.num_samples else column
-
-
-def _open_chunks(
-    folder: Path, chunks: list[Path], m: Modality, fingerprints: dict[str, str]
-) -> Column:
-    """The column in a folder of chunks. Raises UserError where they are not of this modality."""
-    if (folder / PIECES).is_dir():
-        raise UserError(f"{folder} is not finished: run `fourm tokenize` again, it goes on")
-    _check_note(folder / TOKENIZER_FILE, m, fingerprints.get(m.name))
-    column = ChunkedColumn(tuple(Chunk.open(chunk) for chunk in chunks))
-    for chunk in column.chunks:
-        check_ids(chunk, m)
-    return column
+            rows = self._rows(samples)
+            for number, column in self._remote.items():
+                column.want(rows[rows[:, number] >= 0, number])
 
 
 def _required(
@@ -299,59 +236,6 @@ def _merged(reports: dict[str, DamageReport], rows: Rows, max_damage: float) -> 
     return merged
 
 
-def to_vectors(values: np.ndarray, m: Modality) -> np.ndarray:
-    """Raw values (B, H, W, C) or (B, L, C) -> the vectors (B, n, C') that the model projects, about
-    unit scale.
-    """
-    if not m.patch_size:
-        return values.astype(np.float32)
-    values = m.raw.to_floats(values)
-    return rearrange(values, "b (h p) (w q) c -> b (h w) (p q c)", p=m.patch_size, q=m.patch_size)
-
-
-def decoder_of(m: Modality) -> Callable[[bytes, str], np.ndarray]:
-    """What reads a member of a shard of this modality: (bytes, extension) -> (L, ...)."""
-    if m.kind == "continuous":
-        if m.patch_size:  # a column holds rows: a picture is one of them
-            return lambda data, extension: m.raw.read(data, extension)[None]
-        return partial(_read_vectors, m)
-    dtype = token_dtype(m.vocab_size)
-
-    def decode(data: bytes, extension: str) -> np.ndarray:
-        ids = read_npy(data).reshape(-1)
-        if ids.dtype.kind not in "iu":
-            raise UserError(f"ids must be integers, not {ids.dtype}")
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= m.vocab_size):
-            raise UserError(f"id {int(ids.max())} is outside the vocabulary of {m.vocab_size}")
-        if m.kind != "sequence" and len(ids) != m.num_tokens:
-            raise UserError(f"{len(ids)} ids where {m.name} has {m.num_tokens}")
-        return ids.astype(dtype)
-
-    return decode
-
-
-def _read_vectors(m: Modality, data: bytes, extension: str) -> np.ndarray:
-    value = m.raw.read(data, extension)
-    shape = np.shape(value)
-    if not isinstance(value, np.ndarray) or len(shape) != 2 or shape[1] != m.width:
-        raise UserError(
-            f"values of type {m.raw.type_name} and shape {shape} are no vectors (n, {m.width}):"
-            f" the continuous modality {m.name} needs patch_size, or raw type vectors"
-        )
-    return value
-
-
-def _described(m: Modality) -> str:
-    raw = m.raw if m.kind == "continuous" else ""
-    return f"{m.kind} {m.vocab_size} {m.num_tokens} {raw} {m.patch_size}"
-
-
-def _check_note(path: Path, m: Modality, wanted: str | None) -> None:
-    """Refuse token shards of another tokenizer, or of another vocabulary."""
-    if path.is_file():  # else shards from elsewhere: ids are still checked against the vocabulary
-        check_tokenizer(path.read_text(), str(path.parent), m, wanted)
-
-
 def open_sources(
     config: DataConfig,
     split: str,
@@ -360,16 +244,21 @@ def open_sources(
 ) -> list[Source]:
     """All sources of a config; says which modalities a source lacks."""
     remote = RemoteData(Path(config.cache), config.cache_bytes)
+    given_sources = config.sources
+    if split != config.split:  # names are of training samples; other shards are named alike
+        given_sources = tuple(replace(source, exclude="") for source in given_sources)
     sources = [
         Source(s, split, modalities, config.cache, config.max_damage, fingerprints, remote)
-        for s in config.sources
+        for s in given_sources
     ]
-    for given, source in zip(config.sources, sources, strict=True):
+    for given, source in zip(given_sources, sources, strict=True):
         wanted = () if given.modalities else modalities
         lacking = [m.name for m in wanted if m.name not in source.present]
         if lacking:
             _log.warning("%s/%s has no shards of %s", source.name, split, ", ".join(lacking))
         _warn_of_gaps(source, split)
+        if given.exclude:
+            _tell_excluded(source, given.exclude)
     needed = sum(source.window_bytes for source in sources)
     if needed > config.cache_bytes:
         _log.warning(
@@ -378,6 +267,16 @@ def open_sources(
             *(split, needed / 1e9, config.cache_bytes / 1e9),
         )
     return sources
+
+
+def _tell_excluded(source: Source, path: str) -> None:
+    """Say how many samples are left out, and which names are of none."""
+    num, unknown = source.excluded
+    told = f"; no sample is called {', '.join(unknown[:3])}" if unknown else ""
+    more = f" and {len(unknown) - 3:,} more of its names" if len(unknown) > 3 else ""
+    say = _log.warning if unknown else _log.info
+    total = num + source.num_samples
+    say("%s: %s leaves out %d of %d samples%s%s", source.name, path, num, total, told, more)
 
 
 def _warn_of_gaps(source: Source, split: str) -> None:

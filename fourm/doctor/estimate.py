@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from fourm.batch import MaskedBatch
+from fourm.data.remote.fetching import is_remote
+from fourm.data.remote.folder import RemoteFolder
 from fourm.doctor.activations import Rows
 from fourm.doctor.machine import memory_bytes
 from fourm.doctor.made_up import with_made_up_data
 from fourm.doctor.needs import Sizes
 from fourm.doctor.plan import ROOM, USUAL_MFU, Gpu, Plan, check_divides, plan
+from fourm.errors import UserError
 from fourm.flops import training_flops
+from fourm.hub import fetched_model, is_hub_id
 from fourm.modalities import ModalitySet
 from fourm.training.device import peak_flops
 from fourm.training.pretrain import PretrainConfig, PretrainTask, build_model, open_loop
@@ -150,25 +155,46 @@ def _with_what_is_there(
 ) -> tuple[PretrainConfig, tuple[str, ...]]:
     """The config in a folder of its own, with what it lacks made up; and a line for each such."""
     tried, missing = replace(config, out=str(folder / "run")), []
-    lacking = [root for root in _folders(config) if not _has_shards(root)]
-    if lacking:
-        named = ", ".join(map(str, lacking))
-        missing.append(f"data                   no shards in {named}: random tokens instead")
+    roots = [root for s in config.data.sources for root in (s.tokens, s.raw) if root]
+    told = _lacks(list(dict.fromkeys(roots)), config.data.split)
+    if told:
+        missing.append(f"data                   {told}: random tokens instead")
         tried = with_made_up_data(tried, modalities, folder)
     if config.init and not Path(config.init).exists():
-        missing.append(f"init                   {config.init} is not there: fresh weights instead")
-        tried = replace(tried, init="")
+        fetched = fetched_model(config.init) if is_hub_id(config.init) else None
+        if fetched is not None:
+            tried = replace(tried, init=str(fetched))
+        else:
+            told = "not fetched from the hub yet" if is_hub_id(config.init) else "not there"
+            missing.append(f"init                   {config.init} is {told}: fresh weights instead")
+            tried = replace(tried, init="", warm_start=None, lora=None)
     return tried, tuple(missing)
 
 
-def _has_shards(root: Path) -> bool:
-    return any(any(root.rglob(pattern)) for pattern in ("*.tar", "*.chunk"))
+def _lacks(roots: list[str], split: str) -> str:
+    """Which of these folders and addresses have no shards to train on, or why; empty if all have
+    some.
+    """
+    empty, refused = [], []
+    for root in roots:
+        try:
+            has_shards = any(name.endswith((".tar", ".chunk")) for name in _names(root, split))
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            if not has_shards:
+                empty.append(str(Path(root, split)) if not is_remote(root) else f"{root}/{split}")
+    return "; ".join([*([f"no shards in {', '.join(empty)}"] if empty else []), *refused])
 
 
-def _folders(config: PretrainConfig) -> list[Path]:
-    """Where the shards of training should be."""
-    roots = [root for s in config.data.sources for root in (s.tokens, s.raw) if root]
-    return [Path(root, config.data.split) for root in dict.fromkeys(roots)]
+def _names(root: str, split: str) -> Iterator[str]:
+    """Files and folders below a split, and those that lie in an address's folders."""
+    if not is_remote(root):
+        yield from map(str, Path(root, split).rglob("*"))
+        return
+    for name in RemoteFolder(root).names(f"{split}/"):
+        yield name
+        yield name.rpartition("/")[0]
 
 
 def _drawn(config: PretrainConfig, modalities: ModalitySet, num: int) -> MaskedBatch:

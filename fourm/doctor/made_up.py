@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fourm.data.npy import write_npy
+from fourm.data.opening import token_dtype
 from fourm.data.shards import shard_path, write_shard
-from fourm.data.store import DataConfig, token_dtype
+from fourm.data.store import DataConfig
 from fourm.modalities import Modality, ModalitySet
 from fourm.training.pretrain import PretrainConfig
 
@@ -28,7 +29,9 @@ def with_made_up_data(
             write_shard(shard_path(root, split, name, 0), members)
     # each source keeps its weight and what is its own
     sources = tuple(
-        replace(s, tokens=str(tokens) if s.tokens else "", raw=str(raw) if s.raw else "")
+        replace(
+            s, tokens=str(tokens) if s.tokens else "", raw=str(raw) if s.raw else "", exclude=""
+        )
         for s in config.data.sources
     )
     data = DataConfig(sources=sources, cache=str(folder / "cache"))

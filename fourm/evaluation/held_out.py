@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fourm.codecs import CodecSet
+from fourm.data.opening import decoder_of, to_vectors
 from fourm.data.shards import (
     WHOLE_SHARD,
     DamageReport,
@@ -24,7 +25,6 @@ from fourm.data.shards import (
     read_shard,
     shard_paths,
 )
-from fourm.data.store import decoder_of, to_vectors
 from fourm.data.tar_headers import members_of
 from fourm.errors import UserError
 from fourm.modalities import Modality

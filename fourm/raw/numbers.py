@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -57,6 +57,10 @@ class Numbers(Json, name="numbers"):
     def _ranges(self) -> Iterator[Range]:
         """Ranges of the numbers, one after another, without end."""
         return cycle(self._several or (known(self.range),))  # pyright: ignore[reportArgumentType]
+
+    def middles(self, count: int) -> list[float]:
+        """The middle of the range of each of so many numbers."""
+        return [(low + high) / 2 for low, high in islice(self._ranges, count)]
 
     @property
     def count(self) -> int:

@@ -275,8 +275,9 @@ class Loop:
         else:
             self._stop_if_broken()
             self.state.update(None, scale)
-        total = functools.reduce(torch.add, sums)
-        return StepLosses(self.step + 1, total, shared.counts, norm), shared.stop
+        total, damaged = functools.reduce(torch.add, sums), shared.work.unreadable
+        losses = StepLosses(self.step + 1, total, shared.counts, norm, damaged)
+        return losses, shared.stop
 
     def _set_rates(self) -> None:
         factor = learning_rate(self.config.schedule, self.step, self.config.steps)

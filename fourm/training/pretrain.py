@@ -48,7 +48,7 @@ from fourm.training.lora import (
     write_adapters,
 )
 from fourm.training.mixture import AdaptiveConfig, Mixture
-from fourm.training.sharding import chosen_sharding, made_once
+from fourm.training.sharding import made_once
 from fourm.training.task import Work
 from fourm.training.transplant import TRANSPLANT_FILE
 from fourm.training.warm_start import (
@@ -148,7 +148,6 @@ class PretrainTask:
         self.teacher = Teacher(config.distill, modalities) if config.distill is not None else None
         self._factor = np.array([m.loss_weight for m in modalities])
         self._preparation: Preparation | None = None
-        self._num_unreadable = 0
         self.start: Start | None = None  # the model's, and what of it learns when
         self.stages: Stages | None = None
 
@@ -157,7 +156,8 @@ class PretrainTask:
         c, self.start = self.config, start
         fresh = start.moved.learners if start.moved is not None else {}
         if c.warm_start is not None or (c.lora is not None and fresh):
-            self.stages = Stages(c.warm_start or WarmStartConfig(), fresh, c.lora is not None)
+            stages = c.warm_start or WarmStartConfig()
+            self.stages = Stages(stages, fresh, c.lora is not None or stages.hold)
 
     def prepare_for(self, model: FourM) -> None:
         """From now on batches are made ready, where they are made, for a model where it is and
@@ -187,10 +187,10 @@ class PretrainTask:
     def work(self, model: nn.Module, batch: MaskedBatch) -> Work:
         """Rows of both streams, and the operations that they cost the model."""
         assert isinstance(model, FourM)
-        return Work(batch.num_rows, training_flops(model.config, self.modalities, batch))
+        flops = training_flops(model.config, self.modalities, batch)
+        return Work(batch.num_rows, flops, batch.num_unreadable)
 
     def forward(self, model: nn.Module, batch: MaskedBatch) -> Tensor:
-        self._num_unreadable += batch.num_unreadable
         objective = self.config.objective
         if self.teacher is not None:
             objective = self.teacher.objective(objective, batch)
@@ -205,8 +205,7 @@ class PretrainTask:
         )
 
     def watch(self, model: nn.Module) -> dict[str, float]:
-        """How many damaged files this rank has met so far, if any."""
-        return {"unreadable": float(self._num_unreadable)} if self._num_unreadable else {}
+        return {}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Cross-entropy (nats a token) under fixed masks on the validation split: of the first
@@ -348,8 +347,6 @@ def _build_from_init(
         _log.info("starting from %s:\n%s", config.init, start.moved.table())
         start.moved.write(out / TRANSPLANT_FILE, config.init)
     if config.lora is not None:
-        if chosen_sharding(config.loop.sharding) != "none":
-            raise UserError("lora does not go with a sharded model: set loop.sharding=none")
         add_adapters(start.model, config.lora, config.init, start.moved, seed)
         trained, of_all = num_trained(start.model)
         _log.info("lora: %s of %s numbers are trained", f"{trained:,}", f"{of_all:,}")

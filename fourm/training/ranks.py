@@ -36,7 +36,7 @@ class Shared:
 class Asked:
     """A question to all ranks."""
 
-    own: np.ndarray  # (K + 3,) what this rank says; the sum over all once ``request`` is done
+    own: np.ndarray  # (K + 4,) what this rank says; the sum over all once ``request`` is done
     stop: Callable[[], bool]
     request: dist.Work | None = None  # None: this rank is alone
 
@@ -44,9 +44,9 @@ class Asked:
         """What all ranks said; one rank alone is asked to stop until the last moment."""
         if self.request is not None:
             self.request.wait()
-        units, flops, stops = self.own[-3:].tolist()
+        units, flops, unreadable, stops = self.own[-4:].tolist()
         stop = self.stop() if self.request is None else stops > 0
-        return Shared(self.own[:-3], Work(units, flops), stop)
+        return Shared(self.own[:-4], Work(units, flops, int(unreadable)), stop)
 
 
 def _leave() -> None:
@@ -95,7 +95,8 @@ class Ranks:
         must call, in the same order).
         """
         alone = self._group is None
-        told = np.array([*counts, work.units, work.flops, not alone and stop()], dtype=np.float64)
+        stops = not alone and stop()
+        told = np.array([*counts, work.units, work.flops, work.unreadable, stops], np.float64)
         if alone:
             return Asked(told, stop)
         shared = torch.from_numpy(told)  # the same memory

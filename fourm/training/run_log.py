@@ -52,6 +52,7 @@ class StepLosses:
     sums: Tensor  # (K,) of this rank, on the device
     counts: np.ndarray  # (K,) of all ranks
     grad_norm: Tensor  # scalar
+    unreadable: int = 0  # damaged files that all ranks have met in it
 
 
 class RunLog:
@@ -70,6 +71,7 @@ class RunLog:
         self._tracker, self._lead = tracker, accelerator.is_main_process
         self._ranks, self._progress = ranks, progress
         self._pending: list[StepLosses] = []
+        self._unreadable = 0  # so far
 
     def bar(self, step: int, num_steps: int, name: str) -> tqdm:
         """A progress bar that stands at ``step``."""
@@ -80,6 +82,7 @@ class RunLog:
     def add(self, losses: StepLosses) -> None:
         """Keep what a step found until ``write``."""
         self._pending.append(losses)
+        self._unreadable += losses.unreadable
 
     def write(self, bar: tqdm, watched: dict[str, float], meter: Meter) -> None:
         """Log all steps since the last time (all ranks must call), the last one with the speed of
@@ -89,6 +92,8 @@ class RunLog:
         speed = meter.speed()  # the device is idle: its losses are here
         meter.restart()
         records[-1] |= watched | speed.figures()
+        if self._unreadable:
+            records[-1]["unreadable"] = self._unreadable
         records[-1] |= compare(self._progress, self._ranks)
         self._pending = []
         if self._lead:

@@ -16,13 +16,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Work:
-    """What a step or a batch is, for figures of speed."""
+    """What a step or a batch is, for figures of speed and of damage."""
 
     units: float  # what ``Task.unit`` names
     flops: float  # operations that the model needs, forward and backward; 0 = not known
+    unreadable: int = 0  # files that turned out to be damaged: what their samples go without
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.units + other.units, self.flops + other.flops)
+        return Work(
+            self.units + other.units,
+            self.flops + other.flops,
+            self.unreadable + other.unreadable,
+        )
 
 
 class Task(Protocol):

@@ -41,6 +41,9 @@ class WarmStartConfig:
 
     steps: int = 0  # in which what is new learns alone
     warmup: int = 0  # steps of linear rise of the learning rates after that
+    # rows that were kept stay as they are in tables that new rows have joined: what is known loses
+    # most by their moving at the rates that new ones need
+    hold: bool = True
     grown: tuple[str, ...] = ()  # vocabularies that were added to: their first ids are kept
     stretched: tuple[str, ...] = ()  # sets whose learned places are interpolated to a new number
     # vocabularies whose tokenizer was trained again, so that they begin fresh

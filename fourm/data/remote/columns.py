@@ -18,10 +18,13 @@ import numpy as np
 
 from fourm.data.chunks import INDEX, VALUES, Chunk, ChunkIndex
 from fourm.data.columns import TOKENIZER_FILE, ChunkedColumn, check_ids, check_tokenizer
+from fourm.data.crop_settings import CROP_SETTINGS, NOTE, CropSettings, no_note
 from fourm.data.remote.block_cache import BlockCache
 from fourm.data.remote.fetching import is_remote
 from fourm.data.remote.folder import RemoteFile, RemoteFolder
+from fourm.data.remote.pictures import RemotePictures, open_remote_pictures
 from fourm.data.remote.reading import RemoteReader
+from fourm.data.shards import DamageReport
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.ragged import starts as starts_of
@@ -115,13 +118,13 @@ class RemoteData:
     """
 
     def __init__(self, folder: Path, max_bytes: int = 64 * 2**30) -> None:
-        self._folder, self._max_bytes = folder / "remote", max_bytes
+        self._cache, self._max_bytes = folder, max_bytes
         self._folders: dict[str, RemoteFolder] = {}
 
     @cached_property
     def reader(self) -> RemoteReader:
         """What reads ranges of values."""
-        return RemoteReader(BlockCache(self._folder, self._max_bytes))
+        return RemoteReader(BlockCache(self._cache / "remote", self._max_bytes))
 
     def column(
         self, root: str, split: str, m: Modality, fingerprint: str | None
@@ -131,11 +134,6 @@ class RemoteData:
         Raises UserError where its values are not of this modality, or of another tokenizer than
         the one with this fingerprint.
         """
-        if m.kind == "continuous":
-            raise UserError(
-                f"{root}: only tokens are read over a network; raw shards, of which {m.name} is"
-                " made, have to lie on this machine"
-            )
         folder = self._folder_at(root)
         place = f"{split}/{m.name}/"
         names = [name.removeprefix(place) for name in folder.names(place)]
@@ -153,6 +151,30 @@ class RemoteData:
         if not chunks:
             return None
         return RemoteColumn(ChunkedColumn(tuple(chunks)), tuple(values), self.reader)
+
+    def pictures(
+        self, root: str, split: str, m: Modality, crops: CropSettings, report: DamageReport
+    ) -> RemotePictures | None:
+        """The column of the pictures below an address, see ``open_remote_pictures``.
+
+        Raises UserError for other raw values: they would be decoded into a column, without bound.
+        """
+        if not m.patch_size:
+            raise UserError(
+                f"{root}: tokens and pictures (patch_size) are read over a network; the raw shards"
+                f" of {m.name} have to lie on this machine"
+            )
+        folder = self._folder_at(root)
+        return open_remote_pictures(folder, split, m, crops, self._cache, self.reader, report)
+
+    def crop_settings(self, root: str, split: str) -> CropSettings:
+        """Those of a split's tokens below an address (``CropSettings.read``)."""
+        folder, place = self._folder_at(root), f"{split}/{CROP_SETTINGS}"
+        if not folder.names(f"{place}/"):
+            return CropSettings()
+        if f"{place}/{NOTE}" not in folder.names(place):
+            raise no_note(f"{folder.url}/{place}")
+        return CropSettings.of_note(self.reader.cache.keep_whole(folder.file(f"{place}/{NOTE}")))
 
     def _folder_at(self, root: str) -> RemoteFolder:
         if root not in self._folders:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fourm.errors import UserError
+from fourm.progress import OWN
 
 _log = logging.getLogger(__name__)
 ATTEMPTS = 6
@@ -52,7 +53,7 @@ def fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes:
                 raise
             problem = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         if attempt + 1 < ATTEMPTS:
-            _log.info("%s: %s; trying again", url, problem)
+            _log.info("%s: %s; trying again", url, problem, extra=OWN)
             time.sleep(PAUSE * 2**attempt)
     raise UserError(f"{url} could not be read in {ATTEMPTS} attempts: {problem}")
 

@@ -93,6 +93,12 @@ class RemoteFolder:
         """Paths of the files whose path begins so, sorted."""
         return sorted(name for name in self._files if name.startswith(beginning))
 
+    def tars(self, place: str) -> tuple[RemoteFile, ...]:
+        """The tars that lie in a folder, in order."""
+        names = (name.removeprefix(f"{place}/") for name in self.names(f"{place}/"))
+        tars = [name for name in names if "/" not in name and name.endswith(".tar")]
+        return tuple(self.file(f"{place}/{name}") for name in tars)
+
     def file(self, name: str) -> RemoteFile:
         """The file at a path."""
         if name not in self._files:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fourm.data.chunks import PIECES
+from fourm.data.remote.listing import write_listing
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 
@@ -52,7 +53,7 @@ class PublishedFile:
 
 
 def publish(folder: str | Path, block_bytes: int = BLOCK_BYTES) -> dict[str, PublishedFile]:
-    """Read all files below a folder and write its ``published.json``.
+    """List the tars below a folder, read all files and write its ``published.json``.
 
     Hidden files, and those of writers that were cut short, are left out. Raises UserError where
     there is nothing to publish.
@@ -62,6 +63,8 @@ def publish(folder: str | Path, block_bytes: int = BLOCK_BYTES) -> dict[str, Pub
         raise UserError(f"no folder {folder}")
     for unfinished in folder.glob(f"*/*/{PIECES}"):
         raise UserError(f"{unfinished.parent} is not finished: run `fourm tokenize` again")
+    for holder in sorted({tar.parent for tar in folder.rglob("*.tar")}):
+        write_listing(holder)
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

@@ -169,8 +169,8 @@ class NumbersJudge(Judge):
     def figures(self, predicted: Sequence[Any], truth: Sequence[Any]) -> dict[str, float]:
         errors = []
         for p, t in zip(predicted, truth, strict=True):
-            middle = [sum(self.raw.range) / 2] * max(0, len(t) - len(p))
-            errors += [abs(a - b) for a, b in zip([*p, *middle], t, strict=False)]
+            middles = self.raw.middles(len(t))[len(p) :]
+            errors += [abs(a - b) for a, b in zip([*p, *middles], t, strict=False)]
         return {"mae": float(np.mean(errors)) if errors else float("nan")}
 
     def constants(self, values: Sequence[Any]) -> list[Any]:
@@ -179,11 +179,11 @@ class NumbersJudge(Judge):
         for row, value in zip(table, values, strict=True):
             row[: len(value)] = value
         others = [np.delete(table, i, 0) for i in range(len(table))]
-        middle = sum(self.raw.range) / 2
+        middles = self.raw.middles(longest)
         return [
             [
                 float(np.mean(column[~np.isnan(column)])) if (~np.isnan(column)).any() else middle
-                for column in other.T
+                for column, middle in zip(other.T, middles, strict=True)
             ]
             for other in others
         ]
