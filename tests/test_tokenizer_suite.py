@@ -149,8 +149,15 @@ def test_diffusion_decoding_is_a_function_of_the_ids_alone():
 def test_code_use_counts_and_advises_below_a_tenth():
     use = CodeUse.of(torch.zeros(10, 50, dtype=torch.long), 256)
     assert (use.usage, use.perplexity, use.dead) == (1 / 256, 1.0, 255)
-    assert "uses 0 % of its codes: take fewer codes" in use.advice("rgb")
-    assert CodeUse.of(torch.arange(256), 256).advice("rgb") == ""
+    assert use.advice("rgb", "take fewer codes") == "rgb uses 0 % of its codes: take fewer codes"
+    assert CodeUse.of(torch.arange(256), 256).advice("rgb", "take fewer codes") == ""
+
+
+def test_the_advice_for_a_codebook_out_of_use_names_another_one_than_the_one_at_hand():
+    assert "{type: vq, codebook_size: 64} instead of levels" in FSQ.remedy
+    assert "vq" in LFQ.remedy and "revive_below" in VQ.remedy and "vq" not in VQ.remedy
+    for quantizer in (FSQ, VQ, LFQ, RESIDUAL):
+        assert f"quantizer {quantizer.type_name}" not in quantizer.remedy
 
 
 def test_the_discriminator_sees_detached_pictures_and_the_tokenizer_a_frozen_discriminator():
@@ -391,7 +398,7 @@ def test_codebook_use_is_logged_from_the_first_line_and_a_collapse_is_warned_of(
         for line in (tmp_path / "list" / "rgb" / "training" / "log.jsonl").read_text().splitlines()
     ]
     assert {"usage", "perplexity", "dead_codes"} <= set(records[0])
-    assert "of its codes: take fewer codes" in caplog.text
+    assert "% of its codes: take quantizer: {type: vq, codebook_size: 64}" in caplog.text
 
 
 def test_learning_rates_grow_with_the_batch_where_they_are_said_per_samples(tmp_path):

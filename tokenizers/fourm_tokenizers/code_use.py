@@ -28,11 +28,10 @@ class CodeUse:
             dead=size - used,
         )
 
-    def advice(self, name: str) -> str:
-        """What to do about it, or nothing if 10 % or more of the codes are in use."""
+    def advice(self, name: str, remedy: str) -> str:
+        """What to do about it (``QuantizerConfig.remedy``), or nothing if 10 % or more of the codes
+        are in use.
+        """
         if self.usage >= 0.1:
             return ""
-        return (
-            f"{name} uses {100 * self.usage:.0f} % of its codes: take fewer codes or levels, raise"
-            " revive_below (vq), lower the learning rate, or use quantizer fsq"
-        )
+        return f"{name} uses {100 * self.usage:.0f} % of its codes: {remedy}"

@@ -111,7 +111,7 @@ class TokenizerTask:
             return {}
         ids = torch.cat([part.reshape(-1) for part in model.recent_ids])
         use = CodeUse.of(ids, self.config.codebook.size)
-        advice = use.advice(self.modality.name)
+        advice = use.advice(self.modality.name, self.config.codebook.remedy)
         if advice and not self._warned and len(ids) >= 4 * self.config.codebook.size:
             _log.warning("%s", advice)
             self._warned = True
@@ -132,8 +132,9 @@ class TokenizerTask:
             made += from_values(result.output.cpu(), self.modality)
             ids.append(result.ids.cpu())
         use = CodeUse.of(torch.cat(ids), self.config.codebook.size)
-        if use.advice(self.modality.name) and self.config.quantize:
-            _log.warning("%s", use.advice(self.modality.name))
+        advice = use.advice(self.modality.name, self.config.codebook.remedy)
+        if advice and self.config.quantize:
+            _log.warning("%s", advice)
         figures = self.modality.raw.figures(np.stack(made).reshape(raw.shape), raw)
         return {
             **figures,

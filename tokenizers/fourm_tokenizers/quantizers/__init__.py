@@ -63,6 +63,11 @@ class QuantizerConfig(
         """Ids that one latent becomes."""
         return 1
 
+    @property
+    def remedy(self) -> str:
+        """What helps where few of the codes are in use, in words that follow a colon."""
+        return "take fewer codes"
+
     def build(self) -> Quantizer:
         """The network, with fresh codes."""
         raise NotImplementedError

@@ -1,6 +1,9 @@
 """Finite scalar quantization (2309.15505): every number of a latent is rounded to a few levels.
 
-The codebook is the grid of all roundings: nothing is learned, so nothing can collapse.
+The codebook is the grid of all roundings. Nothing of it is learned, but the latents can still
+gather in a few cells: in the first steps they drift to where tanh is flat, and where a few
+directions hold most of what is to be said (maps with large equal areas) a grid spends its codes
+evenly on all of them. Such values are better coded by ``vq``; docs/tokenizers.md has the figures.
 """
 
 from __future__ import annotations
@@ -36,6 +39,13 @@ class FSQConfig(QuantizerConfig, name="fsq"):
     @property
     def latent_dim(self) -> int:
         return len(self.levels)
+
+    @property
+    def remedy(self) -> str:
+        return (
+            f"take quantizer: {{type: vq, codebook_size: {self.size}}} instead of levels, or fewer"
+            " levels"
+        )
 
     def build(self) -> FSQ:
         return FSQ(self)

@@ -34,6 +34,10 @@ class LFQConfig(QuantizerConfig, name="lfq"):
     def latent_dim(self) -> int:
         return self.codebook_size.bit_length() - 1
 
+    @property
+    def remedy(self) -> str:
+        return "raise entropy, or take quantizer vq"
+
     def build(self) -> LFQ:
         return LFQ(self)
 

@@ -40,6 +40,10 @@ class VQConfig(QuantizerConfig, name="vq"):
     def latent_dim(self) -> int:
         return self.code_dim
 
+    @property
+    def remedy(self) -> str:
+        return "take fewer codes, raise revive_below, or lower the learning rate"
+
     def options(self) -> dict[str, Any]:
         """The same in the library's words."""
         return {
