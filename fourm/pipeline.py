@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 import fourm
 from fourm.batch import map_tensors
-from fourm.codecs import CodecSet
+from fourm.codecs import CodecSet, SoftCodec
 from fourm.config import read_yaml, to_mapping
 from fourm.data.store import to_vectors
 from fourm.errors import UserError, nearest
@@ -63,6 +63,9 @@ class Generated:
     modality: Modality
     values: list[Any]  # raw values, one a sample
     ids: list[np.ndarray]
+    # how unsure the network was, in nats a token: maps (rows, columns), of sets (n,); 0 = given.
+    # Nothing of sequences.
+    entropy: list[np.ndarray]
 
     @property
     def images(self) -> list[Image.Image]:
@@ -228,6 +231,8 @@ class AnyToAnyPipeline:
                 raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
             if settings:
                 chosen = chosen.changed(settings)
+            if chosen.decode == "mean" and self.modalities[name].kind != "sequence":
+                self._soft_codec(name)  # refused before anything is generated
             report = (
                 None if progress is None else (lambda done, of, name=name: progress(name, done, of))
             )
@@ -337,8 +342,26 @@ class AnyToAnyPipeline:
     def decode(self, state: SampleState, name: str) -> Generated:
         """One modality of a state in raw form."""
         m = self.modalities[name]
-        ids = list(state.grids[name].values) if name in state.grids else state.sequences[name]
-        return Generated(m, self.codecs[name].decode(ids), ids)
+        if name not in state.grids:
+            ids = state.sequences[name]
+            return Generated(m, self.codecs[name].decode(ids), ids, [])
+        grid = state.grids[name]
+        ids, entropy = list(grid.values), np.zeros(grid.known.shape)
+        if grid.entropy is not None:
+            entropy = grid.entropy
+        maps = list(entropy.reshape(-1, *(m.grid or (m.num_tokens,))))
+        if grid.probability is not None:
+            return Generated(m, self._soft_codec(name).decode_mean(grid.probability), ids, maps)
+        return Generated(m, self.codecs[name].decode(ids), ids, maps)
+
+    def _soft_codec(self, name: str) -> SoftCodec:
+        codec = self.codecs[name]
+        if not isinstance(codec, SoftCodec):
+            raise UserError(
+                f"decode: mean needs a codec that decodes mixtures of codes; that of {name} does"
+                " not: use decode: ids"
+            )
+        return codec
 
 
 def read_options(path: Path) -> dict[str, SamplingOptions]:

@@ -39,7 +39,7 @@ ROOMS = (
         "evaluation report line_chart project cpu_ranks project_edits",
     ),
     Room("fourm", "pipeline", "any to any; released 4M", "pipeline given interop"),
-    Room("fourm", "sampling", "schemes, guidance, steps", "sampling"),
+    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
     Room(

@@ -68,7 +68,7 @@ FLOORS: list[set[str]] = [
     {"fourm.model", "fourm.flops"},
     {"fourm.training"},
     {"fourm.doctor"},
-    {"fourm.sampling"},
+    {"fourm.sampling", "fourm.earlier_options"},
     {"fourm.given"},
     {"fourm.pipeline", "fourm.interop"},
     {"fourm.cpu_ranks", "fourm.project", "fourm.line_chart", "fourm.report", "fourm.evaluation"},

@@ -54,9 +54,8 @@ class Task:
         stream = encoder_stream(state, self.model.modalities, self.guidance.dropped)
         return self.model.encode(self.on_device(stream))
 
-    def logits(self, rows: Tensor, step: int, num_steps: int) -> Tensor:
+    def logits(self, rows: Tensor, scale: float) -> Tensor:
         """Decoder output of all branches (branches * n, D) -> guided logits (n, V)."""
-        scale = self.options.guidance_at(step, num_steps)
         return self.guidance.combine(self.model.logits(rows, self.target.name), scale)
 
     def on_device(self, stream: StreamT) -> StreamT:
