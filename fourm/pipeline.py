@@ -28,6 +28,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fourm
+from fourm import automatic
 from fourm.batch import map_tensors
 from fourm.codecs import CodecSet, SoftCodec
 from fourm.config import read_yaml, to_mapping
@@ -52,6 +53,7 @@ from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState, encoder_stream
+from fourm.sampling.task import Progress
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
 
@@ -222,34 +224,56 @@ class AnyToAnyPipeline:
                     f"{name} cannot be generated; outputs are"
                     f" {', '.join(m.name for m in self.modalities.outputs)}"
                 )
+        for name in options or {}:
+            if name not in targets:
+                raise UserError(
+                    f"options name {name}, which is no target of this call; targets are"
+                    f" {', '.join(targets)}"
+                )
         state = self.encode(inputs, num_samples)
         seeds = seeds_of(seed, state.num_samples)
         conditions = state.present
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
-            if not isinstance(chosen, SamplingOptions):
+            if not isinstance(chosen, SamplingOptions | None):
                 raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
-            if settings:
-                chosen = chosen.changed(settings)
-            if chosen.decode == "mean" and self.modalities[name].kind != "sequence":
-                self._soft_codec(name)  # refused before anything is generated
             report = (
                 None if progress is None else (lambda done, of, name=name: progress(name, done, of))
             )
-            state = self.sampler.generate(state, name, chosen, seeds, conditions, report)
+            state = self._generate(state, name, seeds, conditions, report, chosen, settings)
             conditions = [*conditions, name]
         return {name: self.decode(state, name) for name in targets}
 
-    def _preferred(self, conditions: list[str], target: str) -> SamplingOptions:
+    def _generate(
+        self,
+        state: SampleState,
+        name: str,
+        seeds: np.ndarray,
+        conditions: list[str],
+        report: Progress | None,
+        chosen: SamplingOptions | None,
+        settings: dict[str, Any],
+    ) -> SampleState:
+        """One target more. Where neither the model nor the call says how, a first pass tells."""
+        is_sequence = self.modalities[name].kind == "sequence"
+        if chosen is None and not settings and not is_sequence:
+            mean = isinstance(self.codecs[name], SoftCodec)
+            return automatic.generate(self.sampler, state, name, seeds, conditions, report, mean)
+        chosen = (chosen or SamplingOptions()).changed(settings)
+        if chosen.decode == "mean" and not is_sequence:
+            self._soft_codec(name)  # refused before anything is generated
+        return self.sampler.generate(state, name, chosen, seeds, conditions, report)
+
+    def _preferred(self, conditions: list[str], target: str) -> SamplingOptions | None:
         """The model's settings of a target given one of the inputs (``caption->rgb``), else of the
-        target alone (``rgb``).
+        target alone (``rgb``), if it has any.
         """
         for condition in conditions:
             raw_name = self.modalities[condition].raw_name
             for name in (condition, raw_name):
                 if f"{name}->{target}" in self.options:
                     return self.options[f"{name}->{target}"]
-        return self.options.get(target) or SamplingOptions()
+        return self.options.get(target)
 
     def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""

@@ -38,7 +38,7 @@ ROOMS = (
         "figures, report, project",
         "evaluation report line_chart project cpu_ranks project_edits",
     ),
-    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given interop"),
+    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given automatic interop"),
     Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
@@ -76,8 +76,8 @@ ROOMS = (
         "fourm",
         "ground",
         "errors, configs, choices, random numbers, weights",
-        "errors choices yaml_files config rng ragged compiled compiled_rng formats progress"
-        " resources weights model_files",
+        "errors choices yaml_files config rng ragged low_discrepancy compiled compiled_rng formats"
+        " progress resources weights model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),

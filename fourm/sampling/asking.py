@@ -38,13 +38,7 @@ def ask(
     rows = StreamRows(state.num_samples * num_branches)
     query = np.full(len(sample), MASK_QUERY)
     for branch in range(num_branches):
-        rows.add(
-            task.index,
-            sample + branch * state.num_samples,
-            position,
-            query,
-            np.zeros_like(query),
-        )
+        rows.add(task.index, sample + branch * state.num_samples, position, query, 0 * query)
     causal = np.array([m.kind == "sequence" for m in task.model.modalities])
     stream = task.on_device(rows.decoder(causal))
     logits = task.logits(task.model.decode(task.encode(state), stream), draw.guidance_scale)

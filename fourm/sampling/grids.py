@@ -56,7 +56,7 @@ def generate_grid(task: Task, state: SampleState) -> GridState:
             f"the scheme {scheme.type_name} left {(~grid.known).sum()} tokens of"
             f" {task.target.name} open after {options.steps} steps"
         )
-    sweep_grid(task, state, grid, canvas.given)
+    sweep_grid(task, state, grid, canvas)
     return grid
 
 

@@ -24,13 +24,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from fourm.choices import Choice
 from fourm.config import check_fields
 from fourm.errors import UserError
+from fourm.low_discrepancy import halton_ranks
 from fourm.modalities import Modality
 from fourm.ragged import ranks, ranks_in_groups
 from fourm.rng import CounterRNG
@@ -145,7 +145,7 @@ class Halton(InOrder, name="halton"):
         if canvas.modality.grid is None:
             raise UserError(f"the halton order needs a grid; {canvas.modality.name} has none")
         height, width = canvas.modality.grid
-        base = _halton_ranks(height, width)
+        base = halton_ranks(height, width)
         down = canvas.rng.integers(0, height - 1, canvas.seeds, Roll.DOWN)
         across = canvas.rng.integers(0, width - 1, canvas.seeds, Roll.ACROSS)
         rolled = [
@@ -153,30 +153,6 @@ class Halton(InOrder, name="halton"):
             for shift in zip(down, across, strict=True)
         ]
         return np.stack(rolled)
-
-
-@lru_cache(maxsize=16)
-def _halton_ranks(height: int, width: int) -> np.ndarray:
-    """When the Halton sequence of bases 2 and 3 first meets each cell: (height, width)."""
-    visited = np.full((height, width), -1)
-    count, i = 0, 0
-    while count < height * width:
-        cell = int(_radical_inverse(i, 2) * height), int(_radical_inverse(i, 3) * width)
-        if visited[cell] < 0:
-            visited[cell] = count
-            count += 1
-        i += 1
-    return visited
-
-
-def _radical_inverse(i: int, base: int) -> float:
-    """The digits of ``i`` mirrored behind the point: a number in [0, 1)."""
-    result, scale = 0.0, 1.0 / base
-    while i:
-        i, digit = divmod(i, base)
-        result += digit * scale
-        scale /= base
-    return result
 
 
 @dataclass(frozen=True, kw_only=True)

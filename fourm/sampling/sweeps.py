@@ -10,6 +10,8 @@ is done: all sweeps deal alike there, so nothing would ever change. Shapes: B sa
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fourm.ragged import ranks
@@ -21,46 +23,34 @@ from fourm.sampling.state import GridState, SampleState
 from fourm.sampling.task import Task
 
 
-def sweep_grid(task: Task, state: SampleState, grid: GridState, given: np.ndarray) -> None:
-    """Sweep over ``grid``, which is part of ``state``, in place; ``given`` (B, n) stays."""
+def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) -> None:
+    """Sweep over ``grid``, which is part of ``state`` and was filled on ``canvas``, in place; what
+    was given stays.
+    """
     options, sweep = task.options, task.options.sweep
     assert grid.entropy is not None
-    settled = np.zeros(len(given), dtype=bool)
+    num_steps = options.steps + options.sweeps * sweep.parts
+    settled = np.zeros(len(task.seeds), dtype=bool)
     for number in range(options.sweeps):
-        doubtful = ~given & (grid.entropy >= sweep.least_entropy) & ~settled[:, None]
+        stays = canvas.given | (grid.entropy < sweep.least_entropy) | settled[:, None]
+        if stays.all():
+            break
         before = grid.values.copy()
         rng = target_rng(task.target.name, number if sweep.temperature else 0)
-        part_of = deal(
-            sweep,
-            Canvas(
-                modality=task.target,
-                schedule=options.schedule,
-                steps=sweep.parts,
-                rng=rng,
-                seeds=task.seeds,
-                given=~doubtful,
-                known=~doubtful,
-                log_p=np.zeros(given.shape),
-            ),
-        )
+        part_of = deal(sweep, replace(canvas, rng=rng, given=stays, known=stays))
         for part in range(sweep.parts):
             sample, position = np.nonzero(part_of == part)
             if len(sample):
                 grid.known[sample, position] = False
                 draw = Draw(rng, part, sweep.temperature, options.guidance_scale)
                 commit(grid, ask(task, state, sample, position, draw))
-            task.report(
-                options.steps + number * sweep.parts + part + 1,
-                options.steps + options.sweeps * sweep.parts,
-            )
+            task.report(options.steps + number * sweep.parts + part + 1, num_steps)
         if sweep.temperature == 0:
             settled |= (grid.values == before).all(1)
-        if settled.all():
-            break
 
 
 def deal(sweep: Sweep, canvas: Canvas) -> np.ndarray:
-    """The part (B, n) in which each position is asked; -1 = in none, for those that are known.
+    """The part (B, n) in which each position is asked, -1 = in none, for those that are known.
 
     Parts of a sample are of equal size, up to one token.
     """
