@@ -343,17 +343,19 @@ def main() -> int:
         return 0
     table.bounds(CHOOSE)
     chosen: set[str] = set()
-    for task in TASKS:
-        names = list(SETTINGS) if task == "caption->rgb" else EVERYWHERE
-        rows = {name: table.picture(CHOOSE, task, name) for name in names}
-        chosen |= front(rows) & set(EVERYWHERE)
+    for task in ("caption->rgb", "boxes->rgb"):
+        chosen |= front({name: table.picture(CHOOSE, task, name) for name in EVERYWHERE})
     table.bounds(CONFIRM)
     on_front = True
     for task in ("caption->rgb", "boxes->rgb"):
-        names = sorted({BASE, SHIPPED} | chosen)
+        names = sorted(chosen | {BASE, SHIPPED}, key=(SHIPPED, BASE, *EVERYWHERE).index)
         rows = {name: table.picture(CONFIRM, task, name) for name in names}
-        print(f"{task}: nothing beats {', '.join(sorted(front(rows)))}")
+        print(f"{task}: nothing beats {', '.join(sorted(front(rows)))}", flush=True)
         on_front &= SHIPPED in front(rows)
+    for name in EVERYWHERE:
+        table.picture(CHOOSE, "->rgb", name)
+    for name in SETTINGS:
+        table.picture(CHOOSE, "caption->rgb", name)
     return 0 if on_front else 1
 
 

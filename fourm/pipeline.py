@@ -190,6 +190,7 @@ class AnyToAnyPipeline:
         *,
         seed: int | Sequence[int] = 0,
         num_samples: int = 1,
+        chain: bool = True,
         options: dict[str, SamplingOptions] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
         **settings: Any,
@@ -201,6 +202,7 @@ class AnyToAnyPipeline:
             targets: names, in the order of generation; each is given all before it. Or one name.
             seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
             num_samples: pictures from one and the same input.
+            chain: False = each target is given the inputs alone, none that came before it.
             options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
                 change those of all targets.
             progress: called with (target, steps done, steps).
@@ -230,9 +232,9 @@ class AnyToAnyPipeline:
                     f"options name {name}, which is no target of this call; targets are"
                     f" {', '.join(targets)}"
                 )
-        state = self.encode(inputs, num_samples)
+        given = state = self.encode(inputs, num_samples)
         seeds = seeds_of(seed, state.num_samples)
-        conditions = state.present
+        conditions, found = state.present, {}
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
             if not isinstance(chosen, SamplingOptions | None):
@@ -241,8 +243,12 @@ class AnyToAnyPipeline:
                 None if progress is None else (lambda done, of, name=name: progress(name, done, of))
             )
             state = self._generate(state, name, seeds, conditions, report, chosen, settings)
-            conditions = [*conditions, name]
-        return {name: self.decode(state, name) for name in targets}
+            found[name] = state
+            if chain:
+                conditions = [*conditions, name]
+            else:
+                state = given
+        return {name: self.decode(state, name) for name, state in found.items()}
 
     def _generate(
         self,
@@ -375,7 +381,9 @@ class AnyToAnyPipeline:
             entropy = grid.entropy
         maps = list(entropy.reshape(-1, *(m.grid or (m.num_tokens,))))
         if grid.probability is not None:
-            return Generated(m, self._soft_codec(name).decode_mean(grid.probability), ids, maps)
+            return Generated(
+                m, self._soft_codec(name).decode_mean(list(grid.probability)), ids, maps
+            )
         return Generated(m, self.codecs[name].decode(ids), ids, maps)
 
     def _soft_codec(self, name: str) -> SoftCodec:

@@ -46,8 +46,8 @@ ROOMS = (
         "fourm",
         "model",
         "embedding, attention, blocks, losses",
-        "model model_config flops encoder latent_rows latent_encoder prepared blocks fused cache"
-        " attention roles positions embedding lookups pieces loss objectives",
+        "model distinct model_config flops encoder latent_rows latent_encoder prepared blocks"
+        " fused cache attention roles positions embedding lookups pieces loss objectives",
     ),
     Room(
         "fourm",

@@ -66,7 +66,7 @@ FLOORS: list[set[str]] = [
     {"fourm.attention", "fourm.cache", "fourm.fused", "fourm.blocks"},
     {"fourm.encoder", "fourm.latent_rows", "fourm.latent_encoder", "fourm.prepared"},
     {"fourm.model_config"},
-    {"fourm.model", "fourm.flops"},
+    {"fourm.model", "fourm.flops", "fourm.distinct"},
     {"fourm.training"},
     {"fourm.doctor"},
     {"fourm.sampling", "fourm.earlier_options"},

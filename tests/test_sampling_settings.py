@@ -15,6 +15,8 @@ from test_sampling import OPTIONS, SENTINELS, make_state, one
 from fourm import AnyToAnyPipeline, Partial
 from fourm.automatic import DETERMINED, DRAWN, ONCE
 from fourm.config import choose as chosen_kind
+from fourm.distinct import encode_distinct
+from fourm.encoder import Latent
 from fourm.errors import UserError
 from fourm.resources import demo_model_folder
 from fourm.sampling import asking
@@ -22,6 +24,7 @@ from fourm.sampling.choose import choose
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schemes import MaskGIT
+from fourm.sampling.state import GridState, SampleState, encoder_stream
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}
 
@@ -223,6 +226,65 @@ WRONG = [
 def test_a_wrong_setting_of_a_call_is_refused_with_a_sentence(pipe, wrong, message):
     with pytest.raises(UserError, match=message):
         pipe(CAPTION, "depth", **wrong)
+
+
+# ---- what is computed once -----------------------------------------------------------------------
+
+
+def assert_shared(model, stream, num_distinct, monkeypatch):
+    """Alike samples go through the encoder once, and all get what encoding each would give."""
+    plain, encoded = model.encode(stream), []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda s: encoded.append(len(s.lengths)) or encode(s))
+    shared = encode_distinct(model, stream, lambda s: s)
+    assert encoded == [num_distinct]
+    assert np.array_equal(shared.lengths, plain.lengths)
+    assert np.array_equal(shared.num_features, plain.num_features)
+    torch.testing.assert_close(shared.features, plain.features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shared.context, plain.context, rtol=1e-4, atol=1e-5)
+    if plain.turn is not None:
+        torch.testing.assert_close(shared.turn.cos, plain.turn.cos)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"positions": "both", "num_registers": 2}, {"encoder": Latent(num_tokens=4)}],
+    ids=["plain", "rotary", "latent"],
+)
+def test_samples_that_are_alike_are_encoded_once(modalities, config, monkeypatch):
+    """Of four samples the first and the third are alike; what leaves out all that differs is alike
+    for all.
+    """
+    model = make_model(modalities, **config)
+    four = make_state(modalities, 4)
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(4, 16, modalities["pixels"].width)).astype(np.float32)
+    four.grids["pixels"] = GridState(pixels, np.ones((4, 16), bool))
+    for grid in four.grids.values():
+        grid.values[2], grid.known[2] = grid.values[0], grid.known[0]
+    four.sequences["caption"][2] = four.sequences["caption"][0]
+    nothing = frozenset({"rgb", "depth", "caption", "pixels"})
+    stream = encoder_stream(four, modalities, [frozenset(), nothing])
+    assert_shared(model, stream, 4, monkeypatch)
+
+
+@torch.inference_mode()
+def test_samples_that_differ_in_one_number_of_a_vector_are_encoded_apart(
+    modalities, model, monkeypatch
+):
+    values = np.zeros((2, 16, modalities["pixels"].width), np.float32)
+    values[1, 15, -1] = 1e-6
+    state = SampleState(2, {"pixels": GridState(values, np.ones((2, 16), bool))})
+    assert_shared(model, encoder_stream(state, modalities, [frozenset()]), 2, monkeypatch)
+
+
+def test_targets_without_a_chain_are_given_the_inputs_alone(pipe, picture):
+    together = pipe(picture, ["depth", "semseg"], chain=False)
+    chained = pipe(picture, ["depth", "semseg"])
+    for name, result in together.items():
+        assert np.array_equal(result.ids[0], pipe(picture, name)[name].ids[0])
+    assert not np.array_equal(together["semseg"].ids[0], chained["semseg"].ids[0])
 
 
 # ---- a batch and its singles ---------------------------------------------------------------------

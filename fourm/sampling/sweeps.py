@@ -45,8 +45,7 @@ def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) 
                 draw = Draw(rng, part, sweep.temperature, options.guidance_scale)
                 commit(grid, ask(task, state, sample, position, draw))
             task.report(options.steps + number * sweep.parts + part + 1, num_steps)
-        if sweep.temperature == 0:
-            settled |= (grid.values == before).all(1)
+        settled |= (sweep.temperature == 0) & (grid.values == before).all(1)
 
 
 def deal(sweep: Sweep, canvas: Canvas) -> np.ndarray:
