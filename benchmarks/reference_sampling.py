@@ -19,7 +19,7 @@ from reference_inputs import DenseModality
 from reference_like import ReferenceLike, _ModalityEmbedding
 from torch import Tensor
 
-from fourm.modalities import END_ID, FIRST_SENTINEL, PAD_ID, START_ID, UNKNOWN_ID
+from fourm.modalities import FIRST_SENTINEL
 from fourm.model import FourM
 
 
@@ -34,7 +34,9 @@ class State:
 class ReferenceSampler:
     """Samples a target from a state of B samples that have equally much of everything."""
 
-    def __init__(self, ours: FourM, scale: float, temperature: float) -> None:
+    def __init__(self, ours: FourM, scale: float, temperature: float, forbidden: Tensor) -> None:
+        """``forbidden`` (V,): mask of ids that a text never gets."""
+        self.forbidden = forbidden
         self.network = ReferenceLike(ours, 1, 1).eval()
         self.modalities, self.scale, self.temperature = ours.modalities, scale, temperature
         self.members = list(ours.modalities)
@@ -138,7 +140,7 @@ class ReferenceSampler:
             rows = logits[0][:, -1]
             if len(logits) == 2:
                 rows = logits[1][:, -1] + self.scale * (rows - logits[1][:, -1])
-            rows[:, [PAD_ID, UNKNOWN_ID, START_ID, END_ID, FIRST_SENTINEL + 1]] = -torch.inf  # so that none ends
+            rows[:, self.forbidden] = -torch.inf
             for s in states:
                 s.given[target].tokens[:, done + 2] = self._drawn(rows)[0]
         return states[0].given[target].tokens[:, 2 : num + 2]

@@ -24,6 +24,7 @@ from reference_sampling import ReferenceSampler
 from fourm.modalities import END_ID, FIRST_SENTINEL, ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.sampling import sequences
+from fourm.sampling.gaps import forbidden_ids
 from fourm.sampling.options import SamplingOptions, Sweep
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schedules import tokens_done
@@ -86,7 +87,8 @@ class Bench:
         self, given: str, target: str, steps: int, temperature: float, scale: float = SCALE
     ) -> Any:
         """The same, MaskGIT, as 4M samples it."""
-        sampler = ReferenceSampler(self.model, scale, temperature)
+        forbidden = never_ending(30000, self.model.device)
+        sampler = ReferenceSampler(self.model, scale, temperature, forbidden)
         known = self.caption if given == "caption" else self.depth
         state = sampler.empty(self.batch, {given: torch.from_numpy(known)})
         if target == "caption":
@@ -138,16 +140,13 @@ class Bench:
         }
 
 
-def never_ending() -> None:
-    """Our texts do not end either, so that both decode the same number of tokens."""
-    forbidden = sequences.forbidden_ids
-
-    def with_end(vocab_size: int, device: torch.device) -> torch.Tensor:
-        mask = forbidden(vocab_size, device)
-        mask[[END_ID, FIRST_SENTINEL + 1]] = True
-        return mask
-
-    sequences.forbidden_ids = with_end
+def never_ending(vocab_size: int, device: torch.device) -> torch.Tensor:
+    """Mask (V,) of ids that no text gets here, so that all decode the same number of tokens: the
+    end and sentinels beside what never is generated.
+    """
+    mask = forbidden_ids(vocab_size, device)
+    mask[END_ID] = mask[FIRST_SENTINEL : FIRST_SENTINEL + 200] = True
+    return mask
 
 
 def main() -> int:
@@ -157,7 +156,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
-    never_ending()
+    sequences.forbidden_ids = never_ending
     found: dict[str, dict[str, float]] = {}
     with torch.inference_mode():
         bench = Bench(make_model(o.size), o.batch)
