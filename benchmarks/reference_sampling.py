@@ -67,7 +67,8 @@ class ReferenceSampler:
         return State(given, state.conditions)
 
     def _encoded(self, state: State) -> tuple[Tensor, Tensor]:
-        self.network.num_inputs = int(sum(m.is_input.sum(1) for m in state.given).max())
+        known = torch.cat([m.is_input for m in state.given], 1).sum(1)
+        self.network.num_inputs = int(known.max())
         return self.network._encode(state.given)
 
     def _logits(self, state: State, target: int, encoded: tuple[Tensor, Tensor]) -> Tensor:
