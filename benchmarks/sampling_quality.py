@@ -70,6 +70,7 @@ def swept(steps: int, parts: int, temperature: float = 0.3, **more: Any) -> dict
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "maskgit 16 at .3": setting("maskgit", 16, 0.3),
+    "halton 8 at 1 to .3, sweep 4 at .3": swept(8, 4, temperature_end=0.3),
     "halton 8 at 1, sweep 4 at .3": swept(8, 4),
     "halton 4 at 1, sweep 4 at .3": swept(4, 4),
     "maskgit 4 at 1, sweep 4 at .3": setting("maskgit", 4, 1.0, (4, 0.3)),
@@ -81,7 +82,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "halton 8 at 1, sweep 4 at .6": swept(8, 4, 0.6),
     "halton 8 at 1, sweep 8 at .3": swept(8, 8),
     "halton 4 at 1, sweep 2 at .3": swept(4, 2),
-    "halton 8 at 1 to .3, sweep 4 at .3": swept(8, 4, temperature_end=0.3),
     "halton 8 at 1, sweep 4 at .3, guidance 3": swept(8, 4, guidance_scale=3.0),
     "halton 8 at 1, sweep 4 at .3 over 1 nat": swept(8, 4, sweep_more={"least_entropy": 1.0}),
     "halton 8 at 1, random sweep 4 at .3": swept(8, 4, sweep_more={"order": "roar"}),
@@ -93,9 +93,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "halton 8 at 1, sweep 4 at .3, guidance 1.5": swept(8, 4, guidance_scale=1.5),
     "entropy 20 at .3": setting("entropy", 20, 0.3),
 }
-EVERYWHERE = list(SETTINGS)[:5]  # tried for all tasks
+EVERYWHERE = list(SETTINGS)[:6]  # tried for all tasks
 BASE = "maskgit 16 at .3"  # what releases up to 0.7.0 shipped
-SHIPPED = "halton 8 at 1, sweep 4 at .3"  # what the model has now
+SHIPPED = "halton 8 at 1 to .3, sweep 4 at .3"  # what the model has now
 ONCE = {"scheme": "roar", "steps": 1, "temperature": 0.0}
 DENSE: dict[str, dict[str, Any]] = {
     "roar 4 at .5": {"scheme": "roar", "steps": 4, "temperature": 0.5},

@@ -22,7 +22,7 @@ from fourm.sampling.task import Progress
 
 DETERMINED = 0.25  # mean entropy below this share of log(vocabulary)
 ONCE = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
-DRAWN = SamplingOptions(scheme=Halton(), steps=8, sweeps=1)
+DRAWN = SamplingOptions(scheme=Halton(), steps=8, temperature_end=0.3, sweeps=1)
 
 
 def generate(
