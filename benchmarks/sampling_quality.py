@@ -177,7 +177,8 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     x, y = a - a.mean(0), b - b.mean(0)
     x, y = x / np.sqrt(len(x) - 1), y / np.sqrt(len(y) - 1)
     # the same norm by triangular factors: no larger than the number of features
-    shared = np.linalg.norm(np.linalg.qr(x, "r") @ np.linalg.qr(y, "r").T, "nuc")
+    x_factor, y_factor = (np.asarray(np.linalg.qr(part, "r")) for part in (x, y))
+    shared = np.linalg.norm(x_factor @ y_factor.T, "nuc")
     means = ((a.mean(0) - b.mean(0)) ** 2).sum()
     return float(means + (x**2).sum() + (y**2).sum() - 2 * shared)
 
