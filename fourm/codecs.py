@@ -42,6 +42,17 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
+class SoftCodec(Codec, Protocol):
+    """A codec that decodes mixtures of codes too: what ``decode: mean`` of sampling needs."""
+
+    def decode_mean(self, probability: Sequence[np.ndarray]) -> list[Any]:
+        """Probabilities of the ids of each token (n, V) -> raw values, decoded from the expected
+        code of each.
+        """
+        ...
+
+
 def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) -> Codec:
     """The trained codec of a modality; ``folder`` holds one sub-folder for each tokenizer."""
     if modality.tokenizer is None:

@@ -134,6 +134,8 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     if isinstance(hint, type) and issubclass(hint, Choice):
         return choose(hint, value, where, default)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         base = default if isinstance(default, hint) else None  # type: ignore[arg-type]
         return from_mapping(hint, value, where, base)  # type: ignore[arg-type]
     if origin in (dict, tuple, list):

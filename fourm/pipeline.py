@@ -28,8 +28,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fourm
+from fourm import automatic
 from fourm.batch import map_tensors
-from fourm.codecs import CodecSet
+from fourm.codecs import CodecSet, SoftCodec
 from fourm.config import read_yaml, to_mapping
 from fourm.data.opening import to_vectors
 from fourm.errors import UserError, nearest
@@ -52,6 +53,7 @@ from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState, encoder_stream
+from fourm.sampling.task import Progress
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
 
@@ -63,6 +65,9 @@ class Generated:
     modality: Modality
     values: list[Any]  # raw values, one a sample
     ids: list[np.ndarray]
+    # how unsure the network was, in nats a token: maps (rows, columns), of sets (n,); 0 = given.
+    # Nothing of sequences.
+    entropy: list[np.ndarray]
 
     @property
     def images(self) -> list[Image.Image]:
@@ -185,6 +190,7 @@ class AnyToAnyPipeline:
         *,
         seed: int | Sequence[int] = 0,
         num_samples: int = 1,
+        chain: bool = True,
         options: dict[str, SamplingOptions] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
         **settings: Any,
@@ -196,6 +202,7 @@ class AnyToAnyPipeline:
             targets: names, in the order of generation; each is given all before it. Or one name.
             seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
             num_samples: pictures from one and the same input.
+            chain: False = each target is given the inputs alone, none that came before it.
             options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
                 change those of all targets.
             progress: called with (target, steps done, steps).
@@ -219,32 +226,60 @@ class AnyToAnyPipeline:
                     f"{name} cannot be generated; outputs are"
                     f" {', '.join(m.name for m in self.modalities.outputs)}"
                 )
-        state = self.encode(inputs, num_samples)
+        for name in options or {}:
+            if name not in targets:
+                raise UserError(
+                    f"options name {name}, which is no target of this call; targets are"
+                    f" {', '.join(targets)}"
+                )
+        given = state = self.encode(inputs, num_samples)
         seeds = seeds_of(seed, state.num_samples)
-        conditions = state.present
+        conditions, found = state.present, {}
         for name in targets:
             chosen = (options or {}).get(name) or self._preferred(conditions, name)
-            if not isinstance(chosen, SamplingOptions):
+            if not isinstance(chosen, SamplingOptions | None):
                 raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
-            if settings:
-                chosen = chosen.changed(settings)
             report = (
                 None if progress is None else (lambda done, of, name=name: progress(name, done, of))
             )
-            state = self.sampler.generate(state, name, chosen, seeds, conditions, report)
-            conditions = [*conditions, name]
-        return {name: self.decode(state, name) for name in targets}
+            state = self._generate(state, name, seeds, conditions, report, chosen, settings)
+            found[name] = state
+            if chain:
+                conditions = [*conditions, name]
+            else:
+                state = given
+        return {name: self.decode(state, name) for name, state in found.items()}
 
-    def _preferred(self, conditions: list[str], target: str) -> SamplingOptions:
+    def _generate(
+        self,
+        state: SampleState,
+        name: str,
+        seeds: np.ndarray,
+        conditions: list[str],
+        report: Progress | None,
+        chosen: SamplingOptions | None,
+        settings: dict[str, Any],
+    ) -> SampleState:
+        """One target more. Where neither the model nor the call says how, a first pass tells."""
+        is_sequence = self.modalities[name].kind == "sequence"
+        if chosen is None and not settings and not is_sequence:
+            mean = isinstance(self.codecs[name], SoftCodec)
+            return automatic.generate(self.sampler, state, name, seeds, conditions, report, mean)
+        chosen = (chosen or SamplingOptions()).changed(settings)
+        if chosen.decode == "mean" and not is_sequence:
+            self._soft_codec(name)  # refused before anything is generated
+        return self.sampler.generate(state, name, chosen, seeds, conditions, report)
+
+    def _preferred(self, conditions: list[str], target: str) -> SamplingOptions | None:
         """The model's settings of a target given one of the inputs (``caption->rgb``), else of the
-        target alone (``rgb``).
+        target alone (``rgb``), if it has any.
         """
         for condition in conditions:
             raw_name = self.modalities[condition].raw_name
             for name in (condition, raw_name):
                 if f"{name}->{target}" in self.options:
                     return self.options[f"{name}->{target}"]
-        return self.options.get(target) or SamplingOptions()
+        return self.options.get(target)
 
     def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
@@ -337,8 +372,28 @@ class AnyToAnyPipeline:
     def decode(self, state: SampleState, name: str) -> Generated:
         """One modality of a state in raw form."""
         m = self.modalities[name]
-        ids = list(state.grids[name].values) if name in state.grids else state.sequences[name]
-        return Generated(m, self.codecs[name].decode(ids), ids)
+        if name not in state.grids:
+            ids = state.sequences[name]
+            return Generated(m, self.codecs[name].decode(ids), ids, [])
+        grid = state.grids[name]
+        ids, entropy = list(grid.values), np.zeros(grid.known.shape)
+        if grid.entropy is not None:
+            entropy = grid.entropy
+        maps = list(entropy.reshape(-1, *(m.grid or (m.num_tokens,))))
+        if grid.probability is not None:
+            return Generated(
+                m, self._soft_codec(name).decode_mean(list(grid.probability)), ids, maps
+            )
+        return Generated(m, self.codecs[name].decode(ids), ids, maps)
+
+    def _soft_codec(self, name: str) -> SoftCodec:
+        codec = self.codecs[name]
+        if not isinstance(codec, SoftCodec):
+            raise UserError(
+                f"decode: mean needs a codec that decodes mixtures of codes; that of {name} does"
+                " not: use decode: ids"
+            )
+        return codec
 
 
 def read_options(path: Path) -> dict[str, SamplingOptions]:

@@ -39,16 +39,16 @@ ROOMS = (
         "evaluation report project cpu_ranks project_changes project_clean"
         " project_defaults project_edits project_minutes project_run",
     ),
-    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given interop"),
-    Room("fourm", "sampling", "schemes, guidance, steps", "sampling"),
+    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given automatic interop"),
+    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
     Room(
         "fourm",
         "model",
         "embedding, attention, blocks, losses",
-        "model model_config flops encoder latent_rows latent_encoder prepared blocks fused cache"
-        " attention roles positions embedding lookups pieces loss objectives",
+        "model distinct model_config flops encoder latent_rows latent_encoder prepared blocks"
+        " fused cache attention roles positions embedding lookups pieces loss objectives",
     ),
     Room(
         "fourm",
@@ -78,8 +78,8 @@ ROOMS = (
         "fourm",
         "ground",
         "errors, configs, choices, random numbers, weights",
-        "errors choices yaml_files config rng ragged compiled compiled_rng formats progress"
-        " resources weights model_files",
+        "errors choices yaml_files config rng ragged low_discrepancy compiled compiled_rng formats"
+        " progress resources weights model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import gpu
 import numpy as np
 import pytest
+import sampling_quality
+import sampling_speed
 import torch
 from gemm_share import report
 from reference_inputs import dense_modalities
@@ -220,3 +222,26 @@ def test_the_gpu_command_says_in_a_sentence_that_it_needs_one(capsys):
     printed = capsys.readouterr()
     assert not printed.out
     assert printed.err.count("\n") == 2 and "needs a CUDA device" in printed.err
+
+
+def test_both_ways_of_sampling_give_the_same_likeliest_ids(monkeypatch):
+    monkeypatch.setattr("fourm.sampling.sequences.forbidden_ids", sampling_speed.never_ending)
+    with torch.inference_mode():
+        sampling_speed.Bench(sampling_speed.make_model("tiny"), 2).check()
+
+
+def test_a_frechet_distance_of_normal_samples_is_that_of_the_formula():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(20_000, 3)) * [1.0, 2.0, 0.5]
+    b = rng.normal(size=(20_000, 3)) * [1.0, 1.0, 0.5] + [3.0, 0.0, 0.0]
+    assert sampling_quality.frechet(a, b[:4000]) == pytest.approx(9.0 + 1.0, rel=0.03)
+    assert sampling_quality.frechet(a, a) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_front_holds_what_nothing_beats_in_everything():
+    rows = {
+        "good": {"accuracy": 0.9, "distance_foreign": 1.0, "evaluations": 12.0},
+        "quick": {"accuracy": 0.8, "distance_foreign": 2.0, "evaluations": 4.0},
+        "beaten": {"accuracy": 0.9, "distance_foreign": 1.0, "evaluations": 16.0},
+    }
+    assert sampling_quality.front(rows) == {"good", "quick"}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokens
+from uncached_decoder import UncachedDecoder
 
 from fourm.errors import UserError
 from fourm.model import ModelConfig
 from fourm.positions import axial_rotation
-from fourm.sampling.autoregressive import CachedDecoder, UncachedDecoder
+from fourm.sampling.autoregressive import CachedDecoder
 from fourm.tokens import Ragged, SampleTokens
 
 

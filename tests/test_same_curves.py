@@ -25,6 +25,7 @@ from fourm.data.columns import open_chunks
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
 from fourm.model import load_model
+from fourm.pipeline import read_options
 from fourm.resources import demo_model_folder
 from fourm.training.checkpoints import read_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
@@ -72,8 +73,11 @@ def test_a_small_training_has_the_curve_of_the_release_before_to_rounding(
 
 
 def demo_ids() -> dict[str, list[list[int]]]:
-    """Ids that the shipped model gives for fixed inputs and seeds, on every kind of path."""
+    """Ids that the shipped model gives for fixed inputs and seeds, on every kind of path, by the
+    settings that it had when they were recorded.
+    """
     pipe = AnyToAnyPipeline.from_pretrained(demo_model_folder())
+    pipe.options = read_options(DATA / "curves" / "generation.yaml")
     caption = "a large red cube left of a small blue sphere"
     first = pipe({"caption": caption}, targets=["depth", "rgb"], seed=5, num_samples=2)
     again = pipe({"rgb": first["rgb"].values}, targets=["caption", "boxes", "semseg"], seed=7)

@@ -29,6 +29,17 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
+def log_probability(
+    logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> Tensor:
+    """Logarithm (n, V) of the distribution that ``choose`` draws from; at temperature 0, which
+    draws nothing, that of temperature 1 without filters.
+    """
+    if temperature == 0.0:
+        return logits.float().log_softmax(-1)
+    return (filtered(logits.float(), top_k, top_p) / temperature).log_softmax(-1)
+
+
 def choose(
     logits: Tensor, uniform: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,7 +55,7 @@ def choose(
         and that distribution's entropy in nats (n,).
     """
     parts = [
-        _choose(rows.float(), numbers, temperature, top_k, top_p)
+        _choose(rows, numbers, temperature, top_k, top_p)
         for rows, numbers in zip(logits.split(_ROWS), uniform.split(_ROWS), strict=True)
     ]
     ids, log_p, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -54,11 +65,10 @@ def choose(
 def _choose(
     logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    log_p = log_probability(logits, temperature, top_k, top_p)
     if temperature == 0.0:
-        log_p = logits.log_softmax(-1)
         best, ids = log_p.max(-1)
         return ids, best, _entropy(log_p)
-    log_p = (filtered(logits, top_k, top_p) / temperature).log_softmax(-1)
     cumulative = log_p.double().exp().cumsum(-1)
     target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)

@@ -26,6 +26,7 @@ class Roll(IntEnum):
     ACROSS = 2
 
 
-def target_rng(name: str) -> CounterRNG:
-    """The numbers of the target modality called ``name``."""
-    return CounterRNG(zlib.crc32(name.encode()), "sampling")
+def target_rng(name: str, sweep: int | None = None) -> CounterRNG:
+    """The numbers of the target modality called ``name``; each sweep over it has its own."""
+    stream = "sampling" if sweep is None else f"sweep {sweep}"
+    return CounterRNG(zlib.crc32(name.encode()), stream)

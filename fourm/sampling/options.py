@@ -1,12 +1,13 @@
-"""How one target is sampled: scheme, steps, schedules, filters, guidance."""
+"""How one target is sampled: scheme, steps, schedules, filters, guidance, sweeps."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import InitVar, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
-from fourm.config import check_fields, from_mapping
+from fourm.config import at_least, check_fields, from_mapping
+from fourm.earlier_options import EARLIER_KEYS, upgraded
 from fourm.errors import UserError, nearest
 from fourm.sampling.schedules import (
     GuidanceSchedule,
@@ -15,20 +16,38 @@ from fourm.sampling.schedules import (
     guidance_at,
     temperature_at,
 )
-from fourm.sampling.schemes import Entropy, MaskGIT, Scheme
+from fourm.sampling.schemes import InOrder, MaskGIT, Scheme
 
-# Up to release 0.4.0 settings of schemes stood beside the scheme: whose they are, and which
-_EARLIER_KEYS: dict[str, tuple[type[Scheme], str]] = {
-    "confidence_noise": (MaskGIT, "noise"),
-    "remask": (MaskGIT, "remask"),
-    "entropy_bound": (Entropy, "bound"),
-}
+# what is past these is a slip of the pen, and some of it overflows
+_MOST_STEPS, _MOST_GUIDANCE, _TEMPERATURES = 10_000, 1_000.0, (1e-4, 1e4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """How the tokens of a finished grid or set are asked again (``sweeps.py``)."""
+
+    parts: int = 4  # asked one after another, each given everything outside of it
+    temperature: float = 0.3
+    order: Scheme | None = None  # deals tokens into parts; None = halton, for sets roar
+    least_entropy: float = 0.0  # nats; tokens that were found with less are not asked again
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        at_least(self, 1, "parts")
+        _check_temperature(self, "temperature")
+        if not 0 <= self.least_entropy < math.inf:
+            raise UserError(f"least_entropy must be at least 0, not {self.least_entropy}")
+        if not isinstance(self.order, InOrder | None):
+            raise UserError(
+                f"the order of a sweep must be known in advance; that of {self.order.type_name}"
+                " is not: choose halton, roar or raster"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """Options of one target modality. Sequences are always decoded left to right; ``scheme``,
-    ``steps`` and ``schedule`` are for grids and sets.
+    ``steps``, ``schedule``, sweeps and ``decode`` are for grids and sets.
 
     From Python as from YAML, ``scheme`` may also be a name (``"halton"``) or a mapping
     (``{"type": "maskgit", "noise": 2.0}``).
@@ -46,68 +65,53 @@ class SamplingOptions:
     guidance_schedule: GuidanceSchedule = "constant"
     # several weighted conditions instead of all together
     condition_weights: dict[str, float] = field(default_factory=dict)
-    # names of earlier releases for settings of the scheme; nothing is stored under them
-    confidence_noise: InitVar[float | None] = None
-    entropy_bound: InitVar[float | None] = None
-    remask: InitVar[float | None] = None
+    sweeps: int = 0  # how often all tokens are asked again, given all others
+    sweep: Sweep = field(default_factory=Sweep)
+    # what is decoded: the ids, or the mean of all codes under the network's probabilities
+    decode: Literal["ids", "mean"] = "ids"
 
-    def __post_init__(
-        self, confidence_noise: float | None, entropy_bound: float | None, remask: float | None
-    ) -> None:
-        earlier = {
-            "confidence_noise": confidence_noise,
-            "entropy_bound": entropy_bound,
-            "remask": remask,
-        }
-        earlier = {key: value for key, value in earlier.items() if value is not None}
-        _refuse_beside_a_mapping(self.scheme, earlier)
+    def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "scheme", _with_earlier_keys(self.scheme, earlier))
-        self._check_ranges()
-
-    def _check_ranges(self) -> None:
         numbers = {f.name: getattr(self, f.name) for f in fields(self)}
         weights = {f"condition_weights.{name}": w for name, w in self.condition_weights.items()}
         for name, value in (numbers | weights).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name} must be a finite number, not {value}")
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, not {self.steps}")
-        if self.top_k < 0:
-            raise UserError(f"top_k must be at least 0 (0 = off), not {self.top_k}")
+        at_least(self, 1, "steps")
+        at_least(self, 0, "top_k", "sweeps")
+        for name in ("steps", "sweeps"):
+            if getattr(self, name) > _MOST_STEPS:
+                raise UserError(f"{name} must be at most {_MOST_STEPS}, not {getattr(self, name)}")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be more than 0 and at most 1, not {self.top_p}")
-        for name in ("temperature", "temperature_end"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise UserError(f"{name} must be at least 0, not {value}")
+        _check_temperature(self, "temperature", "temperature_end")
+        for name, value in {"guidance_scale": self.guidance_scale, **weights}.items():
+            if abs(value) > _MOST_GUIDANCE:
+                raise UserError(
+                    f"{name} must be from {-_MOST_GUIDANCE:g} to {_MOST_GUIDANCE:g}, not {value}"
+                )
 
     @classmethod
     def read(cls, data: Any, where: str) -> SamplingOptions:
         """Options from a mapping such as an entry of generation.yaml, those that earlier releases
         wrote included; ``where`` begins every error message.
         """
-        if not isinstance(data, dict):
-            return from_mapping(cls, data, where)  # which says so
-        earlier = {key: value for key, value in data.items() if key in _EARLIER_KEYS}
-        now = {key: value for key, value in data.items() if key not in _EARLIER_KEYS}
-        options = from_mapping(cls, now, where)
         try:
-            _refuse_beside_a_mapping(data.get("scheme"), earlier)
-            return replace(options, **earlier)
+            data = upgraded(data, MaskGIT()) if isinstance(data, dict) else data
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+        return from_mapping(cls, data, where)
 
     def changed(self, settings: dict[str, Any]) -> SamplingOptions:
         """A copy with other settings. Raises UserError where one is unknown or wrong."""
         known = [f.name for f in fields(self)]
         for name in settings:
-            if name not in known and name not in _EARLIER_KEYS:
+            if name not in known and name not in EARLIER_KEYS:
                 near = nearest(name, known)
                 raise UserError(
                     f"unknown sampling option {name!r}; known are {', '.join(known)}{near}"
                 )
-        return replace(self, **settings)
+        return replace(self, **upgraded(settings, self.scheme))
 
     def temperature_at(self, step: int, num_tokens: int = 196) -> float:
         """Temperature of one step of a target of ``num_tokens``."""
@@ -127,30 +131,9 @@ class SamplingOptions:
         return guidance_at(self.guidance_schedule, self.guidance_scale, step, num_steps)
 
 
-def _refuse_beside_a_mapping(scheme: Any, earlier: dict[str, Any]) -> None:
-    """A scheme with its own settings has no others beside it: which would hold?"""
-    if earlier and isinstance(scheme, dict):
-        key = next(iter(earlier))
-        _, name = _EARLIER_KEYS[key]
-        raise UserError(
-            f"{key} stands beside a scheme that has settings of its own; give {name} there"
-        )
-
-
-def _with_earlier_keys(scheme: Scheme, earlier: dict[str, Any]) -> Scheme:
-    """The scheme with what earlier releases kept beside it.
-
-    Their files hold the settings of all schemes, so another scheme's are passed over where they
-    are its defaults, and contradict the choice of a scheme where they are not.
-    """
-    for key, value in earlier.items():
-        owner, name = _EARLIER_KEYS[key]
-        if isinstance(scheme, owner):
-            scheme = replace(scheme, **{name: value})
-        elif value != getattr(owner(), name):
-            raise UserError(
-                f"{key} is a setting of the scheme {owner.type_name}, and the scheme is"
-                f" {scheme.type_name}; choose scheme: {{type: {owner.type_name}, {name}: {value}}}"
-                f" or leave {key} out"
-            )
-    return scheme
+def _check_temperature(config: Any, *names: str) -> None:
+    least, most = _TEMPERATURES
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value != 0 and not least <= value <= most:
+            raise UserError(f"{name} must be 0 or from {least:g} to {most:g}, not {value}")

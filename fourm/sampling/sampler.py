@@ -1,8 +1,9 @@
 """The sampler: any modality from any others, a target at a time.
 
-Grids and sets (``grids.py``) are filled in the order of a scheme (``schemes.py``), sequences
-(``sequences.py``) from left to right. The result is a function of (weights, inputs, seeds): it does
-not depend on batch size, neighbours or any global generator (``draws.py``).
+Grids and sets (``grids.py``) are filled in the order of a scheme (``schemes.py``) and swept where
+that is asked for (``sweeps.py``); sequences (``sequences.py``) go from left to right. The result is
+a function of (weights, inputs, seeds): it does not depend on batch size, neighbours or any global
+generator (``draws.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import torch
 from fourm.errors import UserError
 from fourm.modalities import SENTINEL_ID
 from fourm.model import FourM
-from fourm.sampling.autoregressive import CachedDecoder, UncachedDecoder
 from fourm.sampling.grids import generate_grid
 from fourm.sampling.guidance import Guidance
 from fourm.sampling.options import SamplingOptions
@@ -32,7 +32,6 @@ class Sampler:
         self.model = model.eval()
         self.modalities = model.modalities
         self._num_sentinels = num_sentinels or {}
-        self.decoder_type: type[CachedDecoder] | type[UncachedDecoder] = CachedDecoder
 
     @torch.inference_mode()
     def generate(
@@ -63,8 +62,7 @@ class Sampler:
         result = SampleState(state.num_samples, dict(state.grids), dict(state.sequences))
         if m.kind == "sequence":
             last_sentinel = SENTINEL_ID + self._num_sentinels.get(target, _NUM_SENTINELS) - 1
-            sequences = generate_sequences(task, state, last_sentinel, self.decoder_type)
-            result.sequences[target] = sequences
+            result.sequences[target] = generate_sequences(task, state, last_sentinel)
         else:
             result.grids[target] = generate_grid(task, state)
         return result

@@ -24,13 +24,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from fourm.choices import Choice
 from fourm.config import check_fields
 from fourm.errors import UserError
+from fourm.low_discrepancy import halton_ranks
 from fourm.modalities import Modality
 from fourm.ragged import ranks, ranks_in_groups
 from fourm.rng import CounterRNG
@@ -50,6 +50,7 @@ class Canvas:
     given: np.ndarray  # (B, n) True = known before the first step
     known: np.ndarray  # (B, n) True = given or committed; changes in place
     log_p: np.ndarray  # (B, n) log-probability of what was committed; changes in place
+    greedy: bool = False  # True = the likeliest ids are taken: nothing is drawn
 
     def due(self, step: int) -> np.ndarray:
         """Tokens (B,) that the schedule commits at a step."""
@@ -74,6 +75,7 @@ class Answers:
     ids: np.ndarray  # (a,)
     log_p: np.ndarray  # (a,) of each id under the distribution that it was drawn from
     entropy: np.ndarray  # (a,) of that distribution, in nats
+    probability: np.ndarray | None = None  # (a, V) that distribution, where it is wanted
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -143,7 +145,7 @@ class Halton(InOrder, name="halton"):
         if canvas.modality.grid is None:
             raise UserError(f"the halton order needs a grid; {canvas.modality.name} has none")
         height, width = canvas.modality.grid
-        base = _halton_ranks(height, width)
+        base = halton_ranks(height, width)
         down = canvas.rng.integers(0, height - 1, canvas.seeds, Roll.DOWN)
         across = canvas.rng.integers(0, width - 1, canvas.seeds, Roll.ACROSS)
         rolled = [
@@ -153,33 +155,11 @@ class Halton(InOrder, name="halton"):
         return np.stack(rolled)
 
 
-@lru_cache(maxsize=16)
-def _halton_ranks(height: int, width: int) -> np.ndarray:
-    """When the Halton sequence of bases 2 and 3 first meets each cell: (height, width)."""
-    visited = np.full((height, width), -1)
-    count, i = 0, 0
-    while count < height * width:
-        cell = int(_radical_inverse(i, 2) * height), int(_radical_inverse(i, 3) * width)
-        if visited[cell] < 0:
-            visited[cell] = count
-            count += 1
-        i += 1
-    return visited
-
-
-def _radical_inverse(i: int, base: int) -> float:
-    """The digits of ``i`` mirrored behind the point: a number in [0, 1)."""
-    result, scale = 0.0, 1.0 / base
-    while i:
-        i, digit = divmod(i, base)
-        result += digit * scale
-        scale /= base
-    return result
-
-
 @dataclass(frozen=True, kw_only=True)
 class MaskGIT(Scheme, name="maskgit"):
-    """The likeliest answers stay; confidence is shaken by Gumbel noise that falls to 0."""
+    """The likeliest answers stay; confidence is shaken by Gumbel noise that falls to 0, and that
+    is off at temperature 0.
+    """
 
     noise: float = 1.0  # of the confidence, at the beginning
     remask: float = 0.0  # share of what was committed that a step gives back, least likely first
@@ -188,15 +168,15 @@ class MaskGIT(Scheme, name="maskgit"):
         check_fields(self)
         if not 0 <= self.remask < 1:
             raise UserError(f"remask must be at least 0 and less than 1, not {self.remask}")
-        if not math.isfinite(self.noise):
-            raise UserError(f"noise must be a finite number, not {self.noise}")
+        if not 0 <= self.noise < math.inf:
+            raise UserError(f"noise must be a finite number from 0 on, not {self.noise}")
 
     def keep(self, canvas: Canvas, step: int, answers: Answers) -> np.ndarray:
-        sample, position = answers.sample, answers.position
-        uniform = canvas.rng.uniform(canvas.seeds[sample], Purpose.NOISE, step, position)
-        gumbel = -np.log(-np.log(uniform))
-        left = 1.0 - (step + 1) / canvas.steps
-        score = answers.log_p + self.noise * left * gumbel
+        sample, position, score = answers.sample, answers.position, answers.log_p
+        if not canvas.greedy:
+            uniform = canvas.rng.uniform(canvas.seeds[sample], Purpose.NOISE, step, position)
+            left = 1.0 - (step + 1) / canvas.steps
+            score = score - self.noise * left * np.log(-np.log(uniform))
         # what was given back is spread over the steps that are left
         due = canvas.due_anew(step) if self.remask else canvas.due(step)
         return ranks_in_groups(-score, sample, len(canvas.seeds)) < due[sample]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fourm.modalities import END_ID, FIRST_SENTINEL
-from fourm.sampling.autoregressive import CachedDecoder, UncachedDecoder
+from fourm.sampling.autoregressive import CachedDecoder
 from fourm.sampling.choose import choose
 from fourm.sampling.draws import Purpose
 from fourm.sampling.gaps import count_gaps, fill_gaps, forbidden_ids
@@ -22,7 +22,6 @@ def generate_sequences(
     task: Task,
     state: SampleState,
     last_sentinel: int,
-    decoder_type: type[CachedDecoder] | type[UncachedDecoder],
 ) -> list[np.ndarray]:
     """The target's ids of every sample, with all gaps filled: B arrays."""
     most = task.target.num_tokens
@@ -30,7 +29,7 @@ def generate_sequences(
     given = state.sequences.get(task.target.name) or [nothing] * state.num_samples
     whole = np.array([len(ids) > 0 and not _has_gap(ids, last_sentinel) for ids in given])
     gaps = np.array([count_gaps(ids, last_sentinel) for ids in given])
-    decoded = _decode(task, state, gaps, whole, decoder_type)
+    decoded = _decode(task, state, gaps, whole)
     return [
         given[i] if whole[i] else fill_gaps(given[i], _until_end(ids), last_sentinel, most)
         for i, ids in enumerate(decoded)
@@ -42,7 +41,6 @@ def _decode(
     state: SampleState,
     gaps: np.ndarray,
     whole: np.ndarray,
-    decoder_type: type[CachedDecoder] | type[UncachedDecoder],
 ) -> np.ndarray:
     """Decoder ids (B, t) from the first sentinel on.
 
@@ -51,7 +49,7 @@ def _decode(
     """
     options, model = task.options, task.model
     limit = task.target.num_tokens + int(gaps.max()) + 1
-    decoder = decoder_type(model, task.encode(state), limit)
+    decoder = CachedDecoder(model, task.encode(state), limit)
     banned = forbidden_ids(task.target.vocab_size, model.device)
     tokens = np.full(state.num_samples, FIRST_SENTINEL)
     decoded = [tokens]
@@ -63,7 +61,7 @@ def _decode(
         rows = decoder.step(task.index, every_branch)
         uniform = task.rng.uniform(task.seeds, Purpose.TOKEN, step, 0)
         ids, _, _ = choose(
-            task.logits(rows, step, limit).masked_fill(banned, -torch.inf),
+            task.logits(rows, options.guidance_at(step, limit)).masked_fill(banned, -torch.inf),
             task.tensor(uniform),
             options.temperature,
             options.top_k,

@@ -18,6 +18,10 @@ class GridState:
 
     values: np.ndarray  # (B, n) ids, or (B, n, C) vectors
     known: np.ndarray  # (B, n) bool
+    # of what was generated: nats of the distribution of each token, 0 where it was given, and
+    # where its mean is to be decoded that distribution itself (B, n, V)
+    entropy: np.ndarray | None = None
+    probability: np.ndarray | None = None
 
 
 @dataclass

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fourm.batch import DecoderStream, EncoderStream, map_tensors
+from fourm.distinct import encode_distinct
 from fourm.modalities import Modality
 from fourm.model import Encoded, FourM
 from fourm.rng import CounterRNG
@@ -52,11 +53,10 @@ class Task:
     def encode(self, state: SampleState) -> Encoded:
         """The encoder's view of a state, once for each branch: branches * B samples."""
         stream = encoder_stream(state, self.model.modalities, self.guidance.dropped)
-        return self.model.encode(self.on_device(stream))
+        return encode_distinct(self.model, stream, self.on_device)
 
-    def logits(self, rows: Tensor, step: int, num_steps: int) -> Tensor:
+    def logits(self, rows: Tensor, scale: float) -> Tensor:
         """Decoder output of all branches (branches * n, D) -> guided logits (n, V)."""
-        scale = self.options.guidance_at(step, num_steps)
         return self.guidance.combine(self.model.logits(rows, self.target.name), scale)
 
     def on_device(self, stream: StreamT) -> StreamT:

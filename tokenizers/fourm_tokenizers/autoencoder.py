@@ -136,7 +136,15 @@ class Autoencoder(nn.Module):
 
         1-D tokenizers decode any prefix; ``steps`` is of diffusion.
         """
-        rows = self.from_code(self.quantizer.codes(ids))
+        return self._decode(self.quantizer.codes(ids), ids, steps)
+
+    def decode_mean(self, probability: Tensor, steps: int = 0) -> Tensor:
+        """Probabilities of ids (B, n, V) -> what the expected code of each token decodes to."""
+        return self._decode(self.quantizer.mean_codes(probability), probability.argmax(-1), steps)
+
+    def _decode(self, codes: Tensor, ids: Tensor, steps: int) -> Tensor:
+        """Codes (B, n, latent_dim) -> values; ``ids`` seed the noise of a diffusion decoder."""
+        rows = self.from_code(codes)
         if isinstance(self.decoder, DiffusionDecoder):
             return self.decoder(rows, [zlib.crc32(i.cpu().numpy().tobytes()) for i in ids], steps)
         return self.decoder(rows)

@@ -96,6 +96,14 @@ class PictureCodec:
             result += from_values(self.model.decode(stacked), self.modality)
         return result
 
+    @torch.inference_mode()
+    def decode_mean(self, probability: Sequence[np.ndarray]) -> list[Any]:
+        result: list[Any] = []
+        for start in range(0, len(probability), _BATCH):
+            stacked = torch.from_numpy(np.stack(probability[start : start + _BATCH]))
+            result += from_values(self.model.decode_mean(stacked), self.modality)
+        return result
+
 
 def load_autoencoder(folder: Path) -> Autoencoder:
     """A trained tokenizer for coding and decoding; what only its training needed is left out."""

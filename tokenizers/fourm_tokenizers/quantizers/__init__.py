@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fourm.choices import Choice
@@ -36,6 +37,11 @@ class Quantizer(nn.Module, abc.ABC):
     @abc.abstractmethod
     def codes(self, ids: Tensor) -> Tensor:
         """Ids (B, n * codes_per_place) -> codes (B, n, latent_dim)."""
+
+    def mean_codes(self, probability: Tensor) -> Tensor:
+        """Probabilities of ids (B, n * codes_per_place, V) -> expected codes (B, n, latent_dim)."""
+        every_id = torch.arange(probability.shape[-1], device=probability.device)
+        return probability @ self.codes(every_id[None])[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -54,3 +55,7 @@ class Residual(Quantizer):
     def codes(self, ids: Tensor) -> Tensor:
         each = rearrange(ids, "b (n q) -> b n q", q=self.num_codebooks)
         return self.inner.get_output_from_indices(each)
+
+    def mean_codes(self, probability: Tensor) -> Tensor:
+        each = rearrange(probability, "b (n q) v -> b n q v", q=self.num_codebooks)
+        return torch.einsum("bnqv,qvd->bnd", each, self.inner.codebooks)
