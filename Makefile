@@ -5,10 +5,11 @@ RUN := $(VENV)/bin/python
 SIZE ?= default
 OUT ?= runs/demo
 
-.PHONY: help demo test test-slow check clean
+.PHONY: help demo earth test test-slow check clean
 
 help:
 	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (12 minutes on 2 cores)"
+	@echo "make earth [SIZE=smoke|default]        maps of the real Earth, learned: any of them from any others"
 	@echo "make test                              all tests"
 	@echo "make check                             lint and types"
 
@@ -22,6 +23,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: $(VENV)/ready
 	$(RUN) -m fourm demo --size $(SIZE) --out $(OUT)
+
+earth: $(VENV)/ready
+	$(RUN) -m fourm earth --size $(SIZE) --out runs/earth
 
 test: $(VENV)/ready
 	$(RUN) -m pytest

@@ -16,6 +16,7 @@ from fourm.evaluation.matrix.scores import token_matrix
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar
 from fourm.project import Project
+from fourm.report.figures import read_figures, summary
 
 _MATRIX_SAMPLES = 48
 
@@ -64,21 +65,9 @@ def finish_metrics(project: Project) -> dict[str, Any]:
 
 
 def print_summary(metrics: dict[str, Any]) -> None:
-    """The figures that matter, one a line."""
-    goals = goals_of(metrics)
-    print(
-        f"\n{'task':22s} {'metric':20s} {'value':>8s} {'goal':>9s} {'baseline':>9s} {'bound':>7s}"
-    )
-    for (task, metric), (sign, goal) in goals.items():
-        figure = metrics[task][metric]
-        met = figure["value"] >= goal if sign == ">=" else figure["value"] <= goal
-        others = [
-            f"{figure[k]:.3f}" if figure[k] is not None else "-" for k in ("baseline", "bound")
-        ]
-        print(
-            f"{task:22s} {metric:20s} {figure['value']:8.3f} {sign} {goal:6.3f} {others[0]:>9s}"
-            f" {others[1]:>7s}{'' if met else '   missed'}"
-        )
+    """The figures that have goals, one a line."""
+    figures = read_figures(metrics, goals_of(metrics))
+    print(summary(figure for figure in figures if figure.goal is not None))
     seconds = metrics.get("seconds", {})
     if seconds:
         print(

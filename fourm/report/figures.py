@@ -5,7 +5,7 @@ goal, and with what chance alone would move them.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,19 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def summary(figures: Iterable[Figure]) -> str:
+    """Figures as lines of a terminal; those that miss their goal say so."""
+    lines = [
+        f"\n{'task':26s} {'metric':20s} {'value':>8s} {'goal':>9s} {'baseline':>9s} {'bound':>7s}"
+    ]
+    for f in figures:
+        goal = "" if f.goal is None else f"{f.goal[0]} {f.goal[1]:.3f}"
+        missed = "   missed" if f.is_met is False else ""
+        shown = f"{f.task:26s} {f.metric:20s} {number(f.value):>8s} {goal:>9s}"
+        lines.append(f"{shown} {number(f.baseline):>9s} {number(f.bound):>7s}{missed}")
+    return "\n".join(lines)
 
 
 def headline(figure: Figure) -> str:

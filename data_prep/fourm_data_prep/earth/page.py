@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fourm.evaluation.sections import add_reconstructions, add_training, facts
-from fourm.pipeline import AnyToAnyPipeline, Partial
+from fourm.pipeline import Partial
 from fourm.project import Project
 from fourm.raw.labels import Labels
 from fourm.report import Gallery, Report, embed
@@ -158,8 +158,3 @@ def _add_captions(report: Report, examination: Examination) -> None:
 
 def _some(num: int) -> range:
     return range(0, num, max(1, num // _ROWS))[:_ROWS]
-
-
-def open_pipe(project: Project) -> AnyToAnyPipeline:
-    """The project's finished model."""
-    return AnyToAnyPipeline.from_pretrained(project.model)

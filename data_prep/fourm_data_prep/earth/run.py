@@ -1,20 +1,29 @@
-"""``fourm earth``: the stages from nothing to a project with raw shards.
+"""``fourm earth``: from nothing to a trained model of the Earth, its figures and a page.
 
-Each is skipped if it is done; more stages (tokenizers, pretraining, a report) are more
-``project.stage`` calls after these.
+The stages are those of any project (``fourm.project_run``) after two of its own, the maps and the
+tiles; each is skipped if it is done, and goes on where it was cut short.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
+from fourm.evaluation.project_report import assemble
 from fourm.project import Project, command_line, run_all
+from fourm.project_run import Making, run_project
+from fourm.report.figures import read_figures, summary
+from fourm.resources import configs_folder
 from fourm_data_prep.earth.fetching import fetch
 from fourm_data_prep.earth.maps import Amount, write_maps, write_modalities
+from fourm_data_prep.earth.page import GOALS, write_page
 from fourm_data_prep.earth.stand_in import STAND_IN, make_world
+from fourm_data_prep.earth.tasks import EXAMINED, Examination
+from fourm_data_prep.earth.tiles import read_tiles
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,9 @@ class EarthSize:
 
     train: int
     val: int
+    examined: int  # of the held-out tiles
+    overrides: tuple[str, ...] = ()  # of the pretraining
+    tokenizer_overrides: tuple[str, ...] = ()
 
     def amount(self, synthetic: bool) -> Amount:
         """Tiles of the Earth, or of a stand-in, which has only 4 pixels for each degree."""
@@ -30,7 +42,13 @@ class EarthSize:
         return replace(real, degrees=8.0, block=20.0) if synthetic else real
 
 
-SIZES = {"smoke": EarthSize(512, 64), "default": EarthSize(12000, 600)}
+SIZES = {
+    "smoke": EarthSize(
+        512, 64, 32, ("loop.steps=40", "loop.checkpoint_every=20"), ("train.steps=30",)
+    ),
+    "default": EarthSize(12000, 600, 400),
+}
+_BASELINE_TILES = 2000  # of the training split, that cheap predictors know
 
 
 def get_sources(source: Path, synthetic: bool) -> None:
@@ -66,7 +84,40 @@ def make_tiles(
     if not maps.is_file():
         lacking = write_maps(source, maps, chosen.amount(synthetic))
         write_modalities(project.modalities, lacking)
-    importing = command_line("import", maps, "--config", project.modalities, "--out", project.raw)
+        if not lacking:  # else the masks would name what is not there: a plain config is written
+            project.write_configs(configs_folder(), "earth")
     # what has changed in the YAML files, and whether anything has, the import finds out itself
-    project.stage("tiles", lambda: run_all([importing]), lambda: False)
+    project.stage("tiles", lambda: run_all([_importing(project, maps)]), lambda: False)
     return project
+
+
+def run_earth(
+    out: Path, size: str = "default", source: Path | None = None, synthetic: bool = False
+) -> Project:
+    """All of it: tiles, tokenizers, tokens, a model, figures and a page."""
+    project, chosen = make_tiles(out, size, source, synthetic), SIZES[size]
+    making = Making(
+        tokenizer_overrides=lambda steps: chosen.tokenizer_overrides,
+        overrides=chosen.overrides,
+        report=lambda: examine(project, chosen.examined),
+    )
+    run_project(out, making=making)
+    print(summary(read_figures(json.loads(project.metrics.read_text()), GOALS)))
+    return project
+
+
+def _importing(project: Project, maps: Path) -> list[str]:
+    return command_line("import", maps, "--config", project.modalities, "--out", project.raw)
+
+
+def examine(project: Project, num_tiles: int, seed: int = 0) -> None:
+    """Figures on held-out tiles and the page about them; the model is assembled."""
+    pipe = assemble(project)
+    names = [m.name for m in pipe.modalities if m.name in EXAMINED]
+    train = read_tiles(project, pipe.modalities, "train", names, _BASELINE_TILES)
+    held_out = read_tiles(project, pipe.modalities, "val", names, num_tiles)
+    examination = Examination(pipe, train, held_out, seed)
+    metrics = examination.run()
+    write_json_atomic(project.metrics, metrics)
+    write_page(project, examination, metrics)
+    assemble(project)  # its card tells the figures

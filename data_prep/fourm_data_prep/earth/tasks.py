@@ -24,7 +24,7 @@ from fourm_data_prep.earth.tiles import Tiles
 
 _BLOCKS = 10  # of tiles, whose figures tell the deviation of a figure
 _BATCH = 50
-ONE_PASS = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
+ONE_PASS = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0, decode="mean")
 
 Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
@@ -54,6 +54,8 @@ TASKS = (
     Task(("height", "climate"), "land_cover"),
     Task(("caption",), "climate"),
 )
+
+EXAMINED = {"rgb", "caption", *(n for task in TASKS for n in (*task.inputs, task.target))}
 
 
 def figures_of(raw: Any) -> Figures:
