@@ -36,8 +36,8 @@ import torch
 from fourm_data_prep.packaged import efficientnet_network, efficientnet_pixels
 
 from fourm.data.shards import write_json_atomic
+from fourm.demo.held_out import HeldOut, held_out_scenes
 from fourm.demo.judge import PixelJudge
-from fourm.demo.tasks import HeldOut, held_out_scenes
 from fourm.evaluation.metrics import absrel, mean_angle, mean_iou
 from fourm.model import FourM
 from fourm.pipeline import AnyToAnyPipeline

@@ -34,8 +34,8 @@ _MEAN_SCENES = 1024
 _BATCH = 64
 _BLOCKS = 16  # of scenes, whose figures tell the deviation of a figure
 
-# dense targets from pixels: one step, the likeliest code
-PARALLEL = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
+# dense targets from pixels: one pass, the mean code
+PARALLEL = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0, decode="mean")
 GREEDY = SamplingOptions(temperature=0.0)
 
 
