@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fourm_data_prep.earth.baselines import ColorTable, NearestTiles
 from fourm_data_prep.earth.mosaic import mosaic
-from fourm_data_prep.earth.tasks import TASKS, figures_of
+from fourm_data_prep.earth.tasks import TASKS, _jackknife, figures_of
 from fourm_data_prep.earth.tiles import Tiles
 from fourm_data_prep.rasters.surfaces import Tile
 
@@ -51,3 +51,23 @@ def test_tiles_lie_on_the_map_where_they_were_cut_also_across_the_date_line():
     middle = world[(80 - 10) * 4, 180 * 4]
     assert (middle == 255).all() and (world[(80 + 20) * 4, [2, 1437]] == 255).all()
     assert (world == 255).all(-1).sum() == 2 * 40 * 40
+
+
+def test_the_deviation_of_a_mean_is_that_of_the_means_of_regions():
+    rng = np.random.default_rng(0)
+    truth = np.zeros((40, 2, 2))
+    got = np.repeat(rng.normal(5.0, 1.0, 8), 5)[:, None, None] * np.ones((1, 2, 2))
+    regions = [np.arange(5 * i, 5 * i + 5) for i in range(8)]
+    found = _jackknife(lambda p, t: {"mean": float((p - t).mean())}, got, truth, regions)
+    means = got[::5, 0, 0]
+    assert found["mean"] == pytest.approx(np.std(means, ddof=1) / 8**0.5)
+    assert _jackknife(lambda p, t: {"mean": 0.0}, got, truth, regions[:1]) == {}
+
+
+def test_regions_are_as_wide_on_the_ground_wherever_they_lie():
+    tiles = Tiles(
+        [Tile(i, x, y, 5.0, 5.0) for i, (y, x) in enumerate([(1, 1), (2, 9), (1, 12)])], {}
+    )
+    assert [list(r) for r in tiles.regions()] == [[0, 1], [2]]
+    north = Tiles([Tile(i, x, 65.0, 9.0, 5.0) for i, x in enumerate([1.0, 20.0, 30.0])], {})
+    assert [list(r) for r in north.regions()] == [[0, 1], [2]]

@@ -22,7 +22,6 @@ from fourm.sampling.schemes import ROAR
 from fourm_data_prep.earth.baselines import ColorTable, NearestTiles
 from fourm_data_prep.earth.tiles import Tiles
 
-_BLOCKS = 10  # of tiles, whose figures tell the deviation of a figure
 _BATCH = 50
 ONE_PASS = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0, decode="mean")
 
@@ -99,14 +98,12 @@ class Examination:
             name: figures(predicted.astype(truth.dtype), truth)
             for name, predicted in self._cheap(task, raw).items()
         }
-        blocks = np.array_split(np.arange(len(truth)), min(_BLOCKS, len(truth)))
-        parts = [figures(got[block], truth[block]) for block in blocks]
+        spread = _jackknife(figures, got, truth, self.held_out.regions())
         for metric, value in figures(got, truth).items():
-            spread = np.std([part[metric] for part in parts], ddof=1) / len(parts) ** 0.5
             best = min if metric == "mae" else max
             self.metrics.setdefault(task.name, {})[metric] = {
                 "value": value,
-                "deviation": float(spread),
+                "deviation": spread.get(metric),
                 "baseline": best(of[metric] for of in cheap.values()),
                 "baselines": {name: of[metric] for name, of in cheap.items()},
                 "bound": bound[metric],
@@ -150,3 +147,19 @@ class Examination:
             table = ColorTable.of_numbers(self.train.stacked("rgb"), known.reshape(known.shape[:3]))
             found["colour table"] = table(pictures).reshape(len(asked), *known.shape[1:])
         return found
+
+
+def _jackknife(
+    figures: Figures, got: np.ndarray, truth: np.ndarray, regions: list[np.ndarray]
+) -> dict[str, float]:
+    """Standard deviation of each figure by the choice of regions: each is left out once. Nothing
+    where there is one region.
+    """
+    if len(regions) < 2:
+        return {}
+    parts = []
+    for left_out in regions:
+        kept = np.delete(np.arange(len(truth)), left_out)
+        parts.append(figures(got[kept], truth[kept]))
+    shrink = (len(parts) - 1) / len(parts) ** 0.5
+    return {name: shrink * float(np.std([part[name] for part in parts])) for name in parts[0]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,17 @@ class Tiles:
         latitude, longitude = np.deg2rad([[t.y for t in self.tiles], [t.x for t in self.tiles]])
         flat = np.cos(latitude)
         return np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], -1)
+
+    def regions(self, side: float = 10.0) -> list[np.ndarray]:
+        """Numbers of the tiles of each region, about ``side`` degrees of a side: tiles of one are
+        alike, so it is regions that are independent of each other.
+        """
+        of: dict[tuple[int, int], list[int]] = {}
+        for i, tile in enumerate(self.tiles):
+            band = math.floor(tile.y / side)
+            flat = math.cos(math.radians(side * (band + 0.5)))
+            of.setdefault((band, math.floor(tile.x * flat / side)), []).append(i)
+        return [np.array(numbers) for _, numbers in sorted(of.items())]
 
 
 def read_tiles(
