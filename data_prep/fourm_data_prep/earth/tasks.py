@@ -161,5 +161,5 @@ def _jackknife(
     for left_out in regions:
         kept = np.delete(np.arange(len(truth)), left_out)
         parts.append(figures(got[kept], truth[kept]))
-    shrink = (len(parts) - 1) / len(parts) ** 0.5
+    shrink = (len(parts) - 1) ** 0.5
     return {name: shrink * float(np.std([part[name] for part in parts])) for name in parts[0]}
