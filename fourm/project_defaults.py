@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from fourm.config import from_mapping, read_yaml
+from fourm.data.raw_sets import raw_of
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
 from fourm.modalities import Kind, ModalitySet
@@ -110,9 +111,7 @@ def _lacking(
         return {}
     if entry.get("tokenizer") or entry.get("vocab_size"):
         return {}
-    described = {"kind": "grid", "raw": given, "vocab_size": 8, "grid": [1, 1]}
-    where = str(project.modalities)
-    raw = ModalitySet.from_mapping({"modalities": {name: described}}, where)[name].raw
+    raw = raw_of(name, given, str(project.modalities))
     kind: Kind = entry.get("kind") or _kind_of(raw, name)
     found: dict[str, Any] = {} if "kind" in entry else {"kind": kind}
     if kind == "sequence":
@@ -137,11 +136,13 @@ def _kind_of(raw: Raw, name: str) -> Kind:
 
 
 def _autoencoder(raw: Raw, kind: Kind) -> dict[str, Any]:
-    """A small one: more codes and depth for what has colours."""
+    """A small one: more codes and depth for what has colours. VQ: it uses its codes whatever the
+    data are like, which FSQ does not (docs/tokenizers.md).
+    """
     rich = raw.num_channels > 1
     settings: dict[str, Any] = {
         "type": "autoencoder",
-        "levels": [8, 8, 8, 5] if rich else [8, 8, 8],
+        "quantizer": {"type": "vq", "codebook_size": 2048 if rich else 512},
         "dim": 128 if rich else 96,
         "encoder_depth": 1,
         "decoder_depth": 2,

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from fourm.data.raw_sets import load_raw
 from fourm.data.shards import Damage, write_json_atomic
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
@@ -120,7 +121,7 @@ def import_pictures(
         import_rasters(Path(source), config, out, max_damage, engine)
         return
     start_workers(engine)
-    modalities = ModalitySet.load(config)
+    modalities = load_raw(config)
     for name in (*taking.columns, *taking.require):
         modalities.index(name)  # tells of an unknown one
     plan = _plan(str(source), modalities, out, size, taking)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm.data.ranges import settle_ranges
+from fourm.data.raw_sets import load_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.formats import FORMAT
 from fourm.modalities import ModalitySet
@@ -36,11 +37,11 @@ def inspect(
 
     A ``range: auto`` of raw modalities is measured first.
     """
-    modalities = ModalitySet.load(config)
+    modalities = load_raw(config)
     if folder.is_dir() and not _holds_tokens(folder, modalities):
         for line in settle_ranges(config, folder):
             print(line, flush=True)
-        modalities = ModalitySet.load(config)
+        modalities = load_raw(config)
     found = survey(folder, modalities, tokenizers)
     if json_out is not None:
         write_json_atomic(json_out, {"format": FORMAT, **found.to_json()})

@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
+from fourm.data.raw_sets import load_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
-from fourm.modalities import Modality, ModalitySet
+from fourm.modalities import Modality
 from fourm.raw import Raw, Spread
 from fourm.yaml_files import parse
 
@@ -40,7 +41,7 @@ def settle_ranges(config: str | Path, raw: str | Path) -> list[str]:
     word from its base.
     """
     path = Path(config)
-    waiting = [m for m in ModalitySet.load(path) if m.raw.is_open]
+    waiting = [m for m in load_raw(path) if m.raw.is_open]
     if not waiting:
         return []
     text = path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fourm.config import to_mapping
+from fourm.data.raw_sets import load_raw
 from fourm.data.shards import shard_path, shard_paths, write_json_atomic, write_shard
-from fourm.modalities import ModalitySet
 from fourm.rng import CounterRNG
 from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
@@ -83,7 +83,7 @@ def import_rasters(
 
     Raises UserError for settings that do not fit, damaged images, and too few tiles.
     """
-    given = load_rasters(source, ModalitySet.load(config))
+    given = load_rasters(source, load_raw(config))
     for function in given.settings.derived.values():
         open_derived(function)
     made_from = _made_from(given)
