@@ -1,4 +1,9 @@
-"""Sequences with gaps: sentinels in what is given, and the spans that are decoded for them."""
+"""Sequences with gaps: sentinels in what is given, and the spans that are decoded for them.
+
+As in training (``spans.py``) an answer is [S_1], the ids of the first gap, [S_2], those of the
+second ... and what closes the last: the next sentinel, or [END] where the sequence is open-ended.
+``Answer`` lets nothing else be said. Shapes: B samples, L and t ids, V ids of the vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm.modalities import END_ID, FIRST_SENTINEL, PAD_ID, START_ID, UNKNOWN_ID
+from fourm.errors import UserError
+from fourm.modalities import END_ID, FIRST_SENTINEL, PAD_ID, SENTINEL_ID, START_ID, UNKNOWN_ID
 
 
 def forbidden_ids(vocab_size: int, device: torch.device) -> Tensor:
@@ -16,36 +22,77 @@ def forbidden_ids(vocab_size: int, device: torch.device) -> Tensor:
     return mask
 
 
-def count_gaps(ids: np.ndarray, last_sentinel: int) -> int:
-    """Sentinels in a given sequence; an empty one is one gap."""
-    return max(int(((ids >= FIRST_SENTINEL) & (ids <= last_sentinel)).sum()), 1)
+class Answer:
+    """How far the answers of B samples are, and what each may say next.
 
-
-def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int, most: int) -> np.ndarray:
-    """A given sequence with its sentinels replaced by the decoded spans; ``decoded`` begins with
-    [S_1].
-
-    The result has at most ``most`` ids: what was given stays, spans that would push it out are cut.
+    A gap gets at least one id. It closes where it holds ``most_of_gap`` ids, or where more would
+    leave none for the gaps behind it: no filled sequence has more than ``most`` ids.
     """
-    spans: dict[int, list[int]] = {}
-    current = None
-    for i in decoded.tolist():
-        if FIRST_SENTINEL <= i <= last_sentinel:
-            current = i
-        elif current is not None:
-            spans.setdefault(current, []).append(i)
+
+    def __init__(
+        self, given: list[np.ndarray], last_sentinel: int, most: int, most_of_gap: int
+    ) -> None:
+        given = [ids if len(ids) else np.array([FIRST_SENTINEL]) for ids in given]
+        marks = [is_sentinel(ids, last_sentinel) for ids in given]
+        self.num_gaps = np.array([mark.sum() for mark in marks])
+        if self.num_gaps.max() + FIRST_SENTINEL > last_sentinel:
+            raise UserError(
+                f"a sequence has {self.num_gaps.max()} gaps;"
+                f" {last_sentinel - FIRST_SENTINEL} are the most"
+            )
+        # what ends in a gap is ended by its answer
+        self.is_open = np.array([mark[-1] for mark in marks])
+        self.finished = self.num_gaps == 0
+        self._room = most - np.array([(~mark).sum() for mark in marks]) - self.num_gaps
+        self._most_of_gap, self._last_sentinel = most_of_gap or most, last_sentinel
+        self._gap, self._held = np.ones_like(self.num_gaps), np.zeros_like(self.num_gaps)
+
+    def banned(self, never: np.ndarray) -> np.ndarray:
+        """Mask (B, V) of what may not come next, ``never`` (V,) included."""
+        banned = np.tile(never, (len(self._gap), 1))
+        banned[:, END_ID] = banned[:, SENTINEL_ID : self._last_sentinel + 1] = True
+        banned[(self._held >= self._most_of_gap) | self._is_full] = True
+        closable = np.flatnonzero((self._held > 0) | self._ends_here)
+        closing = self._closing[closable]
+        banned[closable, closing] = never[closing] & self._ends_here[closable]
+        return banned
+
+    def add(self, ids: np.ndarray) -> None:
+        """What was said (B,); samples that have finished are past caring."""
+        closes = ids == self._closing
+        self._held = np.where(closes, 0, self._held + 1)
+        self._room -= self._held > 1
+        self._gap += closes
+        # the end of an open one needs no id of its own where it is full
+        self.finished |= (self._gap > self.num_gaps) | (self._ends_here & self._is_full)
+
+    @property
+    def _ends_here(self) -> np.ndarray:
+        return self.is_open & (self._gap == self.num_gaps)
+
+    @property
+    def _closing(self) -> np.ndarray:
+        return np.where(self._ends_here, END_ID, FIRST_SENTINEL + self._gap)
+
+    @property
+    def _is_full(self) -> np.ndarray:
+        return (self._room <= 0) & (self._held > 0)
+
+
+def is_sentinel(ids: np.ndarray, last_sentinel: int) -> np.ndarray:
+    """Mask (L,) of the ids that mark gaps."""
+    return (ids >= FIRST_SENTINEL) & (ids <= last_sentinel)
+
+
+def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int) -> np.ndarray:
+    """A given sequence with each sentinel replaced by what ``decoded`` says behind it."""
     if not len(given):
         given = np.array([FIRST_SENTINEL])
-    filled: list[int] = []
-    has_end = END_ID in given  # then an end inside a gap ends the gap alone
-    room = most - int(((given < FIRST_SENTINEL) | (given > last_sentinel)).sum())
-    for i in given.tolist():
-        if FIRST_SENTINEL <= i <= last_sentinel:
-            span = [t for t in spans.get(i, []) if t != END_ID or not has_end][: max(room, 0)]
-            room -= len(span)
-            filled += span
-        else:
-            filled.append(i)
-    if END_ID in filled:
-        filled = filled[: filled.index(END_ID) + 1]
-    return np.array(filled, dtype=np.int64)
+    starts = np.flatnonzero(is_sentinel(decoded, last_sentinel))
+    spans = {
+        decoded[at]: span[1:]
+        for at, span in zip(starts, np.split(decoded, starts)[1:], strict=True)
+    }
+    marks = is_sentinel(given, last_sentinel)
+    parts = [spans[i] if mark else [i] for i, mark in zip(given, marks, strict=True)]
+    return np.concatenate(parts).astype(np.int64)
