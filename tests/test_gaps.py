@@ -20,7 +20,7 @@ from fourm.sampling.sampler import Sampler
 S1, S2, S3, S4 = range(FIRST_SENTINEL, FIRST_SENTINEL + 4)
 LAST, A, B = S4, S4 + 1, S4 + 2  # a vocabulary of two words
 NEVER = np.zeros(B + 1, bool)
-NEVER[: END_ID] = True
+NEVER[:END_ID] = True
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def legal(given: list[int], most: int, most_of_gap: int) -> set[tuple[int, ...]]
 )
 def test_what_an_answer_may_say_is_what_the_grammar_allows(given, most, most_of_gap):
     assert said(given, most, most_of_gap) == legal(given, most, most_of_gap)
-    assert len(legal(given, most, most_of_gap)) > 2
+    assert len(legal(given, most, most_of_gap)) >= 2
 
 
 def test_a_text_with_gaps_is_the_given_ids_and_what_each_gap_was_told(modalities, model):
@@ -115,8 +115,9 @@ def test_gaps_are_numbered_in_the_order_in_which_they_stand(pipe):
         "a [S_4] cube left of a [S_9] sphere",
         "a [S_0] cube left of a [S_0] sphere",
     ):
-        assert np.array_equal(pipe({"caption": text}, "caption", seed=4)["caption"].ids[0],
-                              ordered["caption"].ids[0])
+        assert np.array_equal(
+            pipe({"caption": text}, "caption", seed=4)["caption"].ids[0], ordered["caption"].ids[0]
+        )
     words = ordered["caption"].texts[0].split()
     assert words[0] == "a" and words[-1] == "sphere" and " cube left of a " in " ".join(words)
 
@@ -136,7 +137,8 @@ def test_boxes_may_have_gaps_between_and_in_them(pipe):
         state = pipe.encode({"boxes": given})
         assert state.sequences["boxes"][0].tolist() == expected
     two = pipe({"boxes": [[BOX, "[S_1]"], ["[S_1]", BOX]]}, "boxes", seed=1)["boxes"]
-    assert two.values[0][0]["label"] == two.values[1][-1]["label"] == "red cube"
+    assert np.array_equal(two.ids[0][:6], plain[:-1]) and len(two.ids[0]) > 7
+    assert np.array_equal(two.ids[1][-7:], plain) and len(two.ids[1]) > 7
 
 
 TOO_MUCH = [
@@ -145,7 +147,7 @@ TOO_MUCH = [
     ({"caption": Tokens(np.full(25, 300))}, "25 ids are more than the 24"),
     ({"caption": Partial("a red cube", np.ones(4, bool))}, r"write \[S_1\] where"),
     ({"caption": Tokens(np.full(4, 300), np.ones(4, bool))}, r"write \[S_1\] where"),
-    ({"caption": " [S_1] a" * 11}, "is longer"),
+    ({"caption": " [S_1] a" * 13}, "is longer"),
 ]
 
 
