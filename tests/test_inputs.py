@@ -1,5 +1,5 @@
-"""What a call of the pipeline is given: files and arrays read as shards are, lists and single values
-together, parts of pictures that stay as they are, targets and weights that name what is given.
+"""What a call of the pipeline is given: files and arrays read as shards are, lists and single
+values together, parts of pictures that stay as they are, targets and weights that name what is given.
 """
 
 import io
@@ -65,7 +65,7 @@ def test_a_picture_is_read_as_shards_read_it_in_every_form_that_it_is_given(
         for key, grid in whole.grids.items():
             assert np.array_equal(state.grids[key].values, grid.values)
     assert np.array_equal(raw.from_argument(str(path)), expected)
-    if name == "depth":  # a value as npy and as PNG is the same value
+    if name == "depth" and not size:  # a value as npy and as PNG is the same value
         np.testing.assert_allclose(expected, scene[name], atol=1e-3)
 
 
@@ -119,7 +119,6 @@ def test_samples_of_a_list_are_as_alone_where_some_are_given_in_part(pipe, scene
 
 
 def test_given_pixels_stay_as_they_are_unless_they_are_not_to(pipe, scene):
-    rng = np.random.default_rng(0)
     rgb = scene["rgb"].copy()
     keep = np.ones(rgb.shape[:2], bool)
     keep[10:33, 20:45] = False  # cuts through tokens
@@ -129,7 +128,7 @@ def test_given_pixels_stay_as_they_are_unless_they_are_not_to(pipe, scene):
     assert np.array_equal(pasted.values[0][keep], rgb[keep])
     assert np.array_equal(pasted.values[0][~keep], plain.values[0][~keep])
     assert not np.array_equal(plain.values[0][keep], rgb[keep])
-    assert np.array_equal(pasted.ids[0], plain.ids[0]) and rng is not None
+    assert np.array_equal(pasted.ids[0], plain.ids[0])
 
 
 def test_a_mask_may_have_the_size_of_the_picture_itself(pipe, scene):
@@ -142,7 +141,7 @@ def test_a_mask_may_have_the_size_of_the_picture_itself(pipe, scene):
     assert np.array_equal(token_mask(part, m, 64).reshape(8, 8), np.arange(8)[:, None] >= [4] * 8)
     keep[80, 100] = False  # one pixel of the picture: the token is not whole
     assert token_mask(Part(large, keep), m, 64).sum() == 31
-    with pytest.raises(UserError, match=r"shape \(9, 9\).*64 tokens or 48 x 48.*own 160 x 200"):
+    with pytest.raises(UserError, match=r"shape \(9, 9\).*64 tokens or 64 x 64.*own 160 x 200"):
         pipe({"rgb": Partial(large, np.ones((9, 9), bool))}, "rgb")
 
 
