@@ -121,9 +121,14 @@ class InputEncoder:
         """In how many samples nothing of a target is left to generate."""
         if name in state.grids:
             return int(state.grids[name].known.all(1).sum())
+        given = [ids for ids in state.sequences.get(name, []) if len(ids)]
+        return len(given) - self.num_gapped(name, given)
+
+    def num_gapped(self, name: str, ids: list[np.ndarray]) -> int:
+        """How many of these ids of a modality have gaps."""
         last = SENTINEL_ID + self.num_sentinels[name] - 1
-        given = state.sequences.get(name, [])
-        return sum(len(ids) > 0 and not is_sentinel(ids, last).any() for ids in given)
+        is_sequence = self.modalities[name].kind == "sequence"
+        return is_sequence and sum(is_sentinel(i, last).any() for i in ids)
 
     def ids(self, m: Modality, values: list[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Ids of each value of a modality with a codec, and which of them are given."""

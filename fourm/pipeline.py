@@ -47,6 +47,7 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState, encoder_stream
 from fourm.sampling.task import Progress
+from fourm.scoring import Method, Scorer
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
 
@@ -353,6 +354,45 @@ class AnyToAnyPipeline:
         )
         encoded = self.model.encode(stream)
         return list(encoded.features.float().cpu().split(encoded.num_features.tolist()))
+
+    def score(
+        self,
+        inputs: Mapping[str, Any],
+        values: Mapping[str, Any],
+        *,
+        parts: int = 1,
+        method: Method = "chain",
+    ) -> dict[str, np.ndarray]:
+        """Log-likelihood of ``values`` given ``inputs``: name -> nats (B,), of whole values.
+
+        Each target is given the inputs and all targets before it. What is no list stands for all
+        samples, so one input and a list of captions tells which of them fits best.
+
+        Args:
+            values: name of a target -> raw value, ``Tokens``, or a list of them.
+            parts, method: of grids and sets (``fourm/scoring.py``); with as many parts as tokens
+                each token is asked alone. Sequences are exact.
+        """
+        scorer = Scorer(self.model, parts, method)
+        if not isinstance(values, Mapping) or not values:
+            raise UserError("values are a mapping of targets to what is to be scored")
+        self._checked(list(values), None)
+        if set(values) & set(inputs):
+            raise UserError(f"{', '.join(set(values) & set(inputs))}: given and to be scored")
+        every = Inputs.of({**inputs, **values}, 1, self.modalities)
+        seen, found = [name for name in every.values if name not in values], {}
+        for name in values:
+            given = Inputs(every.num_samples, {key: every.values[key] for key in seen})
+            m = self.modalities[name]
+            try:
+                ids, keep = self._encoder.ids(m, every.values[name])
+            except ValueError as error:
+                raise UserError(f"value of {name}: {error}") from None
+            if not np.concatenate(keep).all() or self._encoder.num_gapped(name, ids):
+                raise UserError(f"value of {name}: whole values are scored, this has parts")
+            found[name] = scorer.score(self._encoder.state(given), m, ids)
+            seen.append(name)
+        return found
 
     def decode(self, state: SampleState, name: str) -> Generated:
         """One modality of a state in raw form."""
