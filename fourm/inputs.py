@@ -127,8 +127,9 @@ class InputEncoder:
     def num_gapped(self, name: str, ids: list[np.ndarray]) -> int:
         """How many of these ids of a modality have gaps."""
         last = SENTINEL_ID + self.num_sentinels[name] - 1
-        is_sequence = self.modalities[name].kind == "sequence"
-        return is_sequence and sum(is_sentinel(i, last).any() for i in ids)
+        if self.modalities[name].kind != "sequence":
+            return 0
+        return sum(bool(is_sentinel(i, last).any()) for i in ids)
 
     def ids(self, m: Modality, values: list[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Ids of each value of a modality with a codec, and which of them are given."""

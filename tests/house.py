@@ -43,7 +43,7 @@ ROOMS = (
         "fourm",
         "pipeline",
         "any to any; released 4M",
-        "pipeline given given_sequences inputs automatic scoring interop",
+        "pipeline given given_sequences inputs automatic scoring generated_files interop",
     ),
     Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),

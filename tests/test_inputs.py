@@ -1,5 +1,6 @@
 """What a call of the pipeline is given: files and arrays read as shards are, lists and single
-values together, parts of pictures that stay as they are, targets and weights that name what is given.
+values together, parts of pictures that stay as they are, targets and weights that name what is
+given.
 """
 
 import io

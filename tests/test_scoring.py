@@ -1,5 +1,5 @@
-"""``pipe.score``: equal to slow references, proper where it claims to be, and good enough to classify
-pictures by captions.
+"""``pipe.score``: equal to slow references, proper where it claims to be, and good enough to
+classify pictures by captions.
 """
 
 import numpy as np
