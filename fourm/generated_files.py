@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,17 +41,21 @@ class Wanted:
 
 
 def wanted_inputs(
-    modalities: ModalitySet, given: Mapping[str, str], table: Path | None
+    modalities: ModalitySet,
+    given: dict[str, str],
+    table: Path | None,
+    texts: dict[str, str],
 ) -> list[Wanted]:
     """From ``NAME=VALUE`` and a CSV file; a value that is a folder, and every row of the table, is
-    one of many. Raises UserError where keys do not go together.
+    one of many. ``texts`` are no folders whatever they say. Raises UserError where keys do not go
+    together.
     """
     many = {
         name: _files(Path(text), modalities[name].raw.extensions)
         for name, text in given.items()
-        if Path(text).is_dir()
+        if os.path.isdir(text)
     }
-    rest = {name: text for name, text in given.items() if name not in many}
+    rest = {name: text for name, text in (given | texts).items() if name not in many}
     if table is not None:
         rows = _rows(table, modalities)
         for name, files in many.items():
@@ -98,7 +103,7 @@ def _rows(table: Path, modalities: ModalitySet) -> dict[str, dict[str, str | Pat
                 raise UserError(f"{table}: key {key!r} is there twice or is no file name")
             cells = {name: cell for name, cell in row.items() if cell}
             rows[key] = {
-                name: table.parent / cell if (table.parent / cell[:255]).is_file() else cell
+                name: table.parent / cell if os.path.isfile(table.parent / cell) else cell
                 for name, cell in cells.items()
             }
     if not rows:

@@ -11,7 +11,7 @@ from fourm.cli.verb import COUNT, PATH, SEED, verb
 from fourm.errors import UserError
 
 
-@verb(resumes=True)
+@verb()
 @click.option("--model", help="Pipeline folder or hub id; the demo's own model if left out.")
 @click.option("--caption", help="Short for --input caption=...")
 @click.option(
@@ -58,8 +58,6 @@ def command(
     finished are not made again.
     """
     given = dict(_named(text) for text in inputs)
-    if caption is not None:
-        given["caption"] = caption
 
     from fourm.config import from_mapping
     from fourm.generated_files import (
@@ -78,7 +76,8 @@ def command(
     from_mapping(SamplingOptions, settings, "generate")  # refuse before the model is opened
     folder = find_model(model or demo_model_folder())
     pipe = AnyToAnyPipeline.from_pretrained(folder)
-    everything = wanted_inputs(pipe.modalities, given, table)
+    told = {} if caption is None else {"caption": caption}
+    everything = wanted_inputs(pipe.modalities, given, table, told)
     targets = [*first, *more] or ["rgb"]
     request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
     results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
