@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm.answers import is_sentinel
 from fourm.codecs import CodecSet
 from fourm.data.opening import to_vectors
 from fourm.errors import UserError
@@ -27,7 +28,6 @@ from fourm.given import (
 )
 from fourm.given_sequences import ids_with_gaps
 from fourm.modalities import SENTINEL_ID, Modality, ModalitySet
-from fourm.sampling.gaps import is_sentinel
 from fourm.sampling.state import GridState, SampleState
 
 

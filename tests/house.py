@@ -45,7 +45,7 @@ ROOMS = (
         "any to any; released 4M",
         "pipeline given given_sequences inputs automatic scoring generated_files interop",
     ),
-    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling earlier_options"),
+    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
     Room(

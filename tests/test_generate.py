@@ -1,5 +1,5 @@
-"""``fourm generate`` writes values that can be given again, and takes a folder or a table of inputs,
-of which what is finished is not made again.
+"""``fourm generate`` writes values that can be given again, and takes a folder or a table of
+inputs, of which what is finished is not made again.
 """
 
 import json

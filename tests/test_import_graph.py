@@ -70,6 +70,7 @@ FLOORS: list[set[str]] = [
     {"fourm.model", "fourm.flops", "fourm.distinct"},
     {"fourm.training"},
     {"fourm.doctor"},
+    {"fourm.answers"},
     {"fourm.sampling", "fourm.earlier_options"},
     {"fourm.given", "fourm.automatic", "fourm.scoring"},
     {"fourm.given_sequences"},
