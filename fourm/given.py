@@ -5,14 +5,23 @@ that sampling takes. Shapes: L ids or vectors of a sample, C numbers of a vector
 from __future__ import annotations
 
 import operator
+import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
+from PIL import Image
 
+from fourm.data.npy import read_npy
+from fourm.data.pictures import open_header
 from fourm.errors import UserError
-from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality
+from fourm.modalities import Modality
 from fourm.sampling.state import GridState
+
+_GAP = re.compile(r"\[S_\d+\]")
 
 
 @dataclass(frozen=True)
@@ -20,8 +29,8 @@ class Partial:
     """A raw value of which only some tokens are given: in-painting, out-painting. ``keep`` True =
     given.
 
-    ``keep`` is a mask over the token grid (rows, columns) or over pixels (H, W); a token is given
-    if all its pixels are.
+    ``keep`` is a mask over the token grid (rows, columns) or over pixels (H, W), the modality's or
+    the picture's own; a token is given if all its pixels are.
     """
 
     raw: Any
@@ -73,7 +82,14 @@ def is_batch(value: Any, m: Modality) -> bool:
     """A list of samples, as opposed to one sample that may itself be a list."""
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], (Partial, Tokens)):
         return True
+    if m.kind == "sequence" and isinstance(value, (list, tuple)) and any(map(is_gap, value)):
+        return m.raw.is_batch([item for item in value if not is_gap(item)])
     return m.raw.is_batch(value)
+
+
+def is_gap(item: Any) -> bool:
+    """True for what stands for items of a list that are left open: ``"[S_1]"``."""
+    return isinstance(item, str) and _GAP.fullmatch(item) is not None
 
 
 def padded_vectors(values: list[np.ndarray], most: int) -> GridState:
@@ -90,6 +106,19 @@ def padded_vectors(values: list[np.ndarray], most: int) -> GridState:
     return GridState(table, known)
 
 
+def opened(value: Any, m: Modality) -> Any:
+    """A value, or what the file holds that it names. Raises UserError where there is none."""
+    name = isinstance(value, str) and (m.raw.pixels or os.path.isfile(value))
+    if name or (isinstance(value, os.PathLike) and m.raw.pixels):
+        return m.raw.from_argument(os.fspath(value))
+    if isinstance(value, os.PathLike):
+        if not os.path.isfile(value):
+            raise UserError(f"no file {os.fspath(value)}")
+        path = Path(value)
+        return m.raw.read(path.read_bytes(), path.suffix.lstrip("."))
+    return value
+
+
 def token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
     """Which of a value's tokens are given, (num,) bool: all, but of a ``Partial`` those that its
     mask of tokens or of pixels keeps whole.
@@ -97,28 +126,58 @@ def token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
     keep = getattr(value, "keep", None)
     if keep is None:
         return np.ones(num, bool)
-    keep = np.asarray(keep, bool)
-    if keep.size == num:
-        return keep.reshape(-1)
-    if m.grid is not None and keep.shape == (m.raw.pixels, m.raw.pixels):
-        rows, columns = m.grid
-        pixels = m.raw.pixels
-        parts = keep.reshape(rows, pixels // rows, columns, pixels // columns)
-        return parts.all((1, 3)).reshape(-1)
+    if np.size(keep) == num:
+        return np.asarray(keep, bool).reshape(-1)
+    rows, columns = m.grid or (1, 1)
+    parts = rearrange(pixel_mask(value, m), "(r h) (c w) -> r c (h w)", r=rows, c=columns)
+    return parts.all(-1).reshape(-1)
+
+
+def pixel_mask(value: Any, m: Modality) -> np.ndarray:
+    """The mask of a ``Partial`` or of ``Tokens`` over the type's pixels (H, W).
+
+    One at the picture's own size goes the way of the picture: its centre square is resized, and
+    what does not lie wholly in it is not kept.
+    """
+    keep, pixels = np.asarray(value.keep, bool), m.raw.pixels
+    if m.grid is not None and pixels:
+        if keep.size == m.num_tokens:
+            rows, columns = m.grid
+            return np.kron(
+                keep.reshape(m.grid), np.ones((pixels // rows, pixels // columns), bool)
+            ).astype(bool)
+        if keep.shape in ((pixels, pixels), own_size(getattr(value, "raw", None), m)):
+            return _fitted(keep, pixels)
+    own = own_size(getattr(value, "raw", None), m)
     raise UserError(
-        f"the mask has shape {keep.shape}; it must cover {num} tokens or {m.raw.pixels} x"
-        f" {m.raw.pixels} pixels"
+        f"the mask has shape {keep.shape}; it must cover {m.num_tokens} tokens or {pixels} x"
+        f" {pixels} pixels" + (f" or the picture's own {own[0]} x {own[1]}" if own else "")
     )
 
 
-def open_gap(ids: np.ndarray, num_sentinels: int) -> np.ndarray:
-    """A prompt that ends in a sentinel is open-ended: what follows it is to be generated, so it has
-    no end yet.
-    """
-    if (
-        len(ids) >= 2
-        and ids[-1] == END_ID
-        and FIRST_SENTINEL <= ids[-2] < SENTINEL_ID + num_sentinels
-    ):
-        return ids[:-1]
-    return ids
+def own_size(raw: Any, m: Modality) -> tuple[int, ...]:
+    """Height and width of a picture as it is given; empty for what has none."""
+    if isinstance(raw, (str, os.PathLike)) and os.path.isfile(raw):
+        data = Path(raw).read_bytes()
+        raw = read_npy(data) if os.fspath(raw).endswith(".npy") else open_header(data)
+    if isinstance(raw, Image.Image):
+        return raw.height, raw.width
+    return np.shape(raw)[:2] if isinstance(raw, np.ndarray) else ()
+
+
+def _fitted(keep: np.ndarray, pixels: int) -> np.ndarray:
+    if keep.shape == (pixels, pixels):
+        return keep
+    side = min(keep.shape)
+    top, left = ((length - side) // 2 for length in keep.shape)
+    square = Image.fromarray(keep[top : top + side, left : left + side].astype(np.uint8) * 255)
+    return np.asarray(square.resize((pixels, pixels), Image.Resampling.BOX)) == 255
+
+
+def pasted(value: Partial, m: Modality, made: Any) -> Any:
+    """What was made for a value of which a part was given, with the given pixels in their place."""
+    given = np.asarray(m.raw.accept(opened(value.raw, m)))
+    if not m.raw.pixels or np.shape(made) != given.shape:
+        return made
+    keep = pixel_mask(value, m)
+    return np.where(keep.reshape(*keep.shape, *(1,) * (given.ndim - 2)), given, made)

@@ -14,8 +14,9 @@ folder with ``tokenizers/`` beside the weights and, if the model has preferred s
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,28 +33,21 @@ from fourm import automatic
 from fourm.batch import map_tensors
 from fourm.codecs import CodecSet, SoftCodec
 from fourm.config import read_yaml, to_mapping
-from fourm.data.opening import to_vectors
 from fourm.errors import UserError, nearest
-from fourm.given import (
-    Partial,
-    Tokens,
-    ids_of,
-    is_batch,
-    open_gap,
-    padded_vectors,
-    seeds_of,
-    token_mask,
-    whole_number,
-)
+from fourm.given import Partial as Partial
+from fourm.given import Tokens as Tokens
+from fourm.given import pasted, seeds_of
 from fourm.hub import find_model
+from fourm.inputs import InputEncoder, Inputs
 from fourm.modalities import Modality, ModalitySet
 from fourm.model import FourM, load_model
 from fourm.model_card import HERE, model_card, write_card
 from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
-from fourm.sampling.state import GridState, SampleState, encoder_stream
+from fourm.sampling.state import SampleState, encoder_stream
 from fourm.sampling.task import Progress
+from fourm.scoring import Method, Scorer
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
 
@@ -101,6 +95,7 @@ class AnyToAnyPipeline:
             for m in self.modalities
         }
         self.sampler = Sampler(model, self.num_sentinels)
+        self._encoder = InputEncoder(self.modalities, self.codecs, self.num_sentinels)
 
     @classmethod
     def from_pretrained(
@@ -151,8 +146,9 @@ class AnyToAnyPipeline:
             target = folder / TOKENIZERS_FOLDER / tokenizer
             target.mkdir(parents=True, exist_ok=True)
             for path in (self.tokenizers_folder / tokenizer).glob("*"):
-                if path.is_file():
-                    shutil.copy(path, target / path.name)
+                copy = target / path.name
+                if path.is_file() and not (copy.exists() and copy.samefile(path)):
+                    shutil.copy(path, copy)
         (folder / GENERATION_FILE).write_text(
             yaml.safe_dump({k: to_mapping(v) for k, v in self.options.items()})
         )
@@ -191,6 +187,7 @@ class AnyToAnyPipeline:
         seed: int | Sequence[int] = 0,
         num_samples: int = 1,
         chain: bool = True,
+        paste: bool = True,
         options: dict[str, SamplingOptions] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
         **settings: Any,
@@ -198,11 +195,13 @@ class AnyToAnyPipeline:
         """Generate ``targets`` one after another from ``inputs``.
 
         Args:
-            inputs: name -> raw value, ``Partial``, ``Tokens``, or a list of them (one a sample).
+            inputs: name -> raw value, file, ``Partial``, ``Tokens``, or a list of them (one a
+                sample; what is no list is given to all).
             targets: names, in the order of generation; each is given all before it. Or one name.
             seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
-            num_samples: pictures from one and the same input.
+            num_samples: in all; of lists of inputs as many of each.
             chain: False = each target is given the inputs alone, none that came before it.
+            paste: pixels that a ``Partial`` gives stay as they are; False = as its tokens decode.
             options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
                 change those of all targets.
             progress: called with (target, steps done, steps).
@@ -211,6 +210,48 @@ class AnyToAnyPipeline:
             UserError: for an unknown name, a raw value that is not what its modality holds, or
                 lists of different lengths.
         """
+        targets = self._checked(targets, options)
+        values = Inputs.of(inputs, num_samples, self.modalities)
+        given = state = self._encoder.state(values)
+        seeds = seeds_of(seed, state.num_samples)
+        conditions, found = state.present, {}
+        for i, name in enumerate(targets):
+            start = self._encoder.with_whole(state, values, name)
+            num_whole = self._encoder.num_whole(start, name)
+            if num_whole:
+                warnings.warn(
+                    f"{name} is a target and given whole: it stays as it is given. Leave it out of"
+                    " the inputs to generate it, or give a part of it",
+                    stacklevel=2,
+                )
+            if num_whole == state.num_samples:
+                found[name] = start
+                continue
+            chosen = (options or {}).get(name) or self._preferred(conditions, name)
+            if not isinstance(chosen, SamplingOptions | None):
+                raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
+            report = (
+                None if progress is None else (lambda done, of, name=name: progress(name, done, of))
+            )
+            own = self._weighted_as_given(settings, conditions, targets[i:])
+            if chosen is not None:
+                weights = {"condition_weights": chosen.condition_weights}
+                chosen = replace(
+                    chosen, **self._weighted_as_given(weights, conditions, targets[i:])
+                )
+            state = self._generate(start, name, seeds, conditions, report, chosen, own)
+            found[name] = state
+            if chain:
+                conditions = [*conditions, name]
+            else:
+                state = given
+        return {
+            name: self._pasted(self.decode(state, name), values if paste else None)
+            for name, state in found.items()
+        }
+
+    def _checked(self, targets: Any, options: Any) -> Sequence[str]:
+        """Targets of a call, whose options are theirs. Raises UserError."""
         targets = [targets] if isinstance(targets, str) else targets
         if not isinstance(targets, Sequence):
             raise UserError(
@@ -232,23 +273,37 @@ class AnyToAnyPipeline:
                     f"options name {name}, which is no target of this call; targets are"
                     f" {', '.join(targets)}"
                 )
-        given = state = self.encode(inputs, num_samples)
-        seeds = seeds_of(seed, state.num_samples)
-        conditions, found = state.present, {}
-        for name in targets:
-            chosen = (options or {}).get(name) or self._preferred(conditions, name)
-            if not isinstance(chosen, SamplingOptions | None):
-                raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
-            report = (
-                None if progress is None else (lambda done, of, name=name: progress(name, done, of))
-            )
-            state = self._generate(state, name, seeds, conditions, report, chosen, settings)
-            found[name] = state
-            if chain:
-                conditions = [*conditions, name]
-            else:
-                state = given
-        return {name: self.decode(state, name) for name, state in found.items()}
+        if len(set(targets)) < len(targets):
+            raise UserError(f"a target is named twice: {', '.join(targets)}")
+        return targets
+
+    def _weighted_as_given(
+        self, settings: dict[str, Any], conditions: list[str], targets: Sequence[str]
+    ) -> dict[str, Any]:
+        """Settings whose weights name what the model sees: an input by the name under which it is
+        read (rgb as pixels), none of the ``targets`` that are yet to come.
+        """
+        weights = settings.get("condition_weights")
+        if not isinstance(weights, Mapping):
+            return settings
+        seen = {}
+        for name, weight in weights.items():
+            raw_name = self.modalities[name].raw_name
+            alike = [c for c in conditions if self.modalities[c].raw_name == raw_name]
+            if name in conditions or alike or name not in targets:
+                seen[name if name in conditions or not alike else alike[0]] = weight
+        return {**settings, "condition_weights": seen}
+
+    def _pasted(self, result: Generated, inputs: Inputs | None) -> Generated:
+        """With given pixels where they were given."""
+        m = result.modality
+        given = inputs.values.get(m.name) if inputs is not None else None
+        if given is None:
+            return result
+        pairs = zip(given, result.values, strict=True)
+        return replace(
+            result, values=[pasted(g, m, v) if isinstance(g, Partial) else v for g, v in pairs]
+        )
 
     def _generate(
         self,
@@ -283,36 +338,7 @@ class AnyToAnyPipeline:
 
     def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
-        if not isinstance(inputs, Mapping):
-            raise UserError(
-                f"inputs are a mapping of names to values, not {type(inputs).__name__};"
-                f" names are {', '.join(m.name for m in self.modalities.inputs)}"
-            )
-        num_samples = whole_number(num_samples, "num_samples")
-        if num_samples < 1:
-            raise UserError(f"num_samples must be at least 1, not {num_samples}")
-        lists = {
-            name: value if is_batch(value, self.modalities[name]) else [value] * num_samples
-            for name, value in inputs.items()
-        }
-        sizes = {name: len(value) for name, value in lists.items()}
-        for name, size in sizes.items():
-            if not size:
-                raise UserError(f"input {name} is an empty list")
-            if num_samples not in (1, size):
-                raise UserError(f"input {name} is a list of {size}, num_samples is {num_samples}")
-        if len(set(sizes.values())) > 1:
-            raise UserError(
-                "inputs have different numbers of samples: "
-                + ", ".join(f"{n} {s}" for n, s in sizes.items())
-            )
-        state = SampleState(next(iter(sizes.values()), num_samples))
-        for name, values in lists.items():
-            try:
-                self._add(state, name, values)
-            except ValueError as error:
-                raise UserError(f"input {name}: {error}") from None
-        return state
+        return self._encoder.state(Inputs.of(inputs, num_samples, self.modalities))
 
     @torch.inference_mode()
     def features(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
@@ -329,45 +355,44 @@ class AnyToAnyPipeline:
         encoded = self.model.encode(stream)
         return list(encoded.features.float().cpu().split(encoded.num_features.tolist()))
 
-    def _add(self, state: SampleState, name: str, values: list[Any]) -> None:
-        m = self.modalities[name]
-        direct = next(
-            (c for c in self.modalities if c.kind == "continuous" and c.raw_name == m.raw_name),
-            None,
-        )
-        plain = not any(isinstance(value, (Partial, Tokens)) for value in values)
-        # the model reads this raw form itself, without loss
-        if direct is not None and (plain or m.kind == "continuous"):
-            given = [direct.raw.accept(value) for value in values]
-            if not direct.patch_size:
-                state.grids[direct.name] = padded_vectors(given, direct.num_tokens)
-                return
-            vectors = to_vectors(np.stack(given), direct)
-            state.grids[direct.name] = GridState(vectors, np.ones(vectors.shape[:2], bool))
-            return
-        codec = (
-            self.codecs[name] if not all(isinstance(value, Tokens) for value in values) else None
-        )
-        ids, keep = [], []
-        for value in values:
-            if isinstance(value, Tokens):
-                ids.append(ids_of(value.ids))
-            else:
-                assert codec is not None
-                raw = value.raw if isinstance(value, Partial) else value
-                ids.append(codec.encode([m.raw.accept(raw)])[0])
-            keep.append(token_mask(value, m, len(ids[-1])))
-            if len(ids[-1]) and (ids[-1].min() < 0 or ids[-1].max() >= m.vocab_size):
-                raise UserError(f"id {ids[-1].max()} is outside the vocabulary of {m.vocab_size}")
-        if m.kind == "sequence":
-            state.sequences[name] = [open_gap(i, self.num_sentinels[name]) for i in ids]
-        else:
-            if any(len(i) != m.num_tokens for i in ids):
-                raise UserError(
-                    f"{name} has {m.num_tokens} tokens, given are"
-                    f" {', '.join(str(len(i)) for i in ids)}"
-                )
-            state.grids[name] = GridState(np.stack(ids), np.stack(keep))
+    def score(
+        self,
+        inputs: Mapping[str, Any],
+        values: Mapping[str, Any],
+        *,
+        parts: int = 1,
+        method: Method = "chain",
+    ) -> dict[str, np.ndarray]:
+        """Log-likelihood of ``values`` given ``inputs``: name -> nats (B,), of whole values.
+
+        Each target is given the inputs and all targets before it. What is no list stands for all
+        samples, so one input and a list of captions tells which of them fits best.
+
+        Args:
+            values: name of a target -> raw value, ``Tokens``, or a list of them.
+            parts, method: of grids and sets (``fourm/scoring.py``); with as many parts as tokens
+                each token is asked alone. Sequences are exact.
+        """
+        scorer = Scorer(self.model, parts, method)
+        if not isinstance(values, Mapping) or not values:
+            raise UserError("values are a mapping of targets to what is to be scored")
+        self._checked(list(values), None)
+        if set(values) & set(inputs):
+            raise UserError(f"{', '.join(set(values) & set(inputs))}: given and to be scored")
+        every = Inputs.of({**inputs, **values}, 1, self.modalities)
+        seen, found = [name for name in every.values if name not in values], {}
+        for name in values:
+            given = Inputs(every.num_samples, {key: every.values[key] for key in seen})
+            m = self.modalities[name]
+            try:
+                ids, keep = self._encoder.ids(m, every.values[name])
+            except ValueError as error:
+                raise UserError(f"value of {name}: {error}") from None
+            if not np.concatenate(keep).all() or self._encoder.num_gapped(name, ids):
+                raise UserError(f"value of {name}: whole values are scored, this has parts")
+            found[name] = scorer.score(self._encoder.state(given), m, ids)
+            seen.append(name)
+        return found
 
     def decode(self, state: SampleState, name: str) -> Generated:
         """One modality of a state in raw form."""

@@ -39,8 +39,13 @@ ROOMS = (
         "evaluation report project cpu_ranks project_changes project_clean"
         " project_defaults project_edits project_minutes project_run",
     ),
-    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given automatic interop"),
-    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling earlier_options"),
+    Room(
+        "fourm",
+        "pipeline",
+        "any to any; released 4M",
+        "pipeline given given_sequences inputs automatic scoring generated_files interop",
+    ),
+    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
     Room(

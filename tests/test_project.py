@@ -241,7 +241,7 @@ def test_generate_writes_pictures_and_prints_texts(project, tmp_path):
         Image.open(tmp_path / "rgb-0.png").size == (256, 256) and (tmp_path / "rgb-1.png").is_file()
     )
     assert "material:" in done.stdout and isinstance(
-        json.loads((tmp_path / "material-0.json").read_text()), list
+        json.loads((tmp_path / "values" / "material" / "0.json").read_text()), list
     )
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fourm.cli.verb import COUNT, PATH, SEED, verb
 from fourm.errors import UserError
-
-if TYPE_CHECKING:
-    from fourm.pipeline import Generated
-
-_SHOWN_PIXELS = 256  # smaller pictures are enlarged to about this side
 
 
 @verb()
@@ -24,7 +19,14 @@ _SHOWN_PIXELS = 256  # smaller pictures are enlarged to about this side
     "inputs",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A text, a picture file, a .json or .npy file; may be given again.",
+    help="A text, a picture file, a .json or .npy file, or a folder of them; may be given again.",
+)
+@click.option(
+    "--inputs",
+    "table",
+    type=PATH,
+    metavar="CSV",
+    help="A table of inputs: columns named after modalities, and key if they have names.",
 )
 @click.option("--targets", "first", multiple=True, metavar="TARGET...", help="The same as TARGET.")
 @click.argument("more", nargs=-1, metavar="[TARGET]...")
@@ -41,6 +43,7 @@ def command(
     model: str | None,
     caption: str | None,
     inputs: tuple[str, ...],
+    table: Path | None,
     first: tuple[str, ...],
     more: tuple[str, ...],
     out: Path,
@@ -51,27 +54,59 @@ def command(
     """Generate any modalities from any others.
 
     Each TARGET is a modality to generate, in this order (left out: rgb). Sampling options that are
-    left out are the model's own.
+    left out are the model's own. Of a folder or a table of inputs those that an earlier call has
+    finished are not made again.
     """
     given = dict(_named(text) for text in inputs)
-    if caption is not None:
-        given["caption"] = caption
 
     from fourm.config import from_mapping
+    from fourm.generated_files import (
+        MANIFEST,
+        VALUES,
+        Results,
+        stamp_of,
+        wanted_inputs,
+    )
+    from fourm.hub import find_model
     from fourm.pipeline import AnyToAnyPipeline
     from fourm.resources import demo_model_folder
     from fourm.sampling.options import SamplingOptions
 
     settings = {name: value for name, value in sampling.items() if value is not None}
     from_mapping(SamplingOptions, settings, "generate")  # refuse before the model is opened
-    pipe = AnyToAnyPipeline.from_pretrained(model or demo_model_folder())
-    values = {name: pipe.modalities[name].raw.from_argument(text) for name, text in given.items()}
+    folder = find_model(model or demo_model_folder())
+    pipe = AnyToAnyPipeline.from_pretrained(folder)
+    told = {} if caption is None else {"caption": caption}
+    everything = wanted_inputs(pipe.modalities, given, table, told)
     targets = [*first, *more] or ["rgb"]
-    results = pipe(values, targets, seed=seed, num_samples=num, **settings)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, result in results.items():
-        for i in range(len(result.values)):
-            _write(result, i, name, out / f"{name}-{seed + i}")
+    request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
+    results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
+    wrong = []
+    for wanted in everything:
+        if wanted.key and results.has(wanted):
+            print(f"{wanted.key}: is there")
+            continue
+        try:
+            values = {
+                name: pipe.modalities[name].raw.from_argument(value)
+                if isinstance(value, str)
+                else value
+                for name, value in wanted.inputs.items()
+            }
+            made = pipe(values, targets, seed=seed, num_samples=num, **settings)
+        except UserError as error:
+            if not wanted.key:
+                raise
+            wrong.append(f"{wanted.key}: {error}")
+            print(wrong[-1])
+            continue
+        for line in results.add(wanted, seed, made):
+            print(line)
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of {len(everything)} inputs could not be used, the first {wrong[0]}"
+        )
+    print(f"values that can be given again: {out / VALUES}, all of it in {out / MANIFEST}")
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -79,24 +114,3 @@ def _named(text: str) -> tuple[str, str]:
     if not sign:
         raise UserError(f"--input {text!r} is not of the form NAME=VALUE")
     return name, value
-
-
-def _write(result: Generated, i: int, name: str, path: Path) -> None:
-    """Write sample ``i`` as a picture, a text or a file of its type, and print where it is or what
-    it says.
-    """
-    raw, value = result.modality.raw, result.values[i]
-    if raw.has_picture:
-        picture = result.images[i]
-        scale = max(1, _SHOWN_PIXELS // max(picture.size))
-        enlarged = picture.resize((picture.width * scale, picture.height * scale))
-        enlarged.save(path.with_suffix(".png"))
-        print(path.with_suffix(".png"))
-    path = path.with_suffix(f".{raw.extensions[0]}")
-    text = raw.printed(value)
-    if text is not None:
-        path.write_text(text + "\n")
-        print(f"{name}: {text}")
-    elif not raw.has_picture:
-        path.write_bytes(raw.write(value))
-        print(path)

@@ -91,14 +91,20 @@ class Dense(Raw):
         """Of pictures and arrays of any size the centre square, brought to the type's size."""
         if isinstance(value, (str, os.PathLike)):
             return self.check(value)
+        if isinstance(value, PIL.Image.Image):  # as a file of it is read
+            value = self.from_picture(value)
         return self._reduced(np.asarray(value), native=False)
+
+    def is_batch(self, value: Any) -> bool:
+        stacked = isinstance(value, np.ndarray) and value.ndim == len(self.shape) + 1
+        return stacked or super().is_batch(value)
 
     def from_argument(self, text: str) -> Any:
         path = Path(text)
         if not path.is_file():
             raise UserError(f"no file {text}")
-        data = path.read_bytes()
-        return read_npy(data) if path.suffix == ".npy" else open_picture(data)
+        data, extension = path.read_bytes(), path.suffix.lower().lstrip(".")
+        return self.accept(read_npy(data)) if extension == "npy" else self.read(data, extension)
 
     def network_form(self, patch_size: int) -> NetworkForm:
         return NetworkForm(image_size=self.size, channels=self.num_channels)

@@ -1,4 +1,4 @@
-"""Sequences with gaps: sentinels in what is given, and the spans that are decoded for them."""
+"""Sequences with gaps: the spans that are decoded for the sentinels in what is given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm.modalities import END_ID, FIRST_SENTINEL, PAD_ID, START_ID, UNKNOWN_ID
+from fourm.answers import is_sentinel
+from fourm.modalities import FIRST_SENTINEL, PAD_ID, START_ID, UNKNOWN_ID
 
 
 def forbidden_ids(vocab_size: int, device: torch.device) -> Tensor:
@@ -16,36 +17,15 @@ def forbidden_ids(vocab_size: int, device: torch.device) -> Tensor:
     return mask
 
 
-def count_gaps(ids: np.ndarray, last_sentinel: int) -> int:
-    """Sentinels in a given sequence; an empty one is one gap."""
-    return max(int(((ids >= FIRST_SENTINEL) & (ids <= last_sentinel)).sum()), 1)
-
-
-def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int, most: int) -> np.ndarray:
-    """A given sequence with its sentinels replaced by the decoded spans; ``decoded`` begins with
-    [S_1].
-
-    The result has at most ``most`` ids: what was given stays, spans that would push it out are cut.
-    """
-    spans: dict[int, list[int]] = {}
-    current = None
-    for i in decoded.tolist():
-        if FIRST_SENTINEL <= i <= last_sentinel:
-            current = i
-        elif current is not None:
-            spans.setdefault(current, []).append(i)
+def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int) -> np.ndarray:
+    """A given sequence with each sentinel replaced by what ``decoded`` says behind it."""
     if not len(given):
         given = np.array([FIRST_SENTINEL])
-    filled: list[int] = []
-    has_end = END_ID in given  # then an end inside a gap ends the gap alone
-    room = most - int(((given < FIRST_SENTINEL) | (given > last_sentinel)).sum())
-    for i in given.tolist():
-        if FIRST_SENTINEL <= i <= last_sentinel:
-            span = [t for t in spans.get(i, []) if t != END_ID or not has_end][: max(room, 0)]
-            room -= len(span)
-            filled += span
-        else:
-            filled.append(i)
-    if END_ID in filled:
-        filled = filled[: filled.index(END_ID) + 1]
-    return np.array(filled, dtype=np.int64)
+    starts = np.flatnonzero(is_sentinel(decoded, last_sentinel))
+    spans = {
+        decoded[at]: span[1:]
+        for at, span in zip(starts, np.split(decoded, starts)[1:], strict=True)
+    }
+    marks = is_sentinel(given, last_sentinel)
+    parts = [spans[i] if mark else [i] for i, mark in zip(given, marks, strict=True)]
+    return np.concatenate(parts).astype(np.int64)

@@ -67,6 +67,7 @@ class SamplingOptions:
     condition_weights: dict[str, float] = field(default_factory=dict)
     sweeps: int = 0  # how often all tokens are asked again, given all others
     sweep: Sweep = field(default_factory=Sweep)
+    most_of_gap: int = 0  # ids that each gap of a sequence gets at most; 0 = what there is room for
     # what is decoded: the ids, or the mean of all codes under the network's probabilities
     decode: Literal["ids", "mean"] = "ids"
 
@@ -78,7 +79,7 @@ class SamplingOptions:
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name} must be a finite number, not {value}")
         at_least(self, 1, "steps")
-        at_least(self, 0, "top_k", "sweeps")
+        at_least(self, 0, "top_k", "sweeps", "most_of_gap")
         for name in ("steps", "sweeps"):
             if getattr(self, name) > _MOST_STEPS:
                 raise UserError(f"{name} must be at most {_MOST_STEPS}, not {getattr(self, name)}")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fourm.answers import Answer
 from fourm.modalities import END_ID, FIRST_SENTINEL
 from fourm.sampling.autoregressive import CachedDecoder
 from fourm.sampling.choose import choose
 from fourm.sampling.draws import Purpose
-from fourm.sampling.gaps import count_gaps, fill_gaps, forbidden_ids
+from fourm.sampling.gaps import fill_gaps, forbidden_ids
 from fourm.sampling.state import SampleState
 from fourm.sampling.task import Task
 
@@ -23,60 +24,48 @@ def generate_sequences(
     state: SampleState,
     last_sentinel: int,
 ) -> list[np.ndarray]:
-    """The target's ids of every sample, with all gaps filled: B arrays."""
-    most = task.target.num_tokens
+    """The target's ids of every sample, with all gaps filled: B arrays. Raises UserError where
+    there are more gaps than sentinels.
+    """
     nothing = np.zeros(0, dtype=np.int64)
     given = state.sequences.get(task.target.name) or [nothing] * state.num_samples
-    whole = np.array([len(ids) > 0 and not _has_gap(ids, last_sentinel) for ids in given])
-    gaps = np.array([count_gaps(ids, last_sentinel) for ids in given])
-    decoded = _decode(task, state, gaps, whole)
+    answer = Answer(given, last_sentinel, task.target.num_tokens, task.options.most_of_gap)
+    whole = answer.finished.copy()
+    decoded = _decode(task, state, answer)
     return [
-        given[i] if whole[i] else fill_gaps(given[i], _until_end(ids), last_sentinel, most)
+        given[i] if whole[i] else fill_gaps(given[i], _until_end(ids), last_sentinel)
         for i, ids in enumerate(decoded)
     ]
 
 
-def _decode(
-    task: Task,
-    state: SampleState,
-    gaps: np.ndarray,
-    whole: np.ndarray,
-) -> np.ndarray:
-    """Decoder ids (B, t) from the first sentinel on.
-
-    A sample ends with [END] or the sentinel behind its last gap (``gaps`` (B,) of them); after that
-    it holds [END]. Those that are ``whole`` (B,) are not waited for.
-    """
-    options, model = task.options, task.model
-    limit = task.target.num_tokens + int(gaps.max()) + 1
+def _decode(task: Task, state: SampleState, answer: Answer) -> np.ndarray:
+    """Decoder ids (B, t) from the first sentinel on; behind its end a sample holds [END]."""
+    options, model, most = task.options, task.model, task.target.num_tokens
+    limit = most + int(answer.num_gaps.max()) + 1
     decoder = CachedDecoder(model, task.encode(state), limit)
-    banned = forbidden_ids(task.target.vocab_size, model.device)
+    never = forbidden_ids(task.target.vocab_size, torch.device("cpu")).numpy()
     tokens = np.full(state.num_samples, FIRST_SENTINEL)
     decoded = [tokens]
-    finished = whole.copy()
     for step in range(limit):
-        if finished.all():
+        if answer.finished.all():
             break
         every_branch = task.tensor(np.tile(tokens, task.guidance.num_branches))
         rows = decoder.step(task.index, every_branch)
         uniform = task.rng.uniform(task.seeds, Purpose.TOKEN, step, 0)
+        # a schedule that does not depend on how many gaps the others have
+        scale = options.guidance_at(min(step, most - 1), most)
         ids, _, _ = choose(
-            task.logits(rows, options.guidance_at(step, limit)).masked_fill(banned, -torch.inf),
+            task.logits(rows, scale).masked_fill(task.tensor(answer.banned(never)), -torch.inf),
             task.tensor(uniform),
             options.temperature,
             options.top_k,
             options.top_p,
         )
-        tokens = np.where(finished, END_ID, ids.cpu().numpy())
+        tokens = np.where(answer.finished, END_ID, ids.cpu().numpy())
         decoded.append(tokens)
-        finished |= (tokens == END_ID) | (tokens == FIRST_SENTINEL + gaps)
-        task.report(step + 1, limit)
+        answer.add(tokens)
+        task.report(limit if answer.finished.all() else step + 1, limit)
     return np.stack(decoded, axis=1)
-
-
-def _has_gap(ids: np.ndarray, last_sentinel: int) -> bool:
-    """True if a sentinel is among the ids (L,)."""
-    return bool(((ids >= FIRST_SENTINEL) & (ids <= last_sentinel)).any())
 
 
 def _until_end(ids: np.ndarray) -> np.ndarray:
