@@ -29,11 +29,11 @@ from safetensors.torch import load_file, save_file
 
 import fourm
 from fourm import automatic
-from fourm.batch import map_tensors
 from fourm.codecs import CodecSet, SoftCodec
 from fourm.config import read_yaml, to_mapping
 from fourm.data.opening import to_vectors
 from fourm.errors import UserError, nearest
+from fourm.feature_rows import FeatureRows, feature_rows
 from fourm.given import (
     Partial,
     Tokens,
@@ -52,7 +52,7 @@ from fourm.model_card import HERE, model_card, write_card
 from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
-from fourm.sampling.state import GridState, SampleState, encoder_stream
+from fourm.sampling.state import GridState, SampleState
 from fourm.sampling.task import Progress
 
 GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
@@ -314,7 +314,6 @@ class AnyToAnyPipeline:
                 raise UserError(f"input {name}: {error}") from None
         return state
 
-    @torch.inference_mode()
     def features(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean
         over rows is a good vector.
@@ -322,12 +321,20 @@ class AnyToAnyPipeline:
         A row for each input token, in the order of the modality set; with a latent encoder N
         latents instead.
         """
-        state = self.encode(inputs)
-        stream = map_tensors(
-            encoder_stream(state, self.modalities, [frozenset()]), lambda t: t.to(self.model.device)
-        )
-        encoded = self.model.encode(stream)
-        return list(encoded.features.float().cpu().split(encoded.num_features.tolist()))
+        return self.encode_features(inputs, pool="none").split()
+
+    def encode_features(
+        self, inputs: Mapping[str, Any], layers: Sequence[int] = (-1,), pool: str = "mean"
+    ) -> FeatureRows:
+        """Encoder output of samples that have any of the modalities, with where each row comes
+        from; ``maps`` of it are feature maps of a dense modality.
+
+        Args:
+            inputs: as those of generation; lists are batches.
+            layers: numbers of encoder layers; the rows of several lie side by side.
+            pool: ``mean`` of a sample's tokens, of each ``modality``'s, or ``none``: all tokens.
+        """
+        return feature_rows(self.model, self.encode(inputs), layers, pool)
 
     def _add(self, state: SampleState, name: str, values: list[Any]) -> None:
         m = self.modalities[name]

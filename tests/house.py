@@ -30,6 +30,7 @@ class Room:
 
 ROOMS = (
     Room("fourm", "commands", "a file a verb", "commands"),
+    Room("fourm", "features", "features, probes, search", "features"),
     Room("fourm", "demo", "a world to learn, a page", "demo app"),
     Room("fourm", "alignment", "frozen encoders, cached latents", "alignment fusion"),
     Room(
@@ -39,7 +40,7 @@ ROOMS = (
         "evaluation report project cpu_ranks project_changes project_clean"
         " project_defaults project_edits project_minutes project_run",
     ),
-    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given automatic interop"),
+    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given feature_rows automatic interop"),
     Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
