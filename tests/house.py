@@ -40,7 +40,12 @@ ROOMS = (
         "evaluation report project cpu_ranks project_changes project_clean"
         " project_defaults project_edits project_minutes project_run",
     ),
-    Room("fourm", "pipeline", "any to any; released 4M", "pipeline given feature_rows automatic interop"),
+    Room(
+        "fourm",
+        "pipeline",
+        "any to any; released 4M",
+        "pipeline given feature_rows automatic interop",
+    ),
     Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
