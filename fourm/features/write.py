@@ -45,14 +45,20 @@ def columns_of(shards: Shards, inputs: tuple[Modality, ...]) -> dict[str, Column
 
 
 def write_features(
-    source: FeatureSource, data: Path, split: str, out: Path, num: int | None = None
+    source: FeatureSource,
+    data: Path,
+    split: str,
+    out: Path,
+    num: int | None = None,
+    also: tuple[Modality, ...] = (),
 ) -> Latents:
     """Features of up to ``num`` samples of a split, spread evenly over it (all if None), in the
-    folder ``out``; opened. What is damaged is left out.
+    folder ``out``; opened. What is damaged is left out, as is what lacks a modality of ``also``.
     """
     report = DamageReport()
-    columns = columns_of(Shards.find(data, split), source.inputs)
-    keys = shared_keys(columns, report)
+    shards = Shards.find(data, split)
+    columns = columns_of(shards, source.inputs)
+    keys = shared_keys(columns | columns_of(shards, also), report)
     keys = keys if num is None else spread_keys(keys, num)
     note = {"format": FORMAT, **source.made_by, "split": split, "keys": hash_keys(keys)}
     _check_note(out, note)
