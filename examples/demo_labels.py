@@ -20,6 +20,7 @@ from fourm.demo.scenes_to_shards import SHARD_SCENES, VALIDATION_SEED, write_sce
 from fourm.demo.world import COLORS, SHAPES, Scenes, make_scenes
 
 SIZE = 64  # pixels of the demo's pictures
+SEED = 7  # of a world that the demo's model has not seen
 _COUNTED_AT = 32  # pixels that solids are compared at
 
 
@@ -34,7 +35,7 @@ def labels(scenes: Scenes) -> list[tuple[str, str, int]]:
     ]
 
 
-def write_scenes(out: Path, num_train: int, num_val: int, seed: int = 0) -> None:
+def write_scenes(out: Path, num_train: int, num_val: int, seed: int = SEED) -> None:
     """Shards of both splits and ``labels.csv`` of all their scenes."""
     rows = []
     for split, world, num in (("train", seed, num_train), ("val", VALIDATION_SEED + seed, num_val)):
@@ -51,6 +52,6 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", type=int, default=2000)
     parser.add_argument("--val", type=int, default=512)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
     write_scenes(options.out, options.train, options.val, options.seed)
