@@ -172,8 +172,7 @@ def shared_keys(columns: dict[str, Column], report: DamageReport) -> list[str]:
     if not shared:
         counts = ", ".join(f"{name} {len(keys)}" for name, keys in each.items())
         raise UserError(
-            f"no held-out sample has all of these modalities ({counts or 'none'}): ask for fewer"
-            " conditions and targets"
+            f"no sample has all of these modalities ({counts or 'none'}): ask for fewer of them"
         )
     return shared
 

@@ -58,7 +58,7 @@ class Head(Protocol):
         ...
 
 
-class Linear:
+class Linear(Head):
     """Ridge regression to one-hot classes."""
 
     name, needs_tokens = "linear", False
@@ -74,7 +74,7 @@ class Linear:
         return model.fit(train.means[chosen], classes).predict(test.means)
 
 
-class Neighbours:
+class Neighbours(Head):
     """The nearest ten by cosine, the nearer the weightier."""
 
     name, needs_tokens = "knn", False
@@ -89,7 +89,7 @@ class Neighbours:
         return model.fit(train.means[chosen], classes).predict(test.means)
 
 
-class Attentive:
+class Attentive(Head):
     """One query over a sample's tokens, then a linear layer."""
 
     name, needs_tokens = "attentive", True

@@ -113,7 +113,8 @@ def make_index(model: str, data: Path, out: Path, note: dict[str, Any]) -> Index
     """Encode the gallery. ``note``: modality, split, fit_split, fit_samples."""
     pipe, digest = open_pipeline(model, out)
     (m,) = chosen_inputs(pipe.modalities, note["modality"])
-    known = IndexNote(format=FORMAT, model=model, digest=digest, data=str(data), **note)
+    place = str(Path(model).resolve()) if Path(model).exists() else model
+    known = IndexNote(format=FORMAT, model=place, digest=digest, data=str(data.resolve()), **note)
     gallery = write_features(EncoderSource(pipe, digest, (m,)), data, known.split, out / "gallery")
     write_json_atomic(out / INDEX, to_mapping(known))
     return Index(out, known, pipe, gallery)

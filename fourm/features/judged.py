@@ -12,7 +12,7 @@ import numpy as np
 from fourm.alignment.retrieval import recall
 from fourm.features.index import Index
 from fourm.features.rerank import likelihoods, read_directly
-from fourm.features.sources import EncoderSource
+from fourm.features.sources import EncoderSource, given_values
 from fourm.features.spaces import nearest_rows
 from fourm.features.write import write_features
 from fourm.modalities import Modality
@@ -55,7 +55,8 @@ class Found:
 def judge_queries(index: Index, query: tuple[Modality, ...], num: int, rerank: int = 0) -> Found:
     """Recall of ``num`` samples of the index's split that have the query and what is searched.
 
-    ``rerank``: so many of the nearest are put in order by the query's likelihood.
+    ``rerank``: so many of the nearest are put in order by the query's likelihood, where the query
+    is one output of the model.
     """
     name = "+".join(m.name for m in query)
     source = EncoderSource(index.pipe, index.note.digest, query)
@@ -68,20 +69,22 @@ def judge_queries(index: Index, query: tuple[Modality, ...], num: int, rerank: i
         also=(index.modality,),
     )
     row_of = {key: row for row, key in enumerate(index.gallery.keys)}
-    rows = np.array([row_of[key] for key in asked.keys])
+    there = np.array([i for i, key in enumerate(asked.keys) if key in row_of])
+    rows = np.array([row_of[asked.keys[i]] for i in there])
+    vectors = asked.vectors[there]
     gallery, groups = index.gallery.vectors[rows], _groups(index, query, rows)
     space = index.space(query)
-    given = space.query(asked.vectors)
+    given = space.query(vectors)
     side = space.gallery
     order = None
-    if rerank:
+    if rerank and len(query) == 1 and query[0].output:
         near, _ = nearest_rows(given, gallery, side, min(rerank, len(rows)))
         order = _reranked(index, query[0], rows, near)
     return Found(
         query=f"{name} -> {index.modality.name}",
         num=len(rows),
         chance=_chance(groups),
-        raw=recall(np.asarray(asked.vectors), gallery, groups, groups, AT),
+        raw=recall(vectors, gallery, groups, groups, AT),
         aligned=recall(given, side(gallery), groups, groups, AT),
         reranked=None if order is None else _recall_of(order, groups),
         reranked_of=0 if order is None else order.shape[1],
@@ -102,7 +105,7 @@ def _groups(index: Index, query: tuple[Modality, ...], rows: np.ndarray) -> np.n
 def _reranked(index: Index, wanted: Modality, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
     """Each query's nearest (Q, k) by its likelihood given them."""
     given = read_directly(index.pipe, index.modality)
-    queries = index.samples(rows, wanted).of(wanted.name)
+    queries = given_values(index.samples(rows, wanted), wanted)
     found = []
     for number in progress_bar(iterable=range(len(rows)), desc="likelihood", unit="query"):
         candidates = index.samples(rows[near[number]], given)

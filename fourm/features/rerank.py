@@ -11,6 +11,7 @@ import numpy as np
 from fourm.errors import UserError
 from fourm.evaluation.held_out import Samples, packed
 from fourm.evaluation.matrix.scores import score_tokens
+from fourm.given import Tokens
 from fourm.modalities import Modality
 from fourm.pipeline import AnyToAnyPipeline
 
@@ -21,14 +22,17 @@ def likelihoods(
     """Log-probability (n,) of a query's tokens given each of n candidates.
 
     Args:
-        wanted, value: the query's modality and raw value.
+        wanted, value: the query's modality and its raw value or ids.
         given: the candidates' modality; what the model reads without loss goes before tokens.
 
     Raises UserError for a query that is no output of the model.
     """
     if not wanted.output:
         raise UserError(f"the model cannot tell how likely {wanted.name} is: it is no output")
-    (ids,) = pipe.codecs[wanted.name].encode([wanted.raw.accept(value)])
+    if isinstance(value, Tokens):
+        ids = value.ids
+    else:
+        (ids,) = pipe.codecs[wanted.name].encode([wanted.raw.accept(value)])
     targets = [np.asarray(ids, np.int64)[: wanted.num_tokens]] * len(candidates)
     if given.kind == "continuous":
         tokens = packed({wanted.name: targets}, {given.name: candidates.vectors(given)})

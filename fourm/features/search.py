@@ -30,12 +30,13 @@ def search(index: Index, inputs: Mapping[str, Any], top: int, rerank: int = 0) -
     """The nearest samples to one query of raw values; of ``rerank`` nearest the likeliest."""
     if not inputs:
         raise UserError("no query: give --caption TEXT or --input NAME=VALUE")
-    query = chosen_inputs(index.pipe.modalities, ",".join(sorted(inputs, key=_order(index))))
+    query = chosen_inputs(index.pipe.modalities, ",".join(inputs))
     if rerank and len(query) > 1:
         raise UserError("the likelihood of several modalities together is not known: give one")
     index.space(query)  # refused before anything is encoded
     vectors = index.pipe.encode_features(inputs).vectors.numpy()
-    rows, scores = (found[0] for found in index.nearest(query, vectors, max(top, rerank)))
+    near, cosines = index.nearest(query, vectors, max(top, rerank))
+    rows, scores = near[0], cosines[0]
     if rerank:
         given = read_directly(index.pipe, index.modality)
         samples = index.samples(rows, given)
@@ -69,8 +70,3 @@ def write_results(index: Index, inputs: Mapping[str, Any], hits: list[Hit], path
 
 def _cells(values: list[tuple[Any, Any]]) -> list[Cell]:
     return [(raw.accept(value), raw) for value, raw in values]
-
-
-def _order(index: Index) -> Any:
-    """Inputs in the order of the modality set, as spaces are named."""
-    return index.pipe.modalities.index

@@ -171,8 +171,8 @@ def baselines(source: EncoderSource) -> list[FeatureSource]:
 
 
 def chosen_inputs(modalities: ModalitySet, names: str) -> tuple[Modality, ...]:
-    """Modalities of ``rgb,caption``. Raises UserError for an unknown one, or one that is no
-    input.
+    """Modalities of ``rgb,caption``, in the order of the set. Raises UserError for an unknown one,
+    or one that is no input.
     """
     found = [modalities[name.strip()] for name in names.split(",") if name.strip()]
     for m in found:
@@ -181,4 +181,4 @@ def chosen_inputs(modalities: ModalitySet, names: str) -> tuple[Modality, ...]:
             raise UserError(f"{m.name} is no input of this model; inputs are {inputs}")
     if not found:
         raise UserError("no inputs: name at least one modality, e.g. --inputs rgb,caption")
-    return tuple(dict.fromkeys(found))
+    return tuple(m for m in modalities if m in found)
