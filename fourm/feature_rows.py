@@ -100,9 +100,7 @@ def feature_rows(
     """The encoder's rows for what is known of samples. Raises UserError for an unknown layer or
     pool.
     """
-    if pool not in POOLS:
-        raise UserError(f"pool {pool!r}: it is one of {', '.join(POOLS)}{nearest(pool, POOLS)}")
-    numbers = _numbers(model, layers)
+    numbers = check_choice(model, layers, pool)
     stream = map_tensors(
         encoder_stream(state, model.modalities, [frozenset()]), lambda t: t.to(model.device)
     )
@@ -131,8 +129,10 @@ def _placed(
     return FeatureRows(model.modalities, vectors, np.asarray(lengths), modality, position)
 
 
-def _numbers(model: FourM, layers: Sequence[int]) -> list[int]:
-    """Layers counted from the first one."""
+def check_choice(model: FourM, layers: Sequence[int], pool: str) -> list[int]:
+    """Layers counted from the first one. Raises UserError for an unknown layer or pool."""
+    if pool not in POOLS:
+        raise UserError(f"pool {pool!r}: it is one of {', '.join(POOLS)}{nearest(pool, POOLS)}")
     num = len(model.encoder_blocks)
     for layer in layers:
         if not -num <= layer < num:

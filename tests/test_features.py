@@ -122,6 +122,14 @@ def test_what_is_asked_wrongly_is_named(pipe, options, name):
         pipe.encode_features(scene(0), **options)
 
 
+def test_a_mistyped_pool_leaves_nothing_behind(scenes, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "'sum'" in refusal(
+        ["features", MODEL, str(scenes), "--out", str(out), "--pool", "sum"], capsys
+    )
+    assert not out.exists()
+
+
 def test_a_latent_encoder_gives_its_latents_and_no_map(modalities):
     model = make_model(modalities, encoder=Latent(num_tokens=4), encoder_depth=3)
     latent = AnyToAnyPipeline(model, "nowhere")

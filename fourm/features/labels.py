@@ -35,16 +35,19 @@ class TableLabels:
     path: Path
     name: str
 
+    def __post_init__(self) -> None:
+        with open(self.path, newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file), [])
+        for wanted in ("key", self.name):
+            if wanted not in columns:
+                raise UserError(
+                    f"{self.path} has no column {wanted!r}; it has"
+                    f" {', '.join(columns) or 'none'}{nearest(wanted, columns)}"
+                )
+
     def of(self, keys: list[str], split: str) -> list[str | None]:
         with open(self.path, newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
-            columns = list(rows.fieldnames or ())
-            for wanted in ("key", self.name):
-                if wanted not in columns:
-                    raise UserError(
-                        f"{self.path} has no column {wanted!r}; it has"
-                        f" {', '.join(columns) or 'none'}{nearest(wanted, columns)}"
-                    )
             mine = [row for row in rows if row.get("split", split) == split]
         known = {row["key"]: row[self.name] for row in mine if row[self.name]}
         return [known.get(key) or known.get(key.partition("/")[2]) for key in keys]

@@ -31,7 +31,8 @@ def search(index: Index, inputs: Mapping[str, Any], top: int, rerank: int = 0) -
     if not inputs:
         raise UserError("no query: give --caption TEXT or --input NAME=VALUE")
     query = chosen_inputs(index.pipe.modalities, ",".join(inputs))
-    if rerank and len(query) > 1:
+    first, *others = query
+    if rerank and others:
         raise UserError("the likelihood of several modalities together is not known: give one")
     index.space(query)  # refused before anything is encoded
     vectors = index.pipe.encode_features(inputs).vectors.numpy()
@@ -40,7 +41,7 @@ def search(index: Index, inputs: Mapping[str, Any], top: int, rerank: int = 0) -
     if rerank:
         given = read_directly(index.pipe, index.modality)
         samples = index.samples(rows, given)
-        scores = likelihoods(index.pipe, query[0], inputs[query[0].name], given, samples)
+        scores = likelihoods(index.pipe, first, inputs[first.name], given, samples)
         order = np.argsort(-scores, kind="stable")
         rows, scores = rows[order], scores[order]
     return [

@@ -15,7 +15,7 @@ from torch import nn
 from fourm.errors import UserError
 from fourm.evaluation.efficientnet import efficientnet_network, pooled_features
 from fourm.evaluation.held_out import Samples
-from fourm.feature_rows import NO_ONE
+from fourm.feature_rows import NO_ONE, check_choice
 from fourm.given import Tokens
 from fourm.modalities import Modality, ModalitySet
 from fourm.model import FourM
@@ -77,6 +77,7 @@ class EncoderSource:
     made_by: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        check_choice(self.pipe.model, self.layers, self.pool)  # before anything is written
         made_by = {
             "encoder": self.name,
             "digest": self.digest,
