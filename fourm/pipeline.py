@@ -30,10 +30,10 @@ from safetensors.torch import load_file, save_file
 
 import fourm
 from fourm import automatic
-from fourm.batch import map_tensors
 from fourm.codecs import CodecSet, SoftCodec
 from fourm.config import read_yaml, to_mapping
 from fourm.errors import UserError, nearest
+from fourm.feature_rows import FeatureRows, feature_rows
 from fourm.given import Partial as Partial
 from fourm.given import Tokens as Tokens
 from fourm.given import pasted, seeds_of
@@ -45,7 +45,7 @@ from fourm.model_card import HERE, model_card, write_card
 from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
-from fourm.sampling.state import SampleState, encoder_stream
+from fourm.sampling.state import SampleState
 from fourm.sampling.task import Progress
 from fourm.scoring import Method, Scorer
 
@@ -340,7 +340,6 @@ class AnyToAnyPipeline:
         """Raw inputs as the sampler's state."""
         return self._encoder.state(Inputs.of(inputs, num_samples, self.modalities))
 
-    @torch.inference_mode()
     def features(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean
         over rows is a good vector.
@@ -348,12 +347,20 @@ class AnyToAnyPipeline:
         A row for each input token, in the order of the modality set; with a latent encoder N
         latents instead.
         """
-        state = self.encode(inputs)
-        stream = map_tensors(
-            encoder_stream(state, self.modalities, [frozenset()]), lambda t: t.to(self.model.device)
-        )
-        encoded = self.model.encode(stream)
-        return list(encoded.features.float().cpu().split(encoded.num_features.tolist()))
+        return self.encode_features(inputs, pool="none").split()
+
+    def encode_features(
+        self, inputs: Mapping[str, Any], layers: Sequence[int] = (-1,), pool: str = "mean"
+    ) -> FeatureRows:
+        """Encoder output of samples that have any of the modalities, with where each row comes
+        from; ``maps`` of it are feature maps of a dense modality.
+
+        Args:
+            inputs: as those of generation; lists are batches.
+            layers: numbers of encoder layers; the rows of several lie side by side.
+            pool: ``mean`` of a sample's tokens, of each ``modality``'s, or ``none``: all tokens.
+        """
+        return feature_rows(self.model, self.encode(inputs), layers, pool)
 
     def score(
         self,

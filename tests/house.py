@@ -30,6 +30,7 @@ class Room:
 
 ROOMS = (
     Room("fourm", "commands", "a file a verb", "commands"),
+    Room("fourm", "features", "features, probes, search", "features"),
     Room("fourm", "demo", "a world to learn, a page", "demo app"),
     Room("fourm", "alignment", "frozen encoders, cached latents", "alignment fusion"),
     Room(
@@ -43,7 +44,7 @@ ROOMS = (
         "fourm",
         "pipeline",
         "any to any; released 4M",
-        "pipeline given given_sequences inputs automatic scoring generated_files interop",
+        "pipeline given given_sequences inputs automatic scoring feature_rows generated_files interop",
     ),
     Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),

@@ -10,7 +10,11 @@ import re
 from importlib.metadata import PackageNotFoundError, requires
 
 # modules that are called otherwise than the package that holds them
-_PACKAGES = {"cv2": "opencv-python-headless", "faiss": "faiss-cpu"}
+_PACKAGES = {
+    "cv2": "opencv-python-headless",
+    "faiss": "faiss-cpu",
+    "sklearn": "scikit-learn",
+}
 _REQUIREMENT = re.compile(r"(?P<package>[\w.-]+).*extra == ['\"](?P<extra>\w+)['\"]")
 
 

@@ -63,7 +63,8 @@ class Column:
     def read(self, keys: set[str], report: DamageReport) -> dict[str, Any]:
         """Values of some of them; what is damaged is left out and noted."""
         values = {}
-        for path in self.shards:
+        named = {key.partition("/")[0] for key in keys}
+        for path in (path for path in self.shards if path.stem in named):
 
             def chosen(name: str, shard: str = path.stem) -> tuple[str, str]:
                 key, extension = member_name(name)
@@ -164,29 +165,43 @@ class Samples:
         return [v for value in self.of(m.name) for v in to_vectors(np.asarray(value)[None], m)]
 
 
-def read_samples(columns: dict[str, Column], num: int) -> Samples:
-    """Up to ``num`` samples that all columns have, spread evenly over the split. Raises UserError
-    if there are none.
-    """
-    report = DamageReport()
+def shared_keys(columns: dict[str, Column], report: DamageReport) -> list[str]:
+    """Keys of the samples that all columns have, sorted. Raises UserError if there are none."""
     each = {name: column.keys(report) for name, column in columns.items()}
     shared = sorted(set.intersection(*each.values())) if each else []
     if not shared:
         counts = ", ".join(f"{name} {len(keys)}" for name, keys in each.items())
         raise UserError(
-            f"no held-out sample has all of these modalities ({counts or 'none'}): ask for fewer"
-            " conditions and targets"
+            f"no sample has all of these modalities ({counts or 'none'}): ask for fewer of them"
         )
-    at = np.linspace(0, len(shared) - 1, min(num, len(shared))).round().astype(int)
-    keys = [shared[i] for i in at]
+    return shared
+
+
+def spread_keys(keys: list[str], num: int) -> list[str]:
+    """Up to ``num`` of them, spread evenly."""
+    at = np.linspace(0, len(keys) - 1, min(num, len(keys))).round().astype(int)
+    return [keys[i] for i in at]
+
+
+def read_keys(columns: dict[str, Column], keys: list[str], report: DamageReport) -> Samples:
+    """The samples of some keys, without those that cannot be read."""
     unique = {(column.folder, column.is_raw): column for column in columns.values()}
     read = {name: column.read(set(keys), report) for name, column in unique.items()}
     kept = [key for key in keys if all(key in values for values in read.values())]
-    if not kept:
-        first = report.entries[0]
-        raise UserError(f"no held-out sample can be read: {first.shard}: {first.reason}")
     values = {name: [found[key] for key in kept] for name, found in read.items()}
     return Samples(kept, columns, values, report)
+
+
+def read_samples(columns: dict[str, Column], num: int) -> Samples:
+    """Up to ``num`` samples that all columns have, spread evenly over the split. Raises UserError
+    if there are none.
+    """
+    report = DamageReport()
+    samples = read_keys(columns, spread_keys(shared_keys(columns, report), num), report)
+    if not len(samples):
+        first = report.entries[0]
+        raise UserError(f"no held-out sample can be read: {first.shard}: {first.reason}")
+    return samples
 
 
 def packed(

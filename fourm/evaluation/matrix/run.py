@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from fourm.config import at_least, check_fields, from_mapping, to_mapping
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
@@ -27,15 +25,11 @@ from fourm.evaluation.matrix.conditions import Condition, read_conditions, read_
 from fourm.evaluation.matrix.figures import Cell, Matrix
 from fourm.evaluation.matrix.judges import judge_of
 from fourm.evaluation.matrix.page import write_page
+from fourm.evaluation.opened import device, model_digest, model_folder
 from fourm.formats import FORMAT
-from fourm.hub import find_model
 from fourm.modalities import Modality, ModalitySet
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar
-from fourm.training.checkpoints import sha256
-
-_DESCRIBES = (".safetensors", ".json", ".yaml")  # files of a model that decide what it says
-_FIGURES = "provenance.json"  # and one that does not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +72,8 @@ def evaluate_matrix(
     None while other ranks are at theirs. Raises UserError.
     """
     rank, num_ranks = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
-    folder = _model_folder(model)
-    pipe = AnyToAnyPipeline.from_pretrained(folder, device=_device())
+    folder = model_folder(model)
+    pipe = AnyToAnyPipeline.from_pretrained(folder, device=device())
     conditions, targets, samples = _chosen(pipe.modalities, data, settings)
     _same_settings(out, folder, samples, settings)
     places = _places(conditions, targets, out)
@@ -120,20 +114,6 @@ def evaluate_matrix(
     return matrix
 
 
-def _model_folder(model: str | Path) -> Path:
-    """A pipeline folder; that of a project is inside it."""
-    inner = Path(model, "model")
-    return inner if (inner / "config.json").is_file() else find_model(model)
-
-
-def _device() -> str:
-    """This rank's GPU, unless there is none or accelerate is told to use CPUs."""
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    if on_cpu or not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-
-
 def _chosen(
     modalities: ModalitySet, data: Path, settings: MatrixSettings
 ) -> tuple[list[Condition], list[Modality], Samples]:
@@ -160,10 +140,9 @@ def _chosen(
 
 def _same_settings(out: Path, folder: Path, samples: Samples, settings: MatrixSettings) -> None:
     """Note what cells depend on. Raises UserError if those there depend on other things."""
-    digests = [f"{path.relative_to(folder)} {sha256(path)}" for path in _describing(folder, out)]
     now = {
         "format": FORMAT,
-        "model": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+        "model": model_digest(folder, out),
         "samples": hashlib.sha256("\n".join(samples.keys).encode()).hexdigest(),
         "num_generations": settings.num_generations,
         "seed": settings.seed,
@@ -178,17 +157,6 @@ def _same_settings(out: Path, folder: Path, samples: Samples, settings: MatrixSe
         )
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(note, now)
-
-
-def _describing(folder: Path, out: Path) -> list[Path]:
-    """Files of a model that decide what it says; ``out`` may lie in its folder."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix in _DESCRIBES
-        and path.name != _FIGURES
-        and not path.resolve().is_relative_to(out.resolve())
-    )
 
 
 def _places(
