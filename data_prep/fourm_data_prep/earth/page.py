@@ -14,6 +14,7 @@ from fourm.project import Project
 from fourm.raw.labels import Labels
 from fourm.report import Gallery, Report, embed
 from fourm.report.figures import read_figures
+from fourm.report.legend import legend_html
 from fourm_data_prep.earth.mosaic import mosaic
 from fourm_data_prep.earth.tasks import Examination
 
@@ -74,6 +75,7 @@ def _add_world(report: Report, examination: Examination) -> None:
             report.part(f"{target}: {title}")
             world = mosaic(tiles.tiles, list(values), raw)
             report.parts.append(embed(world, f"{target}, {title}", world.width // 2))
+        report.parts.append(legend_html(raw.legend(), target))
 
 
 def _add_maps(report: Report, examination: Examination) -> None:
