@@ -16,6 +16,7 @@ from PIL import Image
 
 from fourm.cli import main
 from fourm.data.npy import write_npy
+from fourm.data.raw_sets import load_raw
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.data.store import Source, SourceConfig
 from fourm.errors import UserError
@@ -158,3 +159,14 @@ def test_what_cannot_be_cropped_is_refused_before_tokens_are_made(tmp_path):
     with pytest.raises(UserError, match="--crops 2: x is audio, of which no part can be cut"):
         cropped(tmp_path, raw, [])
     assert not (tmp_path / "tokens").exists()
+
+
+def test_raw_values_need_no_kind_and_configs_of_tokenizers_are_sets_too(tmp_path):
+    """Import and inspect ask no more of a modality than its raw type."""
+    path = tmp_path / "set.yaml"
+    path.write_text("raw: data\nout: there\nmodalities:\n  rgb: {raw: {type: image, size: 32}}\n")
+    modalities = load_raw(path)
+    assert modalities["rgb"].raw.pixels == 32
+    path.write_text("modalities:\n  rgb: {raw: {type: imag, size: 32}}\n")
+    with pytest.raises(UserError, match="imag"):
+        load_raw(path)

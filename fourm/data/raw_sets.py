@@ -15,8 +15,10 @@ _AS_IDS = {"kind": "grid", "vocab_size": 8, "grid": [1, 1]}  # of a modality who
 
 
 def load_raw(config: str | Path) -> ModalitySet:
-    """A set from YAML, of which an entry need not say more than its raw type."""
-    data = read_yaml(Path(config))
+    """A set from YAML, of which an entry need not say more than its raw type. Where data lies (in
+    configs of tokenizers) is left out, as ``ModalitySet.load`` does.
+    """
+    data = {k: v for k, v in read_yaml(Path(config)).items() if k not in ("raw", "out")}
     table = data.get("modalities")
     if not isinstance(table, dict):
         return ModalitySet.load(config)  # which says what is wrong
