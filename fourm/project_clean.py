@@ -9,12 +9,13 @@ it; to know that, it is opened. Raw shards are never named: they may be all ther
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from fourm.config import load
 from fourm.data.store import open_sources
@@ -93,6 +94,13 @@ def _runs(project: Project) -> Iterator[Unused]:
             yield Unused(folder, f"a run before {project.pretrain.name}")
 
 
+def _now(folder: Path) -> int:
+    """The time as files are stamped, whose clock is coarser and a few milliseconds behind."""
+    with NamedTemporaryFile(dir=folder) as mark:
+        os.utime(mark.name)
+        return os.stat(mark.name).st_mtime_ns
+
+
 def _columns(project: Project, modalities: ModalitySet) -> Iterator[Unused]:
     """Entries of the cache that the pretraining does not use: opening its data marks those that it
     does. Where it has no data yet, all may be wanted.
@@ -100,7 +108,7 @@ def _columns(project: Project, modalities: ModalitySet) -> Iterator[Unused]:
     entries = [f for f in sorted(project.cache.glob("*/")) if _COLUMN.fullmatch(f.name)]
     if not entries:
         return
-    opened = time.time_ns()
+    opened = _now(project.cache)
     try:
         config = load(PretrainConfig, project.pretrain_config)
         if Path(config.data.cache).resolve() != project.cache.resolve():
