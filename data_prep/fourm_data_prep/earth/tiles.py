@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fourm.data.shards import DamageReport, read_shard, shard_paths
+from fourm.data.shards import DamageReport
 from fourm.errors import UserError
+from fourm.evaluation.held_out import Shards, read_keys, shared_keys
 from fourm.modalities import ModalitySet
 from fourm.project import Project
+from fourm_data_prep.rasters.derived import unit_vectors
 from fourm_data_prep.rasters.surfaces import Tile
 
 
@@ -33,9 +35,9 @@ class Tiles:
     @property
     def directions(self) -> np.ndarray:
         """Unit vectors (B, 3) of the middles."""
-        latitude, longitude = np.deg2rad([[t.y for t in self.tiles], [t.x for t in self.tiles]])
-        flat = np.cos(latitude)
-        return np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], -1)
+        return unit_vectors(
+            np.array([t.y for t in self.tiles]), np.array([t.x for t in self.tiles])
+        )
 
     def regions(self, side: float = 10.0) -> list[np.ndarray]:
         """Numbers of the tiles of each region, about ``side`` degrees of a side: tiles of one are
@@ -55,16 +57,17 @@ def read_tiles(
     """Up to ``num`` tiles, spread evenly over those of the split that have all modalities
     ``names``. Raises UserError where there are none.
     """
-    values: dict[str, dict[str, Any]] = {}
-    for name in names:
-        raw, report = modalities[name].raw, DamageReport()
-        values[name] = {}
-        for path in shard_paths(project.raw, split, name):
-            values[name] |= dict(read_shard(path, raw.read, raw.extensions, report))
+    shards = Shards.find(project.root, split)
+    found = {name: shards.raw_of(modalities[name]) for name in names}
+    columns = {name: column for name, column in found.items() if column is not None}
+    if len(columns) < len(names):
+        lacking = ", ".join(name for name in names if name not in columns)
+        raise UserError(f"no tile of {split} in {project.raw} has {lacking}")
+    report = DamageReport()
+    keys = shared_keys(columns, report)
+    chosen = np.unique(np.linspace(0, len(keys) - 1, num).astype(int))
+    samples = read_keys(columns, [keys[i] for i in chosen], report)
     records = json.loads((project.raw / "tiles.json").read_text())[split]
-    there = [r for r in records if all(r["key"] in values[name] for name in names)]
-    if not there:
-        raise UserError(f"no tile of {split} in {project.raw} has all of {', '.join(names)}")
-    chosen = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, num).astype(int))]
-    tiles = [Tile(**{k: v for k, v in r.items() if k != "key"}) for r in chosen]
-    return Tiles(tiles, {name: [v[r["key"]] for r in chosen] for name, v in values.items()})
+    tiles = {r["key"]: Tile(**{k: v for k, v in r.items() if k != "key"}) for r in records}
+    cut = [tiles[key.rpartition("/")[2]] for key in samples.keys]
+    return Tiles(cut, {name: samples.of(name) for name in names})

@@ -59,8 +59,11 @@ def direction(cut: Cut) -> np.ndarray:
     """The middle of a tile of the globe as the unit vector from the globe's centre, float32 (3,):
     whole, and without a seam at the date line.
     """
-    latitude, longitude = np.deg2rad([cut.tile.y, cut.tile.x])
+    return unit_vectors(np.float64(cut.tile.y), np.float64(cut.tile.x)).astype(np.float32)
+
+
+def unit_vectors(latitude: np.ndarray | float, longitude: np.ndarray | float) -> np.ndarray:
+    """Places in degrees, of any shape -> unit vectors from the globe's centre, (..., 3)."""
+    latitude, longitude = np.deg2rad(latitude), np.deg2rad(longitude)
     flat = np.cos(latitude)
-    return np.array(
-        [flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], np.float32
-    )
+    return np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], -1)
