@@ -5,13 +5,14 @@ RUN := $(VENV)/bin/python
 SIZE ?= default
 OUT ?= runs/demo
 
-.PHONY: help demo earth test test-slow check clean
+.PHONY: help demo earth test check site clean
 
 help:
 	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (12 minutes on 2 cores)"
 	@echo "make earth [SIZE=smoke|default]        maps of the real Earth, learned: any of them from any others"
 	@echo "make test                              all tests"
 	@echo "make check                             lint and types"
+	@echo "make site                              the documentation as pages in runs/site"
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,9 @@ check: $(VENV)/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
+
+site: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) runs .cache

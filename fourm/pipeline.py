@@ -377,8 +377,9 @@ class AnyToAnyPipeline:
 
         Args:
             values: name of a target -> raw value, ``Tokens``, or a list of them.
-            parts, method: of grids and sets (``fourm/scoring.py``); with as many parts as tokens
-                each token is asked alone. Sequences are exact.
+            parts: of grids and sets; with as many parts as tokens each token is asked alone.
+                Sequences are exact.
+            method: how parts are asked (``fourm/scoring.py``).
         """
         scorer = Scorer(self.model, parts, method)
         if not isinstance(values, Mapping) or not values:
