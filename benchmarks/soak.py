@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -123,19 +124,29 @@ def write_config(root: Path, addresses: list[str], steps: int) -> Path:
     return path
 
 
-def start(config: Path, out: Path, ranks: int, workers: int) -> list[subprocess.Popen]:
-    """Processes of a training that goes on from what ``out`` has."""
+def start(
+    config: Path,
+    out: Path,
+    ranks: int,
+    workers: int,
+    prepare: Callable[[], None] | None = None,
+    output: str = "output.txt",
+) -> list[subprocess.Popen]:
+    """Processes of a training that goes on from what ``out`` has; each calls ``prepare`` first,
+    and what all say goes to a file ``output``.
+    """
     (out / "stream").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "train", str(config), str(out / "stream")]
     command += [f"out={out / 'run'}", f"data.cache={out / 'cache'}", f"loop.num_workers={workers}"]
-    with open(out / "output.txt", "ab") as output:
+    with open(out / output, "ab") as screen:
         return [
             subprocess.Popen(
                 command,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-                stdout=output,
-                stderr=output,
+                stdout=screen,
+                stderr=screen,
                 start_new_session=True,
+                preexec_fn=prepare,
             )
             for environment in rank_environments(ranks)
         ]
@@ -167,6 +178,17 @@ def last_step(out: Path) -> int:
     return max(steps)
 
 
+def reach(processes: list[subprocess.Popen], out: Path, step: int) -> None:
+    """Wait until a training has logged a step. Raises RuntimeError if it ends before."""
+    deadline = time.monotonic() + 300
+    while last_step(out) < step:
+        ended = [p for p in processes if p.poll() is not None]
+        if ended or time.monotonic() > deadline:
+            kill(processes)
+            raise RuntimeError(f"stopped by itself: see {out / 'output.txt'}")
+        time.sleep(0.05)
+
+
 def stream_of(out: Path) -> tuple[Stream, int]:
     """All that was made, and how many draws were made again.
 
@@ -193,13 +215,7 @@ def disturb(config: Path, out: Path, kills: int, steps: int, seed: int = 0) -> i
         if before + more >= steps:
             break
         processes = start(config, out, ranks, workers)
-        deadline = time.monotonic() + 300
-        while last_step(out) < before + more:
-            ended = [p for p in processes if p.poll() is not None]
-            if ended or time.monotonic() > deadline:
-                kill(processes)
-                raise RuntimeError(f"stopped by itself: see {out / 'output.txt'}")
-            time.sleep(0.05)
+        reach(processes, out, before + more)
         time.sleep(float(rng.uniform(number, 3)) * 0.3)
         if number % 2:  # one alone first: the others are then in the middle of waiting for it
             kill(processes[-1:])
@@ -226,13 +242,18 @@ def soak(root: Path, kills: int, steps: int) -> dict[str, int]:
         config = write_config(root, [server.url for server in running], steps)
         finish(start(config, root / "undisturbed", 1, 0))
         disturb(config, root / "disturbed", kills, steps)
+    return {**compare(root, steps), "kills": kills}
+
+
+def compare(root: Path, steps: int) -> dict[str, int]:
+    """Whether both trainings made the same draws; raises AssertionError where they differ."""
     undisturbed, _ = stream_of(root / "undisturbed")
     disturbed, num_again = stream_of(root / "disturbed")
     wanted = set(range(steps * BATCH))
     assert wanted <= set(undisturbed) and wanted <= set(disturbed)
     different = [draw for draw in wanted if undisturbed[draw] != disturbed[draw]]
     assert not different, f"{len(different)} draws differ, the first is {min(different)}"
-    return {"draws": len(wanted), "made_again": num_again, "kills": kills}
+    return {"draws": len(wanted), "made_again": num_again}
 
 
 if __name__ == "__main__":

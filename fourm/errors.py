@@ -20,8 +20,8 @@ class Interrupted(Exception):
     """SIGTERM or Ctrl-C in a training: the state has been saved."""
 
 
-class RanksLost(Exception):
-    """Other processes of a training are gone, so that this one cannot go on."""
+class ProcessesLost(Exception):
+    """Other processes of a training (ranks, loader workers) are gone: this one cannot go on."""
 
 
 class StageFailed(Exception):

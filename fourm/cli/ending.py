@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from fourm.cli.extras import where_to_get
-from fourm.errors import Interrupted, RanksLost, StageFailed, UserError
+from fourm.errors import Interrupted, ProcessesLost, StageFailed, UserError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 INTERRUPTED = 130  # status after Ctrl-C, 128 + SIGINT
@@ -58,7 +58,7 @@ def ending_of(error: BaseException, verb: click.Command | None) -> Ending | None
             where = f" ({error.filename})" if error.filename else ""
             kept = f"; {_KEPT}" if resumes and error.errno in _NO_ROOM else ""
             return Ending(f"error: {error.strerror}{where}{kept}", 2)
-        case RanksLost():
+        case ProcessesLost():
             return Ending(f"\nerror: {error}", 1)
         case Interrupted():
             return Ending(f"\n{error}", INTERRUPTED)

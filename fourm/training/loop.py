@@ -48,7 +48,7 @@ from fourm.training.feed import Feed, StepBatches
 from fourm.training.finite import FiniteCheck
 from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import build_optimizers, parameter_groups
-from fourm.training.ranks import Ranks, telling_lost_ranks
+from fourm.training.ranks import Ranks, telling_lost_processes
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
 from fourm.training.run_log import RunLog, StepLosses, checked_tracker
 from fourm.training.saving import Saver, Snapshot
@@ -150,10 +150,10 @@ class Loop:
     def run(self) -> dict[str, float]:
         """Train to the last step and return the final evaluation.
 
-        Raises Interrupted after saving on SIGTERM or Ctrl-C, RanksLost where other ranks are gone.
+        Raises Interrupted after saving on SIGTERM or Ctrl-C, ProcessesLost where others are gone.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        with telling_lost_ranks(), self._watchdog.watching():
+        with telling_lost_processes(), self._watchdog.watching():
             lock = hold_folder(self.out, self.ranks)
             self.resume()
             previous = {

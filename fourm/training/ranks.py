@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from fourm.errors import RanksLost
+from fourm.errors import ProcessesLost
 from fourm.training.task import Work
 
 
@@ -56,16 +56,24 @@ def _leave() -> None:
 
 
 @contextmanager
-def telling_lost_ranks() -> Iterator[None]:
-    """What a connection says whose other end is gone, as RanksLost."""
+def telling_lost_processes() -> Iterator[None]:
+    """What a connection says whose other end is gone, and torch of a loader's worker that is, as
+    ProcessesLost.
+    """
     try:
         yield
     except RuntimeError as error:
+        if str(error).startswith("DataLoader worker"):  # torch's handler knows no class of its own
+            raise ProcessesLost(
+                f"a process that loads data is gone ({str(error).strip()}); mostly the system had"
+                " no memory left, then fewer loop.num_workers help. The same command goes on from"
+                " the last checkpoint"
+            ) from error
         # of gloo's errors only the text tells where they are from
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         told = str(error).strip().splitlines()[0]
-        raise RanksLost(
+        raise ProcessesLost(
             f"another rank of this training is gone ({told}); its own last lines say why. The same"
             " command goes on from the last checkpoint"
         ) from error
