@@ -15,6 +15,7 @@ else; row -1 stands for a sample that lacks the modality and has length 0.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -231,7 +232,15 @@ def made_once(
     """
     text = json.dumps([CHUNK_VERSION, described, *stamp])
     folder = cache / hashlib.sha256(text.encode()).hexdigest()[:20]
-    make_once(folder, partial(_build, samples=samples, described=described))
+    try:
+        make_once(folder, partial(_build, samples=samples, described=described))
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise UserError(
+            f"columns cannot be kept in {cache} ({error.strerror}): name another folder by"
+            " data.cache=FOLDER"
+        ) from error
     return _opened(folder, report)
 
 
