@@ -33,10 +33,10 @@ class KeyValueCache(Protocol):
 
 @dataclass(frozen=True)
 class BlockCache:
-    """The caches of one block."""
+    """The caches of one block; None = nothing is kept."""
 
-    past: KeyValueCache
-    context: KeyValueCache
+    past: KeyValueCache | None
+    context: KeyValueCache | None
 
 
 class Past(KeyValueCache):
