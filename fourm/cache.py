@@ -33,10 +33,10 @@ class KeyValueCache(Protocol):
 
 @dataclass(frozen=True)
 class BlockCache:
-    """The caches of one block; None = nothing is kept."""
+    """The caches of one block."""
 
-    past: KeyValueCache | None
-    context: KeyValueCache | None
+    past: KeyValueCache
+    context: KeyValueCache
 
 
 class Past(KeyValueCache):

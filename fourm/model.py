@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.attention import Backend, attention_dtype
-from fourm.attention.rows import RowOrder, take_rows
+from fourm.attention.rows import take_rows
 from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.blocks import Block, BlockShape
 from fourm.config import from_mapping, to_mapping
@@ -173,12 +173,8 @@ class FourM(
 
     # ---- embedding -------------------------------------------------------------------------------
 
-    def embed_input(
-        self, stream: EncoderStream, registers: RowOrder | None = None
-    ) -> tuple[Tensor, Places]:
-        """Content (T, D) of the encoder's rows and their places (position + modality), with the
-        registers where they go among them.
-        """
+    def _embed_input(self, stream: EncoderStream) -> tuple[Tensor, Places]:
+        """Content (T, D) of the encoder's rows and their places (position + modality)."""
         content = self.tokens(stream.modality, stream.token)
         for m in self.modalities:
             if m.kind != "continuous":
@@ -193,12 +189,7 @@ class FourM(
                 vectors = layer(given.floats().to(content.dtype)).to(content.dtype)
                 content = content.index_copy(0, given.rows, vectors)
         at = self.positions(stream.modality, stream.position)
-        at = Places(at.added + F.embedding(stream.modality, self.modality), at.turn)
-        if self.registers is None or registers is None:
-            return content, at
-        num = len(registers.order) - len(content)
-        first = self.registers.to(content.dtype).repeat(num // len(self.registers), 1)
-        return registers(torch.cat([first, content])), at.after(num).each(registers)
+        return content, Places(at.added + F.embedding(stream.modality, self.modality), at.turn)
 
     def embed_target(self, kind: Tensor, position: Tensor, given: Tensor) -> tuple[Tensor, Places]:
         """Decoder rows (T, D), with what their places add, from modality, position and input id (or
@@ -223,7 +214,7 @@ class FourM(
         backend = Backend.of(c.attention, self.mask_token, c.block.head_dim)
         return Preparation(backend, self._arrangement, budget)
 
-    def stream(self, rows: Tensor) -> Tensor:
+    def _stream(self, rows: Tensor) -> Tensor:
         """Rows (T, D) as the layers carry them on."""
         return rows.to(attention_dtype(rows)) if self.config.half_residual else rows
 
@@ -231,32 +222,36 @@ class FourM(
         """Encoder output for packed inputs; ``features`` serve probes and fine-tuning, ``context``
         the decoder.
         """
+        content, at = self._embed_input(stream)
         prepared = self.preparation().encoder(stream)
         if self.latents is not None:
             assert isinstance(prepared, LatentRows)
-            content, at = self.embed_input(stream)
-            rows = self.stream(content + at.added)
-            return self.latents(rows, at.added, prepared, self.encoder_blocks, self.finished)
+            rows = self._stream(content + at.added)
+            return self.latents(rows, at.added, prepared, self.encoder_blocks, self._finished)
         assert isinstance(prepared, PlainRows)
-        content, at = self.embed_input(stream, prepared.registers)
-        rows = self.stream(content + at.added)
+        if self.registers is not None and prepared.registers is not None:
+            num = len(prepared.registers.order) - len(content)
+            first = self.registers.to(content.dtype).repeat(num // len(self.registers), 1)
+            content = prepared.registers(torch.cat([first, content]))
+            at = at.after(num).each(prepared.registers)
+        rows = self._stream(content + at.added)
         layout = prepared.attention.turning(at.turn, at.turn)
         for block in self.encoder:
             rows = block(rows, layout)
         lengths = prepared.lengths
-        return Encoded(*self.finished(rows, at.added), lengths, lengths, at.turn)
+        return Encoded(*self._finished(rows, at.added), lengths, lengths, at.turn)
 
-    def finished(self, rows: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+    def _finished(self, rows: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
         """Features (T, D) and the decoder's context (T, D) from the last layer's output and what
         the rows' places add.
         """
         features = self.encoder_norm(rows)
-        return features, self.stream(self.context(features) + added)
+        return features, self._stream(self.context(features) + added)
 
     def decode(self, encoded: Encoded, stream: DecoderStream) -> Tensor:
         """Decoder output (T, D) for packed targets."""
         rows, at = self.embed_target(stream.modality, stream.position, stream.input)
-        rows = self.stream(rows)
+        rows = self._stream(rows)
         prepared = self.preparation().decoder(stream, encoded.lengths)
         layout = prepared.attention.turning(at.turn, at.turn)
         cross = prepared.cross.turning(at.turn, encoded.turn)

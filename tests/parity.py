@@ -190,7 +190,7 @@ def check_fourm(folder: Path) -> Iterator[Comparison]:
         model, given, order, meta["num_encoder_tokens"], meta["num_decoder_tokens"]
     )
 
-    content, at = model.embed_input(batch.encoder)
+    content, at = model._embed_input(batch.encoder)
     encoded = model.encode(batch.encoder)
     hidden = model.decode(encoded, batch.decoder)
     inputs = (torch.from_numpy(seen.sample), torch.from_numpy(seen.slot))

@@ -76,7 +76,7 @@ def span_means(rows, num):
 
 def plain_encode(model, stream, b):
     """The encoder's latents for one sample, written down step by step."""
-    content, at = model.embed_input(stream)
+    content, at = model._embed_input(stream)
     place = at.added
     i, n = int(stream.lengths[:b].sum()), int(stream.lengths[b])
     rows, place = (content + place)[i : i + n], place[i : i + n]
@@ -138,14 +138,14 @@ def test_every_input_token_moves_the_output_and_every_weight_gets_a_gradient(
         for n, p in fused.named_parameters()
         if n.startswith("latents.") and "carry" not in n
     )
-    content, at = fused.embed_input(batch.encoder)
+    content, at = fused._embed_input(batch.encoder)
     place = at.added
     content = content.detach().requires_grad_()
-    fused.embed_input, kept = lambda stream: (content, Places(place.detach())), fused.embed_input
+    fused._embed_input, kept = lambda stream: (content, Places(place.detach())), fused._embed_input
     try:
         fused.encode(batch.encoder).features.square().sum().backward()
     finally:
-        fused.embed_input = kept
+        fused._embed_input = kept
     assert (content.grad.abs().sum(1) > 0).all()
 
 
