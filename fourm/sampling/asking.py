@@ -29,7 +29,6 @@ class Draw:
     rng: CounterRNG
     step: int
     temperature: float
-    guidance_scale: float
 
 
 def ask(
@@ -49,7 +48,7 @@ def ask(
     filters = draw.temperature, options.top_k, options.top_p
     parts = []
     for rows, numbers in zip(
-        task.guidance.combine(decoded, draw.guidance_scale).split(_ROWS),
+        task.guidance.combine(decoded, options.guidance_scale).split(_ROWS),
         task.tensor(uniform).split(_ROWS),
         strict=True,
     ):
