@@ -1,5 +1,7 @@
-"""Sampling options by the names of releases up to 0.4.0, which kept settings of schemes beside the
-scheme: their files are read, and ``pipe(..., remask=0.3)`` is understood.
+"""Sampling options of earlier releases: their files are read.
+
+Up to 0.4.0 settings of schemes stood beside the scheme; ``pipe(..., confidence_noise=3.0)`` is
+understood too. Settings that did not pay are gone: passed over where they are off, else refused.
 """
 
 from __future__ import annotations
@@ -14,9 +16,27 @@ from fourm.sampling.schemes import Entropy, MaskGIT, Scheme
 # whose they are, and which
 EARLIER_KEYS: dict[str, tuple[type[Scheme], str]] = {
     "confidence_noise": (MaskGIT, "noise"),
-    "remask": (MaskGIT, "remask"),
     "entropy_bound": (Entropy, "bound"),
 }
+# what it was when it was off, and what was found instead
+_GONE: dict[str, tuple[Any, str]] = {
+    "remask": (0, "sweeps ask committed tokens again and give better pictures, e.g. sweeps: 1"),
+    "least_entropy": (0, "a sweep asks all tokens, which gives better pictures"),
+    "guidance_schedule": ("constant", "guidance that rises gives worse pictures; leave it out"),
+}
+
+
+def _without_gone(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings``, and those of their scheme and sweep, without what is gone. Raises UserError."""
+    kept = {}
+    for key, value in settings.items():
+        if key in _GONE:
+            off, instead = _GONE[key]
+            if value != off:
+                raise UserError(f"there is no {key} any more: {instead}")
+        else:
+            kept[key] = _without_gone(value) if isinstance(value, dict) else value
+    return kept
 
 
 def upgraded(settings: dict[str, Any], scheme: Scheme) -> dict[str, Any]:
@@ -25,6 +45,7 @@ def upgraded(settings: dict[str, Any], scheme: Scheme) -> dict[str, Any]:
     Files of those releases hold the settings of all schemes, so another scheme's are passed over
     where they are its defaults, and refused (UserError) where they contradict the choice.
     """
+    settings = _without_gone(settings)
     earlier = {key: settings[key] for key in EARLIER_KEYS if key in settings}
     if not earlier:
         return settings

@@ -99,7 +99,7 @@ def test_the_progress_of_a_sequence_ends_at_its_end_and_guidance_ignores_the_oth
     modalities, model
 ):
     state, steps = make_state(modalities, 2), []
-    options = SamplingOptions(guidance_scale=3.0, guidance_schedule="linear", temperature=0.5)
+    options = SamplingOptions(guidance_scale=3.0, temperature=0.5)
     sampler = Sampler(model, SENTINELS)
     report = lambda done, of: steps.append((done, of))  # noqa: E731
     alone = sampler.generate(state, "boxes", options, np.arange(2), ["caption"], report)

@@ -85,8 +85,6 @@ def demo_ids() -> dict[str, list[list[int]]]:
     for scheme in ("halton", "roar", "raster", "entropy"):
         result = pipe({"caption": caption}, targets=["rgb"], seed=3, scheme=scheme, steps=6)
         found[scheme] = result["rgb"]
-    remasked = pipe({"caption": caption}, targets=["rgb"], seed=3, remask=0.3, steps=6, top_k=20)
-    found["remask"] = remasked["rgb"]
     return {name: [ids.tolist() for ids in result.ids] for name, result in found.items()}
 
 

@@ -60,13 +60,11 @@ def one(state, i):
 
 OPTIONS = {
     "maskgit": SamplingOptions(scheme="maskgit", steps=5, guidance_scale=2.0),
-    "maskgit remasked": SamplingOptions(scheme=MaskGIT(remask=0.3), steps=5),
+    "maskgit noisy": SamplingOptions(scheme=MaskGIT(noise=3.0), steps=5),
     "roar": SamplingOptions(
         scheme="roar", steps=4, guidance_scale=2.0, top_p=0.9, schedule="linear"
     ),
-    "halton": SamplingOptions(
-        scheme="halton", steps=4, top_k=7, guidance_scale=3.0, guidance_schedule="linear"
-    ),
+    "halton": SamplingOptions(scheme="halton", steps=4, top_k=7, guidance_scale=3.0),
     "raster": SamplingOptions(scheme="raster", steps=16, temperature=0.5),
     "entropy": SamplingOptions(scheme=Entropy(bound=6.0), steps=16),
     "spiral": SamplingOptions(scheme="spiral_scheme:Spiral", steps=4),
@@ -159,7 +157,7 @@ def test_guidance_in_one_pass_equals_separate_passes_on_the_same_positions(modal
     assert np.array_equal(guided[sample, position], expected)
 
 
-@pytest.mark.parametrize("name", ["maskgit remasked", "halton", "entropy", "spiral"])
+@pytest.mark.parametrize("name", ["maskgit noisy", "halton", "entropy", "spiral"])
 def test_given_tokens_stay_and_the_caller_s_state_is_not_changed(modalities, model, name):
     state = make_state(modalities, 4)
     before = state.grids["rgb"].values.copy()
@@ -251,7 +249,6 @@ def canvas(modality, num, steps, schedule="linear"):
         seeds=np.arange(num),
         given=np.zeros(shape, bool),
         known=np.zeros(shape, bool),
-        log_p=np.full(shape, np.inf),
     )
 
 
@@ -265,17 +262,6 @@ def test_maskgit_keeps_the_best_and_the_entropy_bound_the_most_certain(modalitie
     assert Entropy(bound=0.15).keep(wide, 0, answers).tolist() == [True, False, True, False, True]
     assert Entropy(bound=0.0).keep(wide, 0, answers).tolist() == [True, False, False, False, True]
     assert Entropy(bound=0.0).keep(wide, 7, answers).all()  # nothing is open after the last step
-
-
-def test_remasking_gives_back_the_least_likely_and_spreads_them_over_the_rest(modalities):
-    half = canvas(modalities["rgb"], 1, steps=4)
-    half.given[:, :4] = True
-    half.known[:, :8] = True
-    half.log_p[:, 4:8] = [-1.0, -4.0, -3.0, -2.0]
-    back = MaskGIT(remask=0.5).take_back(half, 1)
-    assert np.flatnonzero(back[0]).tolist() == [5, 6]
-    half.known[back] = False
-    assert half.due_anew(2).tolist() == [5] and half.due(2).tolist() == [3]
 
 
 def test_an_order_asks_every_position_once_in_its_turn(modalities):
@@ -336,12 +322,10 @@ def test_the_halton_order_refuses_a_set(modalities, model):
         ({"scheme": "haltn"}, "'haltn' is not one of entropy, .*; did you mean 'halton'"),
         ({"scheme": "fourm.sampling.schemes:InOrder"}, "is a base for others"),
         ({"scheme": {"type": "maskgit", "nose": 2.0}}, "'nose'; did you mean 'noise'"),
-        ({"scheme": {"type": "maskgit", "remask": 1.0}}, "remask must be .* less than 1, not 1.0"),
         ({"scheme": {"type": "maskgit", "noise": float("nan")}}, "noise must be a finite number"),
         ({"scheme": {"type": "entropy", "bound": float("nan")}}, "bound must be at least 0"),
         ({"schedule": "cosin"}, "'cosin' is not one of cosine, linear; did you mean 'cosine'"),
         ({"temperature_schedule": "onx"}, "'onx' is not one of linear, onex"),
-        ({"guidance_schedule": "rising"}, "'rising' is not one of constant, linear, cosine"),
         ({"steps": 2.5}, "steps: expected int, found 2.5"),
         ({"steps": True}, "steps: expected int, found True"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
@@ -354,12 +338,12 @@ def test_the_halton_order_refuses_a_set(modalities, model):
         ({"temperature_end": -0.1}, "temperature_end must be 0 or from"),
         ({"condition_weights": {"caption": float("inf")}}, r"weights\.caption must be a finite"),
         (
-            {"remask": 0.3, "scheme": "roar"},
-            "remask is a setting of the scheme maskgit, .* roar",
+            {"confidence_noise": 0.3, "scheme": "roar"},
+            "confidence_noise is a setting of the scheme maskgit, .* roar",
         ),
         ({"entropy_bound": 2.0}, "scheme: {type: entropy, bound: 2.0}"),
-        ({"remask": 0.3, "scheme": {"type": "maskgit"}}, "remask stands beside a scheme"),
-        ({"remask": "much"}, "remask: expected a number"),
+        ({"confidence_noise": 3.0, "scheme": {"type": "maskgit"}}, "noise stands beside a scheme"),
+        ({"confidence_noise": "much"}, "noise: expected a number"),
     ],
 )
 def test_options_are_refused_with_a_sentence_from_python_as_from_yaml(wrong, message):
@@ -392,10 +376,30 @@ def test_settings_of_schemes_that_stood_beside_them_are_read():
     for name in ("maskgit", "roar", "halton", "raster", "entropy"):
         read = SamplingOptions.read({"scheme": name, **defaults}, "f")
         assert read == SamplingOptions(scheme=name)
-    read = SamplingOptions.read({**defaults, "confidence_noise": 3, "remask": 0.2}, "f")
-    assert read.scheme == MaskGIT(noise=3.0, remask=0.2)
+    read = SamplingOptions.read({**defaults, "confidence_noise": 3}, "f")
+    assert read.scheme == MaskGIT(noise=3.0)
     read = SamplingOptions.read({"scheme": "entropy", "entropy_bound": 2.0}, "f")
     assert read.scheme == Entropy(bound=2.0)
-    read = SamplingOptions(scheme=MaskGIT(noise=3.0, remask=0.2))
-    assert read.changed({"remask": 0.0}).scheme == MaskGIT(noise=3.0)
+    read = SamplingOptions(scheme=MaskGIT(noise=3.0))
+    assert read.changed({"confidence_noise": 1.0}).scheme == MaskGIT()
     assert read.changed({"scheme": "halton"}).scheme == Halton()
+
+
+GONE = (
+    ({"remask": 0.0}, {"remask": 0.3}),
+    ({"guidance_schedule": "constant"}, {"guidance_schedule": "linear"}),
+    (
+        {"scheme": {"type": "maskgit", "remask": 0.0}},
+        {"scheme": {"type": "maskgit", "remask": 0.1}},
+    ),
+    ({"sweep": {"least_entropy": 0.0}}, {"sweep": {"parts": 4, "least_entropy": 1.0}}),
+)
+
+
+@pytest.mark.parametrize("off, on", GONE, ids=str)
+def test_settings_that_are_gone_are_passed_over_where_they_are_off_and_else_refused(off, on):
+    assert SamplingOptions.read(off, "f") == SamplingOptions() == SamplingOptions().changed(off)
+    with pytest.raises(UserError, match="f: there is no .* any more: .* pictures"):
+        SamplingOptions.read(on, "f")
+    with pytest.raises(UserError, match="there is no .* any more"):
+        SamplingOptions().changed(on)

@@ -48,7 +48,7 @@ def greedy(model, state, seed, scheme):
     return Sampler(model, SENTINELS).generate(state, "rgb", options, seeds, ["caption"])
 
 
-@pytest.mark.parametrize("scheme", ["maskgit", MaskGIT(noise=5.0, remask=0.2), "entropy", "raster"])
+@pytest.mark.parametrize("scheme", ["maskgit", MaskGIT(noise=5.0), "entropy", "raster"])
 def test_at_temperature_0_the_result_does_not_depend_on_the_seed(modalities, model, scheme):
     state = make_state(modalities, 3)
     first, second = (greedy(model, state, seed, scheme).grids["rgb"].values for seed in (0, 99))
@@ -203,7 +203,7 @@ def test_the_result_has_a_map_of_entropies_that_is_0_where_tokens_were_given(pip
 WRONG = [
     ({"scheme": "foo"}, "'foo' is not one of entropy, halton"),
     ({"schedule": "constantt"}, "'constantt' is not one of cosine, linear"),
-    ({"guidance_schedule": "constantt"}, "did you mean 'constant'"),
+    ({"guidance_schedule": "linear"}, "there is no guidance_schedule any more"),
     ({"temperature": float("nan")}, "temperature must be a finite number, not nan"),
     ({"temperature": 1e-30}, "temperature must be 0 or from 0.0001 to 10000"),
     ({"temperature": -1.0}, "temperature must be 0 or from"),
@@ -216,7 +216,7 @@ WRONG = [
     ({"sweeps": 10**9}, "sweeps must be at most 10000"),
     ({"sweeps": 1.5}, "sweeps: expected int"),
     ({"scheme": {"type": "maskgit", "noise": -1.0}}, "noise must be a finite number from 0 on"),
-    ({"scheme": "halton", "remask": 0.3}, "remask is a setting of the scheme maskgit"),
+    ({"scheme": "halton", "remask": 0.3}, "there is no remask any more"),
     ({"decode": "means"}, "'means' is not one of ids, mean"),
     ({"options": {"rgb": SamplingOptions()}}, "options name rgb, which is no target"),
 ]

@@ -95,9 +95,8 @@ def test_each_token_of_a_sweep_is_asked_as_in_a_plain_call_that_is_given_all_oth
 
 SWEPT = {
     "rgb": swept(parts=3),
-    "maskgit": replace(swept(parts=2), scheme=MaskGIT(remask=0.2), sweeps=2),
+    "maskgit": replace(swept(parts=2), scheme=MaskGIT(noise=2.0), sweeps=2),
     "entropy": replace(swept(parts=2), scheme="entropy"),
-    "uncertain": swept(parts=2, least_entropy=2.0),
     "greedy": replace(swept(parts=4, temperature=0.0), sweeps=4),
 }
 
@@ -150,18 +149,6 @@ def num_passes(model, monkeypatch, state, options):
     return len(calls), grid
 
 
-def test_only_uncertain_tokens_are_asked_again(modalities, model, monkeypatch):
-    state = make_state(modalities, 3)
-    passes, plain = num_passes(model, monkeypatch, state, UNSWEPT)
-    bound = float(np.median(plain.entropy[:, 5:]))
-    again = generate(model, state, swept(parts=1, temperature=1.0, least_entropy=bound))
-    sure = plain.entropy < bound
-    assert np.array_equal(again.grids["rgb"].values[sure], plain.values[sure])
-    assert (again.grids["rgb"].values != plain.values)[~sure].any()
-    certain = swept(least_entropy=100.0)
-    assert num_passes(model, monkeypatch, state, certain)[0] == passes == 3
-
-
 def test_at_temperature_0_sweeps_end_where_nothing_changes_any_more(modalities, model, monkeypatch):
     state = make_state(modalities, 3)
     many = replace(swept(parts=11, temperature=0.0), sweeps=50)
@@ -192,7 +179,6 @@ def test_the_steps_of_sweeps_are_reported(modalities, model):
         ({"parts": 0}, "parts must be at least 1, not 0"),
         ({"temperature": float("nan")}, "temperature must be 0 or from"),
         ({"temperature": -1.0}, "temperature must be 0 or from"),
-        ({"least_entropy": float("inf")}, "least_entropy must be at least 0"),
         ({"order": "maskgit"}, "must be known in advance; that of maskgit is not"),
         ({"order": "haltn"}, "did you mean 'halton'"),
         ({"partz": 3}, "unknown key 'partz'"),

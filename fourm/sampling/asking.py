@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from fourm.batch import MASK_QUERY, StreamRows
 from fourm.rng import CounterRNG
@@ -18,6 +19,8 @@ from fourm.sampling.schemes import Answers
 from fourm.sampling.state import GridState, SampleState
 from fourm.sampling.task import Task
 
+_ROWS = 1024  # answered at once: a handful of (rows x vocabulary) arrays must fit the cache
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -26,7 +29,6 @@ class Draw:
     rng: CounterRNG
     step: int
     temperature: float
-    guidance_scale: float
 
 
 def ask(
@@ -41,15 +43,25 @@ def ask(
         rows.add(task.index, sample + branch * state.num_samples, position, query, 0 * query)
     causal = np.array([m.kind == "sequence" for m in task.model.modalities])
     stream = task.on_device(rows.decoder(causal))
-    logits = task.logits(task.model.decode(task.encode(state), stream), draw.guidance_scale)
+    decoded = task.model.decode(task.encode(state), stream)
     uniform = draw.rng.uniform(task.seeds[sample], Purpose.TOKEN, draw.step, position)
     filters = draw.temperature, options.top_k, options.top_p
-    drawn = choose(logits, task.tensor(uniform), *filters)
-    ids, log_p, entropy = (t.cpu().numpy() for t in drawn)
-    probability = None
-    if options.decode == "mean":
-        probability = log_probability(logits, *filters).exp().cpu().numpy()
-    return Answers(sample, position, ids, log_p.astype(float), entropy.astype(float), probability)
+    parts = []
+    for rows, numbers in zip(
+        task.guidance.combine(decoded, options.guidance_scale).split(_ROWS),
+        task.tensor(uniform).split(_ROWS),
+        strict=True,
+    ):
+        logits = task.logits(rows)
+        drawn = choose(logits, numbers, *filters)
+        if options.decode == "mean":
+            drawn = *drawn, log_probability(logits, *filters).exp()
+        parts.append(drawn)
+    ids, log_p, entropy, *probability = (
+        torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)
+    )
+    log_p, entropy = log_p.astype(float), entropy.astype(float)
+    return Answers(sample, position, ids, log_p, entropy, *probability)
 
 
 def commit(grid: GridState, answers: Answers, stays: np.ndarray | slice = slice(None)) -> None:

@@ -8,24 +8,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_ROWS = 1024  # rows handled at once: a handful of (rows x vocabulary) arrays must fit the cache
+_NUCLEUS = 256  # of the largest logits nearly always hold the nucleus: a sort of all is rare
 
 
 def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     """Logits (n, V) with all but the ``top_k`` largest, and all past the nucleus of mass ``top_p``,
     set to -inf.
 
-    The token that crosses the threshold is kept.
+    The token that crosses the threshold is kept, and so are others that equal it.
     """
-    if 0 < top_k < logits.shape[-1]:
+    size = logits.shape[-1]
+    if 0 < top_k < size:
         logits = logits.masked_fill(logits < logits.topk(top_k, dim=-1).values[:, -1:], -torch.inf)
     if top_p < 1.0:
-        ordered, index = logits.sort(dim=-1, descending=True)
-        probability = ordered.softmax(-1)
-        outside = probability.cumsum(-1) - probability >= top_p
-        logits = logits.masked_fill(
-            torch.zeros_like(outside).scatter(1, index, outside), -torch.inf
-        )
+        total = logits.logsumexp(-1, keepdim=True)
+        for num in (min(_NUCLEUS, size), size):
+            largest = logits.topk(num, dim=-1).values
+            short = (largest - total).exp().cumsum(-1) < top_p  # of the mass, so far
+            if not short[:, -1].any():
+                break
+        last = short.sum(-1, keepdim=True).clamp_max(num - 1)
+        logits = logits.masked_fill(logits < largest.gather(1, last), -torch.inf)
     return logits
 
 
@@ -54,26 +57,13 @@ def choose(
         0 under temperature 1 -
         and that distribution's entropy in nats (n,).
     """
-    parts = [
-        _choose(rows, numbers, temperature, top_k, top_p)
-        for rows, numbers in zip(logits.split(_ROWS), uniform.split(_ROWS), strict=True)
-    ]
-    ids, log_p, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-    return ids, log_p, entropy
-
-
-def _choose(
-    logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float
-) -> tuple[Tensor, Tensor, Tensor]:
     log_p = log_probability(logits, temperature, top_k, top_p)
+    probability = log_p.exp()
+    entropy = -(probability * log_p.clamp_min(-1e4)).sum(-1)
     if temperature == 0.0:
         best, ids = log_p.max(-1)
-        return ids, best, _entropy(log_p)
-    cumulative = log_p.double().exp().cumsum(-1)
+        return ids, best, entropy
+    cumulative = probability.cumsum(-1, dtype=torch.float64)
     target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-    return ids, log_p.gather(1, ids[:, None])[:, 0], _entropy(log_p)
-
-
-def _entropy(log_p: Tensor) -> Tensor:
-    return -(log_p.exp() * log_p.clamp_min(-1e4)).sum(-1)
+    return ids, log_p.gather(1, ids[:, None])[:, 0], entropy

@@ -33,7 +33,6 @@ def generate_grid(task: Task, state: SampleState) -> GridState:
         seeds=task.seeds,
         given=grid.known.copy(),
         known=grid.known,
-        log_p=np.full(grid.known.shape, np.inf),
         greedy=options.temperature == 0,
     )
     for step in range(options.steps):
@@ -43,13 +42,8 @@ def generate_grid(task: Task, state: SampleState) -> GridState:
         if not len(sample):
             continue
         temperature = options.temperature_at(step, task.target.num_tokens)
-        scale = options.guidance_at(step, options.steps)
-        answers = ask(task, state, sample, position, Draw(task.rng, step, temperature, scale))
-        stays = scheme.keep(canvas, step, answers)
-        commit(grid, answers, stays)
-        canvas.log_p[sample[stays], position[stays]] = answers.log_p[stays]
-        if not canvas.is_last(step):
-            grid.known &= canvas.given | ~scheme.take_back(canvas, step)
+        answers = ask(task, state, sample, position, Draw(task.rng, step, temperature))
+        commit(grid, answers, scheme.keep(canvas, step, answers))
         task.report(step + 1, options.steps + options.sweeps * options.sweep.parts)
     if not grid.known.all():
         raise UserError(

@@ -55,8 +55,15 @@ class Guidance:
         """Passes that are combined, run as one batch."""
         return len(self.dropped)
 
-    def combine(self, logits: Tensor, scale: float) -> Tensor:
-        """Logits of all branches, one after another (branches * n, V) -> guided ones (n, V)."""
+    def combine(self, rows: Tensor, scale: float) -> Tensor:
+        """Decoder output of all branches, one after another (branches * n, D) -> guided (n, D).
+
+        Heads are linear, so logits of guided rows are guided logits, for one product instead of one
+        a branch.
+        """
+        if self.num_branches == 1:
+            return rows
         weights = [c + scale * s for c, s in zip(self.constant, self.slope, strict=True)]
-        branches = logits.float().unflatten(0, (self.num_branches, -1))
-        return torch.einsum("b,bnv->nv", torch.tensor(weights, device=logits.device), branches)
+        branches = rows.float().unflatten(0, (self.num_branches, -1))
+        weight = torch.tensor(weights, device=rows.device)
+        return torch.einsum("b,bnd->nd", weight, branches).to(rows.dtype)

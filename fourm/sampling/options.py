@@ -7,15 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from fourm.config import at_least, check_fields, from_mapping
-from fourm.earlier_options import EARLIER_KEYS, upgraded
+from fourm.earlier_options import upgraded
 from fourm.errors import UserError, nearest
-from fourm.sampling.schedules import (
-    GuidanceSchedule,
-    TemperatureSchedule,
-    TokenSchedule,
-    guidance_at,
-    temperature_at,
-)
+from fourm.sampling.schedules import TemperatureSchedule, TokenSchedule, temperature_at
 from fourm.sampling.schemes import InOrder, MaskGIT, Scheme
 
 # what is past these is a slip of the pen, and some of it overflows
@@ -29,14 +23,11 @@ class Sweep:
     parts: int = 4  # asked one after another, each given everything outside of it
     temperature: float = 0.3
     order: Scheme | None = None  # deals tokens into parts; None = halton, for sets roar
-    least_entropy: float = 0.0  # nats; tokens that were found with less are not asked again
 
     def __post_init__(self) -> None:
         check_fields(self)
         at_least(self, 1, "parts")
         _check_temperature(self, "temperature")
-        if not 0 <= self.least_entropy < math.inf:
-            raise UserError(f"least_entropy must be at least 0, not {self.least_entropy}")
         if not isinstance(self.order, InOrder | None):
             raise UserError(
                 f"the order of a sweep must be known in advance; that of {self.order.type_name}"
@@ -62,7 +53,6 @@ class SamplingOptions:
     top_k: int = 0  # 0 = off
     top_p: float = 1.0  # 1 = off
     guidance_scale: float = 1.0  # 1 = no guidance
-    guidance_schedule: GuidanceSchedule = "constant"
     # several weighted conditions instead of all together
     condition_weights: dict[str, float] = field(default_factory=dict)
     sweeps: int = 0  # how often all tokens are asked again, given all others
@@ -106,13 +96,14 @@ class SamplingOptions:
     def changed(self, settings: dict[str, Any]) -> SamplingOptions:
         """A copy with other settings. Raises UserError where one is unknown or wrong."""
         known = [f.name for f in fields(self)]
+        settings = upgraded(settings, self.scheme)
         for name in settings:
-            if name not in known and name not in EARLIER_KEYS:
+            if name not in known:
                 near = nearest(name, known)
                 raise UserError(
                     f"unknown sampling option {name!r}; known are {', '.join(known)}{near}"
                 )
-        return replace(self, **upgraded(settings, self.scheme))
+        return replace(self, **settings)
 
     def temperature_at(self, step: int, num_tokens: int = 196) -> float:
         """Temperature of one step of a target of ``num_tokens``."""
@@ -126,10 +117,6 @@ class SamplingOptions:
             self.steps,
             num_tokens,
         )
-
-    def guidance_at(self, step: int, num_steps: int) -> float:
-        """Guidance scale of one of ``num_steps`` steps."""
-        return guidance_at(self.guidance_schedule, self.guidance_scale, step, num_steps)
 
 
 def _check_temperature(config: Any, *names: str) -> None:

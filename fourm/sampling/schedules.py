@@ -1,8 +1,7 @@
-"""What changes from step to step: how many tokens are committed, temperature, guidance."""
+"""What changes from step to step: how many tokens are committed, and the temperature."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,7 +9,6 @@ import numpy as np
 
 TokenSchedule = Literal["cosine", "linear"]
 TemperatureSchedule = Literal["linear", "onex"]
-GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
 # progress 0..1 -> share of the tokens that are committed
 _COMMITTED: dict[TokenSchedule, Callable[[np.ndarray], np.ndarray]] = {
@@ -50,16 +48,3 @@ def temperature_at(
             place = 1.0 + 99.0 * step / max(num_tokens - 1, 1)
             share = (place**-0.5 - last) / (1.0 - last) * (1.0 - step / steps)
             return end + (start - end) * max(share, 0.0)
-
-
-def guidance_at(schedule: GuidanceSchedule, scale: float, step: int, steps: int) -> float:
-    """Guidance scale of one step; ``linear`` and ``cosine`` rise from 1 to ``scale``."""
-    if schedule == "constant" or steps == 1:
-        return scale
-    progress = step / (steps - 1)
-    match schedule:
-        case "linear":
-            rise = progress
-        case "cosine":
-            rise = 0.5 * (1 - math.cos(math.pi * progress))
-    return 1.0 + (scale - 1.0) * rise

@@ -49,17 +49,12 @@ class Canvas:
     seeds: np.ndarray  # (B,) what makes a sample's numbers its own
     given: np.ndarray  # (B, n) True = known before the first step
     known: np.ndarray  # (B, n) True = given or committed; changes in place
-    log_p: np.ndarray  # (B, n) log-probability of what was committed; changes in place
     greedy: bool = False  # True = the likeliest ids are taken: nothing is drawn
 
     def due(self, step: int) -> np.ndarray:
         """Tokens (B,) that the schedule commits at a step."""
         done = tokens_done(self.schedule, self.steps, (~self.given).sum(1))
         return done[step + 1] - done[step]
-
-    def due_anew(self, step: int) -> np.ndarray:
-        """Tokens (B,) to commit at a step if the schedule began there, with what is open now."""
-        return tokens_done(self.schedule, self.steps - step, (~self.known).sum(1))[1]
 
     def is_last(self, step: int) -> bool:
         """True for the step after which nothing may be open."""
@@ -92,10 +87,6 @@ class Scheme(Choice, ABC, family="sampling scheme"):
     @abstractmethod
     def keep(self, canvas: Canvas, step: int, answers: Answers) -> np.ndarray:
         """Answers (a,) that are committed. After the last step nothing may be open."""
-
-    def take_back(self, canvas: Canvas, step: int) -> np.ndarray:
-        """Committed positions (B, n) that become open again after any step but the last."""
-        return np.zeros_like(canvas.known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +153,9 @@ class MaskGIT(Scheme, name="maskgit"):
     """
 
     noise: float = 1.0  # of the confidence, at the beginning
-    remask: float = 0.0  # share of what was committed that a step gives back, least likely first
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not 0 <= self.remask < 1:
-            raise UserError(f"remask must be at least 0 and less than 1, not {self.remask}")
         if not 0 <= self.noise < math.inf:
             raise UserError(f"noise must be a finite number from 0 on, not {self.noise}")
 
@@ -177,15 +165,7 @@ class MaskGIT(Scheme, name="maskgit"):
             uniform = canvas.rng.uniform(canvas.seeds[sample], Purpose.NOISE, step, position)
             left = 1.0 - (step + 1) / canvas.steps
             score = score - self.noise * left * np.log(-np.log(uniform))
-        # what was given back is spread over the steps that are left
-        due = canvas.due_anew(step) if self.remask else canvas.due(step)
-        return ranks_in_groups(-score, sample, len(canvas.seeds)) < due[sample]
-
-    def take_back(self, canvas: Canvas, step: int) -> np.ndarray:
-        ours = canvas.known & ~canvas.given
-        count = np.floor(self.remask * ours.sum(1)).astype(np.int64)
-        least_likely_first = ranks(np.where(ours, canvas.log_p, np.inf))
-        return ours & (least_likely_first < count[:, None])
+        return ranks_in_groups(-score, sample, len(canvas.seeds)) < canvas.due(step)[sample]
 
 
 @dataclass(frozen=True, kw_only=True)

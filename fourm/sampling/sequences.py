@@ -50,12 +50,11 @@ def _decode(task: Task, state: SampleState, answer: Answer) -> np.ndarray:
         if answer.finished.all():
             break
         every_branch = task.tensor(np.tile(tokens, task.guidance.num_branches))
-        rows = decoder.step(task.index, every_branch)
         uniform = task.rng.uniform(task.seeds, Purpose.TOKEN, step, 0)
-        # a schedule that does not depend on how many gaps the others have
-        scale = options.guidance_at(min(step, most - 1), most)
+        rows = decoder.step(task.index, every_branch)
+        rows = task.guidance.combine(rows, options.guidance_scale)
         ids, _, _ = choose(
-            task.logits(rows, scale).masked_fill(task.tensor(answer.banned(never)), -torch.inf),
+            task.logits(rows).masked_fill(task.tensor(answer.banned(never)), -torch.inf),
             task.tensor(uniform),
             options.temperature,
             options.top_k,

@@ -28,11 +28,10 @@ def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) 
     was given stays.
     """
     options, sweep = task.options, task.options.sweep
-    assert grid.entropy is not None
     num_steps = options.steps + options.sweeps * sweep.parts
     settled = np.zeros(len(task.seeds), dtype=bool)
     for number in range(options.sweeps):
-        stays = canvas.given | (grid.entropy < sweep.least_entropy) | settled[:, None]
+        stays = canvas.given | settled[:, None]
         if stays.all():
             break
         before = grid.values.copy()
@@ -42,7 +41,7 @@ def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) 
             sample, position = np.nonzero(part_of == part)
             if len(sample):
                 grid.known[sample, position] = False
-                draw = Draw(rng, part, sweep.temperature, options.guidance_scale)
+                draw = Draw(rng, part, sweep.temperature)
                 commit(grid, ask(task, state, sample, position, draw))
             task.report(options.steps + number * sweep.parts + part + 1, num_steps)
         settled |= (sweep.temperature == 0) & (grid.values == before).all(1)

@@ -25,6 +25,7 @@ from fourm.sampling.guidance import Guidance
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.state import SampleState, encoder_stream
 
+_FEW = 8
 StreamT = TypeVar("StreamT", EncoderStream, DecoderStream)
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
@@ -55,9 +56,16 @@ class Task:
         stream = encoder_stream(state, self.model.modalities, self.guidance.dropped)
         return encode_distinct(self.model, stream, self.on_device)
 
-    def logits(self, rows: Tensor, scale: float) -> Tensor:
-        """Decoder output of all branches (branches * n, D) -> guided logits (n, V)."""
-        return self.guidance.combine(self.model.logits(rows, self.target.name), scale)
+    @cached_property
+    def _head(self) -> Tensor:
+        """Output weights (V, D), which codes of levels must be summed for: once a call."""
+        return self.model.head(self.target.name)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Guided decoder output (n, D) -> logits (n, V)."""
+        head = self._head.to(rows.dtype)
+        # with few rows BLAS is several times faster where the long side comes first
+        return (head @ rows.T).T if len(rows) <= _FEW else rows @ head.T
 
     def on_device(self, stream: StreamT) -> StreamT:
         """A stream where the model is."""
