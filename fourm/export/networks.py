@@ -67,19 +67,14 @@ class PaddedEncoder(nn.Module):
             mask = torch.cat([torch.ones_like(first[..., 0], dtype=torch.bool), mask], 1)
         return rows.flatten(0, 1) + at.added, at, mask
 
-    def layers(
-        self, rows: Tensor, at: Places, mask: Tensor, wanted: tuple[int, ...] = ()
-    ) -> list[Tensor]:
-        """Features (B N, D) of the ``wanted`` layers, by number, and at last those of the last
-        layer, from what ``rows`` gave.
-        """
+    def layers(self, rows: Tensor, at: Places, mask: Tensor) -> list[Tensor]:
+        """Features (B N, D) of each layer, from what ``rows`` gave."""
         layout = masked_layout(*mask.shape, mask[:, None, None], at.turn)
         found = []
-        for number, block in enumerate(self.model.encoder_blocks):
+        for block in self.model.encoder_blocks:
             rows = block(rows, layout)
-            if number in wanted:
-                found.append(self.model.encoder_norm(rows))
-        return [*found, self.model.encoder_norm(rows)]
+            found.append(rows)
+        return [self.model.encoder_norm(rows) for rows in found]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs as ``rows`` takes them.
