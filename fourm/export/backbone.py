@@ -49,8 +49,8 @@ class Backbone(nn.Module):
         """Of a model folder or hub repository; options as those of a pipeline."""
         return cls(AnyToAnyPipeline.from_pretrained(model, **options), name)
 
-    def _inputs(self, pictures: Tensor) -> list[Tensor]:
-        """Pictures as what the encoder takes."""
+    def inputs(self, pictures: Tensor) -> list[Tensor]:
+        """Pictures (B, C, H, W) as what the encoder takes."""
         if self.tokenizer is None:
             p = self.modality.patch_size
             rows = rearrange(pictures, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
@@ -63,7 +63,7 @@ class Backbone(nn.Module):
 
     def _layers(self, pictures: Tensor, numbers: Sequence[int]) -> list[Tensor]:
         """Features (B, n, D) of layers, numbered from the first, without registers."""
-        rows, at, mask = self.encoder.rows(*self._inputs(pictures))
+        rows, at, mask = self.encoder.rows(*self.inputs(pictures))
         found = self.encoder.layers(rows, at, mask)
         num = self.grid[0] * self.grid[1]
         return [found[number].unflatten(0, mask.shape)[:, -num:] for number in numbers]
@@ -83,14 +83,18 @@ class Backbone(nn.Module):
         return self.forward_features(pictures).mean(1)
 
 
-class ExportedBackbone(nn.Module):
-    """Both of a backbone's answers in one graph."""
+class PictureEncoder(nn.Module):
+    """All that a backbone's encoder gives, in one graph."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> features (B, n, D) and their mean (B, D)."""
-        features = self.backbone.forward_features(pictures)
-        return features, features.mean(1)
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W) -> features (B, n, D), their mean (B, D), and for a decoder memory and mask
+        as those of ``PaddedEncoder``.
+        """
+        features, memory, mask = self.backbone.encoder(*self.backbone.inputs(pictures))
+        rows, columns = self.backbone.grid
+        features = features[:, -rows * columns :]  # without registers
+        return features, features.mean(1), memory, mask

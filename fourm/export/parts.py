@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fourm.errors import UserError, nearest
-from fourm.export.backbone import Backbone, ExportedBackbone
+from fourm.export.backbone import Backbone, PictureEncoder
 from fourm.export.networks import OutputHead, PaddedDecoder, PaddedEncoder
 from fourm.export.tokenizers import FromIds, ToIds, ValueForm, is_learned, network_of
+from fourm.inputs import reads_itself
 from fourm.modalities import Modality, ModalitySet
 from fourm.pipeline import AnyToAnyPipeline
 
@@ -46,6 +47,7 @@ class Part:
     module: nn.Module
     inputs: tuple[Slot, ...]
     outputs: tuple[str, ...]
+    modality: str = ""  # whose values or ids it takes or gives
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def _chosen(
             raise UserError(f"{m.name} is no {role} of this model; {role}s are {those}")
     if not found:
         raise UserError(f"no {role}s: name at least one modality, e.g. --{role}s rgb,caption")
-    return tuple(m for m in modalities if m in found)
+    # what the model reads without a tokenizer is given so, as in a pipeline
+    direct = {reads_itself(m, modalities) for m in found} if role == "input" else set()
+    return tuple(m for m in modalities if m in found or m in direct)
 
 
 def encoder_parts(wanted: Wanted) -> list[Part]:
@@ -118,7 +122,7 @@ def decoder_parts(wanted: Wanted) -> list[Part]:
 def tokenizer_parts(wanted: Wanted) -> list[Part]:
     """The learned tokenizers: of inputs their encoders, of targets their decoders."""
     found = [
-        Part(encoder_name(m), ToIds(network_of(wanted.pipe, m)), (_values(m),), ("ids",))
+        Part(encoder_name(m), ToIds(network_of(wanted.pipe, m)), (_values(m),), ("ids",), m.name)
         for m in wanted.inputs
         if is_learned(m)
     ]
@@ -126,17 +130,18 @@ def tokenizer_parts(wanted: Wanted) -> list[Part]:
         if is_learned(m):
             ids = Slot("ids", torch.int64, ("batch", m.num_tokens))
             network = network_of(wanted.pipe, m)
-            found.append(Part(decoder_name(m), FromIds(network), (ids,), ("values",)))
+            found.append(Part(decoder_name(m), FromIds(network), (ids,), ("values",), m.name))
     return found
 
 
 def backbone_parts(wanted: Wanted) -> list[Part]:
     """The encoder of one picture-like modality, from its pixels. Raises UserError for several."""
-    if len(wanted.inputs) != 1:
-        raise UserError("a backbone has one input: say --inputs rgb")
+    if len({m.raw_name for m in wanted.inputs}) != 1:
+        raise UserError("a backbone has one input: say which by --inputs, e.g. --inputs rgb")
     backbone = Backbone(wanted.pipe, wanted.inputs[0].name)
-    values = (_values(wanted.inputs[0]),)
-    return [Part("backbone", ExportedBackbone(backbone), values, ("features", "pooled"))]
+    values = (_values(backbone.modality),)
+    outputs = ("features", "pooled", "memory", "memory_mask")
+    return [Part("backbone", PictureEncoder(backbone), values, outputs, backbone.modality.name)]
 
 
 PARTS: dict[str, Callable[[Wanted], list[Part]]] = {

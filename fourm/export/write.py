@@ -149,6 +149,7 @@ def _note(wanted: Wanted, parts: list[Part], format: Format) -> dict[str, Any]:
                 for s in part.inputs
             },
             "outputs": list(part.outputs),
+            "modality": part.modality,
         }
         for part in parts
     }
@@ -173,6 +174,7 @@ def _described(wanted: Wanted, m: Modality, files: set[str]) -> dict[str, Any]:
         "grid": m.grid,
         "num_ids": m.vocab_size,
         "patch_size": m.patch_size,
+        "source": m.raw_name,
     }
     roles = {"head": head_name(m), "to_ids": encoder_name(m), "from_ids": decoder_name(m)}
     found |= {role: name for role, name in roles.items() if name in files}
