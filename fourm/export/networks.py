@@ -69,7 +69,8 @@ class PaddedEncoder(nn.Module):
 
     def layers(self, rows: Tensor, at: Places, mask: Tensor) -> list[Tensor]:
         """Features (B N, D) of each layer, from what ``rows`` gave."""
-        layout = masked_layout(*mask.shape, mask[:, None, None], at.turn)
+        num, length = mask.shape
+        layout = masked_layout(num, length, mask[:, None, None], at.turn)
         found = []
         for block in self.model.encoder_blocks:
             rows = block(rows, layout)

@@ -31,7 +31,8 @@ class Slot:
 
     def example(self) -> Tensor:
         """A tensor to trace with."""
-        return torch.zeros([SIZES.get(str(n), n) for n in self.shape], dtype=self.dtype)
+        sizes = [n if isinstance(n, int) else SIZES[n] for n in self.shape]
+        return torch.zeros(sizes, dtype=self.dtype)
 
     @property
     def dynamic(self) -> dict[int, str]:

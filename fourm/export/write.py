@@ -69,8 +69,13 @@ class OnnxFormat(Format):
             import_module(name)
 
     def write(self, program: ExportedProgram, part: Part, path: Path) -> None:
-        names = {"input_names": [s.name for s in part.inputs], "output_names": list(part.outputs)}
-        made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=[slot.name for slot in part.inputs],
+            output_names=list(part.outputs),
+        )
         assert made is not None
         made.save(path, external_data=False)
         if self.int8:
