@@ -168,6 +168,7 @@ def test_the_note_says_what_a_program_must_know(graphs, modalities):
     assert graphs.note["files"]["decoder"]["inputs"]["past"]["shape"][2:5:2] == ["batch", "past"]
 
 
+@pytest.mark.slow
 def test_torch_programs_give_what_the_modules_give_at_any_size(modalities, tmp_path):
     graphs = Graphs(modalities, TorchFormat(), tmp_path)
 
