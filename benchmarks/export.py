@@ -7,8 +7,8 @@ on scenes that the shipped model never saw.
 Quality is cross-entropy of what is true given the picture (captions by teacher forcing, depth's ids
 all at once) and two tasks: depth maps decoded from the likeliest ids (relative error), and the
 likeliest caption word by word (share that is exactly right). Time is CPU time of one thread, the
-median of several runs. Exit status 0 if float32's captions are as likely
-as the pipeline says, and 8 bits cost at most 1 % of cross-entropy.
+median of several runs. Exit status 0 if float32's captions are as likely as the pipeline says, and
+8 bits cost at most 1 % of cross-entropy.
 """
 
 from __future__ import annotations

@@ -119,7 +119,8 @@ def test_a_config_alone_makes_a_fresh_model(modalities):
 
 @pytest.mark.slow
 def test_a_picture_is_captioned_and_measured_without_this_package(pipe, scenes, tmp_path):
-    chosen = "--what backbone,decoder,tokenizers --inputs rgb --targets caption,depth".split()
+    chosen = ["--what", "backbone,decoder,tokenizers", "--inputs", "rgb"]
+    chosen += ["--targets", "caption,depth"]
     main(["export", str(demo_model_folder()), "--format", "onnx", *chosen, "--out", str(tmp_path)])
     program = Path(__file__).parents[1] / "examples" / "onnx_alone.py"
     settings = {"temperature": 0.0, "guidance_scale": 1.0}

@@ -1,4 +1,4 @@
-"""``fourm export PROJECT --out DIR``"""
+"""``fourm export PROJECT --out DIR [--format onnx]``"""
 
 from __future__ import annotations
 

@@ -18,7 +18,11 @@ _INTEGERS = 4  # onnxruntime's number for products of 8-bit integers
 def weights_in_8_bits(path: Path) -> None:
     """Rewrite an ONNX file; embeddings, norms and convolutions stay as they are."""
     import onnx
-    from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+    from onnxruntime import (
+        GraphOptimizationLevel,  # type: ignore[attr-defined]
+        InferenceSession,
+        SessionOptions,  # type: ignore[attr-defined]
+    )
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     from onnxruntime.quantization.onnx_model import ONNXModel
 
