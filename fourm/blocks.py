@@ -100,7 +100,7 @@ class Attention(nn.Module):
         q = part(rows).unflatten(1, (self.num_heads, -1))
         return _normed(self.q_norm, q)
 
-    def _keys_values(self, rows: Tensor, part: Part) -> KeysValues:
+    def keys_values(self, rows: Tensor, part: Part) -> KeysValues:
         """(T, D) -> two of (T, H, K)."""
         k, v = part(rows).unflatten(1, (2, self.num_heads, -1)).unbind(1)
         return _normed(self.k_norm, k), v
@@ -141,7 +141,7 @@ class Attention(nn.Module):
             def made() -> KeysValues:
                 seen = rows if context is None else context
                 seen = seen if context_norm is None else context_norm(seen)
-                k, v = self._keys_values(seen, others)
+                k, v = self.keys_values(seen, others)
                 return layout.turned_keys(k), v
 
             q = self._queries(rows, own)

@@ -197,7 +197,7 @@ class FourM(
         """
         modality = self.modality if self.decoder_modality is None else self.decoder_modality
         table = self.decoder_tokens or self.tokens
-        content = self.mask_token.expand(len(given), -1)
+        content = self.mask_token.expand(given.shape[0], -1)
         if len(table.table):
             is_query = (given < 0)[:, None]
             content = torch.where(is_query, content, table(kind, given.clamp_min(0)))

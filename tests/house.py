@@ -47,6 +47,12 @@ ROOMS = (
         "pipeline given given_sequences inputs automatic scoring feature_rows generated_files"
         " interop",
     ),
+    Room(
+        "fourm",
+        "export",
+        "graphs for onnxruntime and torch, backbones",
+        "export interop.transformers",
+    ),
     Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),

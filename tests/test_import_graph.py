@@ -76,6 +76,7 @@ FLOORS: list[set[str]] = [
     {"fourm.given_sequences"},
     {"fourm.inputs"},
     {"fourm.pipeline", "fourm.interop"},
+    {"fourm.export", "fourm.interop.transformers"},
     {"fourm.generated_files"},
     {"fourm.cpu_ranks", "fourm.project", "fourm.report", "fourm.evaluation"},
     {"fourm.project_changes", "fourm.project_minutes", "fourm.project_clean"},

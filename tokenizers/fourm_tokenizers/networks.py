@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm.attention import prepare
+from fourm.attention import PreparedLayout
+from fourm.attention.kernels import Kernel
 from fourm.blocks import Block, BlockShape, layer_norm
 from fourm.errors import UserError
-from fourm.layout import Layout
 from fourm.positions import sincos_2d
 from fourm.roles import TABLE, state_roles
 
@@ -30,7 +30,6 @@ class Blocks(nn.Module):
     def __init__(self, dim: int, num_heads: int, depth: int) -> None:
         super().__init__()
         shape = BlockShape(dim=dim, num_heads=num_heads)
-        self.head_dim = shape.head_dim
         self.blocks = nn.ModuleList(Block(shape) for _ in range(depth))
         self.norm = layer_norm(dim, True)
         for block in self.blocks:
@@ -41,10 +40,26 @@ class Blocks(nn.Module):
         """Rows (B, N, D) -> (B, N, D)."""
         b, n, _ = rows.shape
         flat = rearrange(rows, "b n d -> (b n) d")
-        layout = prepare(Layout.per_sample(np.full(b, n)), flat, "auto", self.head_dim)
+        layout = PreparedLayout(_EvenKernel(b, n))
         for block in self.blocks:
             flat = block(flat, layout)
-        return self.norm(rearrange(flat, "(b n) d -> b n d", b=b))
+        return self.norm(rearrange(flat, "(b n) d -> b n d", b=b, n=n))
+
+
+@dataclass(frozen=True)
+class _EvenKernel(Kernel):
+    """Attention within samples of equally many rows: nothing is padded, nothing masked, and sizes
+    may be those of a graph that is exported.
+    """
+
+    num: int  # B
+    length: int  # N
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (
+            rearrange(rows, "(b n) h k -> b h n k", b=self.num, n=self.length) for rows in (q, k, v)
+        )
+        return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n k -> (b n) h k")
 
 
 class Patches(nn.Module):
