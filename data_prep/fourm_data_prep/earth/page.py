@@ -78,8 +78,12 @@ def write_page(
 
 
 def _add_world(report: Report, examination: Examination) -> None:
-    tiles = examination.held_out
-    report.heading("The world", "Held-out tiles where they lie, from rgb and in truth.")
+    tiles, train = examination.held_out, examination.train
+    report.heading(
+        "The world",
+        "Held-out tiles where they lie, from rgb and in truth; pale: the ground of training tiles.",
+    )
+    ground = mosaic(train.tiles, train.values["rgb"], examination.pipe.modalities["rgb"].raw)
     for target in ("land_cover", "climate"):
         got = examination.outputs.get(f"rgb->{target}")
         if got is None:
@@ -87,7 +91,7 @@ def _add_world(report: Report, examination: Examination) -> None:
         raw = examination.pipe.modalities[target].raw
         for title, values in (("from rgb", got), ("truth", tiles.values[target])):
             report.part(f"{target}: {title}")
-            world = mosaic(tiles.tiles, list(values), raw)
+            world = mosaic(tiles.tiles, list(values), raw, ground)
             report.parts.append(embed(world, f"{target}, {title}", world.width // 2))
         report.parts.append(legend_html(raw.legend(), target))
 
