@@ -308,7 +308,9 @@ def test_the_best_of_several_is_chosen_sample_by_sample():
     truth = [np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)]
     held = Truth(judge_of(Labels(size=4, classes=("a", "b"))), truth, truth, False)
     wrong = [1 - value for value in truth]
-    found = held.figures([[truth[0], wrong[1]], [wrong[0], truth[1]]], shuffled=True)["accuracy"]
+    found = held.figures([[truth[0], wrong[1]], [wrong[0], truth[1]]], shuffled=True, rivals={})[
+        "accuracy"
+    ]
     assert found.value == 0.5 and found.best == 1.0 and found.deviation == 0.0
     assert found.lower["shuffled"] == 0.5 and found.upper == found.perfect == 1.0
 
