@@ -145,6 +145,12 @@ def test_f1_of_words_is_that_of_torchmetrics():
         assert 100 * bag_f1(said.split(), true.split()) == pytest.approx(float(theirs["f1"]))
 
 
+def test_texts_are_judged_case_aside():
+    judge = judge_of(Text())
+    assert judge.figures(["a red Cube"], ["A red cube"]) == {"word_f1": 1.0, "exact": 1.0}
+    assert judge.covered("Peru", ["peru", "chile"]) == 1.0
+
+
 def test_f1_of_boxes_follows_from_the_recalls_of_pycocotools():
     """Recall one way is precision the other way."""
     coco, cocoeval = (
