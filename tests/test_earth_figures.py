@@ -125,7 +125,7 @@ def test_ratios_of_drawn_pictures_are_one_where_the_drawn_are_what_the_tokenizer
     class Again(Pictures):
         @property
         def bound(self):
-            return {"psnr": 30.0, "deviation": 8.0, "frechet": 4.0}
+            return {"psnr": 30.0, "deviation": 8.0, "frechet": 4.0, "kernel": 2.0}
 
         def draw(self, given, seed, options=None):
             return np.full((2, 4, 4, 3), seed, np.uint8)
@@ -134,7 +134,7 @@ def test_ratios_of_drawn_pictures_are_one_where_the_drawn_are_what_the_tokenizer
             return {**self.bound, "frechet": 4.0 + pictures.max()}
 
     found = drawn_figures(Again(pipe=None, tiles=Tiles([], {})))
-    assert set(DRAWN_GOALS) == {(task, metric) for task in found for metric in found[task]}
+    assert set(DRAWN_GOALS) < {(task, metric) for task in found for metric in found[task]}
     one = found["caption->rgb, drawn"]
     assert one["variation"]["value"] == 1.0 and one["variation"]["deviation"] == 0.0
     assert one["distance"]["value"] == pytest.approx(1.25)
