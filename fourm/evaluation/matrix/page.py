@@ -160,6 +160,8 @@ def _shown_answer(cell: Cell) -> tuple[str, str, str] | None:
         return None
     figure = next(iter(cell.answer.values()))
     value, _, color = _shown(figure)
+    if cell.better_answer is False:  # in any of its figures
+        color = _color(None, False)
     if not figure.lower or figure.perfect is None:
         return value, "", color
     perfect = figure.perfect
