@@ -67,7 +67,8 @@ def write_page(
         f"{matrix.num_samples} held-out tiles that have every modality; one answer for each. Below"
         " a figure what costs nothing and comes nearest: the nearest training tiles (the"
         " coordinates alone), a table of training colours, the commonest class or the mean"
-        " (constant), another tile's condition (shuffled). Amber: some figure of the cell is no better.",
+        " (constant), another tile's condition (shuffled). Amber: some figure of the"
+        " cell is no better.",
     )
     add_reconstructions(
         report, pipe, {name: v[:_RECONSTRUCTED] for name, v in tiles.values.items()}
