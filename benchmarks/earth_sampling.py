@@ -40,7 +40,7 @@ SETTINGS = {
         "scheme": "halton", "steps": 8, "temperature": 1.0, "temperature_end": 0.3,
     },
 }  # fmt: skip
-OWN = "halton 8 at 1 to .3, sweep 4 at .3"  # what generation.yaml says
+OWN = "halton 8 at 1 to .3, unguided"  # what generation.yaml says of pictures from land cover
 
 
 def measured(pictures: Pictures, name: str) -> dict[str, float]:
