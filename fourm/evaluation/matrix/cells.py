@@ -36,13 +36,12 @@ _FEWEST_PICTURES = 3
 
 
 class RivalPredictors(Protocol):
-    """Predictors that need no network, of one's own data: bounds that a model should pass.
-
-    ``name`` says what their answers depend on: cells with others are not mixed with theirs.
-    """
+    """Predictors that need no network, of one's own data: bounds that a model should pass."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What their answers depend on: cells with others are not mixed with theirs."""
+        ...
 
     def answers(self, keys: Sequence[str], given: Sequence[str], target: Modality) -> Rivals:
         """What each says of a target of the samples ``keys`` (``<shard>/<key>``) where ``given``
