@@ -17,17 +17,24 @@ import torch
 import torch.nn.functional as F
 from latent_worlds import ABOUT, adaptation, domains, settings, world
 
-from fourm.alignment.align import AlignTask, align, figures_on_test, load_aligner
+from fourm.alignment.align import (
+    AlignTask,
+    align,
+    embed_latents,
+    figures_on_test,
+    load_aligner,
+)
 from fourm.alignment.aligner import AlignConfig
 from fourm.alignment.augment import AugmentConfig, augment
 from fourm.alignment.connectors import CONTRAST, ConnectorConfig, Experts, dense_reference
 from fourm.alignment.contrast import info_nce
-from fourm.alignment.latents import open_latents, paired, write_latents
+from fourm.alignment.latents import grouped_by, open_latents, paired, write_latents
 from fourm.alignment.pairs import SplitConfig, batch_of, split_subjects
 from fourm.alignment.retrieval import ExactIndex, FaissIndex, recall, zero_shot
 from fourm.alignment.subset import greedy_dpp
 from fourm.alignment.unimos import AdaptConfig
 from fourm.config import from_mapping
+from fourm.data.shards import shard_path, write_shard
 from fourm.training.checkpoints import newest_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +122,98 @@ def test_no_subject_is_in_two_parts_of_a_split(tmp_path):
     assert [len(p) for p in parts] == [10, 5, 8] and not (
         parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2]
     )
+
+
+def test_the_test_is_the_data_s_own_split_and_groups_are_those_of_the_named_latents(tmp_path):
+    num, rng = 40, np.random.default_rng(0)
+    splits = ["val" if i % 4 == 0 else "train" for i in range(num)]
+    texts = [f"t{i % 7}" for i in range(num)]
+    for name, groups in (("image", None), ("text", texts)):
+        write_latents(
+            tmp_path / name,
+            rng.normal(size=(num, 3)).astype(np.float32),
+            [f"k{i}" for i in range(num)],
+            groups=groups,
+            splits=splits,
+            **ABOUT,
+        )
+    held = {name: open_latents(tmp_path / name) for name in ("image", "text")}
+    both = grouped_by(held, "text")
+    assert both["image"].groups == texts and held["image"].groups != texts
+    config = SplitConfig(num_val=2, num_test=0, test="val")
+    split = split_subjects(both["image"], config)
+    assert split.test.tolist() == list(range(0, num, 4))
+    ids = both["image"].group_ids
+    assert not set(ids[split.train]) & set(ids[split.val]) and len(set(ids[split.val])) == 2
+    assert len(split.train) + len(split.val) + len(split.test) == num
+    assert len(split_subjects(both["image"], dataclasses.replace(config, num_test=3)).test) == 3
+    for name, message in (("test", "train, val"), ("elsewhere", "some of the latents' splits")):
+        with pytest.raises(ValueError, match=message):
+            split_subjects(both["image"], dataclasses.replace(config, test=name))
+    with pytest.raises(ValueError, match="groups: 'sound' is none of"):
+        grouped_by(held, "sound")
+    write_latents(tmp_path / "old", np.zeros((4, 3), np.float32), list("abcd"), **ABOUT)
+    with pytest.raises(ValueError, match="make them again"):
+        split_subjects(open_latents(tmp_path / "old"), config)
+
+
+def length_of_text(samples, raw):
+    """An encoder that tells texts of different lengths from each other."""
+    return [np.array([len(text), 1.0], np.float32) for text in samples.captions]
+
+
+def test_latents_tell_shards_and_splits_of_keys_that_are_the_same_and_group_equal_texts(tmp_path):
+    from fourm_data_prep.engine_options import EngineConfig
+    from fourm_data_prep.latents import cache_latents
+
+    config = tmp_path / "m.yaml"
+    config.write_text(
+        "modalities:\n  caption: {kind: sequence, raw: {type: text}, vocab_size: 9,"
+        " max_tokens: 9}\n"
+    )
+    for split, texts in (("train", ["sea", "ice field", "sea"]), ("val", ["sea", "sand dune"])):
+        write_shard(
+            shard_path(tmp_path / "raw", split, "caption", 0),
+            [(f"k{i}", "txt", text.encode()) for i, text in enumerate(texts)],
+        )
+    encoder, one = f"{__name__}:length_of_text", EngineConfig(workers=1)
+    made = {}
+    for name, together in (("own", False), ("equal", True)):
+        arguments = tmp_path / "raw", config, "caption", encoder, tmp_path / name
+        cache_latents(*arguments, equal_as_one=together, engine=one)
+        made[name] = open_latents(tmp_path / name)
+    assert made["own"].keys == [
+        *(f"train/00000/k{i}" for i in range(3)),
+        *(f"val/00000/k{i}" for i in range(2)),
+    ]
+    assert made["own"].splits == ["train"] * 3 + ["val"] * 2
+    assert len(set(made["own"].groups)) == 5
+    assert made["equal"].group_ids.tolist() == made["equal"].group_ids[[0, 1, 0, 0, 4]].tolist()
+    assert len(set(made["equal"].groups)) == 3
+    assert made["own"].info.fingerprint == made["equal"].info.fingerprint
+
+
+def test_a_shared_connector_maps_into_the_space_of_what_is_searched_and_judges_others(tmp_path):
+    latents = world(tmp_path)
+    latents = {name: latents[name] for name in ("image", "text")}
+    config = settings(tmp_path, latents)
+    config = dataclasses.replace(
+        config, connect=dataclasses.replace(config.connect, kind="experts")
+    )
+    align(config)
+    run = tmp_path / "run"
+    embed_latents(run, "image", latents["image"], tmp_path / "asked", to="text")
+    embed_latents(run, "text", latents["text"], tmp_path / "found")
+    asked, found = (np.asarray(open_latents(tmp_path / n).vectors) for n in ("asked", "found"))
+    assert np.allclose(np.linalg.norm(asked, axis=1), 1, atol=1e-5)
+    groups = np.arange(len(asked))
+    searched = recall(asked, found, groups, groups)
+    judged = figures_on_test(run, latents)
+    assert judged["image>text/R@1"] == pytest.approx(searched["R@1"]) and searched["R@1"] > 0.2
+    with pytest.raises(ValueError, match="aligns image, text, not image"):
+        figures_on_test(run, {"image": latents["image"]})
+    with pytest.raises(ValueError, match="not sound"):
+        embed_latents(run, "image", latents["image"], tmp_path / "x", to="sound")
 
 
 # ---- FuseMix -------------------------------------------------------------------------------------

@@ -23,14 +23,16 @@ from fourm.demo.scenes_to_shards import VALIDATION_SEED, write_scene_shard
 from fourm.errors import UserError
 from fourm.evaluation.held_out import Shards, present, read_samples
 from fourm.evaluation.matrix import run
-from fourm.evaluation.matrix.cells import CellMaker, Truth
+from fourm.evaluation.matrix.cells import CellMaker
 from fourm.evaluation.matrix.conditions import read_conditions
 from fourm.evaluation.matrix.distances import frechet_distance, kernel_distance
 from fourm.evaluation.matrix.figures import Calibration, Figure, Matrix
 from fourm.evaluation.matrix.judges import BagJudge, bag_f1, judge_of
 from fourm.evaluation.matrix.run import MatrixSettings, evaluate_matrix
 from fourm.evaluation.matrix.scores import TokenScores, counted_cross_entropy, score_tokens
-from fourm.evaluation.metrics import box_f1
+from fourm.evaluation.matrix.truth import Truth
+from fourm.evaluation.metrics import box_f1, spatial_deviation
+from fourm.given import Tokens
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.pipeline import AnyToAnyPipeline
@@ -43,6 +45,8 @@ from fourm.raw.numbers import Numbers
 from fourm.raw.text import Text
 from fourm.raw.words import Words
 from fourm.resources import demo_model_folder
+from fourm.sampling.options import SamplingOptions
+from fourm.sampling.schemes import ROAR
 
 NUM = 6
 CHOSEN = {"conditions": "nothing;rgb;pixels+boxes;all", "targets": "semseg;caption"}
@@ -139,6 +143,12 @@ def test_f1_of_words_is_that_of_torchmetrics():
         answers = {"answers": {"answer_start": [0], "text": [true]}, "id": "0"}
         theirs = text.squad([{"prediction_text": said, "id": "0"}], [answers])
         assert 100 * bag_f1(said.split(), true.split()) == pytest.approx(float(theirs["f1"]))
+
+
+def test_texts_are_judged_case_aside():
+    judge = judge_of(Text())
+    assert judge.figures(["a red Cube"], ["A red cube"]) == {"word_f1": 1.0, "exact": 1.0}
+    assert judge.covered("Peru", ["peru", "chile"]) == 1.0
 
 
 def test_f1_of_boxes_follows_from_the_recalls_of_pycocotools():
@@ -304,7 +314,9 @@ def test_the_best_of_several_is_chosen_sample_by_sample():
     truth = [np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)]
     held = Truth(judge_of(Labels(size=4, classes=("a", "b"))), truth, truth, False)
     wrong = [1 - value for value in truth]
-    found = held.figures([[truth[0], wrong[1]], [wrong[0], truth[1]]], shuffled=True)["accuracy"]
+    found = held.figures([[truth[0], wrong[1]], [wrong[0], truth[1]]], shuffled=True, rivals={})[
+        "accuracy"
+    ]
     assert found.value == 0.5 and found.best == 1.0 and found.deviation == 0.0
     assert found.lower["shuffled"] == 0.5 and found.upper == found.perfect == 1.0
 
@@ -365,11 +377,63 @@ def test_each_cell_has_figures_between_bounds(whole):
     assert figures_of(read) == figures_of(matrix)
     told = json.loads((out / "matrix.json").read_text())
     assert [e["condition"] for e in told["not_better"]] == [
-        c.condition for c in matrix.cells if c.better is False
+        c.condition for c in matrix.cells if c.better is False or c.better_answer is False
     ]
     page = (out / "matrix.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
     assert f"{sure.figures['accuracy'].value:.3f}" in page and page.count("<polyline") == 8
+
+
+class Oracle:
+    """A rival that knows the truth."""
+
+    name = "oracle"
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def answers(self, keys, given, target):
+        assert list(keys) == self.samples.keys and given
+        return {"oracle": self.samples.raw(target.name)}
+
+
+def test_the_one_answer_is_held_against_rivals_and_generations_may_be_left_out(
+    maker, pipe, data, tmp_path
+):
+    samples = maker.samples
+    settings = MatrixSettings(
+        samples=NUM, num_generations=0, conditions="rgb", targets="semseg;caption"
+    )
+    alone = evaluate_matrix(demo_model_folder(), data, tmp_path / "alone", settings)
+    rivals = Oracle(samples)
+    judged = evaluate_matrix(demo_model_folder(), data, tmp_path / "judged", settings, rivals)
+    for cell, other in zip(alone.cells, judged.cells, strict=True):
+        assert not cell.figures and cell.coverage is None
+        assert other.answer.keys() == cell.answer.keys()
+        for name, figure in other.answer.items():
+            assert figure.value == cell.answer[name].value and figure.better is False
+            assert figure.lower["oracle"] == figure.perfect
+        assert other.better_answer is False and set(other.worse_answers) == set(other.answer)
+    semseg = alone.cells[0]
+    assert semseg.better_answer and semseg.answer["miou"].position > 0.5
+    once = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0, decode="mean")
+    given = {"rgb": [Tokens(ids) for ids in maker.ids["rgb"]]}
+    said = pipe(given, "semseg", options={"semseg": once})
+    right = np.stack(said["semseg"].values) == np.stack(samples.raw("semseg"))
+    assert semseg.answer["accuracy"].value == pytest.approx(float(right.mean()))
+    page = (tmp_path / "judged" / "matrix.html").read_text()
+    assert "One answer for each sample" in page and "oracle 1.000" in page
+    with pytest.raises(UserError, match=r"other settings \(rivals\)"):
+        evaluate_matrix(demo_model_folder(), data, tmp_path / "alone", settings, rivals)
+
+
+def test_spatial_deviation_is_that_of_each_channel_of_each_picture_over_its_places():
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, 5, 4, 2)).astype(np.uint8)
+    each = [np.std(pictures[b, :, :, c].ravel()) for b in range(3) for c in range(2)]
+    assert spatial_deviation(pictures) == pytest.approx(np.mean(each))
+    flat = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    assert spatial_deviation(flat) == 0.0
 
 
 def test_a_matrix_that_was_killed_goes_on_where_it_was(whole, data, tmp_path, monkeypatch):
@@ -436,6 +500,9 @@ def test_pictures_have_distances_of_their_distributions(pipe, data, tmp_path):
     matrix = evaluate_matrix(demo_model_folder(), data, tmp_path, settings)
     found = matrix.cells[0].pictures
     assert found.frechet > found.frechet_reconstructed > 0 and found.kernel_error > 0
+    assert found.frechet_deviation is None
+    varied = matrix.cells[0].deviation
+    assert 0 < varied.generated != varied.true != varied.reconstructed > 0
     assert "Fréchet" in (tmp_path / "matrix.html").read_text()
 
 
@@ -448,6 +515,7 @@ def test_without_their_network_pictures_are_judged_by_the_rest(data, tmp_path, m
     matrix = evaluate_matrix(demo_model_folder(), data, tmp_path, settings)
     assert "needs a package" in capsys.readouterr().out
     assert matrix.cells[0].pictures is None and matrix.cells[0].figures
+    assert matrix.cells[0].deviation.true > 0
 
 
 @pytest.mark.parametrize(

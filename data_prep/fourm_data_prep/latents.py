@@ -11,6 +11,7 @@ goes on; packing is one pass over their parts.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class LatentStep:
         out: Path,
         tokens: bool,
         half: bool,
+        equal_as_one: bool = False,
     ) -> None:
         spec = ModalitySet.load(config)[modality].raw
         if not isinstance(spec, (Image, Text, Audio)):
@@ -61,10 +63,16 @@ class LatentStep:
             encoder,
             out,
         )
-        self.tokens, self.half = tokens, half
+        if equal_as_one and not isinstance(spec, Text):
+            raise UserError(f"--equal-as-one is for text; {modality} is {spec.type_name}")
+        self.tokens, self.half, self.equal_as_one = tokens, half, equal_as_one
         self.name = f"latents-{modality}"
 
     def described(self) -> dict[str, Any]:
+        return self.encoding() | ({"equal_as_one": True} if self.equal_as_one else {})
+
+    def encoding(self) -> dict[str, Any]:
+        """What vectors depend on, groups or not."""
         return {
             "encoder": self.encoder,
             "weights": encoder_stamp(self.encoder),
@@ -95,24 +103,31 @@ class LatentStep:
             made = encode(self._samples(values, keys), wanted)
             rows += [np.asarray(r, np.float32).reshape(-1, np.shape(r)[-1]) for r in made]
         kept = []
-        for (key, _), row in zip(found, rows, strict=True):
+        for (key, value), row in zip(found, rows, strict=True):
             if not len(row) or not np.isfinite(row).all():
                 report.add(source, key, "its latents are empty or not finite")
                 continue
-            kept.append((key, row if self.tokens else row.mean(0, keepdims=True)))
+            kept.append((key, row if self.tokens else row.mean(0, keepdims=True), value))
         path = self.out / _PARTS / f"{job.name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp.npz")
         np.savez(
             temporary,
-            vectors=np.concatenate([r for _, r in kept] or [np.zeros((0, 1))]).astype(
+            vectors=np.concatenate([r for _, r, _ in kept] or [np.zeros((0, 1))]).astype(
                 np.float16 if self.half else np.float32
             ),
-            lengths=np.array([len(r) for _, r in kept], np.int64),
-            keys=np.array([k for k, _ in kept], dtype=np.str_),
+            lengths=np.array([len(r) for _, r, _ in kept], np.int64),
+            keys=np.array([k for k, _, _ in kept], dtype=np.str_),
+            groups=np.array([self._group(k, v) for k, _, v in kept], dtype=np.str_),
         )
         temporary.replace(path)
         return ShardResult((str(path.relative_to(self.out)),), len(kept), tuple(report.entries))
+
+    def _group(self, key: str, value: Any) -> str:
+        """Whose samples are as right as this one: those of the same subject, or text."""
+        if self.equal_as_one:
+            return hashlib.sha256(value.encode()).hexdigest()[:16]
+        return key.partition("~")[0]
 
     def _samples(self, values: list[Any], keys: list[str]) -> Samples:
         if isinstance(self.spec, Audio):
@@ -125,15 +140,30 @@ class LatentStep:
 
     def pack(self) -> int:
         """Put the parts of all shards into one file; returns the number of samples."""
+        jobs = self.jobs()
         keys: list[str] = []
+        places: list[str] = []  # <split>/<shard> of each
+        groups: list[str] = []
         lengths: list[np.ndarray] = []
         width = 0
-        paths = [self.out / _PARTS / f"{job.name}.npz" for job in self.jobs()]
-        for path in paths:
+        paths = [self.out / _PARTS / f"{job.name}.npz" for job in jobs]
+        for job, path in zip(jobs, paths, strict=True):
             with np.load(path, allow_pickle=False) as part:
-                keys += part["keys"].tolist()
+                own = part["keys"].tolist()
+                keys += own
+                places += [f"{job.split}/{job.number:05d}"] * len(own)
+                # parts of releases up to 0.8 have none
+                groups += (
+                    part["groups"].tolist()
+                    if "groups" in part
+                    else [self._group(key, "") for key in own]
+                )
                 lengths.append(part["lengths"])
                 width = max(width, part["vectors"].shape[1])
+        if len(set(keys)) < len(keys):  # keys of shards or splits are the same: unlike samples
+            keys = [f"{place}/{key}" for place, key in zip(places, keys, strict=True)]
+            if not self.equal_as_one:
+                groups = [f"{place}/{g}" for place, g in zip(places, groups, strict=True)]
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         dtype = np.float16 if self.half else np.float32
         (self.out / ABOUT).unlink(missing_ok=True)  # not finished until it is there again
@@ -146,15 +176,15 @@ class LatentStep:
                 packed[start : start + len(part["vectors"])] = part["vectors"]
                 start += len(part["vectors"])
         packed.flush()
-        groups = [key.partition("~")[0] for key in keys]
         describe_latents(
             self.out,
             packed,
             keys,
             encoder=self.encoder,
-            fingerprint=fingerprint(self.described()),
+            fingerprint=fingerprint(self.encoding()),
             modality=self.modality,
             groups=groups if groups != keys else None,
+            splits=[place.partition("/")[0] for place in places],
             offsets=offsets if self.tokens else None,
         )
         return len(keys)
@@ -179,6 +209,7 @@ def cache_latents(
     *,
     tokens: bool = False,
     half: bool = True,
+    equal_as_one: bool = False,
     max_damage: float = 0.05,
     engine: EngineConfig | None = None,
 ) -> Progress:
@@ -188,7 +219,7 @@ def cache_latents(
     """
     if not raw.is_dir():
         raise UserError(f"no folder of raw shards {raw}")
-    step = LatentStep(raw, config, modality, encoder, out, tokens, half)
+    step = LatentStep(raw, config, modality, encoder, out, tokens, half, equal_as_one)
     if not step.jobs():
         raise UserError(f"no shards of {modality} under {raw}")
     progress = run_step(step, engine or EngineConfig(), max_damage)

@@ -13,6 +13,7 @@ chunk by chunk in the backward pass, which gives the exact gradient of the whole
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.alignment.aligner import AlignConfig, Aligner
-from fourm.alignment.latents import Latents, hash_keys, open_latents, paired, write_latents
-from fourm.alignment.pairs import LatentBatch, LatentBatches, split_subjects
+from fourm.alignment.latents import (
+    Latents,
+    grouped_by,
+    hash_keys,
+    open_latents,
+    paired,
+    write_latents,
+)
+from fourm.alignment.pairs import LatentBatch, LatentBatches, of_split, split_subjects
 from fourm.alignment.prepare import Prepare
 from fourm.alignment.retrieval import recall
 from fourm.cli import door
@@ -43,9 +51,7 @@ class AlignTask:
 
     def __init__(self, config: AlignConfig) -> None:
         self.config = config
-        self.latents = paired(
-            {name: open_latents(folder) for name, folder in config.latents.items()}
-        )
+        self.latents = open_all(config, config.latents)
         self.split = split_subjects(next(iter(self.latents.values())), config.split)
         if config.loop.batch_size > len(self.split.train):
             raise UserError(
@@ -100,6 +106,12 @@ class AlignTask:
     def describe(self, batch: LatentBatch) -> dict[str, Any]:
         keys = next(iter(self.latents.values())).keys
         return {"samples": batch.samples.tolist(), "keys": [keys[i] for i in batch.samples]}
+
+
+def open_all(config: AlignConfig, folders: Mapping[str, str]) -> dict[str, Latents]:
+    """Latents of the same samples, with the groups that the config names."""
+    latents = paired({name: open_latents(folder) for name, folder in folders.items()})
+    return grouped_by(latents, config.groups or next(iter(latents)))
 
 
 def entropy_share(use: Tensor) -> float:
@@ -160,36 +172,62 @@ def _newest(folder: str | Path) -> Path:
     return newest_checkpoint(Path(folder) / "checkpoints") or Path(folder)
 
 
-def figures_on_test(folder: str | Path) -> dict[str, float]:
+def figures_on_test(
+    folder: str | Path, others: Mapping[str, str] | None = None, split: str = ""
+) -> dict[str, float]:
     """Recalls of a trained aligner on the test subjects.
 
-    Raises UserError for latents of another encoder than it was trained on.
+    Args:
+        others: folders of other latents, one for each modality: all of their samples are asked, or
+            those of a ``split`` of the data.
+
+    Raises:
+        UserError: for latents of another encoder than it was trained on.
     """
     model = load_aligner(folder)
-    latents = paired({name: open_latents(path) for name, path in model.config.latents.items()})
+    folders = dict(others) if others else model.config.latents
+    if set(folders) != set(model.names):
+        raise UserError(f"{folder} aligns {', '.join(model.names)}, not {', '.join(folders)}")
+    latents = open_all(model.config, {name: folders[name] for name in model.names})
     trained_on = json.loads((_newest(folder) / "latents.json").read_text())["fingerprints"]
     for name, made_by in trained_on.items():
         if latents[name].info.fingerprint != made_by:
             raise UserError(
-                f"latents {model.config.latents[name]} are of encoder {latents[name].info.encoder}"
+                f"latents {folders[name]} are of encoder {latents[name].info.encoder}"
                 f" ({latents[name].info.fingerprint}),"
                 f" {folder} was trained on {made_by}"
             )
-    split = split_subjects(next(iter(latents.values())), model.config.split)
-    return retrieval_figures(model, latents, split.test, "cpu")
+    first = next(iter(latents.values()))
+    if split:
+        samples = np.nonzero(of_split(first, split))[0]
+    elif others:
+        samples = np.arange(len(first))
+    else:
+        samples = split_subjects(first, model.config.split).test
+    return retrieval_figures(model, latents, samples, "cpu")
 
 
 @torch.no_grad()
-def embed_latents(folder: str | Path, modality: str, latents: str | Path, out: str | Path) -> int:
+def embed_latents(
+    folder: str | Path, modality: str, latents: str | Path, out: str | Path, to: str = ""
+) -> int:
     """Latents of a modality -> unit vectors in the alignment's space, as latents again.
 
-    Returns how many.
+    A shared connector (Alt-MoE) has a space for each modality that is searched: ``to`` names whose
+    space it is; left out, the modality's own, where its samples are found. Returns how many.
     """
     model, held = load_aligner(folder), open_latents(latents)
-    if modality not in model.names:
-        raise UserError(f"{folder} aligns {', '.join(model.names)}, not {modality}")
+    for name in (modality, to or modality):
+        if name not in model.names:
+            raise UserError(f"{folder} aligns {', '.join(model.names)}, not {name}")
+
+    def moved(rows: torch.Tensor) -> torch.Tensor:
+        if to and to != modality:
+            return model.predict(modality, to, rows)
+        return model.targets(modality, rows)
+
     rows = [
-        F.normalize(model.embed(modality, torch.from_numpy(held.rows(part))), dim=-1)
+        F.normalize(moved(torch.from_numpy(held.rows(part))), dim=-1)
         for part in np.array_split(np.arange(len(held)), -(-len(held) // 4096))
     ]
     write_latents(
@@ -200,6 +238,7 @@ def embed_latents(folder: str | Path, modality: str, latents: str | Path, out: s
         modality=held.info.modality,
         fingerprint=hash_keys([held.info.fingerprint, str(folder)]),
         groups=None if held.groups == held.keys else held.groups,
+        splits=held.splits,
     )
     return len(held)
 

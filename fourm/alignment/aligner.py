@@ -54,6 +54,8 @@ class AlignConfig:
     chunk: int = 0  # > 0: rows embedded at a time
     # heads: this modality's latents are the space itself, so that others can stand in for them
     anchor: str = ""
+    # the modality whose groups count (latents made with --equal-as-one); left out: the first
+    groups: str = ""
 
     def __post_init__(self) -> None:
         if len(self.latents) < 2:

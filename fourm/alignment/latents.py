@@ -2,7 +2,8 @@
 
 A folder holds ``vectors.npy`` (n, d), ``keys.txt`` (one key a line), ``latents.json`` (encoder,
 fingerprint, hash of the keys), and, where rows are tokens of samples, ``offsets.npy`` (samples +
-1,); ``groups.txt`` says which samples belong to one subject (several captions of one picture).
+1,); ``groups.txt`` says which samples belong to one subject (several captions of one picture),
+``splits.txt`` of which split of the data each is.
 Nothing is pickled. Latents of two encoders are used together only through ``paired``, which refuses
 other keys or order.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,11 +20,12 @@ import numpy as np
 
 from fourm.errors import UserError
 
-VECTORS, OFFSETS, KEYS, GROUPS, ABOUT = (
+VECTORS, OFFSETS, KEYS, GROUPS, SPLITS, ABOUT = (
     "vectors.npy",
     "offsets.npy",
     "keys.txt",
     "groups.txt",
+    "splits.txt",
     "latents.json",
 )
 _CHECKED_ROWS = 65_536
@@ -53,6 +55,7 @@ class Latents:
     keys: list[str]
     groups: list[str]
     offsets: np.ndarray | None = None
+    splits: list[str] | None = None  # None: not known
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -95,10 +98,11 @@ def write_latents(
     fingerprint: str,
     modality: str,
     groups: list[str] | None = None,
+    splits: list[str] | None = None,
     offsets: np.ndarray | None = None,
 ) -> None:
     """Write a folder of latents. Raises UserError for counts that do not agree."""
-    _count(vectors, keys, groups, offsets)
+    _count(vectors, keys, groups, splits, offsets)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ABOUT).unlink(missing_ok=True)  # written last: a folder without it is not finished
     np.save(folder / VECTORS, vectors, allow_pickle=False)
@@ -110,16 +114,22 @@ def write_latents(
         fingerprint=fingerprint,
         modality=modality,
         groups=groups,
+        splits=splits,
         offsets=offsets,
     )
 
 
 def _count(
-    vectors: np.ndarray, keys: list[str], groups: list[str] | None, offsets: np.ndarray | None
+    vectors: np.ndarray,
+    keys: list[str],
+    groups: list[str] | None,
+    splits: list[str] | None,
+    offsets: np.ndarray | None,
 ) -> int:
     """Number of samples, the same by all accounts."""
     num = len(vectors) if offsets is None else len(offsets) - 1
-    if vectors.ndim != 2 or num != len(keys) or (groups is not None and len(groups) != num):
+    told = [len(lines) for lines in (keys, groups, splits) if lines is not None]
+    if vectors.ndim != 2 or any(count != num for count in told):
         raise UserError(f"{num} latents of shape {vectors.shape} do not go with {len(keys)} keys")
     return num
 
@@ -133,20 +143,21 @@ def describe_latents(
     fingerprint: str,
     modality: str,
     groups: list[str] | None = None,
+    splits: list[str] | None = None,
     offsets: np.ndarray | None = None,
 ) -> None:
     """Finish a folder whose vectors are written already.
 
     Raises UserError for counts that do not agree.
     """
-    num = _count(vectors, keys, groups, offsets)
-    for name in (OFFSETS, GROUPS):  # of an earlier packing
+    num = _count(vectors, keys, groups, splits, offsets)
+    for name in (OFFSETS, GROUPS, SPLITS):  # of an earlier packing
         (folder / name).unlink(missing_ok=True)
     if offsets is not None:
         np.save(folder / OFFSETS, offsets.astype(np.int64), allow_pickle=False)
-    (folder / KEYS).write_text("".join(f"{key}\n" for key in keys))
-    if groups is not None:
-        (folder / GROUPS).write_text("".join(f"{group}\n" for group in groups))
+    for name, lines in ((KEYS, keys), (GROUPS, groups), (SPLITS, splits)):
+        if lines is not None:
+            (folder / name).write_text("".join(f"{line}\n" for line in lines))
     info = LatentInfo(
         encoder=encoder,
         fingerprint=fingerprint,
@@ -176,11 +187,16 @@ def open_latents(folder: str | Path) -> Latents:
         )
     except (ValueError, TypeError, OSError, EOFError) as error:
         raise UserError(f"latents in {folder} cannot be read: {error}") from None
-    keys = (folder / KEYS).read_text().splitlines()
-    groups = (folder / GROUPS).read_text().splitlines() if (folder / GROUPS).is_file() else keys
+    lines = {
+        name: (folder / name).read_text().splitlines()
+        for name in (KEYS, GROUPS, SPLITS)
+        if (folder / name).is_file()
+    }
+    keys, splits = lines.get(KEYS, []), lines.get(SPLITS)
+    groups = lines.get(GROUPS, keys)
     num = len(vectors) if offsets is None else len(offsets) - 1
     if (
-        not num == len(keys) == len(groups) == info.num
+        not num == len(keys) == len(groups) == len(splits or keys) == info.num
         or vectors.shape[1] != info.dim
         or hash_keys(keys) != info.keys
     ):
@@ -194,7 +210,7 @@ def open_latents(folder: str | Path) -> Latents:
             row = start + int(np.argmin(finite))
             at = row if offsets is None else int(np.searchsorted(offsets, row, "right")) - 1
             raise UserError(f"latents in {folder}: those of {keys[at]!r} are not finite numbers")
-    return Latents(info, vectors, keys, groups, offsets)
+    return Latents(info, vectors, keys, groups, offsets, splits)
 
 
 def paired(named: dict[str, Latents]) -> dict[str, Latents]:
@@ -220,6 +236,14 @@ def paired(named: dict[str, Latents]) -> dict[str, Latents]:
             f" same samples in the same order: {detail}"
         )
     return named
+
+
+def grouped_by(named: dict[str, Latents], modality: str) -> dict[str, Latents]:
+    """Paired latents, all with the groups of one of them. Raises UserError for another name."""
+    if modality not in named:
+        raise UserError(f"groups: {modality!r} is none of the latents {', '.join(named)}")
+    groups = named[modality].groups
+    return {name: replace(held, groups=groups) for name, held in named.items()}
 
 
 def hash_keys(keys: list[str]) -> str:

@@ -23,11 +23,13 @@ from fourm.training.loop_config import LoopConfig
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """Subjects for training, for choosing settings, and for the final test; never one subject in
-    two of them.
+    two of them. ``test`` names a split of the data whose samples are the final test: groups are
+    then what is as right as the sample itself (equal captions), and the data says what is apart.
     """
 
     num_val: int
-    num_test: int
+    num_test: int  # with ``test`` samples of it, 0 = all
+    test: str = ""
     num_train: int = 0  # 0 = all others
     choose: Literal["random", "diverse", "best"] = (
         "random"  # which of the others; diverse: by a greedy k-DPP of the first modality's latents
@@ -50,30 +52,51 @@ class Split:
 def split_subjects(latents: Latents, config: SplitConfig) -> Split:
     """Samples by subject. Raises UserError if there are too few."""
     subjects = latents.group_ids
-    num = int(subjects.max()) + 1
-    away = config.num_val + config.num_test
-    if away + max(config.num_train, 1) > num:
+    own = of_split(latents, config.test) if config.test else np.zeros(len(latents), bool)
+    rest = np.nonzero(~own)[0]
+    pool, first = np.unique(subjects[rest], return_index=True)
+    away = config.num_val + (0 if config.test else config.num_test)
+    if away + max(config.num_train, 1) > len(pool):
         raise UserError(
-            f"{num} subjects are too few for {config.num_train or 1} + {config.num_val} +"
-            f" {config.num_test}"
+            f"{len(pool)} subjects are too few for {config.num_train or 1} + {config.num_val} +"
+            f" {away - config.num_val}"
         )
-    order = np.random.default_rng(config.seed).permutation(num)
+    rng = np.random.default_rng(config.seed)
+    order = rng.permutation(len(pool))
     chosen = order[away : away + config.num_train] if config.num_train else order[away:]
     if config.num_train and config.choose != "random":
         others = order[away:]
-        quality = read_quality(config.quality, latents)[others] if config.quality else None
+        quality = read_quality(config.quality, latents)[pool[others]] if config.quality else None
         if config.choose == "best":
             if quality is None:
                 raise UserError(
                     "split: choose best needs quality, a CSV with columns key and quality"
                 )
             picked = best_quality(quality, config.num_train)
-        else:
-            first = np.unique(subjects, return_index=True)[1]  # a sample of each subject
-            picked = greedy_dpp(latents.rows(first[others]), config.num_train, quality)
+        else:  # by a sample of each subject
+            picked = greedy_dpp(latents.rows(rest[first[others]]), config.num_train, quality)
         chosen = others[picked]
     parts = (chosen, order[: config.num_val], order[config.num_val : away])
-    return Split(*(np.nonzero(np.isin(subjects, part))[0] for part in parts))
+    train, val, test = (rest[np.isin(subjects[rest], pool[part])] for part in parts)
+    if config.test:
+        test = np.nonzero(own)[0]
+        if config.num_test:
+            test = np.sort(rng.permutation(test)[: config.num_test])
+    return Split(train, val, test)
+
+
+def of_split(latents: Latents, name: str) -> np.ndarray:
+    """Which samples are of a split of the data. Raises UserError where none is."""
+    if latents.splits is None:
+        raise UserError(
+            f"split: test: {name}: these latents do not say of which split their samples are: make"
+            " them again (`fourm latents`)"
+        )
+    of = np.array(latents.splits) == name
+    if not of.any() or of.all():
+        known = ", ".join(sorted(set(latents.splits)))
+        raise UserError(f"split: test: {name} must be some of the latents' splits, {known}")
+    return of
 
 
 def read_quality(path: str, latents: Latents) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fourm.cli.verb import COUNT, PATH, SEED, verb
+from fourm.cli.verb import PATH, SEED, verb
 
 
 @verb(resumes=True)
@@ -15,9 +15,9 @@ from fourm.cli.verb import COUNT, PATH, SEED, verb
 @click.option("--samples", type=click.IntRange(min=2), default=256, help="Most held-out samples.")
 @click.option(
     "--num-generations",
-    type=COUNT,
+    type=click.IntRange(min=0),
     default=1,
-    help="Of each sample; from 3 on coverage is told, 8 is a good number.",
+    help="Of each sample; from 3 on coverage is told, 8 is a good number; 0: one answer alone.",
 )
 @click.option(
     "--conditions",
@@ -60,6 +60,6 @@ def command(
         print(f"this rank's cells are made; the last rank writes {out / 'matrix.html'}")
         return
     for entry in matrix.not_better:
-        names = ", ".join(entry["figures"])
+        names = ", ".join(dict.fromkeys([*entry["figures"], *entry["answer"]]))
         print(f"not better than its baselines: {entry['condition']} -> {entry['target']} ({names})")
     print(f"matrix: {out / 'matrix.html'}, {out / 'matrix.json'}")

@@ -20,6 +20,13 @@ def psnr(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float((10 * np.log10(255.0**2 / np.maximum(error, 1e-10))).mean())
 
 
+def spatial_deviation(pictures: np.ndarray) -> float:
+    """How much pictures vary over their own places: standard deviation over the pixels of each
+    channel of each picture, mean over channels and pictures, in levels; (B, H, W, C).
+    """
+    return float(pictures.astype(np.float64).std((1, 2)).mean())
+
+
 def range_psnr(predicted: np.ndarray, truth: np.ndarray, over: tuple[float, float]) -> float:
     """Peak signal-to-noise ratio in dB of numbers whose peak is the width of their range, of all of
     them together. (Releases up to 0.7 called it ``psnr``, which is that of pictures.)

@@ -23,6 +23,9 @@ from fourm_data_prep.engine_options import EngineConfig, takes_engine
 @click.option("--tokens", is_flag=True, help="Keep a vector for each token instead of their mean.")
 @click.option("--full", is_flag=True, help="Store 32 bits a number instead of 16.")
 @click.option(
+    "--equal-as-one", is_flag=True, help="Samples of the same text are one group: each is right."
+)
+@click.option(
     "--max-damage", type=SHARE, default=0.05, help="Largest share of samples that may fail."
 )
 @takes_engine
@@ -34,6 +37,7 @@ def command(
     out: Path,
     tokens: bool,
     full: bool,
+    equal_as_one: bool,
     max_damage: float,
     engine: EngineConfig,
 ) -> None:
@@ -51,6 +55,7 @@ def command(
         out,
         tokens=tokens,
         half=not full,
+        equal_as_one=equal_as_one,
         max_damage=max_damage,
         engine=engine,
     )

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fourm.evaluation.matrix.figures import Matrix
+from fourm.evaluation.matrix.page import add_answers
 from fourm.evaluation.sections import add_reconstructions, add_training, facts
 from fourm.pipeline import Partial
 from fourm.project import Project
@@ -15,6 +17,7 @@ from fourm.raw.labels import Labels
 from fourm.report import Gallery, Report, embed
 from fourm.report.figures import read_figures
 from fourm.report.legend import legend_html
+from fourm_data_prep.earth import drawn
 from fourm_data_prep.earth.mosaic import mosaic
 from fourm_data_prep.earth.tasks import Examination
 
@@ -32,12 +35,15 @@ GOALS = {
     ("rgb->climate", "accuracy"): (">=", 0.60),
     ("land_cover+height->rgb", "psnr"): (">=", 22.5),
 }
+ALL_GOALS = {**GOALS, **drawn.GOALS}
 
 
-def write_page(project: Project, examination: Examination, metrics: dict[str, Any]) -> None:
+def write_page(
+    project: Project, examination: Examination, metrics: dict[str, Any], matrix: Matrix
+) -> None:
     """``report.html`` of the project."""
     pipe, tiles = examination.pipe, examination.held_out
-    found = {(f.task, f.metric): f for f in read_figures(metrics, GOALS)}
+    found = {(f.task, f.metric): f for f in read_figures(metrics, ALL_GOALS)}
     report = Report(
         "FourM on the Earth",
         f"{len(tiles)} tiles of held-out blocks: no training tile touches the ground they show.",
@@ -54,7 +60,16 @@ def write_page(project: Project, examination: Examination, metrics: dict[str, An
         "Baseline: the best of the commonest class or mean map, the nearest training tiles, and"
         " (from rgb) a table of training colours. Bound: the tokenizer's reconstruction.",
     )
-    report.figures(metrics, GOALS)
+    report.figures(metrics, ALL_GOALS)
+    add_answers(
+        report,
+        matrix,
+        f"{matrix.num_samples} held-out tiles that have every modality; one answer for each. Below"
+        " a figure what costs nothing and comes nearest: the nearest training tiles (the"
+        " coordinates alone), a table of training colours, the commonest class or the mean"
+        " (constant), another tile's condition (shuffled). Amber: some figure of the"
+        " cell is no better.",
+    )
     add_reconstructions(
         report, pipe, {name: v[:_RECONSTRUCTED] for name, v in tiles.values.items()}
     )
@@ -64,8 +79,12 @@ def write_page(project: Project, examination: Examination, metrics: dict[str, An
 
 
 def _add_world(report: Report, examination: Examination) -> None:
-    tiles = examination.held_out
-    report.heading("The world", "Held-out tiles where they lie, from rgb and in truth.")
+    tiles, train = examination.held_out, examination.train
+    report.heading(
+        "The world",
+        "Held-out tiles where they lie, from rgb and in truth; pale: the ground of training tiles.",
+    )
+    ground = mosaic(train.tiles, train.values["rgb"], examination.pipe.modalities["rgb"].raw)
     for target in ("land_cover", "climate"):
         got = examination.outputs.get(f"rgb->{target}")
         if got is None:
@@ -73,7 +92,7 @@ def _add_world(report: Report, examination: Examination) -> None:
         raw = examination.pipe.modalities[target].raw
         for title, values in (("from rgb", got), ("truth", tiles.values[target])):
             report.part(f"{target}: {title}")
-            world = mosaic(tiles.tiles, list(values), raw)
+            world = mosaic(tiles.tiles, list(values), raw, ground)
             report.parts.append(embed(world, f"{target}, {title}", world.width // 2))
         report.parts.append(legend_html(raw.legend(), target))
 

@@ -18,9 +18,12 @@ from fourm.project import Project, command_line, run_all
 from fourm.project_run import Making, run_project
 from fourm.report.figures import read_figures, summary
 from fourm.resources import configs_folder
+from fourm_data_prep.earth.drawn import Pictures, drawn_figures
+from fourm_data_prep.earth.every_cell import every_cell
+from fourm_data_prep.earth.every_cell import summary as summary_of_cells
 from fourm_data_prep.earth.fetching import fetch
 from fourm_data_prep.earth.maps import Amount, write_maps, write_modalities
-from fourm_data_prep.earth.page import GOALS, write_page
+from fourm_data_prep.earth.page import ALL_GOALS, write_page
 from fourm_data_prep.earth.stand_in import STAND_IN, make_world
 from fourm_data_prep.earth.tasks import EXAMINED, Examination
 from fourm_data_prep.earth.tiles import read_tiles
@@ -33,6 +36,7 @@ class EarthSize:
     train: int
     val: int
     examined: int  # of the held-out tiles
+    every: int  # of them in every cell of the matrix, and drawn
     overrides: tuple[str, ...] = ()  # of the pretraining
     tokenizer_overrides: tuple[str, ...] = ()
 
@@ -44,9 +48,9 @@ class EarthSize:
 
 SIZES = {
     "smoke": EarthSize(
-        512, 64, 32, ("loop.steps=40", "loop.checkpoint_every=20"), ("train.steps=30",)
+        512, 64, 32, 4, ("loop.steps=40", "loop.checkpoint_every=20"), ("train.steps=30",)
     ),
-    "default": EarthSize(12000, 600, 400),
+    "default": EarthSize(12000, 600, 400, 96),
 }
 _BASELINE_TILES = 2000  # of the training split, that cheap predictors know
 
@@ -99,10 +103,10 @@ def run_earth(
     making = Making(
         tokenizer_overrides=lambda steps: chosen.tokenizer_overrides,
         overrides=chosen.overrides,
-        report=lambda: examine(project, chosen.examined),
+        report=lambda: examine(project, chosen),
     )
     run_project(out, making=making)
-    print(summary(read_figures(json.loads(project.metrics.read_text()), GOALS)))
+    print(summary(read_figures(json.loads(project.metrics.read_text()), ALL_GOALS)))
     return project
 
 
@@ -110,14 +114,22 @@ def _importing(project: Project, maps: Path) -> list[str]:
     return command_line("import", maps, "--config", project.modalities, "--out", project.raw)
 
 
-def examine(project: Project, num_tiles: int, seed: int = 0) -> None:
+def examine(project: Project, size: EarthSize, seed: int = 0) -> None:
     """Figures on held-out tiles and the page about them; the model is assembled."""
     pipe = assemble(project)
     names = [m.name for m in pipe.modalities if m.name in EXAMINED]
     train = read_tiles(project, pipe.modalities, "train", names, _BASELINE_TILES)
-    held_out = read_tiles(project, pipe.modalities, "val", names, num_tiles)
+    held_out = read_tiles(project, pipe.modalities, "val", names, size.examined)
     examination = Examination(pipe, train, held_out, seed)
     metrics = examination.run()
+    matrix = every_cell(project, pipe, size.every, seed)
+    metrics |= summary_of_cells(matrix)
+    if {"caption", "land_cover", "height"} <= set(names):
+        some = read_tiles(project, pipe.modalities, "val", names, size.every)
+        try:
+            metrics |= drawn_figures(Pictures(pipe, some))
+        except UserError as error:  # the network that they are judged by is an extra
+            print(f"drawn pictures are not judged: {error}", file=sys.stderr)
     write_json_atomic(project.metrics, metrics)
-    write_page(project, examination, metrics)
+    write_page(project, examination, metrics, matrix)
     assemble(project)  # its card tells the figures

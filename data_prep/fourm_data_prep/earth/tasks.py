@@ -19,7 +19,7 @@ from fourm.raw.image import Image
 from fourm.raw.labels import Labels
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.schemes import ROAR
-from fourm_data_prep.earth.baselines import ColorTable, NearestTiles
+from fourm_data_prep.earth.rivals import cheap_answers
 from fourm_data_prep.earth.tiles import Tiles
 
 _BATCH = 50
@@ -122,31 +122,18 @@ class Examination:
         return np.stack(values)
 
     def _cheap(self, task: Task, raw: Any) -> dict[str, np.ndarray]:
-        """Predictions by name that need no network."""
-        known, asked = self.train.stacked(task.target), self.held_out.directions
-        near = NearestTiles(self.train.directions, known)
-        pictures = self.held_out.stacked("rgb")
-        from_color = "rgb" in task.inputs
+        """Predictors by name that need no network."""
+        known = self.train.stacked(task.target)
+        with_colors = "rgb" in task.inputs
+        found = cheap_answers(self.train, self.held_out, task.target, raw, with_colors)
         if isinstance(raw, Labels):
-            num = len(raw.classes)
-            common = np.bincount(known.ravel(), minlength=num).argmax()
-            found = {
-                "majority": np.full((len(asked), *known.shape[1:]), common),
-                "nearest tiles": near.classes(asked, num),
-            }
-            if from_color:
-                table = ColorTable.of_classes(self.train.stacked("rgb"), known, num)
-                found["colour table"] = table(pictures)
-            return found
-        mean = known.astype(np.float32).mean(0)
-        found = {
-            "mean": np.broadcast_to(mean, (len(asked), *mean.shape)),
-            "nearest tiles": near.numbers(asked),
-        }
-        if from_color and known[0].size == known[0].shape[0] * known[0].shape[1]:
-            table = ColorTable.of_numbers(self.train.stacked("rgb"), known.reshape(known.shape[:3]))
-            found["colour table"] = table(pictures).reshape(len(asked), *known.shape[1:])
-        return found
+            common = np.bincount(known.ravel(), minlength=len(raw.classes)).argmax()
+            constant = {"majority": np.full(known.shape[1:], common)}
+        else:
+            constant = {"mean": known.astype(np.float32).mean(0)}
+        shape = (len(self.held_out), *known.shape[1:])
+        same = {name: np.broadcast_to(value, shape) for name, value in constant.items()}
+        return {**same, **{name: np.stack(values) for name, values in found.items()}}
 
 
 def _jackknife(

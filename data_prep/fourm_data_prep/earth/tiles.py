@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from fourm.data.shards import DamageReport
 from fourm.errors import UserError
-from fourm.evaluation.held_out import Shards, read_keys, shared_keys
+from fourm.evaluation.held_out import Column, Shards, read_keys, shared_keys
 from fourm.modalities import ModalitySet
 from fourm.project import Project
 from fourm_data_prep.rasters.derived import unit_vectors
@@ -57,17 +58,31 @@ def read_tiles(
     """Up to ``num`` tiles, spread evenly over those of the split that have all modalities
     ``names``. Raises UserError where there are none.
     """
+    columns = _columns(project, modalities, split, names)
+    keys = shared_keys(columns, DamageReport())
+    chosen = np.unique(np.linspace(0, len(keys) - 1, num).astype(int))
+    return read_keyed(project, modalities, split, names, [keys[i] for i in chosen])
+
+
+def read_keyed(
+    project: Project, modalities: ModalitySet, split: str, names: list[str], keys: Sequence[str]
+) -> Tiles:
+    """The tiles ``keys`` (``<shard>/<key>``) of a split, without those that are damaged."""
+    columns = _columns(project, modalities, split, names)
+    samples = read_keys(columns, list(keys), DamageReport())
+    records = json.loads((project.raw / "tiles.json").read_text())[split]
+    tiles = {r["key"]: Tile(**{k: v for k, v in r.items() if k != "key"}) for r in records}
+    cut = [tiles[key.rpartition("/")[2]] for key in samples.keys]
+    return Tiles(cut, {name: samples.of(name) for name in names})
+
+
+def _columns(
+    project: Project, modalities: ModalitySet, split: str, names: list[str]
+) -> dict[str, Column]:
     shards = Shards.find(project.root, split)
     found = {name: shards.raw_of(modalities[name]) for name in names}
     columns = {name: column for name, column in found.items() if column is not None}
     if len(columns) < len(names):
         lacking = ", ".join(name for name in names if name not in columns)
         raise UserError(f"no tile of {split} in {project.raw} has {lacking}")
-    report = DamageReport()
-    keys = shared_keys(columns, report)
-    chosen = np.unique(np.linspace(0, len(keys) - 1, num).astype(int))
-    samples = read_keys(columns, [keys[i] for i in chosen], report)
-    records = json.loads((project.raw / "tiles.json").read_text())[split]
-    tiles = {r["key"]: Tile(**{k: v for k, v in r.items() if k != "key"}) for r in records}
-    cut = [tiles[key.rpartition("/")[2]] for key in samples.keys]
-    return Tiles(cut, {name: samples.of(name) for name in names})
+    return columns

@@ -3,151 +3,51 @@ between their bounds.
 
 A cell is a pure function of (model, samples, seed, number of generations, condition, target): no
 other cell and no rank has a say in it. Lower bounds: ``constant``, the best answer that knows only
-the other samples; ``shuffled``, what the next sample's condition gives. The upper bound is the
-tokenizer's reconstruction.
+the other samples; ``shuffled``, what the next sample's condition gives; those of rivals. The upper
+bound is the tokenizer's reconstruction.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from fourm.evaluation.efficientnet import pooled_features
+from fourm.automatic import ONCE
+from fourm.codecs import SoftCodec
 from fourm.evaluation.held_out import Samples, packed
 from fourm.evaluation.matrix.conditions import Condition
-from fourm.evaluation.matrix.distances import frechet_distance, kernel_distance
-from fourm.evaluation.matrix.figures import (
-    Calibration,
-    Cell,
-    Coverage,
-    Figure,
-    PictureDistances,
-    shortfall,
-)
-from fourm.evaluation.matrix.judges import Judge, judge_of
+from fourm.evaluation.matrix.figures import Calibration, Cell, Figure
+from fourm.evaluation.matrix.judges import judge_of
 from fourm.evaluation.matrix.scores import counted_cross_entropy, reordered, score_tokens
+from fourm.evaluation.matrix.truth import Rivals, Truth, Values
 from fourm.given import Tokens
 from fourm.modalities import Modality
 from fourm.pipeline import AnyToAnyPipeline
+from fourm.sampling.options import SamplingOptions
 from fourm.tokens import SampleTokens
 
 _BATCH = 32  # samples that are generated at once
-_FEWEST_COVERED = 3  # generations of which one can be left out of a range
 _FEWEST_PICTURES = 3
-Values = list[Any]  # one of each sample
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What a target's generations are held against; made once for all its cells."""
+class RivalPredictors(Protocol):
+    """Predictors that need no network, of one's own data: bounds that a model should pass."""
 
-    judge: Judge
-    values: Values
-    reconstructed: Values
-    with_pictures: bool
+    @property
+    def name(self) -> str:
+        """What their answers depend on: cells with others are not mixed with theirs."""
+        ...
 
-    @cached_property
-    def bounds(self) -> dict[str, dict[str, float]]:
-        """All figures of the truth itself, of its reconstruction, and of the constant answer."""
-        answers = {
-            "perfect": self.values,
-            "upper": self.reconstructed,
-            "constant": self.judge.constants(self.values),
-        }
-        return {name: self.judge.figures(a, self.values) for name, a in answers.items()}
-
-    @cached_property
-    def features(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of true pictures and of reconstructed ones."""
-        return pooled_features(self.values), pooled_features(self.reconstructed)
-
-    def judged(self, cell: Cell, generations: list[Values]) -> Cell:
-        """A cell with all that G generations of all samples say."""
-        return replace(
-            cell,
-            figures=self.figures(generations, shuffled=bool(cell.given)),
-            spread=self.spread(generations) if len(generations) > 1 else None,
-            coverage=self.coverage(generations) if len(generations) >= _FEWEST_COVERED else None,
-            pictures=self.distances(generations[0]) if self.with_pictures else None,
-        )
-
-    def figures(self, generations: list[Values], shuffled: bool) -> dict[str, Figure]:
-        """Figures of G generations of all samples. ``shuffled``: something was given, so that
-        another sample's condition is a bound: that of the next sample, whose outputs are at hand.
+    def answers(self, keys: Sequence[str], given: Sequence[str], target: Modality) -> Rivals:
+        """What each says of a target of the samples ``keys`` (``<shard>/<key>``) where ``given``
+        is known; nothing where none has an answer.
         """
-        of_all = [self.judge.figures(values, self.values) for values in generations]
-        moved = [self.judge.figures(_next(values), self.values) for values in generations]
-        several = len(generations) > 1
-        best = self._best(generations) if several else {}
-        found = {}
-        for name, perfect in self.bounds["perfect"].items():
-            each = np.array([figures[name] for figures in of_all])
-            lower = {"constant": self.bounds["constant"][name]}
-            if shuffled:
-                lower["shuffled"] = float(np.mean([figures[name] for figures in moved]))
-            found[name] = Figure.between(
-                float(each.mean()),
-                lower,
-                self.bounds["upper"][name],
-                perfect,
-                best.get(name, math.nan),
-                float(each.std(ddof=1)) if several else math.nan,
-            )
-        return found
-
-    def _best(self, generations: list[Values]) -> dict[str, float]:
-        """Each figure of the samples' best generations by that figure, all samples together."""
-        each = [
-            [self.judge.figures([values[i]], [truth]) for values in generations]
-            for i, truth in enumerate(self.values)
-        ]
-        found = {}
-        for name, perfect in self.bounds["perfect"].items():
-            short = np.array([[shortfall(perfect, f[name]) for f in row] for row in each])
-            best = np.where(np.isfinite(short), short, np.inf).argmin(1)
-            chosen = [generations[number][i] for i, number in enumerate(best)]
-            found[name] = self.judge.figures(chosen, self.values)[name]
-        return found
-
-    def coverage(self, generations: list[Values]) -> Coverage:
-        """See ``Coverage``; means over samples and over the generation that is left out."""
-        shares: list[list[float]] = [[], [], []]
-        for i, (truth, tokenized) in enumerate(zip(self.values, self.reconstructed, strict=True)):
-            several = [values[i] for values in generations]
-            for left_out, one in enumerate(several):
-                others = several[:left_out] + several[left_out + 1 :]
-                for share, value in zip(shares, (truth, tokenized, one), strict=True):
-                    share.append(self.judge.covered(value, others))
-        means = [float(np.mean(share)) for share in shares]
-        return Coverage(truth=means[0], tokenized=means[1], nominal=means[2])
-
-    def spread(self, generations: list[Values]) -> float | None:
-        """Mean spread of a sample's generations; None if they cannot be compared."""
-        each = [
-            self.judge.spread([values[i] for values in generations])
-            for i in range(len(self.values))
-        ]
-        known = [value for value in each if math.isfinite(value)]
-        return float(np.mean(known)) if known else None
-
-    def distances(self, values: Values) -> PictureDistances:
-        """Between generated and true pictures."""
-        true, reconstructed = self.features
-        features = pooled_features(values)
-        kernel, error = kernel_distance(features, true)
-        return PictureDistances(
-            frechet=frechet_distance(features, true),
-            frechet_reconstructed=frechet_distance(reconstructed, true),
-            kernel=kernel,
-            kernel_error=error,
-            kernel_reconstructed=kernel_distance(reconstructed, true)[0],
-        )
+        ...
 
 
 class CellMaker:
@@ -155,6 +55,7 @@ class CellMaker:
 
     Args:
         with_pictures: pictures' distributions are compared too, which needs their network.
+        rivals: predictors that are further lower bounds.
     """
 
     def __init__(
@@ -164,10 +65,12 @@ class CellMaker:
         num_generations: int,
         seed: int,
         with_pictures: bool,
+        rivals: RivalPredictors | None = None,
     ) -> None:
         self.pipe, self.samples = pipe, samples
         self.num_generations, self.seed = num_generations, seed
         self.with_pictures = with_pictures and len(samples) >= _FEWEST_PICTURES
+        self.rivals = rivals
         self._truths: dict[str, Truth | None] = {}
 
     @cached_property
@@ -201,9 +104,13 @@ class CellMaker:
         truth = self._truth(target)
         if truth is not None:
             numbers = range(self.num_generations)
-            cell = truth.judged(cell, [self.generate(given, target, n) for n in numbers])
-        better = not cell.worse_figures if given else None
-        return replace(cell, better=better, seconds=round(time.perf_counter() - started, 2))
+            generations = [self.generate(given, target, n) for n in numbers]
+            rivals = self._rivals(given, target)
+            cell = truth.judged(cell, generations, self.answer(given, target), rivals)
+        if given:
+            better = not cell.worse_figures, not cell.worse_answers
+            cell = replace(cell, better=better[0], better_answer=better[1])
+        return replace(cell, seconds=round(time.perf_counter() - started, 2))
 
     def _tokens_judged(self, given: Sequence[str], target: Modality) -> tuple[Figure, Calibration]:
         scores = score_tokens(self.pipe.model, self.tokens, given, target.name)
@@ -217,14 +124,38 @@ class CellMaker:
 
     def generate(self, given: Sequence[str], target: Modality, number: int) -> Values:
         """Generation ``number`` of every sample, decoded, with the model's own settings."""
+        return self._outputs(given, target, number, None)
+
+    def answer(self, given: Sequence[str], target: Modality) -> Values:
+        """The one answer for every sample: of grids and sets one pass, the mean code where the
+        codec decodes it, else the likeliest ids; of sequences the likeliest id after another.
+        """
+        mean = target.kind != "sequence" and isinstance(self.pipe.codecs[target.name], SoftCodec)
+        once = replace(ONCE, decode="mean" if mean else "ids")
+        return self._outputs(given, target, 0, {target.name: once})
+
+    def _outputs(
+        self,
+        given: Sequence[str],
+        target: Modality,
+        number: int,
+        options: dict[str, SamplingOptions] | None,
+    ) -> Values:
         num, values = len(self.samples), []
         for start in range(0, num, _BATCH):
             part = range(start, min(start + _BATCH, num))
             inputs = {name: self._inputs(name, part) for name in given}
             seeds = [self.seed + number * num + i for i in part]
-            out = self.pipe(inputs, [target.name], seed=seeds, num_samples=len(part))
+            out = self.pipe(
+                inputs, [target.name], seed=seeds, num_samples=len(part), options=options
+            )
             values += out[target.name].values
         return values
+
+    def _rivals(self, given: Sequence[str], target: Modality) -> Rivals:
+        if self.rivals is None:
+            return {}
+        return self.rivals.answers(self.samples.keys, given, target)
 
     def _inputs(self, name: str, part: range) -> list[Any]:
         """What the pipeline is given of a modality: ids, or raw values that the model reads."""
@@ -246,8 +177,3 @@ class CellMaker:
                 truth = Truth(judge, values, reconstructed, shown)
             self._truths[name] = truth
         return self._truths[name]
-
-
-def _next(values: Values) -> Values:
-    """For each sample what the next one has."""
-    return [*values[1:], *values[:1]]

@@ -131,11 +131,23 @@ class PictureDistances:
     features; those of reconstructions beside them as the bound.
     """
 
-    frechet: float
+    frechet: float  # mean over generations of all samples, as the kernel distance
     frechet_reconstructed: float
     kernel: float
-    kernel_error: float  # standard error
+    kernel_error: float  # standard error, of one generation
     kernel_reconstructed: float
+    frechet_deviation: float | None = None  # over generations
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialDeviation:
+    """How much pictures vary over their own places (``metrics.spatial_deviation``): flat ones, an
+    error of samplers that PSNR rewards, lie below the reconstructions.
+    """
+
+    generated: float
+    reconstructed: float
+    true: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,17 +160,24 @@ class Cell:
     cross_entropy: Figure  # nats a token
     calibration: Calibration
     figures: dict[str, Figure] = field(default_factory=dict)  # of what is generated, decoded
+    answer: dict[str, Figure] = field(default_factory=dict)  # of the one answer
     spread: float | None = None  # of generations of one sample, see ``Judge.spread``
     coverage: Coverage | None = None
     pictures: PictureDistances | None = None
+    deviation: SpatialDeviation | None = None  # of pictures
     better: bool | None = None  # than all lower bounds in all figures; None: nothing was given
+    better_answer: bool | None = None  # the same of the one answer's figures
     seconds: float = 0.0
 
     @property
     def worse_figures(self) -> list[str]:
         """Names of the figures that are not better than their lower bounds."""
-        named = {"cross_entropy": self.cross_entropy, **self.figures}
-        return [name for name, figure in named.items() if figure.better is False]
+        return _worse({"cross_entropy": self.cross_entropy, **self.figures})
+
+    @property
+    def worse_answers(self) -> list[str]:
+        """The same of the one answer's."""
+        return _worse({"cross_entropy": self.cross_entropy, **self.answer})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +201,14 @@ class Matrix:
     def not_better(self) -> list[dict[str, Any]]:
         """Cells of which some figure is no better than a lower bound."""
         return [
-            {"condition": c.condition, "target": c.target, "figures": c.worse_figures}
+            {
+                "condition": c.condition,
+                "target": c.target,
+                "figures": c.worse_figures,
+                "answer": c.worse_answers,
+            }
             for c in self.cells
-            if c.better is False
+            if c.better is False or c.better_answer is False
         ]
 
     @staticmethod
@@ -197,6 +221,10 @@ class Matrix:
         check_format(found, path)
         fields = {k: v for k, v in found.items() if k not in ("format", "not_better")}
         return from_mapping(Matrix, fields, str(path))
+
+
+def _worse(named: Mapping[str, Figure]) -> list[str]:
+    return [name for name, figure in named.items() if figure.better is False]
 
 
 def shortfall(perfect: float, value: float) -> float:

@@ -156,6 +156,20 @@ class BagJudge(Judge):
         return {self.name: float(np.mean(scores)), **super().figures(predicted, truth)}
 
 
+class TextJudge(BagJudge):
+    """Texts by their words, case aside as in SQuAD: tokenizers of small letters say all of them."""
+
+    def __init__(self) -> None:
+        super().__init__("word_f1", str.split)
+
+    def figures(self, predicted: Sequence[Any], truth: Sequence[Any]) -> dict[str, float]:
+        small = [[text.lower() for text in texts] for texts in (predicted, truth)]
+        return super().figures(*small)
+
+    def places(self, value: Any) -> np.ndarray:
+        return super().places(value.lower())
+
+
 class NumbersJudge(Judge):
     """Lists of numbers: mean absolute error, where a number that is missing counts as the middle of
     the range.
@@ -203,7 +217,7 @@ judge_of.register(Vectors, ArrayJudge)
 judge_of.register(Image, PictureJudge)
 judge_of.register(Labels, ClassesJudge)
 judge_of.register(Boxes, lambda raw: BoxesJudge())
-judge_of.register(Text, lambda raw: BagJudge("word_f1", str.split))
+judge_of.register(Text, lambda raw: TextJudge())
 judge_of.register(Words, lambda raw: BagJudge("word_f1", list))
 judge_of.register(Metadata, lambda raw: BagJudge("entry_f1", lambda value: value.items()))
 judge_of.register(Numbers, NumbersJudge)

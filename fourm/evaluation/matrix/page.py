@@ -11,7 +11,7 @@ import html
 from collections.abc import Callable
 from pathlib import Path
 
-from fourm.evaluation.matrix.figures import Calibration, Cell, Figure, Matrix
+from fourm.evaluation.matrix.figures import Calibration, Cell, Figure, Matrix, shortfall
 from fourm.report import Report
 
 _STYLE = """<style>
@@ -32,6 +32,7 @@ _GREEN, _AMBER = "16 150 105", "217 119 6"
 _STRONGEST = 0.62  # of a colour, so that numbers on it can be read
 _CALIBRATION_SCALE = 0.25  # error that is as amber as it gets
 _SIDE = 92  # of a curve, pixels
+_ANSWERS = "One answer for each sample"
 Show = Callable[[Cell], "tuple[str, str, str] | None"]  # number, small text, colour
 
 
@@ -51,7 +52,10 @@ def write_page(matrix: Matrix, path: Path) -> None:
         " answer, another sample's condition) to the upper (the tokenizer's reconstruction of the"
         " truth); amber is no better than the lower.</p>"
     )
-    _heat_map(report, matrix, "Figures of what is generated", _shown_figure, _first_figures(matrix))
+    if matrix.num_generations:
+        notes = {c.target: next(iter(c.figures), "") for c in matrix.cells}
+        _heat_map(report, matrix, "Figures of what is generated", _shown_figure, notes)
+    _heat_map(report, matrix, _ANSWERS, _shown_answer, _first_answers(matrix))
     _heat_map(report, matrix, "Cross-entropy of the target's tokens (nats a token)", _shown_loss)
     _heat_map(report, matrix, "Calibration error of token probabilities", _shown_calibration)
     if any(cell.coverage for cell in matrix.cells):
@@ -70,10 +74,42 @@ def write_page(matrix: Matrix, path: Path) -> None:
     report.write(path)
 
 
+def add_answers(report: Report, matrix: Matrix, note: str = "") -> None:
+    """Of another page: the heat map of one answer for each sample, and the cells that are not
+    better than what costs nothing.
+    """
+    report.parts.append(_STYLE)
+    _heat_map(report, matrix, _ANSWERS, _shown_answer, _first_answers(matrix), note)
+    listed = [
+        (cell, name, figure)
+        for cell in matrix.cells
+        for name, figure in {"cross_entropy": cell.cross_entropy, **cell.answer}.items()
+        if cell.given and figure.better is False
+    ]
+    if listed:
+        rows = [
+            [
+                html.escape(f"{cell.condition} → {cell.target}"),
+                html.escape(name),
+                _number(figure.value),
+                html.escape(", ".join(f"{n} {_number(v)}" for n, v in figure.lower.items())),
+            ]
+            for cell, name, figure in listed
+        ]
+        report.parts.append(f"<details><summary>{len(rows)} figures are not better</summary>")
+        report.table(["cell", "figure", "value", "what costs nothing"], rows)
+        report.parts.append("</details>")
+
+
 def _heat_map(
-    report: Report, matrix: Matrix, title: str, show: Show, notes: dict[str, str] | None = None
+    report: Report,
+    matrix: Matrix,
+    title: str,
+    show: Show,
+    notes: dict[str, str] | None = None,
+    told: str = "",
 ) -> None:
-    """One number a cell; ``notes`` stand below the names of targets."""
+    """One number a cell; ``notes`` stand below the names of targets, ``told`` below the title."""
     of = {(cell.condition, cell.target): cell for cell in matrix.cells}
     head = "".join(
         f"<th>{html.escape(t)}<small>{html.escape((notes or {}).get(t, ''))}</small></th>"
@@ -91,7 +127,7 @@ def _heat_map(
             number, small, color = shown
             row += f'<td style="background:{color}">{number}<small>{small}</small></td>'
         rows += f"<tr><th>{html.escape(condition)}</th>{row}</tr>"
-    report.heading(title)
+    report.heading(title, told)
     report.parts.append(
         f'<div class="wide"><table class="heat"><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
@@ -118,6 +154,21 @@ def _shown_figure(cell: Cell) -> tuple[str, str, str] | None:
     return _shown(next(iter(cell.figures.values()))) if cell.figures else None
 
 
+def _shown_answer(cell: Cell) -> tuple[str, str, str] | None:
+    """The first figure; below it the best lower bound and whose it is."""
+    if not cell.answer:
+        return None
+    figure = next(iter(cell.answer.values()))
+    value, _, color = _shown(figure)
+    if cell.better_answer is False:  # in any of its figures
+        color = _color(None, False)
+    if not figure.lower or figure.perfect is None:
+        return value, "", color
+    perfect = figure.perfect
+    name = min(figure.lower, key=lambda n: shortfall(perfect, figure.lower[n]))
+    return value, f"{html.escape(name)} {_number(figure.lower[name])}", color
+
+
 def _shown_loss(cell: Cell) -> tuple[str, str, str]:
     return _shown(cell.cross_entropy)
 
@@ -139,13 +190,13 @@ def _shown_coverage(cell: Cell) -> tuple[str, str, str] | None:
     return f"{100 * found.truth:.0f} %", small, _color(position)
 
 
-def _first_figures(matrix: Matrix) -> dict[str, str]:
+def _first_answers(matrix: Matrix) -> dict[str, str]:
     """The name of each target's first figure, which the map shows."""
-    return {cell.target: next(iter(cell.figures), "") for cell in matrix.cells}
+    return {cell.target: next(iter(cell.answer), "") for cell in matrix.cells}
 
 
 def _pictures(report: Report, matrix: Matrix) -> None:
-    cells = [(cell, cell.pictures) for cell in matrix.cells if cell.pictures is not None]
+    cells = [cell for cell in matrix.cells if cell.deviation is not None]
     if not cells:
         return
     report.heading(
@@ -153,18 +204,22 @@ def _pictures(report: Report, matrix: Matrix) -> None:
         "Fréchet and unbiased kernel distance (x 1,000, with its standard error) of EfficientNet-"
         "Lite0 features to those of the true pictures, which are no FID and KID; at"
         f" {matrix.num_samples} pictures the Fréchet distance is comparable with others of the same"
-        " number alone. In brackets: reconstructions.",
+        " number alone. Deviation of pixels over the places of a picture. In brackets:"
+        " reconstructions.",
     )
-    rows = [
-        [
-            html.escape(f"{cell.condition} → {cell.target}"),
-            f"{d.frechet:.1f} ({d.frechet_reconstructed:.1f})",
-            f"{1000 * d.kernel:.1f} ± {1000 * d.kernel_error:.1f}"
-            f" ({1000 * d.kernel_reconstructed:.1f})",
-        ]
-        for cell, d in cells
-    ]
-    report.table(["", "Fréchet", "kernel"], rows)
+    rows = []
+    for cell in cells:
+        d, shown = cell.pictures, ["", ""]
+        if d is not None:
+            shown = [
+                f"{d.frechet:.1f} ({d.frechet_reconstructed:.1f})",
+                f"{1000 * d.kernel:.1f} ± {1000 * d.kernel_error:.1f}"
+                f" ({1000 * d.kernel_reconstructed:.1f})",
+            ]
+        assert cell.deviation is not None
+        varied = f"{cell.deviation.generated:.1f} ({cell.deviation.reconstructed:.1f})"
+        rows.append([html.escape(f"{cell.condition} → {cell.target}"), *shown, varied])
+    report.table(["", "Fréchet", "kernel", "deviation"], rows)
 
 
 def _not_better(report: Report, matrix: Matrix) -> None:
@@ -179,17 +234,20 @@ def _not_better(report: Report, matrix: Matrix) -> None:
             [
                 html.escape(f"{e['condition']} → {e['target']}"),
                 html.escape(", ".join(e["figures"])),
+                html.escape(", ".join(e["answer"])),
             ]
             for e in listed
         ]
-        report.table(["cell", "figures"], rows)
+        report.table(["cell", "figures of generations", "of one answer"], rows)
 
 
 def _details(report: Report, cells: list[Cell]) -> None:
     columns = ["given", "figure", "value", "best", "deviation", "constant", "shuffled", "upper"]
     rows = []
     for cell in cells:
-        for name, f in {"cross_entropy": cell.cross_entropy, **cell.figures}.items():
+        named = {"cross_entropy": cell.cross_entropy, **cell.figures}
+        named |= {f"{name} of one answer": figure for name, figure in cell.answer.items()}
+        for name, f in named.items():
             lower = [f.lower.get("constant"), f.lower.get("shuffled")]
             numbers = map(_number, (f.value, f.best, f.deviation, *lower, f.upper))
             value, *others = numbers

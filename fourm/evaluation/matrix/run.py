@@ -20,7 +20,7 @@ from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 from fourm.evaluation.efficientnet import efficientnet_network
 from fourm.evaluation.held_out import Samples, Shards, present, read_samples
-from fourm.evaluation.matrix.cells import CellMaker
+from fourm.evaluation.matrix.cells import CellMaker, RivalPredictors
 from fourm.evaluation.matrix.conditions import Condition, read_conditions, read_targets
 from fourm.evaluation.matrix.figures import Cell, Matrix
 from fourm.evaluation.matrix.judges import judge_of
@@ -46,8 +46,7 @@ class MatrixSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         at_least(self, 2, "samples")
-        at_least(self, 1, "num_generations")
-        at_least(self, 0, "seed")
+        at_least(self, 0, "seed", "num_generations")
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,20 @@ class _Place:
 
 
 def evaluate_matrix(
-    model: str | Path, data: Path, out: Path, settings: MatrixSettings
+    model: str | Path,
+    data: Path,
+    out: Path,
+    settings: MatrixSettings,
+    rivals: RivalPredictors | None = None,
 ) -> Matrix | None:
     """Make the cells that are this rank's and are not there; the whole matrix once all are there,
-    None while other ranks are at theirs. Raises UserError.
+    None while other ranks are at theirs. ``rivals`` are further lower bounds. Raises UserError.
     """
     rank, num_ranks = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
     folder = model_folder(model)
     pipe = AnyToAnyPipeline.from_pretrained(folder, device=device())
     conditions, targets, samples = _chosen(pipe.modalities, data, settings)
-    _same_settings(out, folder, samples, settings)
+    _same_settings(out, folder, samples, settings, rivals)
     places = _places(conditions, targets, out)
     if not places:
         raise UserError("no cell is left: each condition holds the raw form of each target")
@@ -84,7 +87,7 @@ def evaluate_matrix(
         print(f"left out what is damaged, first {first.shard}: {first.key}: {first.reason}")
     with_pictures = any(judge_of(m.raw).are_pictures for m in targets)
     with_pictures = with_pictures and _have_network(rank == 0)
-    maker = CellMaker(pipe, samples, settings.num_generations, settings.seed, with_pictures)
+    maker = CellMaker(pipe, samples, settings.num_generations, settings.seed, with_pictures, rivals)
     own = places[rank::num_ranks]
     with progress_bar(total=len(own), desc="evaluate", unit="cell", disable=rank > 0) as bar:
         for place in own:
@@ -138,7 +141,13 @@ def _chosen(
     return conditions, targets, samples
 
 
-def _same_settings(out: Path, folder: Path, samples: Samples, settings: MatrixSettings) -> None:
+def _same_settings(
+    out: Path,
+    folder: Path,
+    samples: Samples,
+    settings: MatrixSettings,
+    rivals: RivalPredictors | None,
+) -> None:
     """Note what cells depend on. Raises UserError if those there depend on other things."""
     now = {
         "format": FORMAT,
@@ -146,9 +155,11 @@ def _same_settings(out: Path, folder: Path, samples: Samples, settings: MatrixSe
         "samples": hashlib.sha256("\n".join(samples.keys).encode()).hexdigest(),
         "num_generations": settings.num_generations,
         "seed": settings.seed,
+        "rivals": rivals.name if rivals else "",
     }
     note = out / "settings.json"
     before = json.loads(note.read_text()) if note.is_file() else now
+    before = {"rivals": "", **before}  # releases up to 0.7 had none
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         raise UserError(
