@@ -8,7 +8,9 @@ exception keeps its traceback, a ``ValueError`` out of numpy or torch included.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -30,6 +32,15 @@ class StageFailed(Exception):
     def __init__(self, line: str, status: int) -> None:
         super().__init__(line)
         self.status = status
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shown(value: Any) -> str:
+    """A wrong value in a sentence: its ``repr``, cut where that is long."""
+    return _SHORT.repr(value)
 
 
 def nearest(name: str, known: Iterable[str], always: bool = False) -> str:

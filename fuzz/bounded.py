@@ -127,7 +127,7 @@ class Judge:
         self.folder.mkdir()
         self.result, self._watch = Result(target.name), Watch(self.folder)
         self._last = None if last is None else os.open(last, os.O_WRONLY | os.O_CREAT, 0o600)
-        signal.signal(signal.SIGALRM, _ring)
+        signal.signal(signal.SIGPROF, _ring)
 
     def __call__(self, case: Any) -> None:
         """Run one case; what it does wrong goes to the result."""
@@ -137,11 +137,11 @@ class Judge:
         self.result.cases += 1
         began = time.perf_counter()
         with self._watch.on() as seen:
-            signal.setitimer(signal.ITIMER_REAL, self.target.seconds)
+            signal.setitimer(signal.ITIMER_PROF, self.target.seconds)
             try:
                 wrong, trace = self._outcome(case)
             finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
         for what in [*([wrong] if wrong else []), *seen]:
             self.result.add(what, case, trace)
         self.result.slowest = max(self.result.slowest, time.perf_counter() - began)

@@ -106,7 +106,7 @@ def changed_tree(tree: Any, number: int, others: Sequence[Any]) -> Any:
         holders: list[tuple[Any, Any]] = []
         _collect(result, holders)
         if not holders:
-            return draw.choice(others)
+            return _copied(draw.choice(others))
         holder, key = draw.choice(holders)
         how = draw.randrange(6)
         if how == 0 and isinstance(holder, dict):
@@ -114,7 +114,7 @@ def changed_tree(tree: Any, number: int, others: Sequence[Any]) -> Any:
         elif how == 1 and isinstance(holder, dict):
             holder[draw.choice(("type", "base", "raw", "x", "", "size"))] = holder[key]
         else:
-            holder[key] = draw.choice(others)
+            holder[key] = _copied(draw.choice(others))
     return result
 
 

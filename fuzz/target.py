@@ -25,7 +25,7 @@ class Target:
     inputs: Callable[[], SearchStrategy[Any]]  # made in the child, so that listing stays quick
     run: Callable[[Any, Path], object]
     share: float = 1.0  # of all cases, beside the other targets
-    seconds: float = 5.0  # that a case may take
+    seconds: float = 5.0  # of CPU that a case may take
     takes_bytes: bool = False  # cases are plain bytes: these have a corpus and can be guided
 
     @property

@@ -17,6 +17,7 @@ SOURCES = {
 FLOORS: list[set[str]] = [
     {
         "fourm.errors",
+        "fourm.json_files",
         "fourm.resources",
         "fourm.choices",
         "fourm.yaml_files",

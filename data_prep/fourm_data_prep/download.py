@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import csv
 import hashlib
-import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import httpx
 from fourm.data.pictures import open_picture
 from fourm.data.shards import Damage, write_json_atomic, write_shard
 from fourm.errors import UserError
+from fourm.json_files import parse_mapping
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.tables import CAPTION_COLUMNS
@@ -88,10 +89,10 @@ def read_addresses(path: Path) -> list[Address]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    with path.open(newline="", errors="replace") as stream:
+    with path.open(newline="", errors="replace") as stream, _csv_errors(path):
         if path.suffix == ".jsonl":
-            for line in stream:
-                row = {k.lower(): v for k, v in json.loads(line).items()}
+            for number, line in enumerate(stream, 1):
+                row = {k.lower(): v for k, v in parse_mapping(line, f"{path}:{number}").items()}
                 yield (
                     str(_column(row, _URL_COLUMNS, path)),
                     str(_column(row, CAPTION_COLUMNS, path)),
@@ -107,11 +108,20 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
                 delimiter=separator,
                 quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
             ):
-                yield row[0], row[1] if len(row) > 1 else ""
+                if row:
+                    yield row[0], row[1] if len(row) > 1 else ""
             return
         for row in csv.DictReader(stream, delimiter=separator):
-            lowered = {(k or "").strip().lower(): v or "" for k, v in row.items()}
+            lowered = {k.strip().lower(): v or "" for k, v in row.items() if k is not None}
             yield _column(lowered, _URL_COLUMNS, path), _column(lowered, CAPTION_COLUMNS, path)
+
+
+@contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def _column(row: dict[str, Any], names: tuple[str, ...], path: Path) -> Any:

@@ -30,6 +30,7 @@ import numpy as np
 
 from fourm.data.keys import key_of
 from fourm.errors import UserError
+from fourm.json_files import parse_mapping
 
 CHUNK_VERSION = 2  # 1: columns of releases up to 0.6, without an index of this kind
 INDEX = "index.json"
@@ -66,7 +67,7 @@ class ChunkIndex:
     def from_json(text: str, where: str | Path) -> ChunkIndex:
         """Parse an index. Raises UserError where it is damaged or newer than this release."""
         try:
-            data = json.loads(text)
+            data = parse_mapping(text, where)
             if data["version"] > CHUNK_VERSION:
                 raise UserError(
                     f"{where} has version {data['version']}, this release reads up to"
@@ -74,7 +75,7 @@ class ChunkIndex:
                 )
             files = {name: StoredFile(**entry) for name, entry in data["files"].items()}
             return ChunkIndex(**data | {"shape": tuple(data["shape"]), "files": files})
-        except (KeyError, TypeError, json.JSONDecodeError):
+        except (KeyError, TypeError, AttributeError):
             raise UserError(f"{where} is damaged: delete its folder and make it again") from None
 
     def to_json(self) -> str:
