@@ -1,8 +1,8 @@
-"""One target in this process: memory bounded, each case timed, all that Python does watched.
+"""Targets in this process: memory bounded, each case timed, all that Python does watched.
 
     python -m fuzz.bounded TARGET --cases 1000 --seconds 60 --seed 0
 
-prints one line of JSON. ``fuzz.__main__`` starts it as a child, so that a crash, an endless loop in
+prints a line of JSON for each. ``fuzz.__main__`` starts it as a child, so that a crash, an endless loop in
 C code or a process that is killed for its memory is a finding of the parent and ends nothing else.
 """
 
@@ -206,19 +206,20 @@ def run(target: Target, cases: int, seconds: float, number: int, last: Path | No
 
 
 def main() -> None:
-    """Run the target that the command line names."""
+    """Run the targets that the command line names, one after another, or all."""
     from fuzz.targets import TARGETS
 
     options = argparse.ArgumentParser()
-    options.add_argument("target")
-    options.add_argument("--cases", type=int, default=1000)
-    options.add_argument("--seconds", type=float, default=60.0)
+    options.add_argument("targets", nargs="*")
+    options.add_argument("--cases", type=int, default=1000, help="of each target")
+    options.add_argument("--seconds", type=float, default=60.0, help="of each target, at most")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--last", type=Path)
-    given_ = options.parse_args()
-    target = next(t for t in TARGETS if t.name == given_.target)
-    result = run(target, given_.cases, given_.seconds, given_.seed, given_.last)
-    print(json.dumps(asdict(result)))
+    options.add_argument("--last", type=Path, help="file that the running case is noted in")
+    told = options.parse_args()
+    for target in TARGETS:
+        if not told.targets or target.name in told.targets:
+            result = run(target, told.cases, told.seconds, told.seed, told.last)
+            print(json.dumps(asdict(result)), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ FLOORS: list[set[str]] = [
         "fourm.choices",
         "fourm.yaml_files",
         "fourm.config",
+        "fourm.foreign_code",
         "fourm.rng",
         "fourm.ragged",
         "fourm.low_discrepancy",
