@@ -2,8 +2,9 @@
 
     python -m fuzz.bounded TARGET --cases 1000 --seconds 60 --seed 0
 
-prints a line of JSON for each. ``fuzz.__main__`` starts it as a child, so that a crash, an endless loop in
-C code or a process that is killed for its memory is a finding of the parent and ends nothing else.
+prints a line of JSON for each. ``fuzz.__main__`` starts it as a child, so that a crash, an endless
+loop in C code or a process that is killed for its memory is a finding of the parent and ends
+nothing else.
 """
 
 from __future__ import annotations
