@@ -19,7 +19,7 @@ from typing import Any
 from fuzz import ROOT
 from fuzz.targets import TARGETS
 
-_GRACE = 60.0  # seconds beyond its time after which a child hangs where no alarm reaches it
+_GRACE = 240.0  # seconds beyond its time after which a child hangs where no alarm reaches it
 _SHOWN = 300  # characters of a case
 
 

@@ -10,6 +10,7 @@ nothing else.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import resource
@@ -33,6 +34,7 @@ MEMORY = 3 << 29  # bytes beyond what the process has when its target is importe
 _STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn"}
 _MAKES = {"os.mkdir": 0, "os.symlink": 1, "os.link": 1, "os.rename": 1, "os.remove": 0}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_GRACE = 180.0  # seconds beyond its time that a target may take
 _SHOWN = 2000  # characters of a case in a report
 
 
@@ -218,6 +220,8 @@ def main() -> None:
     options.add_argument("--last", type=Path, help="file that the running case is noted in")
     told = options.parse_args()
     for target in TARGETS:
+        # where it hangs in C, of which no alarm tells
+        faulthandler.dump_traceback_later(told.seconds + _GRACE, exit=True)
         if not told.targets or target.name in told.targets:
             result = run(target, told.cases, told.seconds, told.seed, told.last)
             print(json.dumps(asdict(result)), flush=True)

@@ -40,6 +40,7 @@ class PublicLoop(asyncio.SelectorEventLoop):
     """An event loop whose sockets connect to public addresses alone. Raises NotPublic."""
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """As the base, which every connection of a client goes through."""
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or not is_public(address[0]):
             raise NotPublic(f"{address[0]} is no public address")
         await super().sock_connect(sock, address)
