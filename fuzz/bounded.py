@@ -94,7 +94,7 @@ class Watch:
             self.seen.append(f"connects to {arguments[1]!r}")
         elif event == "open" and len(arguments) > 2 and (arguments[2] or 0) & _WRITING:
             self._written("writes", arguments[0])
-        elif event in _MAKES:
+        elif event in _MAKES and not (event == "os.remove" and arguments[1] != -1):
             self._written(event, arguments[_MAKES[event]])
 
     def _written(self, how: str, path: Any) -> None:

@@ -313,11 +313,11 @@ def _of(
 def targets() -> Iterator[Target]:
     """All of this file."""
     yield _of("pictures", pictures, read_picture, share=2)
-    yield _of("arrays", arrays, read_array, share=2)
-    yield _of("sounds", sounds, lambda data, _: Audio(rate=16000).read(data, "wav"), share=2)
+    yield _of("arrays", arrays, read_array, share=6)
+    yield _of("sounds", sounds, lambda data, _: Audio(rate=16000).read(data, "wav"), share=8)
     yield _of("tars", tars, read_tar, share=1.5)
     yield Target(name="odd-tars", inputs=odd_tars, run=read_tar, share=1)
     yield _of("tables", tables, read_as_table, share=1)
     yield _of("parquet", parquets, read_parquet, share=0.5)
-    yield _of("safetensors", weights, read_weights, share=2)
+    yield _of("safetensors", weights, read_weights, share=4)
     yield _of("safetensors-index", lambda: [b'{"weight_map": {"a": "a.safetensors"}}'], read_index)

@@ -153,6 +153,7 @@ def open_checkpoint(change: Change, folder: Path) -> None:
 @cache
 def _chunk() -> Path:
     folder = _temporary() / "00000.chunk"
+    folder.mkdir()
     with ChunkWriter(folder, {"described": "x"}) as writer:
         for i in range(4):
             writer.add(f"00000/{i}", np.arange(i + 1, dtype=np.uint16))

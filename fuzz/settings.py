@@ -125,11 +125,11 @@ def targets() -> Iterator[Target]:
 
     yield Target(name="yaml", inputs=texts, run=read_text, takes_bytes=True, share=0.5, seconds=10)
     for name, run, share in (
-        ("modalities", read_modalities, 1.5),
-        ("masking", read_masking, 6),
-        ("pretrain", read_pretrain, 3),
-        ("generate", read_sampling, 4),
-        ("alignment", read_alignment, 4),
+        ("modalities", read_modalities, 0.5),
+        ("masking", read_masking, 1),
+        ("pretrain", read_pretrain, 0.6),
+        ("generate", read_sampling, 0.6),
+        ("alignment", read_alignment, 1),
     ):
 
         def trees(name: str = name) -> SearchStrategy[Any]:
@@ -144,7 +144,7 @@ def targets() -> Iterator[Target]:
         name="config-tokenizers",
         inputs=lambda: trees_like(_trees()["tokenizers"]),
         run=_read_tokenizers,
-        share=2,
+        share=0.6,
     )
 
 

@@ -183,9 +183,9 @@ def targets() -> Iterator[Target]:
     """All of this file."""
     lines = st.lists(_PARTS, max_size=30).map(" ".join)
     spelled = st.tuples(st.sampled_from(SPELLED), lines, st.sampled_from(_BINS))
-    yield Target(name="json", inputs=_pairs(SPELLED, json_values), run=read_json, share=6)
+    yield Target(name="json", inputs=_pairs(SPELLED, json_values), run=read_json, share=12)
     yield Target(
-        name="json-bytes", inputs=_json_files, run=read_json_bytes, takes_bytes=True, share=2
+        name="json-bytes", inputs=_json_files, run=read_json_bytes, takes_bytes=True, share=6
     )
     yield Target(name="passed", inputs=_pairs((*DENSE, *SPELLED), objects), run=take, share=6)
     yield Target(name="spelled", inputs=lambda: spelled, run=decode_text, share=6)

@@ -75,6 +75,13 @@ def as_array(value: Any, what: str) -> np.ndarray:
         raise UserError(f"{what} is no array of numbers: {shown(value)}") from None
 
 
+def as_floats(array: np.ndarray, what: str) -> np.ndarray:
+    """The same as float32. Raises UserError for what is made of no real numbers."""
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{what} holds {array.dtype} where numbers are expected")
+    return array.astype(np.float32)
+
+
 def write_npy(array: np.ndarray) -> bytes:
     """An array as the bytes of a ``.npy`` file."""
     buffer = io.BytesIO()

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 
 from fourm.data.crops import Crop
-from fourm.data.npy import as_array, read_npy
+from fourm.data.npy import as_array, as_floats, read_npy
 from fourm.data.pictures import open_picture
 from fourm.errors import UserError, shown
 from fourm.raw._protocol import NetworkForm, Raw
@@ -70,7 +70,7 @@ class Dense(Raw):
         return (self.shape[2:], ()) if self.shape[2:] == (1,) else (self.shape[2:],)
 
     def check(self, value: Any) -> np.ndarray:
-        array = self.shaped(value).astype(np.float32)
+        array = as_floats(self.shaped(value), self.type_name)
         if not np.isfinite(array).all():
             raise UserError(f"{self.type_name} holds numbers that are not finite")
         return array
