@@ -307,7 +307,7 @@ def _of(
     def inputs() -> SearchStrategy[bytes]:
         return files_like(seeds())
 
-    return Target(name=name, inputs=inputs, run=run, takes_bytes=True, **more)
+    return Target(name=name, inputs=inputs, run=run, takes_bytes=True, seeds=seeds, **more)
 
 
 def targets() -> Iterator[Target]:

@@ -27,6 +27,7 @@ class Target:
     share: float = 1.0  # of all cases, beside the other targets
     seconds: float = 5.0  # of CPU that a case may take
     takes_bytes: bool = False  # cases are plain bytes: these have a corpus and can be guided
+    seeds: Callable[[], list[bytes]] = list  # valid ones among them
 
     @property
     def corpus(self) -> list[bytes]:
