@@ -25,6 +25,7 @@ from fourm.json_files import parse_mapping
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MOST_LETTERS = 200  # of a file's name; systems refuse more than 255 bytes
 WEIGHT_SUFFIXES = (".safetensors", *_PICKLED)
 ROWS = "rows"  # in a part's header: {name: [first row, rows of the whole tensor]} as JSON
 
@@ -215,7 +216,7 @@ def _named(index: Path) -> list[str]:
     """The files that an index of weights names."""
     table = parse_mapping(index.read_bytes(), index).get("weight_map")
     names = list(table.values()) if isinstance(table, dict) else []
-    if not names or not all(isinstance(name, str) for name in names):
+    if not names or not all(isinstance(n, str) and len(n) <= _MOST_LETTERS for n in names):
         raise UserError(f"{index} is not an index of weight files")
     return sorted(set(names))
 

@@ -221,7 +221,7 @@ def finished(step: ShardStep, job: Job) -> dict[str, Any] | None:
     )
     return (
         manifest
-        if same and all((step.out / name).is_file() for name in manifest["outputs"])
+        if same and all(os.path.isfile(step.out / name) for name in manifest["outputs"])
         else None
     )
 

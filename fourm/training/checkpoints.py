@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def fault_of(path: Path, rank: int = 0, num_ranks: int = 1) -> str | None:
     except (OSError, UserError):
         return f"{MANIFEST} is missing or unreadable"
     for name in sorted(manifest)[rank::num_ranks]:
-        if Path(name).name != name or not (path / name).is_file():
+        if Path(name).name != name or not os.path.isfile(path / name):
             return f"{name} is missing"
         if sha256(path / name) != manifest[name]:
             return f"{name} does not match its checksum"
