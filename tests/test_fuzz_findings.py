@@ -14,6 +14,7 @@ import pytest
 import yaml
 from fourm_data_prep.download import read_addresses
 from fourm_data_prep.tables import read_lines
+from fourm_tokenizers.autoencoder import AutoencoderConfig
 from PIL import Image as Pictures
 from safetensors.numpy import save_file
 
@@ -226,6 +227,12 @@ def test_what_a_sentence_quotes_is_cut():
 def test_plain_aliases_are_as_good_as_ever():
     text = yaml.safe_dump({"a": {"x": 1}})
     assert parse(text + "b: &b [1, 2]\nc: *b\n", "f") == {"a": {"x": 1}, "b": [1, 2], "c": [1, 2]}
+
+
+def test_a_tokenizer_of_blocks_without_end_is_a_sentence():
+    given = {"image_size": 16, "patch_size": 4, "encoder_depth": 2**62}
+    with pytest.raises(UserError, match="at most 1000 blocks"):
+        from_mapping(AutoencoderConfig, given, "f")
 
 
 # ---- tables --------------------------------------------------------------------------------------
