@@ -231,6 +231,7 @@ def test_plain_aliases_are_as_good_as_ever():
 
 def test_a_tokenizer_of_blocks_without_end_is_a_sentence():
     given = {"image_size": 16, "channels": 3, "patch_size": 4, "encoder_depth": 2**62}
+    given["quantizer"] = {"type": "fsq", "levels": [4, 4]}
     with pytest.raises(UserError, match="at most 1000 blocks"):
         from_mapping(AutoencoderConfig, given, "f")
 
