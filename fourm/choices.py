@@ -22,7 +22,7 @@ import inspect
 import pkgutil
 from typing import ClassVar, Self
 
-from fourm.errors import UserError, nearest
+from fourm.errors import UserError, nearest, shown
 
 
 class Choice:
@@ -67,7 +67,7 @@ class Choice:
         if name not in cls._members:
             known = cls.names()
             raise UserError(
-                f"{cls._family} {name!r} is not one of {', '.join(known)}"
+                f"{cls._family} {shown(name)} is not one of {', '.join(known)}"
                 f" and not of the form package.module:Class{nearest(name, known)}"
             )
         return cls._members[name]  # type: ignore[return-value]
@@ -78,7 +78,7 @@ class Choice:
         try:
             found = getattr(importlib.import_module(module), qualified)
         except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(f"{cls._family} {name!r} cannot be imported: {error}") from None
+            raise UserError(f"{cls._family} {shown(name)} cannot be imported: {error}") from None
         if not (isinstance(found, type) and issubclass(found, cls)):
             raise UserError(f"{cls._family} {name!r} is no {cls.__name__}")
         if inspect.isabstract(found):

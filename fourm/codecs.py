@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from fourm.codec_types import find_codec
 from fourm.errors import UserError
+from fourm.foreign_code import refuse_code
 from fourm.modalities import Modality, ModalitySet
 
 
@@ -71,12 +72,13 @@ def open_codec(modality: Modality, modalities: ModalitySet, folder: str | Path) 
 
 def _from_hub(repository: str, name: str, folder: str | Path) -> Path:
     try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+        folder = Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UserError(
             f"tokenizer {name!r} is neither in {folder} nor to be had from the hub as"
             f" {repository}: {type(error).__name__}"
         ) from None
+    return refuse_code(folder)
 
 
 class CodecSet:

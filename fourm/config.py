@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import yaml
 
 from fourm.choices import Choice
-from fourm.errors import UserError, nearest
+from fourm.errors import UserError, nearest, shown
 from fourm.yaml_files import parse, read_tree
 from fourm.yaml_files import read_yaml as read_yaml  # where readers of configs look for it
 
@@ -57,7 +57,7 @@ def from_mapping(cls: type[ConfigT], data: Any, where: str, base: ConfigT | None
     What the mapping does not name is as in ``base``, or has its default.
     """
     if not isinstance(data, dict):
-        raise UserError(f"{where}: expected a mapping, found {data!r}")
+        raise UserError(f"{where}: expected a mapping, found {shown(data)}")
     upgrade = getattr(cls, "upgrade", None)  # keys that earlier releases wrote
     if upgrade is not None:
         data = upgrade(data)
@@ -65,7 +65,7 @@ def from_mapping(cls: type[ConfigT], data: Any, where: str, base: ConfigT | None
     for key in data:
         if key not in fields:
             near = nearest(str(key), fields, always=True) or "; nothing can be set here"
-            raise UserError(f"{where}: unknown key {key!r}{near}")
+            raise UserError(f"{where}: unknown key {shown(key)}{near}")
     hints = typing.get_type_hints(cls)
     before = {
         name: _default(f) if base is None else getattr(base, name) for name, f in fields.items()
@@ -129,7 +129,7 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
         if value not in typing.get_args(hint):
             known = [str(argument) for argument in typing.get_args(hint)]
             near = nearest(str(value), known)
-            raise UserError(f"{where}: {value!r} is not one of {', '.join(known)}{near}")
+            raise UserError(f"{where}: {shown(value)} is not one of {', '.join(known)}{near}")
         return value
     if isinstance(hint, type) and issubclass(hint, Choice):
         return choose(hint, value, where, default)
@@ -161,13 +161,13 @@ def _collection(kind: type, arguments: tuple[Any, ...], value: Any, where: str) 
     """A dict, list or tuple of converted elements."""
     if kind is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a mapping, found {value!r}")
+            raise UserError(f"{where}: expected a mapping, found {shown(value)}")
         return {str(k): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if not isinstance(value, (list, tuple)):
-        raise UserError(f"{where}: expected a list, found {value!r}")
+        raise UserError(f"{where}: expected a list, found {shown(value)}")
     if kind is tuple and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
-            raise UserError(f"{where}: expected {len(arguments)} values, found {value!r}")
+            raise UserError(f"{where}: expected {len(arguments)} values, found {shown(value)}")
         return tuple(_convert(a, v, where) for a, v in zip(arguments, value, strict=True))
     return kind(_convert(arguments[0], v, where) for v in value)
 
@@ -177,16 +177,19 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float:
         value = _number(value) if isinstance(value, str) else value
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise UserError(f"{where}: expected a number, found {value!r}")
-        return float(value)
+            raise UserError(f"{where}: expected a number, found {shown(value)}")
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{where}: {shown(value)} is too large") from None
     if hint is int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise UserError(f"{where}: expected int, found {value!r}")
+            raise UserError(f"{where}: expected int, found {shown(value)}")
         return int(value)
     if hint not in (str, bool):
         raise TypeError(f"no rule to read a config value of type {hint}")
     if not isinstance(value, hint):
-        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+        raise UserError(f"{where}: expected {hint.__name__}, found {shown(value)}")
     return value
 
 
@@ -200,7 +203,7 @@ def choose(family: type[Choice], value: Any, where: str, default: Any = None) ->
     if isinstance(given, dict) and family.default_name:
         given = {"type": family.default_name, **given}
     if not isinstance(given, dict) or not isinstance(given.get("type"), str):
-        raise UserError(f"{where}: expected a name or a mapping with 'type', found {value!r}")
+        raise UserError(f"{where}: expected a name or a mapping with 'type', found {shown(value)}")
     try:
         member = family.find(given["type"])
     except UserError as error:

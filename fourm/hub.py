@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from fourm.errors import UserError
+from fourm.foreign_code import refuse_code
 from fourm.model_card import HERE, model_card, write_card
 from fourm.provenance import Provenance
 
@@ -35,10 +36,18 @@ def fetched_model(name: str) -> Path | None:
         return None
 
 
+def fetch_model(name: str, **options: Any) -> Path:
+    """The folder of a hub repository. Raises UserError where its files name code to import, and
+    what the hub's client raises; ``options`` are that client's.
+    """
+    return refuse_code(Path(snapshot_download(name, allow_patterns=_WANTED, **options)))
+
+
 def find_model(name: str | Path, asked_by: str = "") -> Path:
     """A model's folder, or that of a hub repository, fetched if it is not here yet.
 
-    Raises UserError if there is neither; ``asked_by`` begins the sentence.
+    Raises UserError if there is neither, or if a fetched one names code to import; ``asked_by``
+    begins the sentence.
     """
     folder, asked = Path(name), f"{asked_by}: " if asked_by else ""
     if folder.exists():
@@ -46,7 +55,9 @@ def find_model(name: str | Path, asked_by: str = "") -> Path:
     if not is_hub_id(name):
         raise UserError(f"{asked}no model folder {name}")
     try:
-        return Path(snapshot_download(str(name), allow_patterns=_WANTED))
+        return fetch_model(str(name))
+    except UserError:
+        raise
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UserError(
             f"{asked}{name} is no folder and cannot be had from the hub: {type(error).__name__}"

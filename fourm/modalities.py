@@ -284,7 +284,7 @@ def _read_modality(
 
 def _fill_sizes(entry: dict[str, Any], settings: dict[str, Any], raw: Raw, where: str) -> None:
     """Set the sizes that the YAML leaves to the tokenizer."""
-    count = {"grid": "grid", "set": "max_tokens"}.get(entry.get("kind", ""))
+    count = {"grid": "grid", "set": "max_tokens"}.get(str(entry.get("kind", "")))
     complete = "vocab_size" in entry and (count is None or count in entry)
     try:
         told = sizes_of(settings, raw, complete)

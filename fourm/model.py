@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
-from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -34,7 +33,7 @@ from fourm.encoder import (
 )
 from fourm.errors import UserError
 from fourm.formats import check_format, is_ours
-from fourm.hub import HubModel
+from fourm.hub import HubModel, fetch_model
 from fourm.latent_encoder import LatentEncoder
 from fourm.latent_rows import LatentArrangement, LatentRows
 from fourm.modalities import ModalitySet
@@ -342,14 +341,13 @@ class FourM(
         **_: Any,
     ) -> FourM:
         """``dtype`` of the weights in memory; None = as they are stored."""
-        folder = snapshot_download(
+        folder = fetch_model(
             model_id,
             revision=revision,
             cache_dir=cache_dir,
             force_download=force_download,
             token=token,
             local_files_only=local_files_only,
-            allow_patterns=["*.json", "*.safetensors", "*.yaml"],
         )
         return load_model(folder, dtype)
 

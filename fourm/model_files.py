@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fourm.errors import UserError
 from fourm.formats import FORMAT
+from fourm.json_files import parse_mapping
 from fourm.weights import fill
 
 CONFIG_FILE = "config.json"
@@ -33,13 +33,7 @@ def read_description(folder: Path) -> Description | None:
     path = folder / CONFIG_FILE
     if not path.is_file():
         return None
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} does not hold a mapping")
-    return data
+    return parse_mapping(path.read_bytes(), path)
 
 
 def write_description(folder: Path, model: Any, modalities: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ let go at once: pages of a mapped file count as memory in use until then. Pickle
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fourm.errors import UserError
+from fourm.json_files import parse_mapping
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MOST_LETTERS = 200  # of a file's name; systems refuse more than 255 bytes
 WEIGHT_SUFFIXES = (".safetensors", *_PICKLED)
 ROWS = "rows"  # in a part's header: {name: [first row, rows of the whole tensor]} as JSON
 
@@ -73,10 +74,7 @@ class WeightFiles:
             return WeightFiles._of_parts(path, file, parts)
         index = path / INDEX_FILE
         if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{index} is not an index of weight files") from None
+            names = _named(index)
             if any(Path(name).name != name for name in names):
                 raise UserError(f"{index} names files outside its folder")
             return WeightFiles._of(path, [path / name for name in names])
@@ -206,11 +204,21 @@ class WeightFiles:
 def _rows_of(part: Path, metadata: dict[str, str] | None) -> dict[str, list[int]]:
     """What a part's header says about the rows it holds."""
     try:
-        return json.loads((metadata or {})[ROWS])
-    except (KeyError, ValueError):
+        rows = parse_mapping((metadata or {})[ROWS], part)
+        return {name: [int(start), int(total)] for name, (start, total) in rows.items()}
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise UserError(
             f"{part} is one of several parts and says not which: {INDEX_FILE} is missing"
         ) from None
+
+
+def _named(index: Path) -> list[str]:
+    """The files that an index of weights names."""
+    table = parse_mapping(index.read_bytes(), index).get("weight_map")
+    names = list(table.values()) if isinstance(table, dict) else []
+    if not names or not all(isinstance(n, str) and len(n) <= _MOST_LETTERS for n in names):
+        raise UserError(f"{index} is not an index of weight files")
+    return sorted(set(names))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from fourm.errors import UserError
 from fourm.resources import configs_folder
 
 BASE = "base"
+_MOST_VALUES = 1_000_000  # of a text, aliases written out
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,8 +43,14 @@ class _Loader(yaml.SafeLoader):
 
 def parse(text: str, where: str) -> Any:
     """The value of a YAML text. Raises UserError that says ``where`` and in which line."""
+    loader = None
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark is not None and "\n" in text else ""
@@ -51,9 +58,29 @@ def parse(text: str, where: str) -> Any:
         raise UserError(f"{where}{line}: {error.problem}{context}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
-    # a date that is none, such as 2024-13-45, a recursive list, a key that is a list
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{where} is not valid YAML: it is nested too deeply") from None
+    # a date that is none, such as 2024-13-45; what stands behind a tag and is not of its kind
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{where} is not valid YAML: {error}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _count(node: Any, known: dict[int, int]) -> int:
+    """Values that a part of a text stands for, those behind aliases each time: references to
+    references may mean more of them than any memory holds. Raises ValueError for too many.
+    """
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES  # a part that holds itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = (one for part in parts for one in (part if isinstance(part, tuple) else (part,)))
+        num = 1 + sum(_count(one, known) for one in inner)
+        if num > _MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {_MOST_VALUES:,} values")
+        known[id(node)] = num
+    return known[id(node)]
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ ROOMS = (
         "fourm",
         "ground",
         "errors, configs, choices, random numbers, weights",
-        "errors choices yaml_files config rng ragged low_discrepancy compiled compiled_rng formats"
-        " progress resources weights model_files",
+        "errors json_files choices yaml_files config foreign_code rng ragged low_discrepancy"
+        " compiled compiled_rng formats progress resources weights model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),

@@ -17,7 +17,13 @@ from fourm.data.shards import DamageReport, read_shard
 
 GOOD = 40
 CONFIG = DownloadConfig(
-    timeout=1.0, retries=1, backoff=0.05, max_bytes=400_000, shard_size=20, per_host=8
+    allow_private=True,
+    timeout=1.0,
+    retries=1,
+    backoff=0.05,
+    max_bytes=400_000,
+    shard_size=20,
+    per_host=8,
 )
 
 
@@ -75,6 +81,7 @@ def test_what_was_fetched_imports_and_is_shown_on_a_page(server, tmp_path, capsy
             str(tmp_path / "tars"),
             "--timeout",
             "1",
+            "--allow-private",
             "--retries",
             "0",
             "--max-mb",

@@ -17,10 +17,12 @@ SOURCES = {
 FLOORS: list[set[str]] = [
     {
         "fourm.errors",
+        "fourm.json_files",
         "fourm.resources",
         "fourm.choices",
         "fourm.yaml_files",
         "fourm.config",
+        "fourm.foreign_code",
         "fourm.rng",
         "fourm.ragged",
         "fourm.low_discrepancy",

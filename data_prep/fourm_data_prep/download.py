@@ -8,6 +8,7 @@ Each shard is a webdataset tar of original bytes (``<key>.jpg`` and the like) an
 where that can help (time-outs, 429, 5xx), never waits longer than its limits, and ends up in the
 shard's manifest with its reason. At most a few requests go to one host at a time. Redirects are
 followed a few times, bodies are cut off at a limit, and what is no readable picture is refused.
+Addresses of this machine and of private networks are refused (``public_hosts``) unless asked for.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import csv
 import hashlib
-import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ import httpx
 from fourm.data.pictures import open_picture
 from fourm.data.shards import Damage, write_json_atomic, write_shard
 from fourm.errors import UserError
+from fourm.json_files import parse_mapping
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step
 from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.public_hosts import PublicLoop, refused_as_private
 from fourm_data_prep.tables import CAPTION_COLUMNS
 
 _URL_COLUMNS = ("url", "image_url", "link", "image")
@@ -50,6 +53,7 @@ class DownloadConfig:
     per_host: int = 4  # requests to one host at a time
     at_once: int = 64  # requests at a time
     user_agent: str = "fourm-data-prep"
+    allow_private: bool = False  # addresses of this machine and of private networks
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,10 @@ def read_addresses(path: Path) -> list[Address]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    with path.open(newline="", errors="replace") as stream:
+    with path.open(newline="", errors="replace") as stream, _csv_errors(path):
         if path.suffix == ".jsonl":
-            for line in stream:
-                row = {k.lower(): v for k, v in json.loads(line).items()}
+            for number, line in enumerate(stream, 1):
+                row = {k.lower(): v for k, v in parse_mapping(line, f"{path}:{number}").items()}
                 yield (
                     str(_column(row, _URL_COLUMNS, path)),
                     str(_column(row, CAPTION_COLUMNS, path)),
@@ -107,11 +111,20 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
                 delimiter=separator,
                 quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
             ):
-                yield row[0], row[1] if len(row) > 1 else ""
+                if row:
+                    yield row[0], row[1] if len(row) > 1 else ""
             return
         for row in csv.DictReader(stream, delimiter=separator):
-            lowered = {(k or "").strip().lower(): v or "" for k, v in row.items()}
+            lowered = {k.strip().lower(): v or "" for k, v in row.items() if k is not None}
             yield _column(lowered, _URL_COLUMNS, path), _column(lowered, CAPTION_COLUMNS, path)
+
+
+@contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def _column(row: dict[str, Any], names: tuple[str, ...], path: Path) -> Any:
@@ -130,7 +143,10 @@ class DownloadStep:
         self.addresses, self.config, self.out = addresses, config, out
 
     def described(self) -> dict[str, Any]:
-        return asdict(self.config)
+        described = asdict(self.config)
+        if not self.config.allow_private:  # as earlier releases, which did not know it
+            del described["allow_private"]
+        return described
 
     def jobs(self) -> list[Job]:
         size = self.config.shard_size
@@ -143,7 +159,9 @@ class DownloadStep:
     def run(self, job: Job) -> ShardResult:
         size = self.config.shard_size
         addresses = self.addresses[job.number * size : (job.number + 1) * size]
-        results = asyncio.run(_fetch_all(addresses, self.config))
+        loop = asyncio.SelectorEventLoop if self.config.allow_private else PublicLoop
+        with asyncio.Runner(loop_factory=loop) as runner:
+            results = runner.run(_fetch_all(addresses, self.config))
         damage, members = [], []
         for address, result in zip(addresses, results, strict=True):
             if isinstance(result, Refused):
@@ -189,6 +207,9 @@ async def _fetch_all(
                     except httpx.TooManyRedirects:
                         failure = Refused(f"more than {config.max_redirects} redirects")
                     except (httpx.HTTPError, httpx.InvalidURL, ValueError, UnicodeError) as error:
+                        private = refused_as_private(error)
+                        if private is not None:
+                            return Refused(f"{private}: see --allow-private")
                         failure = Refused(
                             f"{type(error).__name__}: {error}"[:200],
                             again=isinstance(error, httpx.TransportError),

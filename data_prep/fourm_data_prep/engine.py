@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ from typing import Any, Protocol
 from fourm.data.shards import Damage, DamageReport, shard_paths, write_json_atomic
 from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
+from fourm.json_files import parse_mapping
 from fourm.progress import progress_bar
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.remarks import Remarks
@@ -47,6 +48,7 @@ _PRELOADED = (
 )  # slow to import; what else is used is imported by workers
 _TRIES = 3  # of a shard whose worker died
 _STAMP_BYTES = 1 << 16
+_DAMAGE_KEYS = {f.name for f in fields(Damage)}
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def finished(step: ShardStep, job: Job) -> dict[str, Any] | None:
     )
     return (
         manifest
-        if same and all((step.out / name).is_file() for name in manifest["outputs"])
+        if same and all(os.path.isfile(step.out / name) for name in manifest["outputs"])
         else None
     )
 
@@ -229,11 +231,25 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest = json.loads(path.read_text())
-    except ValueError:
+        manifest = parse_mapping(path.read_bytes(), path)
+    except UserError:
         return None
     check_format(manifest, path)
-    return manifest
+    return manifest if _is_whole(manifest) else None
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    """False for one that something else than this software has changed."""
+    outputs, skipped = manifest.get("outputs"), manifest.get("skipped")
+    mappings = (manifest.get(name, {}) for name in ("counts", "made_from", "remarks"))
+    return (
+        isinstance(outputs, list)
+        and all(isinstance(name, str) for name in outputs)
+        and isinstance(skipped, list)
+        and all(isinstance(one, dict) and set(one) == _DAMAGE_KEYS for one in skipped)
+        and isinstance(manifest.get("samples", 0), int)
+        and all(isinstance(mapping, dict) for mapping in mappings)
+    )
 
 
 def _counts(manifest: Mapping[str, Any]) -> Mapping[str, int]:

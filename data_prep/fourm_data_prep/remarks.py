@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm.errors import UserError
 from fourm.modalities import END_ID, UNKNOWN_ID, Modality
 
 
@@ -86,12 +87,17 @@ class Remarks:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Remarks:
-        """The inverse."""
-        counts = {
-            modality: {words: Count(*count) for words, count in entry["remarks"].items()}
-            for modality, entry in data.items()
-        }
-        return Remarks({modality: entry["seen"] for modality, entry in data.items()}, counts)
+        """The inverse. Raises UserError for anything else."""
+        try:
+            counts = {
+                modality: {words: Count(*count) for words, count in entry["remarks"].items()}
+                for modality, entry in data.items()
+            }
+            return Remarks({modality: entry["seen"] for modality, entry in data.items()}, counts)
+        except (TypeError, KeyError, AttributeError, IndexError):
+            raise UserError(
+                "remarks in a manifest are damaged: delete the folder manifests and run again"
+            ) from None
 
 
 def said_of_ids(m: Modality, ids: np.ndarray) -> list[str]:

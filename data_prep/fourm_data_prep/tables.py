@@ -7,7 +7,6 @@ has a sample a line, as CC12M's: quotation marks in it are text unless they encl
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from fourm.data.shards import Damage
 from fourm.errors import UserError
+from fourm.json_files import parse_json
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 CAPTION_COLUMNS = (
@@ -141,10 +141,7 @@ def _json_lines(path: Path, stream: Any) -> tuple[list[str], list[tuple[int, Any
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
-        try:
-            lines.append((number, json.loads(line)))
-        except ValueError:
-            raise UserError(f"{path} is not JSON lines: see line {number}") from None
+        lines.append((number, parse_json(line, f"{path}, line {number},")))
     found = [line for _, line in lines if isinstance(line, dict)]
     return list(dict.fromkeys(str(name) for line in found for name in line)), lines
 

@@ -7,13 +7,14 @@ for all splits.
 
 from __future__ import annotations
 
-import tarfile
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fourm.data.shards import Damage, DamageReport, member_name, read_shard
+from fourm.data.shards import Damage, DamageReport, member_name, read_member, read_shard
+from fourm.data.tar_headers import members_of
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm_data_prep.engine import Job, ShardResult, fingerprint, stamp
@@ -83,14 +84,10 @@ class ImportTarsStep:
 def _names_and_texts(tar: Path) -> dict[str, str | None]:
     """Names in a tar, as far as it can be read, and what texts say; pictures are passed over."""
     found: dict[str, str | None] = {}
-    try:
-        with tarfile.open(tar, "r:*") as members:
-            for info in members:
-                found[info.name] = None
-                stored = members.extractfile(info) if info.name.lower().endswith(".txt") else None
-                if stored is not None:
-                    data = stored.read()
-                    found[info.name] = "" if b"\0" in data else data.decode("utf-8-sig", "replace")
-    except (tarfile.TarError, EOFError, OSError):
-        pass
+    with contextlib.suppress(UserError, OSError), open(tar, "rb") as stream:
+        for info in members_of(tar):
+            found[info.name] = None
+            if info.name.lower().endswith(".txt"):
+                data = read_member(stream.fileno(), info)
+                found[info.name] = "" if b"\0" in data else data.decode("utf-8-sig", "replace")
     return found

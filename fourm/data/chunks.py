@@ -30,6 +30,7 @@ import numpy as np
 
 from fourm.data.keys import key_of
 from fourm.errors import UserError
+from fourm.json_files import parse_mapping
 
 CHUNK_VERSION = 2  # 1: columns of releases up to 0.6, without an index of this kind
 INDEX = "index.json"
@@ -63,18 +64,21 @@ class ChunkIndex:
     version: int = CHUNK_VERSION
 
     @staticmethod
-    def from_json(text: str, where: str | Path) -> ChunkIndex:
+    def from_json(text: str | bytes, where: str | Path) -> ChunkIndex:
         """Parse an index. Raises UserError where it is damaged or newer than this release."""
         try:
-            data = json.loads(text)
+            data = parse_mapping(text, where)
             if data["version"] > CHUNK_VERSION:
                 raise UserError(
                     f"{where} has version {data['version']}, this release reads up to"
                     f" {CHUNK_VERSION}: pip install --upgrade fourm"
                 )
+            shape = tuple(data["shape"])
+            if np.dtype(data["dtype"]).hasobject or not all(type(n) is int for n in shape):
+                raise TypeError
             files = {name: StoredFile(**entry) for name, entry in data["files"].items()}
-            return ChunkIndex(**data | {"shape": tuple(data["shape"]), "files": files})
-        except (KeyError, TypeError, json.JSONDecodeError):
+            return ChunkIndex(**data | {"shape": shape, "files": files})
+        except (KeyError, TypeError, AttributeError):
             raise UserError(f"{where} is damaged: delete its folder and make it again") from None
 
     def to_json(self) -> str:
@@ -113,7 +117,7 @@ class Chunk:
         """The chunk in a folder. Raises UserError where a file is missing or not of its size."""
         path = folder / INDEX
         try:
-            index = ChunkIndex.from_json(path.read_text(), path)
+            index = ChunkIndex.from_json(path.read_bytes(), path)
         except FileNotFoundError:
             raise UserError(f"{folder} is no chunk of a column: it has no {INDEX}") from None
         for name, stored in index.files.items():
@@ -174,12 +178,18 @@ class Chunk:
     def _mapped(
         self, name: str, dtype: np.dtype, shape: tuple[int, ...], in_order: bool = False
     ) -> np.ndarray:
+        if any(not isinstance(n, int) or n < 0 for n in shape):
+            raise UserError(f"{self.folder / INDEX} is damaged: {_AGAIN}")
         if 0 in shape:  # of which there is no map
             empty = np.zeros(shape, dtype)
             empty.flags.writeable = False  # compiled code tells the two kinds apart
             return empty
         try:
             return mapped(self.folder / name, dtype, shape, in_order)
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{self.folder / name} holds something else than its {INDEX} says: {_AGAIN}"
+            ) from None
         except OSError as error:
             raise UserError(
                 f"{self.folder / name} cannot be mapped ({error.strerror}); with many chunks,"

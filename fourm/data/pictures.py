@@ -1,5 +1,8 @@
 """Picture files in memory, opened with guards: a bomb, a truncated file or bytes that are no
 picture are a ``UserError`` that says so.
+
+Formats are those that pictures of data have. Pillow knows more, some of which are programs: for a
+PostScript file it starts Ghostscript.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fourm.errors import UserError
 
 _ORIENTATION = 0x0112  # of EXIF
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
 
 
@@ -29,7 +33,7 @@ def open_header(data: bytes) -> Image.Image:
     picture.
     """
     with _guarded():
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
     if picture.width * picture.height > MAX_PIXELS:
         raise UserError(f"picture of {picture.width} x {picture.height} pixels is too large")
     return picture
@@ -44,13 +48,16 @@ def loaded(picture: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _guarded() -> Iterator[None]:
-    """What Pillow raises over a file, as a UserError."""
+    """What Pillow raises over a file, as a UserError; over damaged ones that is anything."""
     try:
         yield
+    except (MemoryError, UserError):
+        raise
     except UnidentifiedImageError:
         raise UserError("no readable picture: of no known format") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"no readable picture: {error}") from None
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"no readable picture: {said}") from None
 
 
 def turn_of(picture: Image.Image) -> int:
@@ -66,8 +73,14 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Upright RGB: EXIF turned, transparency on white, 16-bit and CMYK converted."""
-    picture = upright(picture)
+    """Upright RGB: EXIF turned, transparency on white, 16-bit and CMYK converted; UserError where
+    the file is damaged.
+    """
+    with _guarded():
+        return _to_rgb(upright(picture))
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = Image.fromarray(
             (np.asarray(picture, np.float32) / 257.0).clip(0, 255).astype(np.uint8)

@@ -2,8 +2,9 @@
 
 ``<root>/<split>/<modality>/00000.tar`` holds members ``<key>.<ext>``. A shard is written under a
 temporary name and renamed, with fixed times and owners, so that the same input gives the same
-bytes. Reading goes through ``webdataset.gopen`` (files, http, pipes) and skips damaged members one
-by one: each is listed in a ``DamageReport``, none stops its shard, too many stop the run.
+bytes. Reading goes from header to header (``fourm.data.tar_headers``), unpacks nothing and follows
+no link, and skips damaged members one by one: each is listed in a ``DamageReport``, none stops its
+shard, too many stop the run.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from webdataset.gopen import gopen
 from webdataset.writer import TarWriter
 
+from fourm.data.tar_headers import Member, members_of
 from fourm.errors import UserError
 
 NO_KEY, TWICE = "a name that is no key or leaves its folder", "key appears twice"
+MAX_MEMBER_BYTES = 1 << 30  # of a file of a tar
 _NUM_TOLD = 3  # of what is skipped, in one line
 WHOLE_SHARD = "*"  # key of a shard that cannot be read to its end
 
@@ -193,13 +194,8 @@ def read_shard(
     """
     seen: set[str] = set()
     try:
-        with (
-            gopen(str(path), "rb") as stream,
-            tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|*") as tar,
-        ):
-            for info in tar:
-                if not info.isfile():
-                    continue
+        with open(path, "rb") as stream:
+            for info in members_of(path):
                 key, extension = key_and_extension(info.name, member, named)
                 if extension not in extensions:
                     continue
@@ -212,18 +208,25 @@ def read_shard(
                     continue
                 seen.add(key)
                 try:
-                    stored = tar.extractfile(info)
-                    assert stored is not None
-                    data = stored.read()
-                    if len(data) != info.size:
-                        raise UserError("truncated")
-                    value = decode(data, extension)
+                    value = decode(read_member(stream.fileno(), info), extension)
                 except ValueError as error:
                     report.add(path, key, str(error))
                     continue
                 yield key, value
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (UserError, OSError) as error:
         report.add(path, WHOLE_SHARD, f"the shard ends early: {error}")
+
+
+def read_member(fd: int, member: Member) -> bytes:
+    """The bytes of a file of an open tar. Raises UserError where they are not there, or too many
+    for what a sample can hold.
+    """
+    if member.size > MAX_MEMBER_BYTES:
+        raise UserError(f"a file of {member.size} bytes, more than a sample can hold")
+    data = os.pread(fd, member.size, member.offset)
+    if len(data) != member.size:
+        raise UserError("truncated")
+    return data
 
 
 def write_json_atomic(path: str | Path, data: Any) -> None:

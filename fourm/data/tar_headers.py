@@ -17,6 +17,7 @@ from fourm.errors import UserError
 
 _BLOCK = 512
 _AHEAD = 4 * _BLOCK  # a pax header, its records and the member's own header in one read
+_MOST_DIGITS = 19  # of a number of bytes
 _MAX_RECORDS = 1 << 20  # bytes of the extended header of one member
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _FILE, _LONG_NAME, _PAX, _SPARSE = (b"0", b"\0", b"7"), b"L", b"x", b"S"
@@ -62,7 +63,7 @@ def _members(fd: int) -> Iterator[Member]:
         else:
             if kind == _SPARSE or any(key.startswith(b"GNU.sparse") for key in records):
                 raise UserError(f"the member at byte {at} is a sparse file: pack the tar again")
-            size = int(records.get(b"size", size))
+            size = _whole(records[b"size"], at) if b"size" in records else size
             if kind in _FILE:
                 name = records.get(b"path") or _name_of(header)
                 yield Member(name.decode("utf-8", "surrogateescape"), body, size)
@@ -82,10 +83,19 @@ def _size_of(header: bytes, at: int) -> int:
         stated, size = _octal(header[148:156]), _octal(header[124:136])
     except ValueError:
         raise UserError(f"no header of a tar at byte {at}") from None
+    if size < 0:  # which would lead back to this header
+        raise UserError(f"the member at byte {at} announces {size} bytes")
     # the sum is of all bytes, with blanks in its own place
     if sum(header) - sum(header[148:156]) + 8 * ord(" ") != stated:
         raise UserError(f"the header at byte {at} is damaged")
     return size
+
+
+def _whole(digits: bytes, at: int) -> int:
+    """A size in an extended header."""
+    if not digits.isdigit() or len(digits) > _MOST_DIGITS:
+        raise UserError(f"the header at byte {at} announces no number of bytes")
+    return int(digits)
 
 
 def _octal(field: bytes) -> int:
@@ -106,7 +116,7 @@ def _records(text: bytes) -> dict[bytes, bytes]:
     found = {}
     while text.strip(b"\0"):
         length = text.partition(b" ")[0]
-        if not length.isdigit() or not int(length):
+        if not length.isdigit() or len(length) > _MOST_DIGITS or int(length) <= len(length):
             raise UserError("an extended header is damaged")
         key, _, value = text[len(length) + 1 : int(length) - 1].partition(b"=")
         found[key] = value

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from fourm.errors import UserError
+from fourm.errors import UserError, shown
 from fourm.raw._legend import Color
 
 # viridis, five stops
@@ -30,7 +30,7 @@ def color_of(given: Color | str) -> Color:
     """A colour from three numbers in 0..255 or from ``#rrggbb``. Raises UserError."""
     if isinstance(given, str):
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", given):
-            raise UserError(f"colour {given!r} is not of the form '#rrggbb' (in quotes)")
+            raise UserError(f"colour {shown(given)} is not of the form '#rrggbb' (in quotes)")
         return int(given[1:3], 16), int(given[3:5], 16), int(given[5:], 16)
     if not all(0 <= part <= 255 for part in given):
         raise UserError(f"colour {list(given)}: its numbers are 0..255")

@@ -16,9 +16,9 @@ import numpy as np
 import PIL.Image
 
 from fourm.data.crops import Crop
-from fourm.data.npy import read_npy
+from fourm.data.npy import as_array, as_floats, read_npy
 from fourm.data.pictures import open_picture
-from fourm.errors import UserError
+from fourm.errors import UserError, shown
 from fourm.raw._protocol import NetworkForm, Raw
 
 
@@ -70,7 +70,7 @@ class Dense(Raw):
         return (self.shape[2:], ()) if self.shape[2:] == (1,) else (self.shape[2:],)
 
     def check(self, value: Any) -> np.ndarray:
-        array = self.shaped(value).astype(np.float32)
+        array = as_floats(self.shaped(value), self.type_name)
         if not np.isfinite(array).all():
             raise UserError(f"{self.type_name} holds numbers that are not finite")
         return array
@@ -79,10 +79,10 @@ class Dense(Raw):
         """A value as an array of the type's shape; UserError for another shape."""
         if isinstance(value, (str, os.PathLike)):
             raise UserError(
-                f"{str(value)!r} is a name, not a value of type {self.type_name}: open the file"
+                f"{shown(str(value))} is a name, no value of type {self.type_name}: open the file"
                 " first, e.g. with PIL.Image.open or numpy.load"
             )
-        array = np.asarray(value)
+        array = as_array(value, self.type_name)
         if array.shape != self.shape:
             raise UserError(f"{self.type_name} has shape {array.shape}, expected {self.shape}")
         return array
@@ -93,7 +93,7 @@ class Dense(Raw):
             return self.check(value)
         if isinstance(value, PIL.Image.Image):  # as a file of it is read
             value = self.from_picture(value)
-        return self._reduced(np.asarray(value), native=False)
+        return self._reduced(as_array(value, self.type_name), native=False)
 
     def is_batch(self, value: Any) -> bool:
         stacked = isinstance(value, np.ndarray) and value.ndim == len(self.shape) + 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fourm.errors import UserError
+from fourm.json_files import parse_json
 from fourm.raw._protocol import Raw
 
 
@@ -22,10 +23,7 @@ class Json(Raw):
     element: ClassVar[type | tuple[type, ...]] = object
 
     def read(self, data: bytes, extension: str, native: bool = False) -> Any:
-        try:
-            value = json.loads(data)
-        except ValueError:
-            raise UserError("not valid JSON") from None
+        value = parse_json(data, "the file")
         if not isinstance(value, self.form):
             kind = "object" if self.form is dict else "list"
             raise UserError(f"{self.type_name} must be a JSON {kind}")

@@ -11,13 +11,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from fourm.errors import UserError
+from fourm.errors import UserError, shown
 
 Words = list[tuple[int | None, str]]  # (axis, number) of a coordinate, (None, word) of a word
 HALF_IDS = 512  # ids of other tokenizers: those below are v0=, the others v1= less this
 
-_COORDINATE = re.compile(r"v([0-9])=([0-9]+)")
-_WORD = re.compile(r"v([0-3])=([0-9]+)|([a-z]+)")
+# digits behind the ninth are passed over as what is no word
+_COORDINATE = re.compile(r"v([0-9])=([0-9]{1,9})")
+_WORD = re.compile(r"v([0-3])=([0-9]{1,9})|([a-z]+)")
 
 
 def to_bin(number: float, low: float, high: float, num_bins: int) -> int:
@@ -59,7 +60,7 @@ def stretches(given: Words, at: str) -> list[Words]:
 def id_word(value: Any, what: str) -> str:
     """An id of another tokenizer as a coordinate token."""
     if not isinstance(value, int) or not 0 <= value < 2 * HALF_IDS:
-        raise UserError(f"{what}: ids are integers in 0..{2 * HALF_IDS - 1}, not {value!r}")
+        raise UserError(f"{what}: ids are integers in 0..{2 * HALF_IDS - 1}, not {shown(value)}")
     return f"v{value // HALF_IDS}={value % HALF_IDS}"
 
 
@@ -67,10 +68,10 @@ def numbers(value: Any, count: int, what: str) -> list[float]:
     """So many numbers; UserError for another count or what is no number."""
     try:
         found = [float(number) for number in value]
-    except (TypeError, ValueError):
-        raise UserError(f"{what} must be {count} numbers, not {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{what} must be {count} numbers, not {shown(value)}") from None
     if len(found) != count or any(number != number for number in found):
-        raise UserError(f"{what} must be {count} numbers, not {value!r}")
+        raise UserError(f"{what} must be {count} numbers, not {shown(value)}")
     return found
 
 
@@ -78,15 +79,15 @@ def finite(value: Any, what: str) -> float:
     """One finite number; UserError for anything else."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{what} must be a number, not {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{what} must be a number, not {shown(value)}") from None
     if not abs(number) < float("inf"):
-        raise UserError(f"{what} must be finite, not {value!r}")
+        raise UserError(f"{what} must be finite, not {shown(value)}")
     return number
 
 
 def sized(value: Any, count: int, what: str) -> Sequence[Any]:
     """A list of so many entries; UserError for anything else."""
     if not isinstance(value, (list, tuple)) or len(value) != count:
-        raise UserError(f"{what} must be {count} numbers, not {value!r}")
+        raise UserError(f"{what} must be {count} numbers, not {shown(value)}")
     return value

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fourm.data.npy import as_array
 from fourm.errors import UserError
 from fourm.raw._protocol import Raw
 
@@ -40,7 +41,7 @@ class Audio(Raw, name="audio"):
         return write_wav(self.check(value), self.rate)
 
     def check(self, value: Any) -> np.ndarray:
-        array = np.asarray(value)
+        array = as_array(value, "audio")
         if array.ndim != 1 or array.dtype.kind != "f" or not len(array):
             raise UserError(
                 f"audio has shape {array.shape} and type {array.dtype}, expected floats (samples,)"
@@ -71,13 +72,17 @@ def read_wav(data: bytes, rate: int) -> np.ndarray:
                 stored.getnchannels(),
                 stored.getframerate(),
             )
+            if not given or width > 4:
+                raise UserError(f"a wav file of {8 * width} bits at {given} Hz is no sound")
             if stored.getnframes() > MAX_SECONDS * given:
                 raise UserError(
                     f"sound of {stored.getnframes() / given:.0f} s is longer than"
                     f" {MAX_SECONDS:.0f} s"
                 )
             frames = stored.readframes(stored.getnframes())
-    except (wave.Error, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the parser of chunks raises what their sizes lead to
         raise UserError(f"no readable wav file: {error or 'it ends early'}") from None
     frames = frames[: len(frames) // (width * channels) * width * channels]
     if not frames:

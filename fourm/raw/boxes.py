@@ -109,7 +109,8 @@ class Boxes(Json, name="boxes"):
         for part in re.split(r"(?=\bv0=)", line):
             corners, label = dict(coordinates(part)), without_coordinates(part)
             if set(corners) == {0, 1, 2, 3} and label:
-                places = [from_bin(corners[axis], 0.0, 1.0, num_bins) for axis in range(4)]
+                bins = (min(corners[axis], num_bins - 1) for axis in range(4))
+                places = [from_bin(bin_, 0.0, 1.0, num_bins) for bin_ in bins]
                 boxes.append({"box": places, "label": label})
         return boxes
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fourm.errors import UserError
+from fourm.errors import UserError, shown
 from fourm.raw._json import Json
 from fourm.raw._spelling import finite, words
 
@@ -98,7 +98,7 @@ class Metadata(Json, name="metadata"):
             raise UserError(f"metadata must be a mapping, not {type(value).__name__}")
         for name, number in value.items():
             if name not in _KIND:
-                raise UserError(f"unknown metadata {name!r}; known are {', '.join(_KIND)}")
+                raise UserError(f"unknown metadata {shown(name)}; known are {', '.join(_KIND)}")
             finite(number, name)
         return value
 

@@ -4,16 +4,14 @@ of half precision where ``dtype`` says so.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
-from zipfile import BadZipFile
 
 import numpy as np
 
 from fourm.config import ADDED
-from fourm.data.npy import read_npy, write_npy
+from fourm.data.npy import as_array, read_npy, read_npz, write_npy
 from fourm.errors import UserError
 from fourm.evaluation.metrics import feature_figures
 from fourm.raw._precision import Precision, stored
@@ -47,7 +45,7 @@ class Vectors(Raw, name="vectors"):
 
     def check(self, value: Any) -> np.ndarray:
         """A vector (C,) or a list of them (L, C) as float32 (L, C)."""
-        array = np.asarray(value)
+        array = as_array(value, "vectors")
         if (
             array.dtype.kind not in "fiu"
             or array.ndim not in (1, 2)
@@ -93,12 +91,12 @@ class Vectors(Raw, name="vectors"):
 
 def _read_embedding(data: bytes) -> np.ndarray:
     """The rows of ``emb`` that ``mask_valid`` marks, from an npz file (T5 embeddings of 4M)."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            rows = arrays["emb"]
-            return rows[arrays["mask_valid"].astype(bool)] if "mask_valid" in arrays else rows
-    except (ValueError, OSError, EOFError, KeyError, IndexError, BadZipFile):
-        raise UserError(
-            "no readable embedding with the array 'emb' (or one of Python objects, which is never"
-            " read)"
-        ) from None
+    arrays = read_npz(data, ("emb", "mask_valid"))
+    if "emb" not in arrays:
+        raise UserError("no readable embedding: the archive lacks the array 'emb'")
+    rows, valid = arrays["emb"], arrays.get("mask_valid")
+    if valid is None:
+        return rows
+    if valid.shape != rows.shape[:1] or valid.dtype.kind not in "biuf":
+        raise UserError(f"mask_valid has shape {valid.shape} where emb has {rows.shape}")
+    return rows[valid.astype(bool)]

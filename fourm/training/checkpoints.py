@@ -12,8 +12,8 @@ safetensors, the rest in JSON.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fourm.errors import UserError
 from fourm.formats import check_format
+from fourm.json_files import parse_mapping
 from fourm.training.ranks import Ranks
 from fourm.weights import WeightFiles
 
@@ -86,7 +87,7 @@ def _warn(path: Path, fault: str) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """What a checkpoint's run must know beside tensors. Raises UserError for a newer release's."""
-    state = json.loads((path / STATE).read_text())
+    state = parse_mapping((path / STATE).read_bytes(), path / STATE)
     check_format(state, path / STATE)
     return state
 
@@ -103,11 +104,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def fault_of(path: Path, rank: int = 0, num_ranks: int = 1) -> str | None:
     """None, or what is wrong with a rank's share of a checkpoint's files."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError):
+        manifest = parse_mapping((path / MANIFEST).read_bytes(), path / MANIFEST)
+    except (OSError, UserError):
         return f"{MANIFEST} is missing or unreadable"
     for name in sorted(manifest)[rank::num_ranks]:
-        if not (path / name).is_file():
+        if Path(name).name != name or not os.path.isfile(path / name):
             return f"{name} is missing"
         if sha256(path / name) != manifest[name]:
             return f"{name} does not match its checksum"

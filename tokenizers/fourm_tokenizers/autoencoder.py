@@ -34,6 +34,9 @@ from fourm_tokenizers.quantizers import QuantizerConfig
 _ANGLE_WEIGHT = 1.0  # features: of 1 - cosine beside the squared error
 
 
+_MOST_BLOCKS = 1000
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
     """What a tokenizer codes and how it is built."""
@@ -60,6 +63,8 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "channels", "patch_size", "dim", "num_heads")
         at_least(self, 0, "image_size", "num_classes", "num_tokens", "refine_channels")
+        if max(self.encoder_depth, self.decoder_depth) > _MOST_BLOCKS:  # of a damaged file
+            raise UserError(f"a tokenizer has at most {_MOST_BLOCKS} blocks")
         at_least(self, 0, "encoder_depth", "decoder_depth", "detail_weight")
         if self.dim % self.num_heads:
             raise UserError(f"dim {self.dim} is no multiple of num_heads {self.num_heads}")

@@ -19,6 +19,7 @@ from torch import Tensor
 from fourm.config import from_mapping, to_mapping
 from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
+from fourm.json_files import parse_mapping
 from fourm.modalities import Modality
 from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
@@ -88,13 +89,23 @@ class PictureCodec:
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
         result: list[Any] = []
         for start in range(0, len(ids), _BATCH):
-            stacked = torch.from_numpy(
-                np.stack([np.asarray(i).reshape(-1) for i in ids[start : start + _BATCH]]).astype(
-                    np.int64
-                )
-            )
+            checked = [self._checked(given) for given in ids[start : start + _BATCH]]
+            stacked = torch.from_numpy(np.stack(checked))
             result += from_values(self.model.decode(stacked), self.modality)
         return result
+
+    def _checked(self, given: np.ndarray) -> np.ndarray:
+        """Ids (n,) of one sample. Raises UserError for another number of them, or other ids."""
+        ids, m = np.asarray(given).reshape(-1).astype(np.int64), self.modality
+        if (
+            not len(ids)
+            or len(ids) > m.num_tokens
+            or (m.kind == "grid" and len(ids) < m.num_tokens)
+        ):
+            raise UserError(f"{m.name} has {m.num_tokens} tokens, these are {len(ids)} ids")
+        if ids.min() < 0 or ids.max() >= self.codebook_size:
+            raise UserError(f"ids of {m.name} are in 0..{self.codebook_size - 1}")
+        return ids
 
     @torch.inference_mode()
     def decode_mean(self, probability: Sequence[np.ndarray]) -> list[Any]:
@@ -110,10 +121,7 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing")
-    try:
-        described = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+    described = parse_mapping(path.read_bytes(), path)
     if check_format(described, path) == 0:
         described = _of_earlier_release(described, path)
     described.pop("format", None)

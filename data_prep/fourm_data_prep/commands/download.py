@@ -22,6 +22,11 @@ from fourm_data_prep.engine_options import EngineConfig, takes_engine
 @click.option("--retries", type=click.IntRange(min=0), default=2, help="Attempts after the first.")
 @click.option("--max-mb", type=float, default=20.0, help="Largest picture.")
 @click.option("--per-host", type=COUNT, default=4, help="Requests to one host at a time.")
+@click.option(
+    "--allow-private",
+    is_flag=True,
+    help="Fetch from this machine and from private networks too.",
+)
 @takes_engine
 def command(
     addresses: Path,
@@ -30,6 +35,7 @@ def command(
     retries: int,
     max_mb: float,
     per_host: int,
+    allow_private: bool,
     engine: EngineConfig,
 ) -> None:
     """Fetch pictures from a list of addresses into tars.
@@ -39,7 +45,11 @@ def command(
     from fourm_data_prep.download import DownloadConfig, download
 
     config = DownloadConfig(
-        timeout=timeout, retries=retries, max_bytes=int(max_mb * 1e6), per_host=per_host
+        timeout=timeout,
+        retries=retries,
+        max_bytes=int(max_mb * 1e6),
+        per_host=per_host,
+        allow_private=allow_private,
     )
     report = download(addresses, out, config, engine).report
     print(

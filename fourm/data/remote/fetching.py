@@ -18,6 +18,7 @@ from fourm.progress import OWN
 _log = logging.getLogger(__name__)
 ATTEMPTS = 6
 PAUSE = 0.5  # seconds before the second attempt, doubled before each further one
+_SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss")
 TIMEOUT = 60.0  # seconds that one attempt may take
 _MAY_PASS = (408, 425, 429)  # of the client's errors, those that another attempt can help
 _CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs", "urllib3")
@@ -61,6 +62,10 @@ def fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes:
 def _ask(url: str, start: int | None, stop: int | None) -> bytes:
     import fsspec
 
+    # fsspec knows more: files of this machine, machines by ssh, archives in archives (::)
+    scheme = url.partition("://")[0]
+    if scheme not in _SCHEMES:
+        raise UserError(f"{url}: nothing here reads {scheme}://, but {', '.join(_SCHEMES)}")
     system, path = fsspec.core.url_to_fs(url)
     options: dict[str, Any] = {"timeout": TIMEOUT} if system.async_impl else {}
     if url.startswith("http"):  # ranges are of the file, not of what a proxy made of it
@@ -86,8 +91,6 @@ def _refusal(error: Exception, url: str) -> UserError | None:
         return UserError(f"{url}: no host is called {urlsplit(url).hostname}")
     if isinstance(error, ImportError):
         return UserError(f"{url} needs more than the core: pip install 'fourm[remote]'")
-    if isinstance(error, ValueError) and "rotocol" in str(error):
-        return UserError(f"{url}: nothing here reads {urlsplit(url).scheme}://")
     if status is not None and 400 <= status < 500 and status not in _MAY_PASS:
         return UserError(f"{url} is refused by its server ({status})")
     return None

@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fourm.data.tar_headers import Member, members_of
 from fourm.errors import UserError
+from fourm.json_files import parse_mapping
 
 LISTING = "members.jsonl"
 
@@ -55,13 +57,24 @@ def read_listing(path: Path, tars: Iterable[tuple[str, int]]) -> Iterator[Listed
 
     Raises UserError where it is of other tars.
     """
-    with open(path) as lines:
+    with open(path, errors="replace") as lines:
         for url, size in tars:
-            listed = json.loads(next(lines, "{}"))
+            listed = parse_mapping(next(lines, "{}"), path)
             name = url.rpartition("/")[2]
             if (listed.get("tar"), listed.get("size")) != (name, size):
                 raise UserError(
                     f"{url} is not the tar that {LISTING} beside it lists: run `fourm publish` on"
                     " the folder and upload it again"
                 )
-            yield ListedTar(url, size, listed["files"], listed["damage"])
+            yield ListedTar(url, size, _files(listed, path), str(listed.get("damage", "")))
+
+
+def _files(listed: dict[str, Any], path: Path) -> list[tuple[str, int, int]]:
+    """Name, first byte and bytes of the files of a line. Raises UserError for anything else."""
+    try:
+        files = [(str(name), int(start), int(size)) for name, start, size in listed["files"]]
+    except (KeyError, ValueError, TypeError, OverflowError):
+        files = [("", -1, -1)]
+    if any(start < 0 or size < 0 for _, start, size in files):
+        raise UserError(f"{path} is damaged: run `fourm publish` on the folder again")
+    return files

@@ -21,8 +21,9 @@ import numpy as np
 
 from fourm.data.chunks import PIECES
 from fourm.data.remote.listing import write_listing
-from fourm.data.shards import write_json_atomic
+from fourm.data.shards import is_key, write_json_atomic
 from fourm.errors import UserError
+from fourm.json_files import parse_mapping
 
 PUBLISHED_FILE = "published.json"
 BLOCK_BYTES = 2**20
@@ -95,7 +96,7 @@ def _blocks(file: BinaryIO, block_bytes: int) -> Iterator[bytes]:
 def parse(data: bytes, where: str) -> dict[str, PublishedFile]:
     """The files that a ``published.json`` names. Raises UserError, which names ``where``."""
     try:
-        content = json.loads(data)
+        content = parse_mapping(data, where)
         version, block_bytes = content["version"], int(content["block_bytes"])
         files = {
             name: PublishedFile(
@@ -105,13 +106,15 @@ def parse(data: bytes, where: str) -> dict[str, PublishedFile]:
             )
             for name, entry in content["files"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise UserError(
             f"{where} is not what `fourm publish` writes: publish the folder again"
         ) from None
     if version != _VERSION:
         raise UserError(f"{where} has version {version}; this release reads {_VERSION}")
     for name, file in files.items():
+        if block_bytes < 1 or file.size < 0 or not is_key(name):
+            raise UserError(f"{where}: {name!r} is no file of a folder in blocks")
         if len(file.checksums) != -(-file.size // block_bytes):
             raise UserError(f"{where}: {name} has {len(file.checksums)} checksums, not one a block")
     return files

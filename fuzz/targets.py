@@ -1,0 +1,12 @@
+"""All targets, by name."""
+
+from __future__ import annotations
+
+from fuzz import differential, files, folders, network, settings, values
+from fuzz.target import Target
+
+TARGETS: tuple[Target, ...] = tuple(
+    target
+    for module in (files, values, settings, folders, network, differential)
+    for target in module.targets()
+)
