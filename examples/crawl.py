@@ -87,6 +87,7 @@ def main() -> None:
                 "2.5",
                 "--per-host",
                 "32",
+                "--allow-private",  # the hostile server is on this machine
                 *workers,
             ]
         ),

@@ -1,4 +1,4 @@
-"""What the site shows beside ``docs/``: the repository's front pages, and links that leave the pages.
+"""What the site shows beside ``docs/``: the repository's front pages, and links that leave them.
 
 A document is written for its place in the repository, where ``../fourm/model.py`` is a link. On the
 site such a link leads to the repository's page of that file (``repo_url`` in mkdocs.yml) or, where
