@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from fourm.app.pad import data_url, drawn, pad
+from fourm.app.pad import Pad, data_url, drawn
 from fourm.app.telling import QUIET, told
 from fourm.app.widget import GAP, TypedWidget, widget_of
 from fourm.errors import UserError
@@ -40,15 +40,20 @@ class BoxesWidget(TypedWidget):
         label = gr.Textbox(
             label="Label of the next box", value=_UNNAMED, elem_id=f"label-{self.modality.name}"
         )
-        says = f"{self.modality.name}: drag a box. Arrow keys move, Enter sets its two corners."
         ground = data_url(PIL.Image.new("RGB", (8, 8), (248, 248, 248)))
-        surface = pad("boxes", says, picture=ground, elem_id=f"pad-{self.modality.name}")
+        surface = self.surface.build(ground, elem_id=f"pad-{self.modality.name}")
         behind = [] if backdrop is None else [backdrop]
         surface.input(told(self._with_box), [rows, surface, label], rows, **QUIET)
         rows.change(told(self._redrawn), [rows, *behind], surface, **QUIET)
         if backdrop is not None:
             backdrop.change(told(self._redrawn), [rows, backdrop], surface, **QUIET)
         return [rows]
+
+    @property
+    def surface(self) -> Pad:
+        """What they are drawn on."""
+        says = f"{self.modality.name}: drag a box. Arrow keys move, Enter sets its two corners."
+        return Pad(tool="boxes", says=says, note="Drag a box over the picture.")
 
     def parsed(self, text: str) -> Any:
         rows: list[Any] = []
@@ -69,7 +74,7 @@ class BoxesWidget(TypedWidget):
 
     def _with_box(self, text: str, chosen: Any, label: str) -> str:
         row = _line((label or "").strip() or _UNNAMED, drawn(chosen, 4))
-        return f"{text.rstrip()}\n{row}".strip()
+        return f"{(text or '').rstrip()}\n{row}".strip()
 
     def _redrawn(self, text: str, held: Any = None) -> Any:
         """The boxes over what is given; lines that are not finished are left out."""
@@ -78,7 +83,7 @@ class BoxesWidget(TypedWidget):
         if held is not None:
             ground = PIL.Image.fromarray(np.asarray(held)).convert("RGB").resize(size)
         draw = PIL.ImageDraw.Draw(ground)
-        for i, line in enumerate(text.splitlines()):
+        for i, line in enumerate((text or "").splitlines()):
             row = _row(line)
             if row is None:
                 continue
@@ -87,7 +92,7 @@ class BoxesWidget(TypedWidget):
                 color = tuple(int(c) for c in class_colors(i + 3)[-1])
                 draw.rectangle((x0, y0, x1, y1), outline=color, width=3)
                 draw.text((x0 + 5, y0 + 3), row["label"], fill=color)
-        return gr.HTML(picture=data_url(ground))
+        return self.surface.changed(data_url(ground))
 
 
 def _row(line: str) -> dict[str, Any] | None:

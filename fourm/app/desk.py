@@ -54,7 +54,7 @@ class Desk:
         quality: Any,
         *values: Any,
     ) -> Iterator[Any]:
-        """Results as they are made: (now, past, visit, tools, download, choice)."""
+        """Results as they are made: (now, past, visit, tools, download, choice, go, stop)."""
         self._admit(who)
         given = self._given(ticked, values)
         number = secrets.randbelow(_SEEDS) if is_new else seed_of(seed)
@@ -66,7 +66,8 @@ class Desk:
         past: Any = page_of(visit.made, modalities, doubt)
         made = None
         for made in watched(self.pipe, asked, visit.count + 1):
-            yield (made.html(modalities, True, doubt), past, *(gr.skip() for _ in range(4)))
+            now = made.html(modalities, True, doubt)
+            yield (now, past, *(gr.skip() for _ in range(4)), *busy(True))
             past = gr.skip()
         assert made is not None
         visit.add(made, self.limits)
@@ -77,6 +78,7 @@ class Desk:
             gr.Column(visible=True),
             gr.DownloadButton(value=visit.zipped(self.files)),
             gr.Dropdown(choices=choices, value=choices[0][1] if choices else None),
+            *busy(False),
         )
 
     def view(self, visit: Visit, doubt: bool) -> tuple[str, str]:
@@ -119,3 +121,8 @@ class Desk:
         if empty:
             gr.Warning(f"Ticked but empty, so not given: {', '.join(empty)}.", title="")
         return {name: value for name, value in given.items() if value is not None}
+
+
+def busy(is_busy: bool) -> tuple[Any, Any]:
+    """The buttons that start and stop while something is made, and else."""
+    return gr.Button(interactive=not is_busy), gr.Button(visible=is_busy)

@@ -1,7 +1,7 @@
 // A surface to paint on, to draw boxes on, or to choose a place on: what gr.HTML runs when it loads.
 //
 // props: tool ("paint", "boxes", "place"), side (cells of a painting), inks ([{index, name, color}]),
-// picture (below it, a data URL), says (what it is, for those who do not see it), value.
+// picture (below it, a data URL), note (a line above it), says (what it is, for those who do not see it), value.
 // A painting is the index of each cell's ink in base64, 255 = bare; boxes and places are JSON of
 // shares of the surface's sides and a number that makes each one new.
 
@@ -23,7 +23,7 @@ surface.setAttribute("role", "application");
 surface.setAttribute("aria-label", props.says);
 surface.style.aspectRatio = String(props.aspect);
 surface.dataset.tool = props.tool;
-element.querySelector(".pad").append(bar, surface);
+element.querySelector(".pad").append(make("div", "pad-note", props.note), bar, surface);
 
 const at = { x: 0.5, y: 0.5 };
 let told = 0;

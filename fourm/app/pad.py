@@ -45,30 +45,35 @@ class Ink:
         return {"index": self.index, "name": self.name, "color": list(self.color)}
 
 
-def pad(
-    tool: Tool,
-    says: str,
-    side: int = 0,
-    inks: Sequence[Ink] = (),
-    picture: str = "",
-    aspect: float = 1.0,
-    **settings: Any,
-) -> gr.HTML:
-    """A surface of ``side`` cells a side; ``aspect`` is its width by its height."""
-    told = [ink.told for ink in inks]
-    return gr.HTML(
-        value="",
-        html_template='<div class="pad"></div>',
-        js_on_load=_SCRIPT,
-        apply_default_css=False,
-        tool=tool,
-        says=says,
-        side=side,
-        inks=told,
-        picture=picture,
-        aspect=aspect,
-        **settings,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Pad:
+    """A surface and what it is for."""
+
+    tool: Tool
+    says: str  # what it is, for those who do not see it
+    side: int = 0  # cells of a painting's side
+    inks: Sequence[Ink] = ()
+    aspect: float = 1.0  # its width by its height
+    note: str = ""  # stands above it
+
+    def build(self, picture: str = "", **settings: Any) -> gr.HTML:
+        """Its component, with a picture (a data URL) below what is painted."""
+        return gr.HTML(
+            value="",
+            html_template='<div class="pad"></div>',
+            js_on_load=_SCRIPT,
+            apply_default_css=False,
+            **self._props(picture),
+            **settings,
+        )
+
+    def changed(self, picture: str, **settings: Any) -> gr.HTML:
+        """The update to another picture: gradio forgets what an update does not repeat."""
+        return gr.HTML(**self._props(picture), **settings)
+
+    def _props(self, picture: str) -> dict[str, Any]:
+        inks = [ink.told for ink in self.inks]
+        return {**vars(self), "inks": inks, "picture": picture}
 
 
 def painted(value: Any, side: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from fourm.app.desk import WELCOME, Desk
+from fourm.app.desk import WELCOME, Desk, busy
 from fourm.app.limits import LIMITS, Limits
 from fourm.app.panels import Panels, widgets_of
 from fourm.app.telling import QUIET, told
@@ -40,11 +40,11 @@ def build_page(pipe: AnyToAnyPipeline, files: Path, limits: Limits = LIMITS) -> 
             with gr.Column(scale=5, min_width=320):
                 ticked = gr.CheckboxGroup(names, value=first, label="Give", elem_id="give")
                 panels = Panels.build(pipe.modalities, first)
-                targets = gr.Dropdown(
+                targets = gr.CheckboxGroup(
                     outputs,
                     value=[name for name in outputs if name not in first][:1],
-                    multiselect=True,
-                    label="Make, in this order",
+                    label="Make",
+                    info="In the order in which they are ticked: each is given all before it.",
                     elem_id="make",
                 )
                 settings = _settings(limits)
@@ -72,22 +72,17 @@ def _wire_generation(desk: Desk, buttons: _Buttons, view: _View, asked: list[Any
     texts = [c for c in desk.panels.components if isinstance(c, gr.Textbox)]
     starts = [buttons.go.click, *(text.submit for text in texts)]
     both = [buttons.go, buttons.stop]
-    gr.on(starts, lambda: _busy(True), None, both, **QUIET)
     running = gr.on(
         starts,
         told(desk.generate),
         [view.visit, view.doubt, *asked],
-        view.outputs,
+        [*view.outputs, *both],
         show_progress="hidden",
         trigger_mode="once",
         **_MODEL,
     )
-    running.then(lambda: _busy(False), None, both, **QUIET)
-    buttons.stop.click(lambda: _busy(False), None, both, cancels=[running], **QUIET)
-
-
-def _busy(is_busy: bool) -> tuple[Any, Any]:
-    return gr.Button(interactive=not is_busy), gr.Button(visible=is_busy)
+    running.then(lambda: busy(False), None, both, **QUIET)
+    buttons.stop.click(lambda: busy(False), None, both, cancels=[running], **QUIET)
 
 
 @dataclass(frozen=True)
@@ -98,10 +93,10 @@ class _Buttons:
 
     @classmethod
     def build(cls) -> _Buttons:
-        with gr.Row():
+        with gr.Row(elem_id="buttons"):
             go = gr.Button("Generate", variant="primary", scale=2, min_width=120, elem_id="go")
             stop = gr.Button("Stop", variant="stop", visible=False, min_width=80, elem_id="stop")
-            example = gr.Button("Fill in an example", min_width=120, elem_id="example")
+            example = gr.Button("Example", min_width=90, elem_id="example")
         return cls(go, stop, example)
 
 
@@ -122,16 +117,19 @@ class _View:
     @classmethod
     def build(cls) -> _View:
         visit = gr.State(Visit(), time_to_live=_KEPT_SECONDS)
-        now = gr.HTML(WELCOME, js_on_load=None, elem_id="now")
         with gr.Column(visible=False, elem_id="tools") as tools:
-            doubt = gr.Checkbox(False, label="Show where the model was unsure", elem_id="doubt")
-            with gr.Row(equal_height=True):
+            with gr.Row(equal_height=False, elem_id="again"):
                 choice = gr.Dropdown([], label="Give a result again", elem_id="choice", scale=3)
                 take = gr.Button("Give it", elem_id="take", min_width=90)
             with gr.Row():
-                download = gr.DownloadButton("Download all (zip)", elem_id="download")
-                forget = gr.Button("Forget all", elem_id="forget")
-        past = gr.HTML("", js_on_load=None, elem_id="past")
+                download = gr.DownloadButton(
+                    "Download all", elem_id="download", size="md", min_width=110
+                )
+                forget = gr.Button("Forget all", elem_id="forget", size="md", min_width=110)
+            doubt = gr.Checkbox(False, label="Show where the model was unsure", elem_id="doubt")
+        bare: dict[str, Any] = {"js_on_load": None, "apply_default_css": False}
+        now = gr.HTML(WELCOME, elem_id="now", **bare)
+        past = gr.HTML("", elem_id="past", **bare)
         return cls(visit, now, past, tools, doubt, download, choice, take, forget)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import gradio as gr
 import numpy as np
 
-from fourm.app.pad import BARE, MOST_INKS, MOST_SIDE, OPEN, Ink, data_url, pad, painted
+from fourm.app.pad import BARE, MOST_INKS, MOST_SIDE, OPEN, Ink, Pad, data_url, painted
 from fourm.app.telling import QUIET, told
 from fourm.app.widget import Widget, upload, uploaded, widget_of
 from fourm.given import Partial
@@ -46,29 +46,31 @@ class PictureWidget(Widget):
         return self._held
 
     @property
+    def surface(self) -> Pad:
+        """What is painted on, or only looked at."""
+        return Pad(
+            tool="paint" if self.inks else "none",
+            says=f"{self.modality.name}. Arrow keys move the brush, Enter paints.",
+            side=self.modality.raw.pixels,
+            inks=self.inks,
+            note=self.says,
+        )
+
+    @property
     def says(self) -> str:
         """What there is to do, in a sentence."""
         if not self.can_be_painted:
             return ""
-        return "Paint over what is to be made anew; choose it under *Make*, too."
+        return "Paint over what is to be made anew, and choose it under Make, too."
 
     def build(self, backdrop: gr.State | None) -> list[Any]:
         name = self.modality.name
         file = upload(self.modality)
         self._held = held = gr.State(None)
-        with gr.Column(visible=bool(self.inks) and self.is_painted_from_nothing) as below:
-            if self.says:
-                gr.Markdown(self.says, elem_classes="hint")
-            surface = pad(
-                "paint" if self.inks else "none",
-                f"{name}. Arrow keys move the brush, Enter paints.",
-                self.modality.raw.pixels,
-                self.inks,
-                elem_id=f"pad-{name}",
-            )
-        file.upload(told(self._opened), file, [held, surface, below], **QUIET)
-        file.clear(self._emptied, None, [held, surface, below], **QUIET)
-        return [held, surface, below, file]
+        surface = self.surface.build(visible=self.is_painted_from_nothing, elem_id=f"pad-{name}")
+        file.upload(told(self._opened), file, [held, surface], **QUIET)
+        file.clear(self._emptied, None, [held, surface], **QUIET)
+        return [held, surface, file]
 
     @property
     def is_painted_from_nothing(self) -> bool:
@@ -91,14 +93,14 @@ class PictureWidget(Widget):
 
     def shown(self, value: Any) -> list[Any]:
         picture = data_url(self.modality.raw.picture(value))
-        return [value, gr.HTML(value="", picture=picture), gr.Column(visible=True), None]
+        return [value, self.surface.changed(picture, value="", visible=True), None]
 
     def _opened(self, name: Any) -> list[Any]:
-        return self.shown(uploaded(self.modality, name))[:3]
+        return self.shown(uploaded(self.modality, name))[:2]
 
     def _emptied(self) -> list[Any]:
-        visible = self.is_painted_from_nothing and bool(self.inks)
-        return [None, gr.HTML(value="", picture=""), gr.Column(visible=visible)]
+        visible = self.is_painted_from_nothing
+        return [None, self.surface.changed("", value="", visible=visible)]
 
 
 @dataclass

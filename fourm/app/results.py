@@ -68,10 +68,8 @@ class Made:
         raw = self.step.target.raw
         if raw.has_picture and self.step.target.kind != "sequence":
             shown = [
-                _linked(
-                    data_url(picture), f"<b>{html.escape(name)}</b>", f"{name}, unfinished", name
-                )
-                for picture in self.step.images
+                f"<figure>{_linked(data_url(image), f'{name}, unfinished', name)}</figure>"
+                for image in self.step.images
             ]
         else:
             glance = self.step.decode()
@@ -86,9 +84,9 @@ class Made:
         figures = []
         for name, result in self.results.items():
             stem = f"{name}-seed{self.seed + i}"
-            figures.append(_figure(name, result.modality.raw, result.values[i], stem))
-            if with_doubt and i < len(result.entropy) and result.modality.grid:
-                figures.append(_doubt(result, i, stem))
+            has_map = with_doubt and i < len(result.entropy) and result.modality.grid
+            below = _doubt(result, i, stem) if has_map else ""
+            figures.append(_figure(name, result.modality.raw, result.values[i], stem, below))
         return f'<div class="made-sample">{"".join(figures)}</div>'
 
     def files(self) -> Iterator[tuple[str, bytes]]:
@@ -135,22 +133,21 @@ def _files(folder: str, stem: str, raw: Raw, value: Any) -> Iterator[tuple[str, 
         yield f"{folder}/pictures/{stem}.png", buffer.getvalue()
 
 
-def _figure(name: str, raw: Raw, value: Any, stem: str) -> str:
+def _figure(name: str, raw: Raw, value: Any, stem: str, below: str = "") -> str:
     shown, label = html.escape(raw.line(value)), f"<b>{html.escape(name)}</b>"
-    if not raw.has_picture:
-        return (
-            f'<figure><div class="made-text">{shown or "(nothing)"}</div>'
-            f"<figcaption>{label}</figcaption></figure>"
-        )
-    return _linked(data_url(raw.picture(value)), f"{label} {shown}", f"{name}, generated", stem)
+    if raw.has_picture:
+        image = _linked(data_url(raw.picture(value)), f"{name}, generated", stem)
+        return f"<figure>{image}<figcaption>{label} {shown}</figcaption>{below}</figure>"
+    text = f'<div class="made-text">{shown or "(nothing)"}</div>'
+    return f"<figure>{text}<figcaption>{label}</figcaption></figure>"
 
 
-def _linked(url: str, caption: str, alt: str, stem: str) -> str:
+def _linked(url: str, alt: str, stem: str) -> str:
     """A picture that is saved under a name of its own."""
     stem, alt = html.escape(stem), html.escape(alt)
     return (
-        f'<figure><a href="{url}" download="{stem}.png" title="save {stem}.png">'
-        f'<img src="{url}" alt="{alt}"></a><figcaption>{caption}</figcaption></figure>'
+        f'<a href="{url}" download="{stem}.png" title="save {stem}.png">'
+        f'<img src="{url}" alt="{alt}"></a>'
     )
 
 
@@ -159,8 +156,9 @@ def _doubt(result: Generated, i: int, stem: str) -> str:
     share = np.clip(result.entropy[i] / np.log(max(result.modality.vocab_size, 2)), 0, 1)
     colors = 255 + share[..., None] * (np.array(_UNSURE) - 255)
     picture = Image.fromarray(colors.round().astype(np.uint8))
-    caption = f"<b>doubt</b> {100 * share.mean():.0f} % of the most there can be"
-    return _linked(data_url(picture), caption, "how unsure the model was", f"{stem}-doubt")
+    image = _linked(data_url(picture), "how unsure the model was", f"{stem}-doubt")
+    mean = f"doubt {100 * share.mean():.0f} % of the most there can be"
+    return f'<div class="made-doubt">{image}<figcaption>{mean}</figcaption></div>'
 
 
 def _told(name: str, raw: Raw, value: Any) -> str:

@@ -124,5 +124,5 @@ def _style() -> dict[str, Any]:
         primary_hue="indigo",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
-    )
+    ).set(input_border_width="1px", input_border_color="*neutral_400", block_border_width="1px")
     return {"theme": theme, "css": CSS}

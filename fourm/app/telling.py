@@ -55,6 +55,4 @@ def _told() -> Iterator[None]:
 
 
 def _shown(sentence: str) -> gr.Error:
-    return gr.Error(
-        sentence[:1].upper() + sentence[1:], duration=_SECONDS, title="", print_exception=False
-    )
+    return gr.Error(sentence, duration=_SECONDS, title="That cannot be done", print_exception=False)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import gradio as gr
 from PIL import Image
 
-from fourm.app.pad import data_url, drawn, pad
+from fourm.app.pad import Pad, data_url, drawn
 from fourm.app.telling import QUIET, told
 from fourm.app.widget import GAP, TypedWidget, UploadWidget, Widget, widget_of
 from fourm.errors import UserError
@@ -86,7 +86,8 @@ class PlaceWidget(NumbersWidget):
         box = self.box()
         picture = data_url(Image.open(Path(__file__).with_name("world.png")))
         says = f"{self.modality.name}: a map of the Earth. Arrow keys move, Enter chooses."
-        world = pad("place", says, picture=picture, aspect=2.0, elem_id=f"pad-{self.modality.name}")
+        surface = Pad(tool="place", says=says, aspect=2.0)
+        world = surface.build(picture, elem_id=f"pad-{self.modality.name}")
         world.input(told(_place), world, box, **QUIET)
         return [box]
 

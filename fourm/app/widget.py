@@ -146,7 +146,7 @@ def upload(m: Modality) -> gr.File:
         label=f"{m.name}: drop a file ({', '.join(kinds)})",
         file_types=kinds,
         type="filepath",
-        height=110,
+        height=140,
         elem_id=f"upload-{m.name}",
     )
 
