@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -58,8 +58,13 @@ class Rate:
 class Guard:
     """ASGI middleware: an application that answers as ``app`` does where it may."""
 
-    def __init__(self, app: Any, files: Path, limits: Limits = LIMITS) -> None:
-        self.app, self.files, self.limits = app, files.resolve(), limits
+    def __init__(
+        self, app: Any, files: Path, limits: Limits = LIMITS, hosts: tuple[str, ...] = ()
+    ) -> None:
+        """``files``: the folder that may be served from; ``hosts``: the names that the page may be
+        called by, so that no other page is led here by a name of its own; empty = any.
+        """
+        self.app, self.files, self.limits, self.hosts = app, files.resolve(), limits, hosts
         self.rate = Rate(limits.posts_a_minute)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -85,7 +90,13 @@ class Guard:
         await self.app(scope, _bounded(receive, most), with_policy)
 
     def _refusal(self, scope: Any) -> tuple[int, str] | None:
-        path = unquote(scope["path"])
+        path, headers = unquote(scope["path"]), Headers(scope=scope)
+        host = headers.get("host", "")
+        if self.hosts and _name_of(host) not in self.hosts:
+            return 403, "This page is for this machine alone."
+        # pages of others may send requests here, but not read the answers: refuse what acts
+        if urlsplit(headers.get("origin", "")).netloc not in ("", host):
+            return 403, "Another page cannot use this one."
         if any(part in path for part in _CLOSED):
             return 404, "There is nothing here."
         for marker in ("/file=", "/file/"):
@@ -95,7 +106,7 @@ class Guard:
             client = scope["client"][0] if scope.get("client") else ""
             if not self.rate.admits(client):
                 return 429, "Too many requests: wait a minute."
-            length = Headers(scope=scope).get("content-length", "0")
+            length = headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > self._most_bytes(scope):
                 mega = self._most_bytes(scope) // 1_000_000
                 return 413, f"That is too large: {mega} MB are the most."
@@ -116,6 +127,11 @@ class Guard:
 
     def _kept(self) -> int:
         return sum(path.stat().st_size for path in self.files.rglob("*") if path.is_file())
+
+
+def _name_of(host: str) -> str:
+    """A host without its port."""
+    return host if host.endswith("]") else host.rpartition(":")[0] or host
 
 
 def _bounded(receive: Any, most: int) -> Any:

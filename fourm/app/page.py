@@ -27,6 +27,11 @@ _MODEL: dict[str, Any] = {
     "concurrency_id": "model",
 }
 _KEPT_SECONDS = 3600
+# where results lie below what is given
+_TO_RESULTS = (
+    "() => { if (innerWidth < 720) document.querySelector('#now')"
+    ".scrollIntoView({behavior: 'smooth'}); }"
+)
 
 
 def build_page(pipe: AnyToAnyPipeline, files: Path, limits: Limits = LIMITS) -> gr.Blocks:
@@ -81,6 +86,7 @@ def _wire_generation(desk: Desk, buttons: _Buttons, view: _View, asked: list[Any
         trigger_mode="once",
         **_MODEL,
     )
+    buttons.go.click(None, None, None, js=_TO_RESULTS, **QUIET)
     running.then(lambda: busy(False), None, both, **QUIET)
     buttons.stop.click(lambda: busy(False), None, both, cancels=[running], **QUIET)
 

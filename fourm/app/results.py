@@ -11,7 +11,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from fourm.data.npy import write_npy
 from fourm.generated import Generated, GenerationStep
 from fourm.given import Partial
 from fourm.modalities import ModalitySet
-from fourm.raw import Raw
+from fourm.raw import Legend, Raw
 from fourm.report.legend import legend_html
 
 _UNSURE = (230, 60, 130)  # colour of a token of which nothing was known; white = none in doubt
@@ -53,7 +53,7 @@ class Made:
         note = f"{html.escape(self.settings)}, seed {self.seed}"
         samples = "".join(self._sample(i, with_doubt) for i in range(self.num_samples))
         legends = "".join(
-            legend_html(result.modality.raw.legend(), name) for name, result in self.results.items()
+            legend_html(_legend(result), name) for name, result in self.results.items()
         )
         return (
             f'<details class="made"{" open" if is_open else ""}><summary>{title}</summary>'
@@ -166,4 +166,12 @@ def _told(name: str, raw: Raw, value: Any) -> str:
     if isinstance(value, Partial):
         return f"part of {name}"
     text = raw.printed(value)
-    return name if text is None else f"{name}: {text[:60]}"
+    return name if text is None else f"{name}: {(raw.line(value) or text)[:60]}"
+
+
+def _legend(result: Generated) -> Legend:
+    """Of classes those that occur."""
+    raw = result.modality.raw
+    legend = raw.legend()
+    occur = {name for value in result.values for name in raw.counted(value)}
+    return replace(legend, entries=tuple(e for e in legend.entries if e[0] in occur))

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fourm.app.guard import Guard
 from fourm.app.limits import LIMITS, Limits
 from fourm.errors import UserError
 from fourm.pipeline import AnyToAnyPipeline
 
-_HERE = ("127.0.0.1", "localhost", "[::1]", "::1")
+_HERE = ("127.0.0.1", "localhost", "[::1]")
 
 
 def check_address(host: str, port: int, public: bool = False) -> None:
@@ -71,7 +70,7 @@ def served(
     os.environ["GRADIO_TEMP_DIR"] = str(files)  # of uploads, too
     try:
         blocks = _page(pipe, files, limits)
-        hosts = ["*"] if public else list(_HERE)
+        hosts = () if public else (*_HERE, host)
         _, address, _ = blocks.launch(
             **_style(),
             server_name=host,
@@ -91,8 +90,7 @@ def served(
             state_session_capacity=200,
             app_kwargs={
                 "middleware": [
-                    Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
-                    Middleware(Guard, files=files, limits=limits),
+                    Middleware(Guard, files=files, limits=limits, hosts=hosts),
                 ]
             },
         )

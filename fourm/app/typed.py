@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
 from fourm.raw.words import Words
 
+_SPACE = 3  # channels of a vector in space
 _FEW = 16  # channels of a vector that is typed
 _DIVIDERS = re.compile(r"[\s,;]+")
 _IS_GAP = re.compile(r"\[S_\d+\]")
@@ -84,10 +86,7 @@ class PlaceWidget(NumbersWidget):
 
     def build(self, backdrop: gr.State | None) -> list[Any]:
         box = self.box()
-        picture = data_url(Image.open(Path(__file__).with_name("world.png")))
-        says = f"{self.modality.name}: a map of the Earth. Arrow keys move, Enter chooses."
-        surface = Pad(tool="place", says=says, aspect=2.0)
-        world = surface.build(picture, elem_id=f"pad-{self.modality.name}")
+        world = _world(self.modality.name)
         world.input(told(_place), world, box, **QUIET)
         return [box]
 
@@ -115,6 +114,17 @@ class VectorWidget(NumbersWidget):
 
     def typed(self, value: Any) -> str:
         return "\n".join(" ".join(f"{number:.5g}" for number in row) for row in value)
+
+
+@dataclass
+class DirectionWidget(VectorWidget):
+    """A vector in space; of directions from the Earth's centre a place can be clicked."""
+
+    def build(self, backdrop: gr.State | None) -> list[Any]:
+        box = self.box()
+        world = _world(self.modality.name, "If it points from the Earth's centre: click a place.")
+        world.input(told(_direction), world, box, **QUIET)
+        return [box]
 
 
 @dataclass
@@ -149,9 +159,30 @@ def _number(part: str, name: str) -> float:
         raise UserError(f"{part!r} in {name} is no number") from None
 
 
-def _place(chosen: Any) -> str:
+def _world(name: str, note: str = "") -> gr.HTML:
+    """A map of the Earth on which places are chosen."""
+    picture = data_url(Image.open(Path(__file__).with_name("world.png")))
+    says = f"{name}: a map of the Earth. Arrow keys move, Enter chooses."
+    return Pad(tool="place", says=says, aspect=2.0, note=note).build(picture, elem_id=f"pad-{name}")
+
+
+def _degrees(chosen: Any) -> tuple[float, float]:
+    """Latitude and longitude of what was clicked."""
     x, y = drawn(chosen, 2)
-    return f"{90 - 180 * y:.1f} {360 * x - 180:.1f}"
+    return 90 - 180 * y, 360 * x - 180
+
+
+def _place(chosen: Any) -> str:
+    latitude, longitude = _degrees(chosen)
+    return f"{latitude:.1f} {longitude:.1f}"
+
+
+def _direction(chosen: Any) -> str:
+    """A unit vector: towards longitude 0 on the equator, 90 degrees east of it, the north."""
+    latitude, longitude = map(math.radians, _degrees(chosen))
+    flat = math.cos(latitude)
+    vector = (flat * math.cos(longitude), flat * math.sin(longitude), math.sin(latitude))
+    return " ".join(f"{number:.4f}" for number in vector)
 
 
 def _with_color(text: str, color: str) -> str:
@@ -169,6 +200,8 @@ def _of_numbers(raw: Raw) -> type[Widget]:
 
 
 def _of_vectors(raw: Raw) -> type[Widget]:
+    if raw.num_channels == _SPACE:
+        return DirectionWidget
     return VectorWidget if raw.num_channels <= _FEW else UploadWidget
 
 
