@@ -193,7 +193,7 @@ def test_uploads_are_read_as_the_command_reads_files(pipe, tmp_path):
 def test_wrong_and_huge_files_are_refused_by_name_and_never_by_their_place(pipe, tmp_path):
     rgb = pipe.modalities["rgb"]
     for name, data, message in (
-        ("a.png", b"no picture", "a.png: no readable picture|no readable picture"),
+        ("a.png", b"no picture", "a.png: no readable picture"),
         ("b.exe", b"MZ", "b.exe is none of the kinds of file"),
         ("c.npy", b"\x93NUMPY junk", "c.npy"),
         ("d.png", bomb(), "8000 x 8000 pixels is too large"),
@@ -412,7 +412,7 @@ def test_only_the_pages_own_files_are_served_and_nothing_is_relayed(tmp_path):
 
 
 def test_other_machines_are_let_in_only_where_that_is_said():
-    with pytest.raises(UserError, match="lets other machines in .* add --public"):
+    with pytest.raises(UserError, match="lets other machines in.* add --public"):
         check_address("0.0.0.0", 0)
     check_address("0.0.0.0", 0, public=True)
     check_address("127.0.0.1", 0)

@@ -41,7 +41,10 @@ def check_upload(path: Path, extensions: tuple[str, ...], limits: Limits = LIMIT
     if size > limits.upload_bytes:
         raise UserError(f"{path.name} is larger than {limits.upload_bytes // 1_000_000} MB")
     if extension in ("png", "jpg", "jpeg", "webp"):
-        header = open_header(path.read_bytes())
+        try:
+            header = open_header(path.read_bytes())
+        except UserError as error:
+            raise UserError(f"{path.name}: {error}") from None
         if header.width * header.height > limits.pixels:
             raise UserError(
                 f"a picture of {header.width} x {header.height} pixels is too large:"
