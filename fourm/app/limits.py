@@ -22,7 +22,7 @@ class Limits:
     results: int = 12  # of a visitor's history; older ones are dropped
     waiting: int = 16  # visitors in the queue
     posts_a_minute: int = 240  # of one address; clicks and uploads alike
-    generations_a_minute: int = 20  # of one visitor
+    generations_a_minute: int = 60  # of one address
 
 
 LIMITS = Limits()

@@ -55,7 +55,7 @@ def build_page(pipe: AnyToAnyPipeline, files: Path, limits: Limits = LIMITS) -> 
                 settings = _settings(limits)
                 buttons = _Buttons.build()
             with gr.Column(scale=6, min_width=320):
-                view = _View.build()
+                view = _View.build(files)
         desk = Desk(pipe, panels, files, limits)
         ticked.change(told(panels.show), ticked, panels.columns, **QUIET)
         _wire_generation(desk, buttons, view, [ticked, targets, *settings, *panels.components])
@@ -121,8 +121,10 @@ class _View:
     forget: gr.Button
 
     @classmethod
-    def build(cls) -> _View:
-        visit = gr.State(Visit(), time_to_live=_KEPT_SECONDS)
+    def build(cls, files: Path) -> _View:
+        visit = gr.State(
+            Visit(), time_to_live=_KEPT_SECONDS, delete_callback=lambda gone: gone.drop(files)
+        )
         with gr.Column(visible=False, elem_id="tools") as tools:
             with gr.Row(equal_height=False, elem_id="again"):
                 choice = gr.Dropdown([], label="Give a result again", elem_id="choice", scale=3)
@@ -132,7 +134,12 @@ class _View:
                     "Download all", elem_id="download", size="md", min_width=110
                 )
                 forget = gr.Button("Forget all", elem_id="forget", size="md", min_width=110)
-            doubt = gr.Checkbox(False, label="Show where the model was unsure", elem_id="doubt")
+            doubt = gr.Checkbox(
+                False,
+                label="Show where the model was unsure",
+                info="The pinker, the less it knew; 100 % is a mere guess.",
+                elem_id="doubt",
+            )
         bare: dict[str, Any] = {"js_on_load": None, "apply_default_css": False}
         now = gr.HTML(WELCOME, elem_id="now", **bare)
         past = gr.HTML("", elem_id="past", **bare)

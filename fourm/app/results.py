@@ -157,7 +157,7 @@ def _doubt(result: Generated, i: int, stem: str) -> str:
     colors = 255 + share[..., None] * (np.array(_UNSURE) - 255)
     picture = Image.fromarray(colors.round().astype(np.uint8))
     image = _linked(data_url(picture), "how unsure the model was", f"{stem}-doubt")
-    mean = f"doubt {100 * share.mean():.0f} % of the most there can be"
+    mean = f"doubt {100 * share.mean():.0f} %"
     return f'<div class="made-doubt">{image}<figcaption>{mean}</figcaption></div>'
 
 

@@ -146,7 +146,8 @@ def upload(m: Modality) -> gr.File:
         label=f"{m.name}: drop a file ({', '.join(kinds)})",
         file_types=kinds,
         type="filepath",
-        height=140,
+        height=130,
+        elem_classes="upload",
         elem_id=f"upload-{m.name}",
     )
 
