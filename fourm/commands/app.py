@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import click
@@ -30,6 +31,8 @@ def command(model: str | None, host: str, port: int, public: bool) -> None:
     pipe = AnyToAnyPipeline.from_pretrained(model or demo_model_folder())
     if public:
         print("warning: whoever reaches this address can use the page; it has no password")
+    # ended by others as by Ctrl-C: visitors' files are removed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with served(pipe, host, port, public) as address:
         print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
         while True:
