@@ -274,6 +274,28 @@ def test_the_page_fits_a_phone(visit, address, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_a_generation_is_stopped(visit, address):
+    page = visit(address)
+    tick(page, "make", "rgb", "depth", "normal", "semseg")
+    page.locator("#num input[type=number]").fill("8")
+    page.locator("#num input[type=number]").press("Tab")
+    page.click("#go")
+    page.locator("#stop").click()
+    playwright.expect(page.locator("#stop")).not_to_be_visible()
+    playwright.expect(page.locator("#go")).to_be_enabled()
+    assert not page.locator("#tools").is_visible()  # nothing was kept
+
+
+def test_gaps_of_a_caption_are_filled(visit, address):
+    page = visit(address)
+    page.fill("#given-caption textarea", "a large [S_1] cube left of a small blue sphere")
+    tick(page, "make", "caption")
+    generate(page)
+    filled = page.inner_text("#now .made-text")
+    assert re.fullmatch(r"a large .+ cube left of a small blue sphere", filled)
+    assert "[S_" not in filled
+
+
 def test_keys_alone_generate(visit, address):
     page = visit(address)
     page.locator("#given-caption textarea").focus()
