@@ -232,9 +232,9 @@ def test_an_empty_box_is_the_models_own_and_zero_is_zero(pipe):
 
 def test_quality_changes_steps_but_not_of_what_is_determined(pipe):
     own = pipe.options["rgb"]
-    best = options_of(pipe, ["caption"], ["rgb", "depth"], Wishes.of("", OWN, "best"))
-    assert best["rgb"].steps == 2 * own.steps and best["rgb"].sweeps == own.sweeps + 1
-    assert "depth" not in best  # given rgb: one pass
+    more = options_of(pipe, ["caption"], ["rgb", "depth"], Wishes.of("", OWN, "thorough"))
+    assert more["rgb"].steps == 2 * own.steps and more["rgb"].sweeps == own.sweeps + 1
+    assert "depth" not in more  # given rgb: one pass
     fast = options_of(pipe, ["caption"], ["rgb", "caption"], Wishes.of("", OWN, "fast"))
     assert fast["rgb"].steps == own.steps // 2 and "caption" not in fast
 

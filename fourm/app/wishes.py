@@ -22,7 +22,7 @@ OWN = "as the model prefers"
 # temperatures; the likeliest answer is the same for every seed
 VARIETY = {OWN: None, "none": 0.0, "little": 0.3, "some": 0.7, "much": 1.0}
 # factor of the steps, sweeps more
-QUALITY = {"fast": (0.5, -1), "default": (1.0, 0), "best": (2.0, 1)}
+QUALITY = {"fast": (0.5, -1), "default": (1.0, 0), "thorough": (2.0, 1)}
 _ONE_STEP = 1  # what the inputs determine is taken in one step, and more make it worse
 
 
