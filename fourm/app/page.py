@@ -172,7 +172,7 @@ def _settings(limits: Limits) -> list[Any]:
             list(QUALITY),
             value="default",
             label="Quality",
-            info="Fast: half the steps, worse. Thorough: twice the steps, and each token asked again.",
+            info="Fast: half the steps, worse. Thorough: twice the steps and one sweep more.",
             elem_id="quality",
         )
         with gr.Row():
