@@ -19,8 +19,8 @@ from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 
 if TYPE_CHECKING:
+    from fourm.generated import Generated
     from fourm.modalities import ModalitySet
-    from fourm.pipeline import Generated
 
 MANIFEST, VALUES = "manifest.json", "values"
 _KEY = "key"  # column of a table

@@ -44,8 +44,8 @@ ROOMS = (
         "fourm",
         "pipeline",
         "any to any; released 4M",
-        "pipeline given given_sequences inputs automatic scoring feature_rows generated_files"
-        " interop",
+        "pipeline call preferred given given_sequences inputs generated automatic scoring"
+        " feature_rows generated_files interop",
     ),
     Room(
         "fourm",

@@ -22,7 +22,8 @@ from fourm.evaluation.sections import (
     facts,
 )
 from fourm.model import load_model
-from fourm.pipeline import AnyToAnyPipeline, read_options
+from fourm.pipeline import AnyToAnyPipeline
+from fourm.preferred import read_options
 from fourm.progress import progress_bar
 from fourm.project import Project, is_newer
 from fourm.provenance import Provenance, flat_figures
