@@ -8,7 +8,7 @@ sampled is said by the call, else by the model (``preferred.py``), else by a fir
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,17 +56,18 @@ class Call:
     own: Mapping[str, SamplingOptions]  # the model's
     options: Mapping[str, SamplingOptions]  # of some targets
     settings: dict[str, Any]  # of all targets
+    form: Callable[[Generated], Any]  # in which results are given
 
-    def steps(self, results: dict[str, Generated]) -> Generator[GenerationStep, None, None]:
+    def steps(self, results: dict[str, Any]) -> Generator[GenerationStep, None, None]:
         """Each step of each target; ``results`` gets the targets as they are finished."""
         state, conditions = self.given, self.given.present
         for i, name in enumerate(self.targets):
             start = self._start(state, name)
             if self.engine.encoder.num_whole(start, name) == start.num_samples:
-                results[name] = self._result(start, name)
+                results[name] = self.form(self._result(start, name))
                 continue
             made = yield from self._made(start, name, conditions, self.targets[i:])
-            results[name] = self._result(made, name)
+            results[name] = self.form(self._result(made, name))
             if self.chain:
                 state, conditions = made, [*conditions, name]
 
@@ -121,6 +122,22 @@ class Call:
         return replace(
             result, values=[pasted(g, m, v) if isinstance(g, Partial) else v for g, v in pairs]
         )
+
+
+def as_called_here(settings: dict[str, Any], seed: Any) -> tuple[dict[str, Any], Any]:
+    """Settings and seed of a call that may use the names of diffusers, which a call alone reads.
+    Raises UserError where one thing is said twice.
+    """
+    ours = dict(settings)
+    generator = ours.pop("generator", None)
+    if generator is not None and seed is not None:
+        raise UserError("seed and generator are two names of one thing: give one of them")
+    if "num_inference_steps" in ours:
+        if "steps" in ours:
+            raise UserError("steps and num_inference_steps are two names of one thing: give one")
+        ours["steps"] = ours.pop("num_inference_steps")
+    chosen = generator if generator is not None else seed
+    return ours, 0 if chosen is None else chosen
 
 
 def checked_targets(targets: Any, options: Any, modalities: ModalitySet) -> Sequence[str]:

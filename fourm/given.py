@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from einops import rearrange
 from PIL import Image
 
@@ -21,6 +22,7 @@ from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.sampling.state import GridState
 
+_SEEDS = 1 << 62  # that a generator draws from
 _GAP = re.compile(r"\[S_\d+\]")
 
 
@@ -54,9 +56,16 @@ def whole_number(value: Any, name: str) -> int:
 
 
 def seeds_of(seed: Any, num: int) -> np.ndarray:
-    """One seed (that of the first sample) or one for each of ``num`` samples, as (num,) int64."""
+    """One seed (that of the first sample) or one for each of ``num`` samples, as (num,) int64.
+
+    A ``torch.Generator`` draws a seed for each, and moves on by that.
+    """
     if seed is None:
         raise UserError("seed must be a number: nothing is random by itself here")
+    if isinstance(seed, torch.Generator):
+        seed = torch.randint(_SEEDS, (num,), generator=seed, device=seed.device)
+    if isinstance(seed, (list, tuple)):
+        seed = [seeds_of(s, 1)[0] if isinstance(s, torch.Generator) else s for s in seed]
     if np.ndim(seed) == 0:
         first = whole_number(seed, "seed")
         seeds = [first + i for i in range(num)]

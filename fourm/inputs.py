@@ -28,6 +28,7 @@ from fourm.given import (
 )
 from fourm.given_sequences import ids_with_gaps
 from fourm.modalities import SENTINEL_ID, Modality, ModalitySet
+from fourm.output_types import without_tensors
 from fourm.sampling.state import GridState, SampleState
 
 
@@ -51,6 +52,7 @@ class Inputs:
         num_samples = whole_number(num_samples, "num_samples")
         if num_samples < 1:
             raise UserError(f"num_samples must be at least 1, not {num_samples}")
+        inputs = {name: without_tensors(v, modalities[name]) for name, v in inputs.items()}
         lists = {
             name: list(value) for name, value in inputs.items() if is_batch(value, modalities[name])
         }

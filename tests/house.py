@@ -44,8 +44,8 @@ ROOMS = (
         "fourm",
         "pipeline",
         "any to any; released 4M",
-        "pipeline call preferred given given_sequences inputs generated automatic scoring"
-        " feature_rows generated_files interop",
+        "pipeline call preferred given given_sequences inputs generated output_types automatic"
+        " scoring feature_rows generated_files interop",
     ),
     Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
@@ -86,7 +86,7 @@ ROOMS = (
         "ground",
         "errors, configs, choices, random numbers, weights",
         "errors choices yaml_files config rng ragged low_discrepancy compiled compiled_rng formats"
-        " progress resources weights model_files",
+        " places progress resources weights model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),
