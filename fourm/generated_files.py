@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 
 if TYPE_CHECKING:
     from fourm.generated import Generated
     from fourm.modalities import ModalitySet
+    from fourm.tiled import GeneratedMap
 
 MANIFEST, VALUES = "manifest.json", "values"
 _KEY = "key"  # column of a table
@@ -178,6 +181,18 @@ class Results:
         if text is not None:
             yield f"{name}: {text}"
         elif not raw.has_picture:
+            yield str(path)
+
+
+def write_maps(folder: Path, maps: Mapping[str, GeneratedMap]) -> Iterator[str]:
+    """Each map as values that can be given again (npy), and as a picture; yields their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, made in maps.items():
+        for path in (folder / f"{name}.npy", folder / f"{name}.png"):
+            if path.suffix == ".npy":
+                np.save(path, made.value)
+            else:
+                made.image.save(path)
             yield str(path)
 
 

@@ -55,6 +55,14 @@ def whole_number(value: Any, name: str) -> int:
         raise UserError(f"{name} must be a whole number, not {value!r}") from None
 
 
+def at_least_one(value: Any, name: str) -> int:
+    """A whole number from 1 on."""
+    number = whole_number(value, name)
+    if number < 1:
+        raise UserError(f"{name} must be at least 1, not {number}")
+    return number
+
+
 def seeds_of(seed: Any, num: int) -> np.ndarray:
     """One seed (that of the first sample) or one for each of ``num`` samples, as (num,) int64.
 

@@ -35,7 +35,7 @@ from fourm.feature_rows import FeatureRows, feature_rows
 from fourm.generated import Decoder, Generated, GenerationStep, Stream
 from fourm.given import Partial as Partial
 from fourm.given import Tokens as Tokens
-from fourm.given import seeds_of
+from fourm.given import at_least_one, seeds_of
 from fourm.hub import find_model
 from fourm.inputs import InputEncoder, Inputs
 from fourm.model import FourM, load_model
@@ -47,6 +47,7 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
 from fourm.scoring import Method, Scorer
+from fourm.tiled import GeneratedMap, TiledCall, split_inputs
 
 TOKENIZERS_FOLDER = "tokenizers"
 
@@ -287,6 +288,44 @@ class AnyToAnyPipeline:
             yield from call.steps(results)
         finally:
             self.model.to("cpu")
+
+    def tiled(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Sequence[str] | str,
+        *,
+        seed: int = 0,
+        overlap: float = 0.25,
+        max_windows: int = 64,
+        options: Mapping[str, SamplingOptions] | None = None,
+        **settings: Any,
+    ) -> dict[str, GeneratedMap]:
+        """Generate maps of any size from maps of any size, e.g. land cover from a large picture.
+
+        Args:
+            inputs: name -> array (H, W[, C]), picture or file, in proportion to the sizes that the
+                model reads; what is no map (a text) is given to every window.
+            overlap: share of a window's side that it has in common with its neighbour.
+            max_windows: held at a time; those behind are given what was found in the overlap.
+
+        Raises:
+            UserError: for targets that are no maps, and maps that do not go together.
+        """
+        settings, first = as_called_here(settings, seed)
+        targets = checked_targets(targets, options, self.modalities)
+        maps, others = split_inputs(inputs, targets, self._engine)
+        return TiledCall(
+            engine=self._engine,
+            targets=targets,
+            maps=maps,
+            others=others,
+            own=self.options,
+            options=options or {},
+            settings=settings,
+            seed=int(seeds_of(first, 1)[0]),
+            overlap=overlap,
+            max_windows=at_least_one(max_windows, "max_windows"),
+        ).results()
 
     def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""

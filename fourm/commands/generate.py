@@ -39,6 +39,8 @@ from fourm.errors import UserError
 @click.option("--top-k", type=int, help="Of all targets; 0 = off.")
 @click.option("--top-p", type=float, help="Of all targets; 1 = off.")
 @click.option("--guidance-scale", "--guidance", type=float, help="Of all targets; 1 = no guidance.")
+@click.option("--tile", is_flag=True, help="Inputs are maps of any size, and so are the targets.")
+@click.option("--overlap", type=float, default=0.25, help="Of tiles, as a share of their side.")
 def command(
     model: str | None,
     caption: str | None,
@@ -49,6 +51,8 @@ def command(
     out: Path,
     num: int,
     seed: int,
+    tile: bool,
+    overlap: float,
     **sampling: Any,
 ) -> None:
     """Generate any modalities from any others.
@@ -66,6 +70,7 @@ def command(
         Results,
         stamp_of,
         wanted_inputs,
+        write_maps,
     )
     from fourm.hub import find_model
     from fourm.pipeline import AnyToAnyPipeline
@@ -77,8 +82,15 @@ def command(
     folder = find_model(model or demo_model_folder())
     pipe = AnyToAnyPipeline.from_pretrained(folder)
     told = {} if caption is None else {"caption": caption}
-    everything = wanted_inputs(pipe.modalities, given, table, told)
     targets = [*first, *more] or ["rgb"]
+    if tile:
+        if table is not None or num != 1:
+            raise UserError("--tile makes one map of each target: leave out --inputs and --num")
+        made = pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
+        for line in write_maps(out, made):
+            print(line)
+        return
+    everything = wanted_inputs(pipe.modalities, given, table, told)
     request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
     results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
     wrong = []
