@@ -2,6 +2,8 @@
 window does, it is what a plain call gives.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,13 +43,11 @@ def test_windows_cover_the_map_and_overlap_at_least_as_asked(shape, overlap):
     windows = Windows.over(shape, (8, 8), overlap)
     for starts, length in zip((windows.rows, windows.columns), shape, strict=True):
         assert starts[0] == 0 and starts[-1] == length - 8
-        assert all(8 - (b - a) >= 8 * overlap for a, b in zip(starts, starts[1:], strict=False))
+        assert all(8 - (b - a) >= 8 * overlap for a, b in pairwise(starts))
     every = windows.places(np.arange(len(windows)))
     assert np.array_equal(np.unique(every), np.arange(shape[0] * shape[1]))
-    fine = windows.scaled(2)
-    assert np.array_equal(
-        fine.corners(np.arange(len(fine))), 2 * windows.corners(np.arange(len(fine)))
-    )
+    every = np.arange(len(windows))
+    assert np.array_equal(windows.scaled(2).corners(every), 2 * windows.corners(every))
 
 
 def test_each_token_is_owned_by_the_window_in_which_it_lies_deepest():
@@ -83,7 +83,7 @@ def test_a_mosaic_is_the_weighted_mean_of_what_windows_show():
             total[row : row + 4, column : column + 4] += pixels[i] * weight
             weights[row : row + 4, column : column + 4] += weight
         rows.append(mosaic.above(windows.finished(which)))
-    np.testing.assert_allclose(np.concatenate(rows), total / weights, rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate(rows), total / weights, rtol=1e-4, atol=1e-6)
     assert max(len(part) for part in rows) <= 4
 
 
@@ -125,7 +125,7 @@ def test_overlapping_windows_are_sampled_jointly_in_bounded_memory(
     made = pipe.tiled({"rgb": wide}, "depth", max_windows=max_windows, **settings)["depth"]
     windows = Windows.over((13, 19), (8, 8), 0.25)
     shown = np.concatenate(seen)
-    assert max(map(len, seen)) == min(max_windows, len(windows))
+    assert [len(ids) for ids in seen] == ([3, 3] if max_windows == 4 else [6])
     # what windows show of a token is one and the same
     assert np.array_equal(shown, made.ids.reshape(-1)[windows.places(np.arange(len(windows)))])
     assert made.value.shape == (100, 150, 1)[: made.value.ndim]
@@ -151,41 +151,20 @@ def test_a_later_target_is_given_the_maps_before_it(pipe, wide):
         ({"rgb": np.zeros(5)}, "depth", {}, "input rgb: a map is an array"),
     ],
 )
-def test_what_cannot_be_tiled_is_refused_in_a_sentence(
-    pipe, wide, inputs, targets, options, message
-):
+def test_what_cannot_be_tiled_is_refused(pipe, wide, inputs, targets, options, message):
     given = {k: wide if isinstance(v, str) and v == "wide" else v for k, v in inputs.items()}
     with pytest.raises(UserError, match=message):
         pipe.tiled(given, targets, **options)
 
 
 def test_the_command_makes_maps_that_can_be_given_again(pipe, wide, tmp_path, capsys):
-    Image.fromarray(wide).save(tmp_path / "map.png")
-    out = tmp_path / "out"
-    main(
-        [
-            "generate",
-            "--tile",
-            "--input",
-            f"rgb={tmp_path / 'map.png'}",
-            "semseg",
-            "--out",
-            str(out),
-        ]
-    )
+    picture, out = tmp_path / "map.png", tmp_path / "out"
+    Image.fromarray(wide).save(picture)
+    tile = ["generate", "--tile", "--out", str(out), "--input"]
+    main([*tile, f"rgb={picture}", "semseg"])
     assert str(out / "semseg.npy") in capsys.readouterr().out
     labels = np.load(out / "semseg.npy")
     assert np.array_equal(labels, pipe.tiled({"rgb": wide}, "semseg")["semseg"].value)
     assert Image.open(out / "semseg.png").size == (150, 100)
-    main(
-        [
-            "generate",
-            "--tile",
-            "--input",
-            f"semseg={out / 'semseg.npy'}",
-            "depth",
-            "--out",
-            str(out),
-        ]
-    )
+    main([*tile, f"semseg={out / 'semseg.npy'}", "depth"])
     assert np.load(out / "depth.npy").shape[:2] == (100, 150)
