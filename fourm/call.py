@@ -99,6 +99,7 @@ class Call:
     ) -> Steps[SampleState]:
         """Where neither the model nor the call says how, a first pass tells."""
         engine, modalities = self.engine, self.engine.modalities
+        self._warn_of_strangers(name, conditions)
         chosen = self.options.get(name) or preferred(self.own, modalities, conditions, name)
         is_sequence = modalities[name].kind == "sequence"
         if chosen is None and not self.settings and not is_sequence:
@@ -110,6 +111,18 @@ class Call:
         if chosen.decode == "mean" and not is_sequence:
             engine.decoder.soft(name)  # refused before anything is generated
         return engine.sampler.steps(state, name, chosen, self.seeds, conditions)
+
+    def _warn_of_strangers(self, name: str, conditions: Sequence[str]) -> None:
+        known = self.engine.sampler.model.provenance
+        if known is None or not known.trained:
+            return  # old folders have no record
+        strangers = [c for c in conditions if c not in (name, *known.trained.get(name, ()))]
+        if strangers:
+            warnings.warn(
+                f"{name} was never learned from {', '.join(strangers)}: what this model makes of"
+                " that is chance. Leave it out, or train it with a mixture that has both",
+                stacklevel=6,
+            )
 
     def _result(self, state: SampleState, name: str) -> Generated:
         """With given pixels where they were given."""
