@@ -38,6 +38,7 @@ from fourm.given import Tokens as Tokens
 from fourm.given import at_least_one, seeds_of
 from fourm.hub import find_model
 from fourm.inputs import InputEncoder, Inputs
+from fourm.mixing import between, varied
 from fourm.model import FourM, load_model
 from fourm.model_card import HERE, model_card, write_card
 from fourm.output_types import output_type as form_of
@@ -326,6 +327,29 @@ class AnyToAnyPipeline:
             overlap=overlap,
             max_windows=at_least_one(max_windows, "max_windows"),
         ).results()
+
+    def vary(self, name: str, value: Any, keep: float = 0.5, seed: int = 0) -> Tokens:
+        """A part of a value's tokens, spread at random, to give as an input of a call that
+        generates the rest: variations of it.
+        """
+        return varied(self._ids(name, value), self.modalities[name], keep, seed)
+
+    def between(self, name: str, first: Any, second: Any, share: float, seed: int = 0) -> Tokens:
+        """An input between two values: ``share`` of the first's tokens are the second's; a larger
+        one includes a smaller.
+        """
+        ids = self._ids(name, first), self._ids(name, second)
+        return between(*ids, self.modalities[name], share, seed)
+
+    def _ids(self, name: str, value: Any) -> np.ndarray:
+        """Of one whole value of a modality with a codec."""
+        m = self.modalities[name]
+        if m.tokenizer is None:
+            raise UserError(f"{name} has no tokens")
+        try:
+            return self._engine.encoder.ids(m, [value])[0][0]
+        except ValueError as error:
+            raise UserError(f"value of {name}: {error}") from None
 
     def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""

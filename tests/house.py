@@ -45,7 +45,7 @@ ROOMS = (
         "pipeline",
         "any to any; released 4M",
         "pipeline call preferred given given_sequences inputs generated output_types automatic"
-        " scoring feature_rows tiled windows generated_files interop",
+        " scoring feature_rows mixing tiled windows generated_files interop",
     ),
     Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),

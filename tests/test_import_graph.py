@@ -75,7 +75,7 @@ FLOORS: list[set[str]] = [
     {"fourm.given", "fourm.automatic", "fourm.scoring", "fourm.feature_rows"},
     {"fourm.given_sequences"},
     {"fourm.generated", "fourm.preferred"},
-    {"fourm.output_types"},
+    {"fourm.output_types", "fourm.mixing"},
     {"fourm.inputs"},
     {"fourm.call", "fourm.windows"},
     {"fourm.tiled"},

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fourm.cli.verb import COUNT, PATH, SEED, verb
 from fourm.errors import UserError
+
+if TYPE_CHECKING:
+    from fourm.pipeline import AnyToAnyPipeline
 
 
 @verb()
@@ -39,6 +42,8 @@ from fourm.errors import UserError
 @click.option("--top-k", type=int, help="Of all targets; 0 = off.")
 @click.option("--top-p", type=float, help="Of all targets; 1 = off.")
 @click.option("--guidance-scale", "--guidance", type=float, help="Of all targets; 1 = no guidance.")
+@click.option("--vary", type=float, metavar="SHARE", help="Keep this share of a given target.")
+@click.option("--ensemble", is_flag=True, help="Of all samples one answer and where they differ.")
 @click.option("--tile", is_flag=True, help="Inputs are maps of any size, and so are the targets.")
 @click.option("--overlap", type=float, default=0.25, help="Of tiles, as a share of their side.")
 def command(
@@ -51,6 +56,8 @@ def command(
     out: Path,
     num: int,
     seed: int,
+    vary: float | None,
+    ensemble: bool,
     tile: bool,
     overlap: float,
     **sampling: Any,
@@ -92,6 +99,7 @@ def command(
         return
     everything = wanted_inputs(pipe.modalities, given, table, told)
     request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
+    request |= {} if vary is None else {"vary": vary}
     results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
     wrong = []
     for wanted in everything:
@@ -105,6 +113,8 @@ def command(
                 else value
                 for name, value in wanted.inputs.items()
             }
+            if vary is not None:
+                values = _varied(pipe, values, targets, vary, seed)
             made = pipe(values, targets, seed=seed, num_samples=num, **settings)
         except UserError as error:
             if not wanted.key:
@@ -114,11 +124,22 @@ def command(
             continue
         for line in results.add(wanted, seed, made):
             print(line)
+        for line in results.add_ensembles(wanted, made) if ensemble else ():
+            print(line)
     if wrong:
         raise UserError(
             f"{len(wrong)} of {len(everything)} inputs could not be used, the first {wrong[0]}"
         )
     print(f"values that can be given again: {out / VALUES}, all of it in {out / MANIFEST}")
+
+
+def _varied(
+    pipe: AnyToAnyPipeline, values: dict[str, Any], targets: list[str], share: float, seed: int
+) -> dict[str, Any]:
+    """Values of which targets are given in part."""
+    if not set(values) & set(targets):
+        raise UserError("--vary keeps a part of a target that is given: name one as --input, too")
+    return {n: pipe.vary(n, v, share, seed) if n in targets else v for n, v in values.items()}
 
 
 def _named(text: str) -> tuple[str, str]:
