@@ -18,7 +18,7 @@ from fourm import automatic
 from fourm.codecs import SoftCodec
 from fourm.errors import UserError
 from fourm.generated import Decoder, Generated, GenerationStep
-from fourm.given import Partial, pasted
+from fourm.given import as_given
 from fourm.inputs import InputEncoder, Inputs
 from fourm.modalities import ModalitySet
 from fourm.preferred import preferred, weighted_as_given
@@ -58,6 +58,11 @@ class Call:
     settings: dict[str, Any]  # of all targets
     form: Callable[[Generated], Any]  # in which results are given
 
+    def __post_init__(self) -> None:
+        for name in ("chain", "paste"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} is True or False, not {getattr(self, name)!r}")
+
     def steps(self, results: dict[str, Any]) -> Generator[GenerationStep, None, None]:
         """Each step of each target; ``results`` gets the targets as they are finished."""
         state, conditions = self.given, self.given.present
@@ -66,7 +71,9 @@ class Call:
             if self.engine.encoder.num_whole(start, name) == start.num_samples:
                 results[name] = self.form(self._result(start, name))
                 continue
-            made = yield from self._made(start, name, conditions, self.targets[i:])
+            is_last = i + 1 == len(self.targets)
+            open_targets = () if is_last else self.targets[i:]
+            made = yield from self._made(start, name, conditions, open_targets)
             results[name] = self.form(self._result(made, name))
             if self.chain:
                 state, conditions = made, [*conditions, name]
@@ -77,7 +84,7 @@ class Call:
             warnings.warn(
                 f"{name} is a target and given whole: it stays as it is given. Leave it out of"
                 " the inputs to generate it, or give a part of it",
-                stacklevel=4,
+                stacklevel=5,
             )
         return start
 
@@ -108,6 +115,8 @@ class Call:
         chosen = (chosen or SamplingOptions()).changed(self.settings)
         weights = weighted_as_given(chosen.condition_weights, modalities, conditions, open_targets)
         chosen = replace(chosen, condition_weights=weights)
+        if weights and set(weights) <= set(conditions):
+            conditions = list(weights)  # what is given beside them stays in all branches
         if chosen.decode == "mean" and not is_sequence:
             engine.decoder.soft(name)  # refused before anything is generated
         return engine.sampler.steps(state, name, chosen, self.seeds, conditions)
@@ -121,7 +130,7 @@ class Call:
             warnings.warn(
                 f"{name} was never learned from {', '.join(strangers)}: what this model makes of"
                 " that is chance. Leave it out, or train it with a mixture that has both",
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def _result(self, state: SampleState, name: str) -> Generated:
@@ -131,10 +140,7 @@ class Call:
         if given is None or not self.paste:
             return result
         pairs = zip(given, result.values, strict=True)
-        m = result.modality
-        return replace(
-            result, values=[pasted(g, m, v) if isinstance(g, Partial) else v for g, v in pairs]
-        )
+        return replace(result, values=[as_given(g, result.modality, v) for g, v in pairs])
 
 
 def as_called_here(settings: dict[str, Any], seed: Any) -> tuple[dict[str, Any], Any]:
@@ -143,14 +149,15 @@ def as_called_here(settings: dict[str, Any], seed: Any) -> tuple[dict[str, Any],
     """
     ours = dict(settings)
     generator = ours.pop("generator", None)
-    if generator is not None and seed is not None:
-        raise UserError("seed and generator are two names of one thing: give one of them")
+    if generator is not None:
+        if not isinstance(seed, int) or seed != 0:
+            raise UserError("seed and generator are two names of one thing: give one of them")
+        seed = generator
     if "num_inference_steps" in ours:
         if "steps" in ours:
             raise UserError("steps and num_inference_steps are two names of one thing: give one")
         ours["steps"] = ours.pop("num_inference_steps")
-    chosen = generator if generator is not None else seed
-    return ours, 0 if chosen is None else chosen
+    return ours, seed
 
 
 def checked_targets(targets: Any, options: Any, modalities: ModalitySet) -> Sequence[str]:

@@ -143,6 +143,8 @@ def token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
     keep = getattr(value, "keep", None)
     if keep is None:
         return np.ones(num, bool)
+    if not np.isin(keep, (0, 1)).all():
+        raise UserError("a mask holds True (given) or False, or 1 or 0, and nothing else")
     if np.size(keep) == num:
         return np.asarray(keep, bool).reshape(-1)
     rows, columns = m.grid or (1, 1)
@@ -191,8 +193,14 @@ def _fitted(keep: np.ndarray, pixels: int) -> np.ndarray:
     return np.asarray(square.resize((pixels, pixels), Image.Resampling.BOX)) == 255
 
 
-def pasted(value: Partial, m: Modality, made: Any) -> Any:
-    """What was made for a value of which a part was given, with the given pixels in their place."""
+def as_given(value: Any, m: Modality, made: Any) -> Any:
+    """What was made for a value that was given in part or whole, with what was given in its
+    place; tokens and texts are what their ids say.
+    """
+    if m.kind == "sequence" or isinstance(value, Tokens):
+        return made
+    if not isinstance(value, Partial):
+        return m.raw.accept(opened(value, m))
     given = np.asarray(m.raw.accept(opened(value.raw, m)))
     if not m.raw.pixels or np.shape(made) != given.shape:
         return made

@@ -193,7 +193,7 @@ class AnyToAnyPipeline:
         inputs: Mapping[str, Any],
         targets: Sequence[str] | str,
         *,
-        seed: Any = None,
+        seed: Any = 0,
         num_samples: int = 1,
         chain: bool = True,
         paste: bool = True,
@@ -209,7 +209,7 @@ class AnyToAnyPipeline:
             inputs: name -> raw value, file, ``Partial``, ``Tokens``, or a list of them (one a
                 sample; what is no list is given to all).
             targets: names, in the order of generation; each is given all before it. Or one name.
-            seed: of the first sample (left out: 0); sample i uses seed + i. Or one seed for each
+            seed: of the first sample; sample i uses seed + i. Or one seed for each
                 sample. A ``torch.Generator`` draws them.
             num_samples: in all; of lists of inputs as many of each.
             chain: False = each target is given the inputs alone, none that came before it.
@@ -226,6 +226,8 @@ class AnyToAnyPipeline:
             UserError: for an unknown name, a raw value that is not what its modality holds, or
                 lists of different lengths.
         """
+        if not callable(callback_on_step_end or repr):
+            raise UserError(f"callback_on_step_end is a function, not {callback_on_step_end!r}")
         stream = self.stream(
             inputs,
             targets,
@@ -247,7 +249,7 @@ class AnyToAnyPipeline:
         inputs: Mapping[str, Any],
         targets: Sequence[str] | str,
         *,
-        seed: Any = None,
+        seed: Any = 0,
         num_samples: int = 1,
         chain: bool = True,
         paste: bool = True,
