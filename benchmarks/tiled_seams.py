@@ -41,7 +41,7 @@ def load(source: Path) -> dict[str, np.ndarray]:
 
 def near_seams(overlap: float, side: int) -> np.ndarray:
     """Mask (H, W) of what lies near the edge of a window."""
-    windows = Windows.over((side // 8,) * 2, (8, 8), overlap)
+    windows = Windows.over((side // 8, side // 8), (8, 8), overlap)
     near = np.zeros(side, bool)
     for edge in {8 * (row + past) for row in windows.rows for past in (0, 8)} - {0, side}:
         near[edge - _WIDTH : edge + _WIDTH] = True
@@ -55,10 +55,8 @@ def near_seams(overlap: float, side: int) -> np.ndarray:
 @click.option("--regions", default=len(_REGIONS))
 def main(project: Path, source: Path | None, overlap: float, regions: int) -> None:
     """Print errors near seams and elsewhere, and their ratio."""
-    pipe, maps = (
-        AnyToAnyPipeline.from_pretrained(project / "model"),
-        load(source or project / "source"),
-    )
+    pipe = AnyToAnyPipeline.from_pretrained(project / "model")
+    maps = load(source or project / "source")
     side = _SIDE * _TILES
     near, worst = near_seams(overlap, side), 0.0
     for inputs, target in ((("rgb",), "land_cover"), (("land_cover", "height"), "rgb")):

@@ -86,6 +86,7 @@ class TokenMap:
 
     @classmethod
     def empty(cls, shape: tuple[int, int]) -> TokenMap:
+        """Of R x C tokens, none of which is known."""
         num = shape[0] * shape[1]
         return cls(np.zeros(num, np.int64), np.zeros(num, bool), np.zeros(num, np.float32))
 

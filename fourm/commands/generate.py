@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,6 @@ def command(
         VALUES,
         Results,
         stamp_of,
-        wanted_inputs,
         write_maps,
     )
     from fourm.hub import find_model
@@ -93,11 +93,12 @@ def command(
     if tile:
         if table is not None or num != 1:
             raise UserError("--tile makes one map of each target: leave out --inputs and --num")
-        made = pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
-        for line in write_maps(out, made):
-            print(line)
+        _tell(
+            write_maps(
+                out, pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
+            )
+        )
         return
-    everything = wanted_inputs(pipe.modalities, given, table, told)
     request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
     request |= {} if vary is None else {"vary": vary}
     results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
@@ -107,14 +108,7 @@ def command(
             print(f"{wanted.key}: is there")
             continue
         try:
-            values = {
-                name: pipe.modalities[name].raw.from_argument(value)
-                if isinstance(value, str)
-                else value
-                for name, value in wanted.inputs.items()
-            }
-            if vary is not None:
-                values = _varied(pipe, values, targets, vary, seed)
+            values = _values(pipe, wanted.inputs, targets, vary, seed)
             made = pipe(values, targets, seed=seed, num_samples=num, **settings)
         except UserError as error:
             if not wanted.key:
@@ -122,10 +116,9 @@ def command(
             wrong.append(f"{wanted.key}: {error}")
             print(wrong[-1])
             continue
-        for line in results.add(wanted, seed, made):
-            print(line)
-        for line in results.add_ensembles(wanted, made) if ensemble else ():
-            print(line)
+        _tell(results.add(wanted, seed, made))
+        if ensemble:
+            _tell(results.add_ensembles(wanted, made))
     if wrong:
         raise UserError(
             f"{len(wrong)} of {len(everything)} inputs could not be used, the first {wrong[0]}"
@@ -133,13 +126,28 @@ def command(
     print(f"values that can be given again: {out / VALUES}, all of it in {out / MANIFEST}")
 
 
-def _varied(
-    pipe: AnyToAnyPipeline, values: dict[str, Any], targets: list[str], share: float, seed: int
+def _values(
+    pipe: AnyToAnyPipeline,
+    inputs: Mapping[str, str | Path],
+    targets: list[str],
+    vary: float | None,
+    seed: int,
 ) -> dict[str, Any]:
-    """Values of which targets are given in part."""
+    """What is given; of targets a part, where they are to be varied."""
+    values = {
+        name: pipe.modalities[name].raw.from_argument(value) if isinstance(value, str) else value
+        for name, value in inputs.items()
+    }
+    if vary is None:
+        return values
     if not set(values) & set(targets):
         raise UserError("--vary keeps a part of a target that is given: name one as --input, too")
-    return {n: pipe.vary(n, v, share, seed) if n in targets else v for n, v in values.items()}
+    return {n: pipe.vary(n, v, vary, seed) if n in targets else v for n, v in values.items()}
+
+
+def _tell(lines: Iterator[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 def _named(text: str) -> tuple[str, str]:
