@@ -99,6 +99,7 @@ def command(
             )
         )
         return
+    everything = wanted_inputs(pipe.modalities, given, table, told)
     request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
     request |= {} if vary is None else {"vary": vary}
     results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
