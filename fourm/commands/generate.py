@@ -77,6 +77,7 @@ def command(
         VALUES,
         Results,
         stamp_of,
+        wanted_inputs,
         write_maps,
     )
     from fourm.hub import find_model
