@@ -119,8 +119,7 @@ def command(
             print(wrong[-1])
             continue
         _tell(results.add(wanted, seed, made))
-        if ensemble:
-            _tell(results.add_ensembles(wanted, made))
+        _tell(results.add_ensembles(wanted, made) if ensemble else iter(()))
     if wrong:
         raise UserError(
             f"{len(wrong)} of {len(everything)} inputs could not be used, the first {wrong[0]}"
