@@ -51,6 +51,22 @@ def steps(
     return first
 
 
+def settings(
+    sampler: Sampler,
+    state: SampleState,
+    target: str,
+    seeds: np.ndarray,
+    conditions: list[str],
+    mean: bool,
+) -> SamplingOptions:
+    """Those that suit most of the samples of a grid."""
+    m = sampler.modalities[target]
+    once = replace(ONCE, decode="mean" if mean else "ids")
+    grid = sampler.generate(state, target, once, seeds, conditions).grids[target]
+    share = _share(grid, state.grids.get(target), m.vocab_size)
+    return DRAWN if np.median(share) > DETERMINED else once
+
+
 def _share(grid: GridState, given: GridState | None, vocab_size: int) -> np.ndarray:
     """Mean entropy (B,) of what was generated, as a share of the most there can be."""
     assert grid.entropy is not None

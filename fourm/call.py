@@ -8,7 +8,7 @@ sampled is said by the call, else by the model (``preferred.py``), else by a fir
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from fourm import automatic
 from fourm.codecs import SoftCodec
 from fourm.errors import UserError
 from fourm.generated import Decoder, Generated, GenerationStep
-from fourm.given import Partial, pasted
+from fourm.given import as_given
 from fourm.inputs import InputEncoder, Inputs
 from fourm.modalities import ModalitySet
 from fourm.preferred import preferred, weighted_as_given
@@ -56,17 +56,25 @@ class Call:
     own: Mapping[str, SamplingOptions]  # the model's
     options: Mapping[str, SamplingOptions]  # of some targets
     settings: dict[str, Any]  # of all targets
+    form: Callable[[Generated], Any]  # in which results are given
 
-    def steps(self, results: dict[str, Generated]) -> Generator[GenerationStep, None, None]:
+    def __post_init__(self) -> None:
+        for name in ("chain", "paste"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} is True or False, not {getattr(self, name)!r}")
+
+    def steps(self, results: dict[str, Any]) -> Generator[GenerationStep, None, None]:
         """Each step of each target; ``results`` gets the targets as they are finished."""
         state, conditions = self.given, self.given.present
         for i, name in enumerate(self.targets):
             start = self._start(state, name)
             if self.engine.encoder.num_whole(start, name) == start.num_samples:
-                results[name] = self._result(start, name)
+                results[name] = self.form(self._result(start, name))
                 continue
-            made = yield from self._made(start, name, conditions, self.targets[i:])
-            results[name] = self._result(made, name)
+            is_last = i + 1 == len(self.targets)
+            open_targets = () if is_last else self.targets[i:]
+            made = yield from self._made(start, name, conditions, open_targets)
+            results[name] = self.form(self._result(made, name))
             if self.chain:
                 state, conditions = made, [*conditions, name]
 
@@ -76,7 +84,7 @@ class Call:
             warnings.warn(
                 f"{name} is a target and given whole: it stays as it is given. Leave it out of"
                 " the inputs to generate it, or give a part of it",
-                stacklevel=4,
+                stacklevel=5,
             )
         return start
 
@@ -98,6 +106,7 @@ class Call:
     ) -> Steps[SampleState]:
         """Where neither the model nor the call says how, a first pass tells."""
         engine, modalities = self.engine, self.engine.modalities
+        self._warn_of_strangers(name, conditions)
         chosen = self.options.get(name) or preferred(self.own, modalities, conditions, name)
         is_sequence = modalities[name].kind == "sequence"
         if chosen is None and not self.settings and not is_sequence:
@@ -106,9 +115,23 @@ class Call:
         chosen = (chosen or SamplingOptions()).changed(self.settings)
         weights = weighted_as_given(chosen.condition_weights, modalities, conditions, open_targets)
         chosen = replace(chosen, condition_weights=weights)
+        if weights and set(weights) <= set(conditions):
+            conditions = list(weights)  # what is given beside them stays in all branches
         if chosen.decode == "mean" and not is_sequence:
             engine.decoder.soft(name)  # refused before anything is generated
         return engine.sampler.steps(state, name, chosen, self.seeds, conditions)
+
+    def _warn_of_strangers(self, name: str, conditions: Sequence[str]) -> None:
+        known = self.engine.sampler.model.provenance
+        if known is None or not known.trained:
+            return  # old folders have no record
+        strangers = [c for c in conditions if c not in (name, *known.trained.get(name, ()))]
+        if strangers:
+            warnings.warn(
+                f"{name} was never learned from {', '.join(strangers)}: what this model makes of"
+                " that is chance. Leave it out, or train it with a mixture that has both",
+                stacklevel=7,
+            )
 
     def _result(self, state: SampleState, name: str) -> Generated:
         """With given pixels where they were given."""
@@ -117,10 +140,24 @@ class Call:
         if given is None or not self.paste:
             return result
         pairs = zip(given, result.values, strict=True)
-        m = result.modality
-        return replace(
-            result, values=[pasted(g, m, v) if isinstance(g, Partial) else v for g, v in pairs]
-        )
+        return replace(result, values=[as_given(g, result.modality, v) for g, v in pairs])
+
+
+def as_called_here(settings: dict[str, Any], seed: Any) -> tuple[dict[str, Any], Any]:
+    """Settings and seed of a call that may use the names of diffusers, which a call alone reads.
+    Raises UserError where one thing is said twice.
+    """
+    ours = dict(settings)
+    generator = ours.pop("generator", None)
+    if generator is not None:
+        if not isinstance(seed, int) or seed != 0:
+            raise UserError("seed and generator are two names of one thing: give one of them")
+        seed = generator
+    if "num_inference_steps" in ours:
+        if "steps" in ours:
+            raise UserError("steps and num_inference_steps are two names of one thing: give one")
+        ours["steps"] = ours.pop("num_inference_steps")
+    return ours, seed
 
 
 def checked_targets(targets: Any, options: Any, modalities: ModalitySet) -> Sequence[str]:

@@ -16,6 +16,7 @@ from PIL import Image
 from fourm.codecs import CodecSet, SoftCodec
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
+from fourm.progress import progress_bar
 from fourm.sampling.state import GridState
 from fourm.sampling.task import Step
 
@@ -135,8 +136,17 @@ class Stream:
     finished: after the last step what the call would have returned.
     """
 
-    steps: Callable[[dict[str, Generated]], Generator[GenerationStep, None, None]]
-    results: dict[str, Generated] = field(default_factory=dict)
+    steps: Callable[[dict[str, Any]], Generator[GenerationStep, None, None]]
+    results: dict[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[GenerationStep]:
         return self.steps(self.results)
+
+    def with_bar(self) -> Iterator[GenerationStep]:
+        """The same beside a progress bar."""
+        with progress_bar(unit="step") as bar:
+            for step in self:
+                bar.set_description(step.target.name, refresh=False)
+                bar.total, bar.n = step.num_steps, step.done
+                bar.refresh()
+                yield step

@@ -14,10 +14,11 @@ folder with ``tokenizers/`` beside the weights and, if the model has preferred s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 import fourm
-from fourm.call import Call, Engine, checked_targets
+from fourm.call import Call, Engine, as_called_here, checked_targets
 from fourm.codecs import CodecSet
 from fourm.config import to_mapping
 from fourm.errors import UserError
@@ -34,16 +35,20 @@ from fourm.feature_rows import FeatureRows, feature_rows
 from fourm.generated import Decoder, Generated, GenerationStep, Stream
 from fourm.given import Partial as Partial
 from fourm.given import Tokens as Tokens
-from fourm.given import seeds_of
+from fourm.given import at_least_one, seeds_of
 from fourm.hub import find_model
 from fourm.inputs import InputEncoder, Inputs
+from fourm.mixing import between, varied
 from fourm.model import FourM, load_model
 from fourm.model_card import HERE, model_card, write_card
+from fourm.output_types import output_type as form_of
+from fourm.places import device_of, dtype_of, is_dtype
 from fourm.preferred import GENERATION_FILE, options_of
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
 from fourm.scoring import Method, Scorer
+from fourm.tiled import GeneratedMap, TiledCall, split_inputs
 
 TOKENIZERS_FOLDER = "tokenizers"
 
@@ -69,6 +74,7 @@ class AnyToAnyPipeline:
             for m in self.modalities
         }
         self.sampler = Sampler(model, self.num_sentinels)
+        self._runs_on: torch.device | None = None  # where it is during a call, if not where it is
         self._engine = Engine(
             self.sampler,
             InputEncoder(self.modalities, self.codecs, self.num_sentinels),
@@ -80,8 +86,8 @@ class AnyToAnyPipeline:
         cls,
         name: str | Path,
         tokenizers: str | Path | None = None,
-        device: str = "cpu",
-        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str | None = torch.float32,
     ) -> AnyToAnyPipeline:
         """Open a pipeline folder or hub repository, ours or a released one
         (``EPFL-VILAB/4M-21_B``).
@@ -90,7 +96,8 @@ class AnyToAnyPipeline:
             tokenizers: folder with one sub-folder for each tokenizer. Those that are not there and
                 have a hub repository in the
                 modality set are fetched when their modality is first used.
-            dtype: of the weights in memory; None = as stored.
+            dtype: of the model's weights in memory, also by name (``"bfloat16"``); None = as
+                stored.
 
         Raises:
             UserError: says which file is missing or damaged.
@@ -99,9 +106,41 @@ class AnyToAnyPipeline:
         inner = folder / "model"
         if not (folder / "config.json").is_file() and (inner / "config.json").is_file():
             raise UserError(f"{folder} is a project, not a model: its model is {inner}")
-        model = load_model(folder, dtype).to(device)
+        model = load_model(folder, None if dtype is None else dtype_of(dtype))
         options = options_of(folder, model.modalities)
-        return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options)
+        return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options).to(device)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What another pipeline can be made of: ``AnyToAnyPipeline(**pipe.components)``."""
+        return {
+            "model": self.model,
+            "tokenizers": self.tokenizers_folder,
+            "options": self.options,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        return next(self.model.parameters()).dtype
+
+    def to(self, *places: torch.device | torch.dtype | str) -> Self:
+        """Move the model to a device, a dtype (also by name), or both. Codecs stay on the CPU in
+        float32. Raises UserError for what this machine does not have.
+        """
+        for place in places:
+            self.model.to(dtype_of(place) if is_dtype(place) else device_of(place))
+        return self
+
+    def enable_model_cpu_offload(self, device: torch.device | str = "cuda") -> None:
+        """Have the model on ``device`` only while a call runs, and on the CPU else."""
+        self._runs_on = device_of(device)
+        self.model.to("cpu")
 
     def save_pretrained(self, folder: str | Path, half: bool = False, name: str = HERE) -> None:
         """Write model, tokenizers, settings and a card as one folder that ``from_pretrained``
@@ -154,32 +193,41 @@ class AnyToAnyPipeline:
         inputs: Mapping[str, Any],
         targets: Sequence[str] | str,
         *,
-        seed: int | Sequence[int] = 0,
+        seed: Any = 0,
         num_samples: int = 1,
         chain: bool = True,
         paste: bool = True,
         options: Mapping[str, SamplingOptions] | None = None,
+        output_type: str = "raw",
         callback_on_step_end: Callable[[GenerationStep], Any] | None = None,
+        progress_bar: bool = False,
         **settings: Any,
-    ) -> dict[str, Generated]:
+    ) -> dict[str, Any]:
         """Generate ``targets`` one after another from ``inputs``.
 
         Args:
             inputs: name -> raw value, file, ``Partial``, ``Tokens``, or a list of them (one a
                 sample; what is no list is given to all).
             targets: names, in the order of generation; each is given all before it. Or one name.
-            seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
+            seed: of the first sample; sample i uses seed + i. Or one seed for each
+                sample. A ``torch.Generator`` draws them.
             num_samples: in all; of lists of inputs as many of each.
             chain: False = each target is given the inputs alone, none that came before it.
             paste: pixels that a ``Partial`` gives stay as they are; False = as its tokens decode.
             options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
-                change those of all targets.
+                change those of all targets. ``num_inference_steps`` and ``generator`` are read as
+                ``steps`` and ``seed``.
+            output_type: of each target: ``raw`` (``Generated``), ``pil``, ``np``, ``pt`` or
+                ``tokens``.
             callback_on_step_end: called with each step, at which it may look.
+            progress_bar: shows one on standard error.
 
         Raises:
             UserError: for an unknown name, a raw value that is not what its modality holds, or
                 lists of different lengths.
         """
+        if not callable(callback_on_step_end or repr):
+            raise UserError(f"callback_on_step_end is a function, not {callback_on_step_end!r}")
         stream = self.stream(
             inputs,
             targets,
@@ -188,9 +236,10 @@ class AnyToAnyPipeline:
             chain=chain,
             paste=paste,
             options=options,
+            output_type=output_type,
             **settings,
         )
-        for step in stream:
+        for step in stream.with_bar() if progress_bar else stream:
             if callback_on_step_end is not None:
                 callback_on_step_end(step)
         return stream.results
@@ -200,11 +249,12 @@ class AnyToAnyPipeline:
         inputs: Mapping[str, Any],
         targets: Sequence[str] | str,
         *,
-        seed: int | Sequence[int] = 0,
+        seed: Any = 0,
         num_samples: int = 1,
         chain: bool = True,
         paste: bool = True,
         options: Mapping[str, SamplingOptions] | None = None,
+        output_type: str = "raw",
         **settings: Any,
     ) -> Stream:
         """A call as an iterator of its steps; leaving the loop ends it.
@@ -214,6 +264,7 @@ class AnyToAnyPipeline:
             step.images[0].save(f"{step.done}.png")
         stream.results["rgb"].images[0].save("scene.png")
         """
+        settings, seed = as_called_here(settings, seed)
         values = Inputs.of(inputs, num_samples, self.modalities)
         given = self._engine.encoder.state(values)
         call = Call(
@@ -227,8 +278,80 @@ class AnyToAnyPipeline:
             own=self.options,
             options=options or {},
             settings=settings,
+            form=form_of(output_type),
         )
-        return Stream(call.steps)
+        return Stream(partial(self._steps, call))
+
+    def _steps(self, call: Call, results: dict[str, Any]) -> Generator[GenerationStep, None, None]:
+        if self._runs_on is None:
+            yield from call.steps(results)
+            return
+        self.model.to(self._runs_on)
+        try:
+            yield from call.steps(results)
+        finally:
+            self.model.to("cpu")
+
+    def tiled(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Sequence[str] | str,
+        *,
+        seed: int = 0,
+        overlap: float = 0.25,
+        max_windows: int = 64,
+        options: Mapping[str, SamplingOptions] | None = None,
+        **settings: Any,
+    ) -> dict[str, GeneratedMap]:
+        """Generate maps of any size from maps of any size, e.g. land cover from a large picture.
+
+        Args:
+            inputs: name -> array (H, W[, C]), picture or file, in proportion to the sizes that the
+                model reads; what is no map (a text) is given to every window.
+            overlap: share of a window's side that it has in common with its neighbour.
+            max_windows: held at a time; those behind are given what was found in the overlap.
+
+        Raises:
+            UserError: for targets that are no maps, and maps that do not go together.
+        """
+        settings, first = as_called_here(settings, seed)
+        targets = checked_targets(targets, options, self.modalities)
+        maps, others = split_inputs(inputs, targets, self._engine)
+        return TiledCall(
+            engine=self._engine,
+            targets=targets,
+            maps=maps,
+            others=others,
+            own=self.options,
+            options=options or {},
+            settings=settings,
+            seed=int(seeds_of(first, 1)[0]),
+            overlap=overlap,
+            max_windows=at_least_one(max_windows, "max_windows"),
+        ).results()
+
+    def vary(self, name: str, value: Any, keep: float = 0.5, seed: int = 0) -> Tokens:
+        """A part of a value's tokens, spread at random, to give as an input of a call that
+        generates the rest: variations of it.
+        """
+        return varied(self._ids(name, value), self.modalities[name], keep, seed)
+
+    def between(self, name: str, first: Any, second: Any, share: float, seed: int = 0) -> Tokens:
+        """An input between two values: ``share`` of the first's tokens are the second's; a larger
+        one includes a smaller.
+        """
+        ids = self._ids(name, first), self._ids(name, second)
+        return between(*ids, self.modalities[name], share, seed)
+
+    def _ids(self, name: str, value: Any) -> np.ndarray:
+        """Of one whole value of a modality with a codec."""
+        m = self.modalities[name]
+        if m.tokenizer is None:
+            raise UserError(f"{name} has no tokens")
+        try:
+            return self._engine.encoder.ids(m, [value])[0][0]
+        except ValueError as error:
+            raise UserError(f"value of {name}: {error}") from None
 
     def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
