@@ -68,9 +68,6 @@ class Owned(Scheme):
     def keep(self, canvas: Canvas, step: int, answers: Answers) -> np.ndarray:
         return self.inner.keep(self._own(canvas), step, answers)
 
-    def take_back(self, canvas: Canvas, step: int) -> np.ndarray:
-        return self.inner.take_back(self._own(canvas), step)
-
     def _own(self, canvas: Canvas) -> Canvas:
         others = ~self.owned
         return replace(canvas, given=canvas.given | others, known=canvas.known | others)

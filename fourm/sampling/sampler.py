@@ -62,10 +62,8 @@ class Sampler:
         """``generate`` as an iterator: goes on with each step that is asked for."""
         m = self.modalities[target]
         if not m.output:
-            raise UserError(
-                f"{target} is no output of this model; it has"
-                f" {', '.join(o.name for o in self.modalities.outputs)}"
-            )
+            known = ", ".join(output.name for output in self.modalities.outputs)
+            raise UserError(f"{target} is no output of this model; it has {known}")
         present = [name for name in conditions if name != target and name in state.present]
         task = Task(self.model, m, options, _guidance(options, present), seeds)
         result = SampleState(state.num_samples, dict(state.grids), dict(state.sequences))
