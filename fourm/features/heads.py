@@ -126,6 +126,7 @@ class AttentivePool(nn.Module):
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, num_classes)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """``mask`` (B, L), True = a token."""
         tokens = (tokens - self.mean) / self.deviation
         query = self.query.expand(len(tokens), 1, -1)
         seen, _ = self.attention(query, tokens, tokens, ~mask, need_weights=False)
