@@ -328,7 +328,7 @@ def test_a_target_that_the_model_does_not_know_is_learned_by_its_decoder(tmp_pat
         (["lora.targets=[qvk]"], "no layer is called 'qvk'.*qkv"),
         (["loop.optimizer.layer_decay=1.5"], "layer_decay must be above 0 and at most 1"),
         (["loop.batch_size=5", "loop.micro_batches=2"], "not a multiple"),
-        (["target=depth", "head=null"], "no shards of depth"),
+        (["target=depth", "head=null"], "has no shards of"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(scenes, tmp_path, capfd, given, message):

@@ -115,7 +115,7 @@ class MapGoal(Goal, name="map"):
     raw: Raw
 
     def __post_init__(self) -> None:
-        if not self.size:
+        if not self.raw.has_picture or not self.raw.pixels or not self.size:
             raise UserError(f"values of type {self.raw.type_name} are no maps: take another head")
 
     @property

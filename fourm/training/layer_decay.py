@@ -27,10 +27,14 @@ _BEFORE = (
 
 
 def rate_shares(model: nn.Module, decay: float) -> dict[str, float]:
-    """Share of the learning rate of each parameter: 1 behind the last of L layers, ``decay`` to the
-    power of L - i in layer i (from 0), and of L + 1 before the first.
+    """Share of the learning rate of each parameter: 1 behind the last of L layers of which anything
+    learns, ``decay`` to the power of L - i in layer i (from 0), and of L + 1 before the first.
     """
-    blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
+    blocks = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Block) and any(p.requires_grad for p in module.parameters())
+    ]
     shares = {}
     for name, _ in model.named_parameters():
         inside = [i for i, block in enumerate(blocks) if name.startswith(f"{block}.")]
