@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from demo_labels import write_scenes
+from PIL import Image
 from worlds import write_project_without_depth
 
 from fourm.cli import main
@@ -90,6 +91,7 @@ def test_a_plain_label_is_learned_from_few_samples_and_told_beside_the_commonest
 def test_maps_are_learned_from_raw_shards_and_judged_by_their_raw_type(scenes, tmp_path, target):
     judged = finetune(config(scenes, tmp_path, target=target, head="dense", loop={"steps": 40}))
     assert judged is not None
+    assert Image.open(tmp_path / "held_out.png").size == (3 * 132 - 4, 6 * 132 - 4)
     figure = {"semseg": "accuracy", "depth": "delta1"}[target]
     assert judged.figures[figure] > judged.baseline[figure]
     # the baseline is the raw type's own, of what was learned from
@@ -317,6 +319,7 @@ def test_a_target_that_the_model_does_not_know_is_learned_by_its_decoder(tmp_pat
         (["target=nowhere.csv:shape"], "no table nowhere.csv"),
         (["target=depth"], "pictures, no classes"),
         (["target=depth", "head=dense", "inputs=[depth]"], "target and an input"),
+        (["target=rgb", "head=dense", "inputs=[pixels]"], "both made of raw rgb"),
         (["target=caption", "head=dense"], "no maps"),
         (["target=depth", "head=dense", "inputs=[caption]"], "needs an input with a grid"),
         (["labels=41"], "known of 40 samples of train: labels=41 are too many"),
@@ -326,6 +329,7 @@ def test_a_target_that_the_model_does_not_know_is_learned_by_its_decoder(tmp_pat
         (["weights=fresh", "lora.rank=2"], "lora needs trained weights"),
         (["learns=head", "lora.rank=2"], "choose one"),
         (["lora.targets=[qvk]"], "no layer is called 'qvk'.*qkv"),
+        (["lora.targets=[context]"], "no layers of the encoder"),
         (["loop.optimizer.layer_decay=1.5"], "layer_decay must be above 0 and at most 1"),
         (["loop.batch_size=5", "loop.micro_batches=2"], "not a multiple"),
         (["target=depth", "head=null"], "has no shards of"),

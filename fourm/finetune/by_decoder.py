@@ -14,19 +14,23 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from fourm.config import dump
+from fourm.data.crop_settings import CropSettings
+from fourm.data.crops import sample_key
 from fourm.data.store import DataConfig, Source, SourceConfig
 from fourm.errors import UserError
 from fourm.evaluation.matrix.figures import Figure, Matrix
 from fourm.evaluation.matrix.run import MatrixSettings, evaluate_matrix
-from fourm.evaluation.opened import model_folder
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.judged import Judged
-from fourm.finetune.samples import drawn_keys
+from fourm.finetune.samples import drawn_keys, refuse_itself
 from fourm.finetune.saved import seen_inputs
+from fourm.finetune.task import CONFIG
 from fourm.mask_config import MaskingComponent, MaskingConfig
 from fourm.modalities import Modality, ModalitySet
 from fourm.model import FourM, load_model
 from fourm.pipeline import GENERATION_FILE, TOKENIZERS_FOLDER, AnyToAnyPipeline, read_options
+from fourm.provenance import Provenance
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.transplant import TRANSPLANT_FILE, Transplant
@@ -40,10 +44,9 @@ def finetune_decoder(config: FinetuneConfig) -> Judged | None:
     """Train, export, generate, judge; goes on where it was cut short. None on ranks that only
     train. Raises UserError.
     """
-    out, base = Path(config.out), model_folder(config.init)
+    out, base = Path(config.out), Path(config.init)
     if config.weights == "fresh" and config.learns == "head":
         raise UserError("weights: fresh and learns: head together: nothing is known to build on")
-    out.mkdir(parents=True, exist_ok=True)
     model = load_model(base)
     known = ModalitySet.load(config.modalities) if config.modalities else model.modalities
     target = known[config.target]
@@ -51,14 +54,17 @@ def finetune_decoder(config: FinetuneConfig) -> Judged | None:
         outputs = ", ".join(m.name for m in known.outputs)
         raise UserError(f"{target.name} is no output of a decoder (head: null); outputs: {outputs}")
     inputs = seen_inputs(known, config.inputs)
+    refuse_itself(target, inputs)
     tokenizers = config.tokenizers or str(base / TOKENIZERS_FOLDER)
     run = _pretraining(config, model, base, known, tokenizers, inputs, target)
+    dump(config, out / CONFIG)
     losses = pretrain(run)
     if int(os.environ.get("RANK", 0)):
         return None
     checkpoint = newest_checkpoint(out / "checkpoints")
     assert checkpoint is not None
     tuned = load_model(checkpoint)
+    tuned.provenance = Provenance.of_run(out, config.loop.steps)
     options = read_options(base / GENERATION_FILE) if (base / GENERATION_FILE).is_file() else {}
     AnyToAnyPipeline(tuned, tokenizers, options).save_pretrained(out / "model")
     matrix = _judged(config, inputs, target, out / "matrix" / checkpoint.name)
@@ -103,6 +109,7 @@ def _pretraining(
         require="all",
     )
     described = Path(config.out) / "modalities.yaml"
+    described.parent.mkdir(parents=True, exist_ok=True)
     described.write_text(yaml.safe_dump(known.to_mapping(), sort_keys=False))
     alone = config.learns == "head" and config.lora is None
     return PretrainConfig(
@@ -144,6 +151,9 @@ def _drawn(config: FinetuneConfig, source: SourceConfig, known: ModalitySet) -> 
     if not config.labels:
         return source
     keys = _keys(config, source, known)
+    num_crops = CropSettings.read(Path(source.tokens, config.split)).num_crops
+    others = {sample_key(key, number) for key in keys for number in range(1, num_crops)}
+    keys = [key for key in keys if key not in others]  # a picture's crops are drawn together
     drawn = set(drawn_keys(keys, config))
     path = Path(config.out) / "left_out.txt"
     path.write_text("".join(f"{key}\n" for key in keys if key not in drawn))

@@ -28,6 +28,8 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.sampling.state import encoder_stream
 
+_TARGET = "the target"  # among columns
+
 
 @dataclass(frozen=True)
 class LabelledSamples:
@@ -103,6 +105,16 @@ class LabelledBatches(torch.utils.data.Dataset):
         return found
 
 
+def refuse_itself(target: Modality, inputs: tuple[Modality, ...]) -> None:
+    """Raise UserError where an input is made of the same raw values as the target."""
+    for m in inputs:
+        if m.raw_name == target.raw_name:
+            raise UserError(
+                f"{m.name} and the target {target.name} are both made of raw {m.raw_name}: there is"
+                " nothing to learn"
+            )
+
+
 def drawn_keys(keys: list[str], config: FinetuneConfig) -> list[str]:
     """``labels`` of the samples that have one, those of few among those of many; all if it is 0.
 
@@ -151,7 +163,7 @@ class Reader:
             column = shards.raw_of(target)
             if column is None:
                 raise UserError(f"{c.data}: split {split} has no raw {target.raw_name} to learn")
-            both = {**columns, "": column}
+            both = {**columns, _TARGET: column}
             return shared_keys(both, report), lambda keys: self._maps(both, keys)
         keys = shared_keys(columns, report)
         classes = labels_of(c.target, self.known, Path(c.data)).of(keys, split)
@@ -162,7 +174,7 @@ class Reader:
 
     def _maps(self, columns: dict[str, Column], keys: list[str]) -> LabelledSamples:
         found, samples = self._read(columns, keys)
-        return replace(found, truth=samples.of(""))
+        return replace(found, truth=samples.of(_TARGET))
 
     def _classes(
         self, columns: dict[str, Column], keys: list[str], label: dict[str, str]

@@ -37,6 +37,7 @@ class HeadTask:
         self.config, self.pipe, self.goal = config, pipe, goal
         self.train, self.held_out = train, held_out
         self._wanted = goal.wanted(train.truth)
+        self.answers: list[Any] = []  # of the last evaluation, to the held-out samples
 
     @property
     def unit(self) -> str:
@@ -63,15 +64,16 @@ class HeadTask:
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Figures of all held-out samples, and their mean loss."""
         assert isinstance(model, Tuned)
-        answers, total, count = [], 0.0, 0.0
+        self.answers, total, count = [], 0.0, 0.0
         for part in parts(len(self.held_out)):
             given = self.held_out.given(part)
             outputs = outputs_of(self.pipe, model, given, device)
             wanted = self.goal.wanted([self.held_out.truth[i] for i in part])
             total += float(self.goal.loss(outputs, wanted))
             count += self.goal.count(wanted)
-            answers += self.goal.answers(outputs.numpy())
-        return {"loss": total / max(count, 1.0), **self.goal.figures(answers, self.held_out.truth)}
+            self.answers += self.goal.answers(outputs.numpy())
+        figures = self.goal.figures(self.answers, self.held_out.truth)
+        return {"loss": total / max(count, 1.0), **figures}
 
     def baseline(self) -> dict[str, float]:
         """Figures of the one answer that suits the training samples best."""

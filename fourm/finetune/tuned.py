@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm.batch import EncoderStream
+from fourm.errors import UserError
 from fourm.feature_rows import FeatureRows, check_choice, stream_rows
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.goals import Goal
@@ -114,6 +115,8 @@ def build_tuned(
 def adapt_encoder(model: FourM, config: LoraConfig, base: str, seed: int) -> None:
     """Adapters of the encoder's layers, in place; ``base`` is the model folder."""
     layers = [name for name in config.layers(model) if name.startswith("encoder.")]
+    if not layers:
+        raise UserError(f"lora: targets {config.targets} are no layers of the encoder")
     add_adapters(model, replace(config, targets=tuple(layers)), base, None, seed)
 
 
