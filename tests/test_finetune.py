@@ -15,7 +15,7 @@ import torch
 import yaml
 from demo_labels import write_scenes
 from PIL import Image
-from worlds import write_project_without_depth
+from worlds import MODALITIES, write_project
 
 from fourm.cli import main
 from fourm.config import from_mapping, load
@@ -280,8 +280,11 @@ def test_a_class_that_training_never_showed_is_wrong_and_breaks_nothing():
 
 @pytest.mark.slow
 def test_a_target_that_the_model_does_not_know_is_learned_by_its_decoder(tmp_path):
-    run, fewer = write_project_without_depth(tmp_path)
-    words = [f"modalities={fewer}", f"out={tmp_path / 'base'}"]
+    run = write_project(tmp_path, steps=2)
+    for name, wanted in (("fewer", ("rgb", "pixels")), ("more", ("rgb", "pixels", "depth"))):
+        members = {m: MODALITIES["modalities"][m] for m in wanted}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"modalities": members}))
+    words = [f"modalities={tmp_path / 'fewer.yaml'}", f"out={tmp_path / 'base'}"]
     pretrain(load(PretrainConfig, run, words))
     base = newest_checkpoint(tmp_path / "base" / "checkpoints")
     given = {
@@ -292,7 +295,7 @@ def test_a_target_that_the_model_does_not_know_is_learned_by_its_decoder(tmp_pat
         "head": None,
         "learns": "head",
         "labels": 16,
-        "modalities": str(tmp_path / "modalities.yaml"),
+        "modalities": str(tmp_path / "more.yaml"),
         "eval_samples": 4,
         "loop": {**LOOP, "steps": 3},
     }
