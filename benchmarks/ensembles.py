@@ -4,7 +4,9 @@
 
 Each held-out sample is generated ``--num`` times; an ensemble is the mean of decoded numbers (of
 normals the mean direction) or the most frequent class at each pixel. Beside it the mean figure of
-single generations and their deviation. Nothing is asserted: the table says whether they help.
+single generations (temperature 1, ids decoded) with their deviation, and the model's own settings,
+which for determined targets may be the mean of the distribution of each token: the same at no cost.
+Nothing is asserted: the table says whether ensembles help.
 """
 
 from __future__ import annotations
@@ -39,12 +41,14 @@ def joined(raw: Raw, generations: list[np.ndarray]) -> np.ndarray:
     return mean.astype(stacked.dtype)
 
 
-def generated(pipe: AnyToAnyPipeline, given: dict[str, list[Any]], target: str, seed: int) -> Any:
+def generated(
+    pipe: AnyToAnyPipeline, given: dict[str, list[Any]], target: str, seed: int, **settings: Any
+) -> Any:
     """Values of all samples (N, H, W[, C])."""
     num, found = len(next(iter(given.values()))), []
     for start in range(0, num, _BATCH):
         part = {name: values[start : start + _BATCH] for name, values in given.items()}
-        found += pipe(part, [target], seed=seed + start)[target].values
+        found += pipe(part, [target], seed=seed + start, **settings)[target].values
     return np.stack(found)
 
 
@@ -64,16 +68,21 @@ def main() -> None:
     columns = columns_of(Shards.find(options.data, "val"), (*inputs, *known))
     samples = read_samples(columns, options.samples)
     given = {m.name: given_values(samples, m) for m in inputs}
-    print(f"{'target':<10}{'figure':<11}{'single':>9}{'±':>9}{f'of {options.num}':>9}")
+    heads = ("preferred", "single", "±", f"of {options.num}")
+    print(f"{'target':<10}{'figure':<11}" + "".join(f"{head:>11}" for head in heads))
     for m in known:
         truth = np.stack(samples.of(m.name))
-        each = [generated(pipe, given, m.name, 1000 * i) for i in range(options.num)]
+        each = [
+            generated(pipe, given, m.name, 1000 * i, temperature=1.0, decode="ids")
+            for i in range(options.num)
+        ]
+        preferred = m.raw.figures(generated(pipe, given, m.name, 0), truth)
         single = [m.raw.figures(values, truth) for values in each]
         together = m.raw.figures(joined(m.raw, each), truth)
         for name, value in together.items():
             alone = np.array([figures[name] for figures in single])
-            row = f"{m.name:<10}{name:<11}{alone.mean():>9.4f}{alone.std():>9.4f}{value:>9.4f}"
-            print(row, flush=True)
+            numbers = (preferred[name], alone.mean(), alone.std(), value)
+            print(f"{m.name:<10}{name:<11}" + "".join(f"{n:>11.4f}" for n in numbers), flush=True)
 
 
 if __name__ == "__main__":

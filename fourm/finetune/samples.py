@@ -6,7 +6,7 @@ tokenizer as ids. A batch is made of them as every inference makes it (``pipe.en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fourm.batch import EncoderStream, map_tensors
 from fourm.data.order import SampleOrder
 from fourm.data.shards import DamageReport
 from fourm.errors import UserError
-from fourm.evaluation.held_out import Column, Shards, read_keys, shared_keys, spread_keys
+from fourm.evaluation.held_out import Column, Samples, Shards, read_keys, shared_keys, spread_keys
 from fourm.features.labels import labels_of
 from fourm.features.write import columns_of
 from fourm.finetune.config import FinetuneConfig
@@ -78,7 +78,7 @@ class LabelledBatches(torch.utils.data.Dataset):
         pipe: AnyToAnyPipeline,
         samples: LabelledSamples,
         wanted: Tensor,
-        count: Any,
+        count: Callable[[Tensor], float],
         config: FinetuneConfig,
         rank: int,
         world_size: int,
@@ -153,7 +153,7 @@ class Reader:
         keys, read = self._labelled(self.config.validation_split)
         return read(spread_keys(keys, self.config.eval_samples))
 
-    def _labelled(self, split: str) -> tuple[list[str], Any]:
+    def _labelled(self, split: str) -> tuple[list[str], Callable[[list[str]], LabelledSamples]]:
         """Keys of samples that have all inputs and a label, and what reads them."""
         c, report = self.config, DamageReport()
         shards = Shards.find(Path(c.data), split)
@@ -182,7 +182,7 @@ class Reader:
         found, _ = self._read(columns, keys)
         return replace(found, truth=[label[key] for key in found.keys])
 
-    def _read(self, columns: dict[str, Column], keys: list[str]) -> tuple[LabelledSamples, Any]:
+    def _read(self, columns: dict[str, Column], keys: list[str]) -> tuple[LabelledSamples, Samples]:
         report = DamageReport()
         samples = read_keys(columns, keys, report)
         if report.entries:
