@@ -128,6 +128,8 @@ def test_only_what_may_learn_does_and_what_is_written_is_that(scenes, tmp_path, 
     provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
     assert provenance["started_from_weights"] and provenance["steps"] == 4
     assert provenance["held_out"] == {}  # nothing that was told of the model it began with
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert ("do not generate with it" in card) == (how != "head") and "accuracy" in card
 
 
 def test_all_of_the_encoder_gets_a_gradient_and_nothing_else_could(pipe, scenes):

@@ -86,9 +86,8 @@ def finetune_head(config: FinetuneConfig) -> Judged | None:
         num_samples=len(task.train),
         num_held_out=len(task.held_out),
         started_from_weights=config.weights == "trained",
-        figures={f"{config.target} {name}": value for name, value in figures.items()},
     )
-    write_tuned(config, task.goal, inputs, made)
+    write_tuned(config, task.goal, inputs, made, figures)
     _pictures(task, inputs, out / "held_out.png")
     judged.write(out)
     return judged

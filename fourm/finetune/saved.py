@@ -83,9 +83,16 @@ def seen_inputs(modalities: ModalitySet, names: Sequence[str]) -> tuple[Modality
 
 
 def write_tuned(
-    config: FinetuneConfig, goal: Goal, inputs: tuple[Modality, ...], made: Provenance
+    config: FinetuneConfig,
+    goal: Goal,
+    inputs: tuple[Modality, ...],
+    made: Provenance,
+    figures: Mapping[str, float],
 ) -> None:
-    """``model`` in a run's folder, out of its last checkpoint; with adapters also ``adapters``."""
+    """``model`` in a run's folder, out of its last checkpoint; with adapters also ``adapters``.
+
+    ``figures`` of the head are told in the model's card.
+    """
     out, base = Path(config.out), Path(config.init)
     checkpoint = newest_checkpoint(out / "checkpoints")
     assert checkpoint is not None and config.head is not None
@@ -115,6 +122,25 @@ def write_tuned(
     model.provenance = made  # what was told of the model that it began with is not true of it
     AnyToAnyPipeline(model, pipe.tokenizers_folder, pipe.options).save_pretrained(out / "model")
     saved.write(network, out / "model")
+    _tell(saved, figures, config.learns == "head", out / "model" / "README.md")
+
+
+def _tell(saved: SavedHead, figures: Mapping[str, float], intact: bool, card: Path) -> None:
+    """Say in a model's card what it is for: its own text is of what it was."""
+    told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    decoder = (
+        "Its encoder and its decoder are those of the model that it began with."
+        if intact
+        else "Its encoder was changed and its decoder was not: do not generate with it."
+    )
+    note = (
+        f"## Fine-tuned\n\n`{HEAD_FILE}` answers `{saved.target}` from {', '.join(saved.inputs)}:"
+        f" held out, {told}. {decoder}\n\n"
+        "```python\nfrom fourm.finetune.saved import TunedPipeline\n\n"
+        'tuned = TunedPipeline.from_pretrained("path/to/this/folder")\n```\n\n'
+        "What follows is of the encoder and the decoder.\n\n"
+    )
+    card.write_text(card.read_text().replace("## Use\n", f"{note}## Use\n", 1))
 
 
 class TunedPipeline:
