@@ -31,9 +31,10 @@ def _scenes(modalities: ModalitySet) -> SampleTokens:
 
 @pytest.mark.parametrize("size", ["demo", "demo_large"])
 def test_captions_that_lack_one_word_are_seen_beside_whole_pictures(size):
-    """At least 1 % of all samples: with .05 %, as it once was, gaps were filled with whole captions."""
+    """At least 1 % of all samples: with .05 %, gaps were filled with whole captions."""
     modalities = ModalitySet.load(CONFIGS / "modalities" / f"{size}.yaml")
     masking = load(PretrainConfig, CONFIGS / "pretrain" / f"{size}.yaml", []).masking
+    assert masking is not None
     batch = Masker(modalities, masking, seed=0)(_scenes(modalities), np.arange(NUM))
     sample = np.repeat(np.arange(NUM), batch.encoder.lengths)
     kind, token = batch.encoder.kinds, batch.encoder.token.numpy()
