@@ -29,7 +29,8 @@ from fourm.finetune.task import CONFIG
 from fourm.mask_config import MaskingComponent, MaskingConfig
 from fourm.modalities import Modality, ModalitySet
 from fourm.model import FourM, load_model
-from fourm.pipeline import GENERATION_FILE, TOKENIZERS_FOLDER, AnyToAnyPipeline, read_options
+from fourm.pipeline import GENERATION_FILE, TOKENIZERS_FOLDER, AnyToAnyPipeline
+from fourm.preferred import read_options
 from fourm.provenance import Provenance
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
