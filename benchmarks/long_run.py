@@ -3,12 +3,12 @@
     python benchmarks/long_run.py OUT [--minutes 120]
 
 A pretraining of a tiny model, a sampler that goes through many tasks of the shipped one, and the
-page (``fourm app``) with a visitor in a real browser, who asks, looks and reloads, run side by side.
-Every few seconds the memory and the open files of each of the three (with their children) and
-what it has done so far are written to ``OUT/samples.jsonl``. In the end the first fifth, in which
-caches fill, is left out and the rest is averaged in blocks; a straight line through the blocks is
-the slope, with its standard error. Exit status 0 where over the whole time memory and files grow by
-no more than ``MOST_GROWTH``, or by no more than three standard errors.
+page (``fourm app``) with a visitor in a real browser, who asks, looks and reloads, run beside each
+other. Every few seconds the memory and the open files of each of the three (with their children)
+and what it has done so far are written to ``OUT/samples.jsonl``. In the end the first fifth, in
+which caches fill, is left out and the rest is averaged in blocks; a straight line through the
+blocks is the slope, with its standard error. Exit status 0 where over the whole time memory and
+files grow by no more than ``MOST_GROWTH``, or by no more than three standard errors.
 """
 
 from __future__ import annotations
