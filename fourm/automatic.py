@@ -18,38 +18,53 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schemes import ROAR, Halton
 from fourm.sampling.state import GridState, SampleState
-from fourm.sampling.task import Progress
+from fourm.sampling.task import Steps
 
 DETERMINED = 0.25  # mean entropy below this share of log(vocabulary)
 ONCE = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
 DRAWN = SamplingOptions(scheme=Halton(), steps=8, temperature_end=0.3, sweeps=1)
 
 
-def generate(
+def steps(
     sampler: Sampler,
     state: SampleState,
     target: str,
     seeds: np.ndarray,
     conditions: list[str],
-    progress: Progress | None,
     mean: bool,
-) -> SampleState:
-    """``Sampler.generate`` of a grid or set with the settings that suit each sample.
+) -> Steps[SampleState]:
+    """``Sampler.steps`` of a grid or set with the settings that suit each sample.
 
     ``mean``: the target's codec decodes mean codes.
     """
     m = sampler.modalities[target]
     once = replace(ONCE, decode="mean" if mean else "ids")
     drawn = DRAWN if m.grid is not None else replace(DRAWN, scheme=ROAR())
-    first = sampler.generate(state, target, once, seeds, conditions, progress)
+    first = yield from sampler.steps(state, target, once, seeds, conditions)
     grid = first.grids[target]
     undetermined = np.flatnonzero(_share(grid, state.grids.get(target), m.vocab_size) > DETERMINED)
     if not len(undetermined):
         return first
     part = _samples(state, undetermined)
-    found = sampler.generate(part, target, drawn, seeds[undetermined], conditions, progress)
+    found = yield from sampler.steps(part, target, drawn, seeds[undetermined], conditions)
     _put(grid, undetermined, found.grids[target])
     return first
+
+
+def settings(
+    sampler: Sampler,
+    state: SampleState,
+    target: str,
+    seeds: np.ndarray,
+    conditions: list[str],
+    mean: bool,
+) -> SamplingOptions:
+    """Those that suit most of the samples of a grid."""
+    m = sampler.modalities[target]
+    once = replace(ONCE, decode="mean" if mean else "ids")
+    grid = sampler.generate(state, target, once, seeds, conditions).grids[target]
+    share = _share(grid, state.grids.get(target), m.vocab_size)
+    return DRAWN if np.median(share) > DETERMINED else once
 
 
 def _share(grid: GridState, given: GridState | None, vocab_size: int) -> np.ndarray:

@@ -15,12 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
+from fourm.mixing import ensemble
 
 if TYPE_CHECKING:
+    from fourm.generated import Generated
     from fourm.modalities import ModalitySet
-    from fourm.pipeline import Generated
+    from fourm.tiled import GeneratedMap
 
 MANIFEST, VALUES = "manifest.json", "values"
 _KEY = "key"  # column of a table
@@ -161,6 +166,26 @@ class Results:
             self.folder / MANIFEST, {"request": self.request, "samples": self.samples}
         )
 
+    def add_ensembles(self, wanted: Wanted, results: Mapping[str, Generated]) -> Iterator[str]:
+        """Write what all samples of one input say together of each target that has pixels, and
+        where they differ; yields names of files.
+        """
+        for name, result in results.items():
+            if not result.modality.raw.pixels:
+                continue
+            together = ensemble(result)
+            label = "-".join(filter(None, (wanted.key, "ensemble")))
+            shown = self.folder / f"{name}-{label}.png"
+            _enlarged(result.modality.raw.picture(together.value)).save(shown)
+            yield str(shown)
+            values = self.folder / VALUES / name / f"{label}-spread.npy"
+            np.save(values, together.spread)
+            yield str(values)
+            spread = together.spread / max(together.spread.max(), 1e-9)
+            shown = self.folder / f"{name}-{label}-spread.png"
+            _enlarged(Image.fromarray((255 * spread).astype(np.uint8))).save(shown)
+            yield str(shown)
+
     def _write(self, result: Generated, i: int, name: str, label: str) -> Iterator[str]:
         raw, value, sample = result.modality.raw, result.values[i], self.samples[label]
         path = self.folder / VALUES / name / f"{label}.{raw.extensions[0]}"
@@ -168,16 +193,32 @@ class Results:
         path.write_bytes(raw.write(value))
         sample["values"][name] = str(path.relative_to(self.folder))
         if raw.has_picture:
-            picture = result.images[i]
-            scale = max(1, _SHOWN_PIXELS // max(picture.size))
+            picture = raw.picture(value)
             shown = self.folder / f"{name}-{label}.png"
-            picture.resize((picture.width * scale, picture.height * scale)).save(shown)
+            _enlarged(picture).save(shown)
             sample["pictures"][name] = shown.name
             yield str(shown)
         text = raw.printed(value)
         if text is not None:
             yield f"{name}: {text}"
         elif not raw.has_picture:
+            yield str(path)
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    scale = max(1, _SHOWN_PIXELS // max(picture.size))
+    return picture.resize((picture.width * scale, picture.height * scale))
+
+
+def write_maps(folder: Path, maps: Mapping[str, GeneratedMap]) -> Iterator[str]:
+    """Each map as values that can be given again (npy), and as a picture; yields their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, made in maps.items():
+        for path in (folder / f"{name}.npy", folder / f"{name}.png"):
+            if path.suffix == ".npy":
+                np.save(path, made.value)
+            else:
+                made.image.save(path)
             yield str(path)
 
 

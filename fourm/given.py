@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from einops import rearrange
 from PIL import Image
 
@@ -21,6 +22,7 @@ from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.sampling.state import GridState
 
+_SEEDS = 1 << 62  # that a generator draws from
 _GAP = re.compile(r"\[S_\d+\]")
 
 
@@ -53,10 +55,25 @@ def whole_number(value: Any, name: str) -> int:
         raise UserError(f"{name} must be a whole number, not {value!r}") from None
 
 
+def at_least_one(value: Any, name: str) -> int:
+    """A whole number from 1 on."""
+    number = whole_number(value, name)
+    if number < 1:
+        raise UserError(f"{name} must be at least 1, not {number}")
+    return number
+
+
 def seeds_of(seed: Any, num: int) -> np.ndarray:
-    """One seed (that of the first sample) or one for each of ``num`` samples, as (num,) int64."""
+    """One seed (that of the first sample) or one for each of ``num`` samples, as (num,) int64.
+
+    A ``torch.Generator`` draws a seed for each, and moves on by that.
+    """
     if seed is None:
         raise UserError("seed must be a number: nothing is random by itself here")
+    if isinstance(seed, torch.Generator):
+        seed = torch.randint(_SEEDS, (num,), generator=seed, device=seed.device)
+    if isinstance(seed, (list, tuple)):
+        seed = [seeds_of(s, 1)[0] if isinstance(s, torch.Generator) else s for s in seed]
     if np.ndim(seed) == 0:
         first = whole_number(seed, "seed")
         seeds = [first + i for i in range(num)]
@@ -126,6 +143,8 @@ def token_mask(value: Any, m: Modality, num: int) -> np.ndarray:
     keep = getattr(value, "keep", None)
     if keep is None:
         return np.ones(num, bool)
+    if not np.isin(keep, (0, 1)).all():
+        raise UserError("a mask holds True (given) or False, or 1 or 0, and nothing else")
     if np.size(keep) == num:
         return np.asarray(keep, bool).reshape(-1)
     rows, columns = m.grid or (1, 1)
@@ -174,8 +193,14 @@ def _fitted(keep: np.ndarray, pixels: int) -> np.ndarray:
     return np.asarray(square.resize((pixels, pixels), Image.Resampling.BOX)) == 255
 
 
-def pasted(value: Partial, m: Modality, made: Any) -> Any:
-    """What was made for a value of which a part was given, with the given pixels in their place."""
+def as_given(value: Any, m: Modality, made: Any) -> Any:
+    """What was made for a value that was given in part or whole, with what was given in its
+    place; tokens and texts are what their ids say.
+    """
+    if m.kind == "sequence" or isinstance(value, Tokens):
+        return made
+    if not isinstance(value, Partial):
+        return m.raw.accept(opened(value, m))
     given = np.asarray(m.raw.accept(opened(value.raw, m)))
     if not m.raw.pixels or np.shape(made) != given.shape:
         return made

@@ -19,15 +19,16 @@ from fourm.errors import UserError
 from fourm.given import (
     Partial,
     Tokens,
+    at_least_one,
     ids_of,
     is_batch,
     opened,
     padded_vectors,
     token_mask,
-    whole_number,
 )
 from fourm.given_sequences import ids_with_gaps
 from fourm.modalities import SENTINEL_ID, Modality, ModalitySet
+from fourm.output_types import without_tensors
 from fourm.sampling.state import GridState, SampleState
 
 
@@ -48,9 +49,8 @@ class Inputs:
                 f"inputs are a mapping of names to values, not {type(inputs).__name__};"
                 f" names are {', '.join(m.name for m in modalities.inputs)}"
             )
-        num_samples = whole_number(num_samples, "num_samples")
-        if num_samples < 1:
-            raise UserError(f"num_samples must be at least 1, not {num_samples}")
+        num_samples = at_least_one(num_samples, "num_samples")
+        inputs = {name: without_tensors(v, modalities[name]) for name, v in inputs.items()}
         lists = {
             name: list(value) for name, value in inputs.items() if is_batch(value, modalities[name])
         }

@@ -14,64 +14,43 @@ folder with ``tokenizers/`` beside the weights and, if the model has preferred s
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 import yaml
 from huggingface_hub import HfApi
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fourm
-from fourm import automatic
-from fourm.codecs import CodecSet, SoftCodec
-from fourm.config import read_yaml, to_mapping
-from fourm.errors import UserError, nearest
+from fourm.call import Call, Engine, as_called_here, checked_targets
+from fourm.codecs import CodecSet
+from fourm.config import to_mapping
+from fourm.errors import UserError
 from fourm.feature_rows import FeatureRows, feature_rows
+from fourm.generated import Decoder, Generated, GenerationStep, Stream
 from fourm.given import Partial as Partial
 from fourm.given import Tokens as Tokens
-from fourm.given import pasted, seeds_of
+from fourm.given import at_least_one, seeds_of
 from fourm.hub import find_model
 from fourm.inputs import InputEncoder, Inputs
-from fourm.modalities import Modality, ModalitySet
+from fourm.mixing import between, varied
 from fourm.model import FourM, load_model
 from fourm.model_card import HERE, model_card, write_card
-from fourm.resources import configs_folder
+from fourm.output_types import output_type as form_of
+from fourm.places import device_of, dtype_of, is_dtype
+from fourm.preferred import GENERATION_FILE, options_of
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
-from fourm.sampling.task import Progress
 from fourm.scoring import Method, Scorer
+from fourm.tiled import GeneratedMap, TiledCall, split_inputs
 
-GENERATION_FILE, TOKENIZERS_FOLDER = "generation.yaml", "tokenizers"
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One modality of the output."""
-
-    modality: Modality
-    values: list[Any]  # raw values, one a sample
-    ids: list[np.ndarray]
-    # how unsure the network was, in nats a token: maps (rows, columns), of sets (n,); 0 = given.
-    # Nothing of sequences.
-    entropy: list[np.ndarray]
-
-    @property
-    def images(self) -> list[Image.Image]:
-        """The values as pictures (depth, normals and classes in colour, boxes drawn)."""
-        return [self.modality.raw.picture(value) for value in self.values]
-
-    @property
-    def texts(self) -> list[str]:
-        """The values as text."""
-        return [str(value) for value in self.values]
+TOKENIZERS_FOLDER = "tokenizers"
 
 
 class AnyToAnyPipeline:
@@ -95,15 +74,20 @@ class AnyToAnyPipeline:
             for m in self.modalities
         }
         self.sampler = Sampler(model, self.num_sentinels)
-        self._encoder = InputEncoder(self.modalities, self.codecs, self.num_sentinels)
+        self._runs_on: torch.device | None = None  # where it is during a call, if not where it is
+        self._engine = Engine(
+            self.sampler,
+            InputEncoder(self.modalities, self.codecs, self.num_sentinels),
+            Decoder(self.modalities, self.codecs),
+        )
 
     @classmethod
     def from_pretrained(
         cls,
         name: str | Path,
         tokenizers: str | Path | None = None,
-        device: str = "cpu",
-        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str | None = torch.float32,
     ) -> AnyToAnyPipeline:
         """Open a pipeline folder or hub repository, ours or a released one
         (``EPFL-VILAB/4M-21_B``).
@@ -112,7 +96,8 @@ class AnyToAnyPipeline:
             tokenizers: folder with one sub-folder for each tokenizer. Those that are not there and
                 have a hub repository in the
                 modality set are fetched when their modality is first used.
-            dtype: of the weights in memory; None = as stored.
+            dtype: of the model's weights in memory, also by name (``"bfloat16"``); None = as
+                stored.
 
         Raises:
             UserError: says which file is missing or damaged.
@@ -121,17 +106,41 @@ class AnyToAnyPipeline:
         inner = folder / "model"
         if not (folder / "config.json").is_file() and (inner / "config.json").is_file():
             raise UserError(f"{folder} is a project, not a model: its model is {inner}")
-        model = load_model(folder, dtype).to(device)
-        options_path = folder / GENERATION_FILE
-        if not options_path.is_file():
-            options_path = (
-                configs_folder() / "generate" / "4m.yaml" if is_released(model.modalities) else None
-            )
-        options = read_options(options_path) if options_path is not None else {}
-        # those of the released family's settings that this one lacks are for its other models
-        if not is_released(model.modalities):
-            check_options(options, model.modalities, f"{options_path}")
-        return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options)
+        model = load_model(folder, None if dtype is None else dtype_of(dtype))
+        options = options_of(folder, model.modalities)
+        return cls(model, tokenizers or folder / TOKENIZERS_FOLDER, options).to(device)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What another pipeline can be made of: ``AnyToAnyPipeline(**pipe.components)``."""
+        return {
+            "model": self.model,
+            "tokenizers": self.tokenizers_folder,
+            "options": self.options,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        return next(self.model.parameters()).dtype
+
+    def to(self, *places: torch.device | torch.dtype | str) -> Self:
+        """Move the model to a device, a dtype (also by name), or both. Codecs stay on the CPU in
+        float32. Raises UserError for what this machine does not have.
+        """
+        for place in places:
+            self.model.to(dtype_of(place) if is_dtype(place) else device_of(place))
+        return self
+
+    def enable_model_cpu_offload(self, device: torch.device | str = "cuda") -> None:
+        """Have the model on ``device`` only while a call runs, and on the CPU else."""
+        self._runs_on = device_of(device)
+        self.model.to("cpu")
 
     def save_pretrained(self, folder: str | Path, half: bool = False, name: str = HERE) -> None:
         """Write model, tokenizers, settings and a card as one folder that ``from_pretrained``
@@ -184,161 +193,169 @@ class AnyToAnyPipeline:
         inputs: Mapping[str, Any],
         targets: Sequence[str] | str,
         *,
-        seed: int | Sequence[int] = 0,
+        seed: Any = 0,
         num_samples: int = 1,
         chain: bool = True,
         paste: bool = True,
-        options: dict[str, SamplingOptions] | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        options: Mapping[str, SamplingOptions] | None = None,
+        output_type: str = "raw",
+        callback_on_step_end: Callable[[GenerationStep], Any] | None = None,
+        progress_bar: bool = False,
         **settings: Any,
-    ) -> dict[str, Generated]:
+    ) -> dict[str, Any]:
         """Generate ``targets`` one after another from ``inputs``.
 
         Args:
             inputs: name -> raw value, file, ``Partial``, ``Tokens``, or a list of them (one a
                 sample; what is no list is given to all).
             targets: names, in the order of generation; each is given all before it. Or one name.
-            seed: of the first sample; sample i uses seed + i. Or one seed for each sample.
+            seed: of the first sample; sample i uses seed + i. Or one seed for each
+                sample. A ``torch.Generator`` draws them.
             num_samples: in all; of lists of inputs as many of each.
             chain: False = each target is given the inputs alone, none that came before it.
             paste: pixels that a ``Partial`` gives stay as they are; False = as its tokens decode.
             options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
-                change those of all targets.
-            progress: called with (target, steps done, steps).
+                change those of all targets. ``num_inference_steps`` and ``generator`` are read as
+                ``steps`` and ``seed``.
+            output_type: of each target: ``raw`` (``Generated``), ``pil``, ``np``, ``pt`` or
+                ``tokens``.
+            callback_on_step_end: called with each step, at which it may look.
+            progress_bar: shows one on standard error.
 
         Raises:
             UserError: for an unknown name, a raw value that is not what its modality holds, or
                 lists of different lengths.
         """
-        targets = self._checked(targets, options)
-        values = Inputs.of(inputs, num_samples, self.modalities)
-        given = state = self._encoder.state(values)
-        seeds = seeds_of(seed, state.num_samples)
-        conditions, found = state.present, {}
-        for i, name in enumerate(targets):
-            start = self._encoder.with_whole(state, values, name)
-            num_whole = self._encoder.num_whole(start, name)
-            if num_whole:
-                warnings.warn(
-                    f"{name} is a target and given whole: it stays as it is given. Leave it out of"
-                    " the inputs to generate it, or give a part of it",
-                    stacklevel=2,
-                )
-            if num_whole == state.num_samples:
-                found[name] = start
-                continue
-            chosen = (options or {}).get(name) or self._preferred(conditions, name)
-            if not isinstance(chosen, SamplingOptions | None):
-                raise UserError(f"options of {name} must be SamplingOptions, not {chosen!r}")
-            report = (
-                None if progress is None else (lambda done, of, name=name: progress(name, done, of))
-            )
-            own = self._weighted_as_given(settings, conditions, targets[i:])
-            if chosen is not None:
-                weights = {"condition_weights": chosen.condition_weights}
-                chosen = replace(
-                    chosen, **self._weighted_as_given(weights, conditions, targets[i:])
-                )
-            state = self._generate(start, name, seeds, conditions, report, chosen, own)
-            found[name] = state
-            if chain:
-                conditions = [*conditions, name]
-            else:
-                state = given
-        return {
-            name: self._pasted(self.decode(state, name), values if paste else None)
-            for name, state in found.items()
-        }
-
-    def _checked(self, targets: Any, options: Any) -> Sequence[str]:
-        """Targets of a call, whose options are theirs. Raises UserError."""
-        targets = [targets] if isinstance(targets, str) else targets
-        if not isinstance(targets, Sequence):
-            raise UserError(
-                f"targets are names in an order, e.g. ['depth', 'rgb'], not {targets!r}"
-            )
-        if not isinstance(options or {}, Mapping):
-            raise UserError(f"options map targets to SamplingOptions, they are not {options!r}")
-        if not targets:
-            raise UserError("no targets: name at least one modality to generate")
-        for name in (*targets, *(options or {})):
-            if not self.modalities[name].output:
-                raise UserError(
-                    f"{name} cannot be generated; outputs are"
-                    f" {', '.join(m.name for m in self.modalities.outputs)}"
-                )
-        for name in options or {}:
-            if name not in targets:
-                raise UserError(
-                    f"options name {name}, which is no target of this call; targets are"
-                    f" {', '.join(targets)}"
-                )
-        if len(set(targets)) < len(targets):
-            raise UserError(f"a target is named twice: {', '.join(targets)}")
-        return targets
-
-    def _weighted_as_given(
-        self, settings: dict[str, Any], conditions: list[str], targets: Sequence[str]
-    ) -> dict[str, Any]:
-        """Settings whose weights name what the model sees: an input by the name under which it is
-        read (rgb as pixels), none of the ``targets`` that are yet to come.
-        """
-        weights = settings.get("condition_weights")
-        if not isinstance(weights, Mapping):
-            return settings
-        seen = {}
-        for name, weight in weights.items():
-            raw_name = self.modalities[name].raw_name
-            alike = [c for c in conditions if self.modalities[c].raw_name == raw_name]
-            if name in conditions or alike or name not in targets:
-                seen[name if name in conditions or not alike else alike[0]] = weight
-        return {**settings, "condition_weights": seen}
-
-    def _pasted(self, result: Generated, inputs: Inputs | None) -> Generated:
-        """With given pixels where they were given."""
-        m = result.modality
-        given = inputs.values.get(m.name) if inputs is not None else None
-        if given is None:
-            return result
-        pairs = zip(given, result.values, strict=True)
-        return replace(
-            result, values=[pasted(g, m, v) if isinstance(g, Partial) else v for g, v in pairs]
+        if not callable(callback_on_step_end or repr):
+            raise UserError(f"callback_on_step_end is a function, not {callback_on_step_end!r}")
+        stream = self.stream(
+            inputs,
+            targets,
+            seed=seed,
+            num_samples=num_samples,
+            chain=chain,
+            paste=paste,
+            options=options,
+            output_type=output_type,
+            **settings,
         )
+        for step in stream.with_bar() if progress_bar else stream:
+            if callback_on_step_end is not None:
+                callback_on_step_end(step)
+        return stream.results
 
-    def _generate(
+    def stream(
         self,
-        state: SampleState,
-        name: str,
-        seeds: np.ndarray,
-        conditions: list[str],
-        report: Progress | None,
-        chosen: SamplingOptions | None,
-        settings: dict[str, Any],
-    ) -> SampleState:
-        """One target more. Where neither the model nor the call says how, a first pass tells."""
-        is_sequence = self.modalities[name].kind == "sequence"
-        if chosen is None and not settings and not is_sequence:
-            mean = isinstance(self.codecs[name], SoftCodec)
-            return automatic.generate(self.sampler, state, name, seeds, conditions, report, mean)
-        chosen = (chosen or SamplingOptions()).changed(settings)
-        if chosen.decode == "mean" and not is_sequence:
-            self._soft_codec(name)  # refused before anything is generated
-        return self.sampler.generate(state, name, chosen, seeds, conditions, report)
+        inputs: Mapping[str, Any],
+        targets: Sequence[str] | str,
+        *,
+        seed: Any = 0,
+        num_samples: int = 1,
+        chain: bool = True,
+        paste: bool = True,
+        options: Mapping[str, SamplingOptions] | None = None,
+        output_type: str = "raw",
+        **settings: Any,
+    ) -> Stream:
+        """A call as an iterator of its steps; leaving the loop ends it.
 
-    def _preferred(self, conditions: list[str], target: str) -> SamplingOptions | None:
-        """The model's settings of a target given one of the inputs (``caption->rgb``), else of the
-        target alone (``rgb``), if it has any.
+        stream = pipe.stream({"caption": "a red cube"}, "rgb")
+        for step in stream:
+            step.images[0].save(f"{step.done}.png")
+        stream.results["rgb"].images[0].save("scene.png")
         """
-        for condition in conditions:
-            raw_name = self.modalities[condition].raw_name
-            for name in (condition, raw_name):
-                if f"{name}->{target}" in self.options:
-                    return self.options[f"{name}->{target}"]
-        return self.options.get(target)
+        settings, seed = as_called_here(settings, seed)
+        values = Inputs.of(inputs, num_samples, self.modalities)
+        given = self._engine.encoder.state(values)
+        call = Call(
+            engine=self._engine,
+            targets=checked_targets(targets, options, self.modalities),
+            values=values,
+            given=given,
+            seeds=seeds_of(seed, given.num_samples),
+            chain=chain,
+            paste=paste,
+            own=self.options,
+            options=options or {},
+            settings=settings,
+            form=form_of(output_type),
+        )
+        return Stream(partial(self._steps, call))
+
+    def _steps(self, call: Call, results: dict[str, Any]) -> Generator[GenerationStep, None, None]:
+        if self._runs_on is None:
+            yield from call.steps(results)
+            return
+        self.model.to(self._runs_on)
+        try:
+            yield from call.steps(results)
+        finally:
+            self.model.to("cpu")
+
+    def tiled(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Sequence[str] | str,
+        *,
+        seed: int = 0,
+        overlap: float = 0.25,
+        max_windows: int = 64,
+        options: Mapping[str, SamplingOptions] | None = None,
+        **settings: Any,
+    ) -> dict[str, GeneratedMap]:
+        """Generate maps of any size from maps of any size, e.g. land cover from a large picture.
+
+        Args:
+            inputs: name -> array (H, W[, C]), picture or file, in proportion to the sizes that the
+                model reads; what is no map (a text) is given to every window.
+            overlap: share of a window's side that it has in common with its neighbour.
+            max_windows: held at a time; those behind are given what was found in the overlap.
+
+        Raises:
+            UserError: for targets that are no maps, and maps that do not go together.
+        """
+        settings, first = as_called_here(settings, seed)
+        targets = checked_targets(targets, options, self.modalities)
+        maps, others = split_inputs(inputs, targets, self._engine)
+        return TiledCall(
+            engine=self._engine,
+            targets=targets,
+            maps=maps,
+            others=others,
+            own=self.options,
+            options=options or {},
+            settings=settings,
+            seed=int(seeds_of(first, 1)[0]),
+            overlap=overlap,
+            max_windows=at_least_one(max_windows, "max_windows"),
+        ).results()
+
+    def vary(self, name: str, value: Any, keep: float = 0.5, seed: int = 0) -> Tokens:
+        """A part of a value's tokens, spread at random, to give as an input of a call that
+        generates the rest: variations of it.
+        """
+        return varied(self._ids(name, value), self.modalities[name], keep, seed)
+
+    def between(self, name: str, first: Any, second: Any, share: float, seed: int = 0) -> Tokens:
+        """An input between two values: ``share`` of the first's tokens are the second's; a larger
+        one includes a smaller.
+        """
+        ids = self._ids(name, first), self._ids(name, second)
+        return between(*ids, self.modalities[name], share, seed)
+
+    def _ids(self, name: str, value: Any) -> np.ndarray:
+        """Of one whole value of a modality with a codec."""
+        m = self.modalities[name]
+        if m.tokenizer is None:
+            raise UserError(f"{name} has no tokens")
+        try:
+            return self._engine.encoder.ids(m, [value])[0][0]
+        except ValueError as error:
+            raise UserError(f"value of {name}: {error}") from None
 
     def encode(self, inputs: Mapping[str, Any], num_samples: int = 1) -> SampleState:
         """Raw inputs as the sampler's state."""
-        return self._encoder.state(Inputs.of(inputs, num_samples, self.modalities))
+        return self._engine.encoder.state(Inputs.of(inputs, num_samples, self.modalities))
 
     def features(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Encoder output for each sample (n_i, D) on the CPU, to probe or to align with; its mean
@@ -384,7 +401,7 @@ class AnyToAnyPipeline:
         scorer = Scorer(self.model, parts, method)
         if not isinstance(values, Mapping) or not values:
             raise UserError("values are a mapping of targets to what is to be scored")
-        self._checked(list(values), None)
+        checked_targets(list(values), None, self.modalities)
         if set(values) & set(inputs):
             raise UserError(f"{', '.join(set(values) & set(inputs))}: given and to be scored")
         every = Inputs.of({**inputs, **values}, 1, self.modalities)
@@ -393,68 +410,15 @@ class AnyToAnyPipeline:
             given = Inputs(every.num_samples, {key: every.values[key] for key in seen})
             m = self.modalities[name]
             try:
-                ids, keep = self._encoder.ids(m, every.values[name])
+                ids, keep = self._engine.encoder.ids(m, every.values[name])
             except ValueError as error:
                 raise UserError(f"value of {name}: {error}") from None
-            if not np.concatenate(keep).all() or self._encoder.num_gapped(name, ids):
+            if not np.concatenate(keep).all() or self._engine.encoder.num_gapped(name, ids):
                 raise UserError(f"value of {name}: whole values are scored, this has parts")
-            found[name] = scorer.score(self._encoder.state(given), m, ids)
+            found[name] = scorer.score(self._engine.encoder.state(given), m, ids)
             seen.append(name)
         return found
 
     def decode(self, state: SampleState, name: str) -> Generated:
         """One modality of a state in raw form."""
-        m = self.modalities[name]
-        if name not in state.grids:
-            ids = state.sequences[name]
-            return Generated(m, self.codecs[name].decode(ids), ids, [])
-        grid = state.grids[name]
-        ids, entropy = list(grid.values), np.zeros(grid.known.shape)
-        if grid.entropy is not None:
-            entropy = grid.entropy
-        maps = list(entropy.reshape(-1, *(m.grid or (m.num_tokens,))))
-        if grid.probability is not None:
-            return Generated(
-                m, self._soft_codec(name).decode_mean(list(grid.probability)), ids, maps
-            )
-        return Generated(m, self.codecs[name].decode(ids), ids, maps)
-
-    def _soft_codec(self, name: str) -> SoftCodec:
-        codec = self.codecs[name]
-        if not isinstance(codec, SoftCodec):
-            raise UserError(
-                f"decode: mean needs a codec that decodes mixtures of codes; that of {name} does"
-                " not: use decode: ids"
-            )
-        return codec
-
-
-def read_options(path: Path) -> dict[str, SamplingOptions]:
-    """Sampling settings by target, or by ``condition->target``."""
-    return {
-        name: SamplingOptions.read(entry, f"{path}: {name}")
-        for name, entry in read_yaml(path).items()
-    }
-
-
-def check_options(options: dict[str, Any], modalities: ModalitySet, where: str) -> None:
-    """Raise UserError where a key is neither an output nor ``condition->output``."""
-    outputs = [m.name for m in modalities.outputs]
-    conditions = {name for m in modalities for name in (m.name, m.raw_name)}
-    for key in options:
-        condition, arrow, target = key.rpartition("->")
-        if target not in outputs:
-            raise UserError(
-                f"{where}: {target!r} is no output of this model; it has"
-                f" {', '.join(outputs)}{nearest(target, outputs)}"
-            )
-        if arrow and condition not in conditions:
-            raise UserError(
-                f"{where}: {condition!r} in {key!r} is no modality of this model"
-                f"{nearest(condition, conditions)}"
-            )
-
-
-def is_released(modalities: ModalitySet) -> bool:
-    """True if the set's tokenizers are those of the released 4M family."""
-    return any(settings.get("type") == "released" for settings in modalities.tokenizers.values())
+        return self._engine.decoder.decode(state.found(name), name)

@@ -22,7 +22,7 @@ from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
 from fourm.modalities import Modality, ModalitySet
 from fourm.model_files import read_description
-from fourm.pipeline import check_options
+from fourm.preferred import check_options
 from fourm.project import Project
 from fourm.project_changes import changes, data_of, files_of
 from fourm.tokenizer_settings import declared, note_if_lacking, state_of

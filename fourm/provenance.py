@@ -8,7 +8,7 @@ guess.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from fourm.config import from_mapping, read_yaml, to_mapping
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 from fourm.formats import FORMAT, check_format
+from fourm.mask_rules import NEVER
+from fourm.modalities import Modality, ModalitySet
 
 PROVENANCE_FILE = "provenance.json"
 
@@ -34,6 +36,8 @@ class Provenance:
     started_from_weights: bool = False  # of another model
     held_out: dict[str, float] = field(default_factory=dict)  # loss, loss/<modality>: nats a token
     figures: dict[str, float] = field(default_factory=dict)  # of what is generated, by name
+    # target -> modalities that it was learned from, one beside others or alone
+    trained: dict[str, list[str]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """``provenance.json`` of a model folder."""
@@ -52,9 +56,10 @@ class Provenance:
         )
 
     @staticmethod
-    def of_run(run: Path, steps: int) -> Provenance:
+    def of_run(run: Path, steps: int, modalities: ModalitySet | None = None) -> Provenance:
         """Of the model that the pretraining in folder ``run`` had after ``steps`` steps. Its
-        held-out losses are known if that was the end.
+        held-out losses are known if that was the end; which ``modalities`` were learned from which
+        if it began with nothing.
         """
         config = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
         loop = config.get("loop", {})
@@ -62,6 +67,7 @@ class Provenance:
         maskings = [s.get("masking") or config.get("masking") or {} for s in sources]
         done = _json(run / "done.json") if (run / "done.json").is_file() else {}
         ended = done.get("step") == steps
+        began_with_weights = bool(config.get("init") or config.get("distill"))
         return Provenance(
             steps=steps,
             batch_size=loop.get("batch_size"),
@@ -69,8 +75,9 @@ class Provenance:
             max_targets=_most(maskings, "num_targets"),
             num_samples=done.get("num_samples"),
             num_held_out=done.get("num_held_out"),
-            started_from_weights=bool(config.get("init") or config.get("distill")),
+            started_from_weights=began_with_weights,
             held_out={k: v for k, v in done.items() if k.startswith("loss")} if ended else {},
+            trained={} if began_with_weights else _trained(maskings, modalities or ()),
         )
 
 
@@ -85,6 +92,28 @@ def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
             if isinstance(value, (int, float)):
                 found[f"{task} {name}"] = float(value)
     return found
+
+
+def _trained(
+    maskings: Sequence[Mapping[str, Any]], modalities: Iterable[Modality]
+) -> dict[str, list[str]]:
+    """Which targets some component of some data set predicts from which inputs."""
+    parts = [p for m in maskings for p in m.get("components", ()) if p.get("weight", 1.0) > 0]
+
+    def drawn(role: str, part: Mapping[str, Any], m: Modality) -> bool:
+        alpha = (part.get(role) or {}).get(m.name, part.get(f"{role}_default", 0.0))
+        return getattr(m, "output" if role == "target" else role) and alpha > NEVER
+
+    every = list(modalities)
+    return {
+        target.name: [
+            m.name
+            for m in every
+            if any(drawn("input", p, m) and drawn("target", p, target) for p in parts)
+        ]
+        for target in every
+        if any(drawn("target", p, target) for p in parts)
+    }
 
 
 def _most(maskings: Sequence[Mapping[str, Any]], key: str) -> int | None:

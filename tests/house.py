@@ -44,8 +44,8 @@ ROOMS = (
         "fourm",
         "pipeline",
         "any to any; released 4M",
-        "pipeline given given_sequences inputs automatic scoring feature_rows generated_files"
-        " interop",
+        "pipeline call preferred given given_sequences inputs generated output_types automatic"
+        " scoring feature_rows mixing tiled windows generated_files interop",
     ),
     Room(
         "fourm",
@@ -92,7 +92,7 @@ ROOMS = (
         "ground",
         "errors, configs, choices, random numbers, weights",
         "errors json_files choices yaml_files config foreign_code rng ragged low_discrepancy"
-        " compiled compiled_rng formats progress resources weights model_files",
+        " compiled compiled_rng formats places progress resources weights model_files",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),

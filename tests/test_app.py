@@ -1,47 +1,420 @@
-"""The web page, served for real and called as its button calls it.
+"""What the page takes and refuses, and what visitors are given: all of it without a browser.
 
-Needs ``pip install 'fourm[app]'``.
+Needs ``pip install 'fourm[app]'``. In a browser: ``test_app_browser.py``.
 """
 
-import os
+import asyncio
+import base64
+import io
+import json
+import zipfile
+from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["HF_HUB_OFFLINE"] = "1"
-gradio = pytest.importorskip("gradio")
+gr = pytest.importorskip("gradio")
 
-from PIL import Image  # noqa: E402
-
-from fourm.app import build_app  # noqa: E402
-from fourm.pipeline import AnyToAnyPipeline  # noqa: E402
-from fourm.resources import demo_model_folder  # noqa: E402
+from fourm import AnyToAnyPipeline  # noqa: E402
+from fourm.app.boxes import BoxesWidget  # noqa: E402
+from fourm.app.guard import Guard, Rate  # noqa: E402
+from fourm.app.limits import Limits  # noqa: E402
+from fourm.app.pad import OPEN, drawn, painted  # noqa: E402
+from fourm.app.panels import Panels, widgets_of  # noqa: E402
+from fourm.app.pictures import LabelsWidget, PictureWidget  # noqa: E402
+from fourm.app.results import write_zip  # noqa: E402
+from fourm.app.serving import check_address  # noqa: E402
+from fourm.app.telling import told  # noqa: E402
+from fourm.app.typed import PlaceWidget, _direction, _place  # noqa: E402
+from fourm.app.visit import Request, Visit, watched  # noqa: E402
+from fourm.app.widget import uploaded, widget_of  # noqa: E402
+from fourm.app.wishes import OWN, Wishes, options_of, seed_of  # noqa: E402
+from fourm.errors import UserError  # noqa: E402
+from fourm.given import Partial  # noqa: E402
+from fourm.modalities import Modality, ModalitySet  # noqa: E402
+from fourm.raw import Raw  # noqa: E402
+from fourm.raw.audio import Audio  # noqa: E402
+from fourm.raw.numbers import Numbers  # noqa: E402
+from fourm.raw.palette import Palette  # noqa: E402
+from fourm.raw.vectors import Vectors  # noqa: E402
+from fourm.raw.words import Words  # noqa: E402
+from fourm.resources import configs_folder, demo_model_folder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def client():
-    from gradio_client import Client
-
-    page = build_app(AnyToAnyPipeline.from_pretrained(demo_model_folder()))
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    yield Client(address, verbose=False)
-    page.close()
+def pipe():
+    return AnyToAnyPipeline.from_pretrained(demo_model_folder())
 
 
-@pytest.mark.slow
-def test_a_caption_becomes_a_picture_and_the_picture_becomes_text_and_boxes(client):
-    from gradio_client import handle_file
+def widget(raw: Raw, kind: str = "sequence"):
+    m = Modality(name="thing", kind=kind, raw=raw, vocab_size=64, max_tokens=16, grid=None)  # type: ignore[arg-type]
+    return widget_of(raw)(m)
 
-    made = client.predict("a large red cube", None, ["rgb"], 0, None, api_name="/generate")
-    picture = next(path for path in made if isinstance(path, str) and path.endswith(".png"))
-    assert Image.open(picture).size == (256, 256)
-    again = client.predict(
-        "", handle_file(picture), ["caption", "boxes"], 0, None, api_name="/generate"
+
+def of(pipe: AnyToAnyPipeline, name: str):
+    return next(w for w in widgets_of(pipe.modalities) if w.modality.name == name)
+
+
+def as_painting(cells: np.ndarray) -> str:
+    return base64.b64encode(cells.astype(np.uint8).tobytes()).decode()
+
+
+# ---- widgets
+
+
+@pytest.mark.parametrize("name", ["demo", "earth", "4m_7", "4m_21"])
+def test_every_raw_form_of_every_set_has_one_widget_that_can_be_built(name):
+    modalities = ModalitySet.load(configs_folder() / "modalities" / f"{name}.yaml")
+    forms = {m.raw_name for m in modalities.inputs}
+    with gr.Blocks():
+        panels = Panels.build(modalities, [])
+    assert {w.modality.raw_name for w in widgets_of(modalities)} == forms
+    assert len(panels.panels) == len(forms) and all(p.components for p in panels.panels)
+
+
+def test_text_is_given_as_it_is_typed_and_empty_text_is_not_given(pipe):
+    assert of(pipe, "caption").value("a small [S_1] cube ") == "a small [S_1] cube"
+    assert of(pipe, "caption").value("  ") is None and of(pipe, "caption").value(None) is None
+
+
+@pytest.mark.parametrize(
+    "raw, typed, value",
+    [
+        (Words(), "wood, [S_1], dark  metal", ["wood", "[S_1]", "dark  metal"]),
+        (Numbers(range=(0, 9)), "3, 4.5  1e0", [3.0, 4.5, 1.0]),
+        (Palette(), "#ff0000 #00a0Ff", [[255, 0, 0], [0, 160, 255]]),
+    ],
+)
+def test_what_is_typed_becomes_a_value_and_a_value_what_is_typed(raw, typed, value):
+    made = widget(raw)
+    assert made.value(typed) == value
+    if "[S_1]" not in typed:
+        assert made.value(*made.shown(value)) == value
+
+
+def test_vectors_are_lines_of_numbers():
+    made = widget(Vectors(channels=2))
+    assert np.array_equal(made.value("1 2\n3 4"), [[1, 2], [3, 4]])
+    with pytest.raises(UserError, match="expected numbers"):
+        made.value("1 2 3")
+
+
+@pytest.mark.parametrize(
+    "raw, typed, message",
+    [
+        (Numbers(), "1 two", "'two' in thing is no number"),
+        (Palette(), "red", "'red' is no colour: write it like #cc3311"),
+        (Words(), "x" * 5000, "5000 characters are more than the 4000"),
+    ],
+)
+def test_a_slip_in_what_is_typed_is_named(raw, typed, message):
+    with pytest.raises(UserError, match=message):
+        widget(raw).value(typed)
+
+
+def test_boxes_are_drawn_or_typed_a_line_each(pipe):
+    made = of(pipe, "boxes")
+    assert isinstance(made, BoxesWidget)
+    box = {"box": [0.1, 0.2, 0.5, 0.6], "label": "red cube"}
+    assert made.value("red cube 0.1 0.2 0.5 0.6\n[S_1]") == [box, "[S_1]"]
+    assert made.value(*made.shown([box])) == [box]
+    text = made._with_box("[S_1]", "[0.25, 0.25, 0.5, 0.75, 1]", "cone")
+    assert text == "[S_1]\ncone 0.25 0.25 0.50 0.75"
+    with pytest.raises(UserError, match="line 2 of boxes is no label with four numbers"):
+        made.value("cone 0 0 1 1\ncone 0 0 1")
+    with pytest.raises(UserError, match="second corner lies before the first"):
+        made.value("cone 0.5 0 0.1 1")
+
+
+def test_a_place_of_the_map_is_its_latitude_and_longitude_or_its_direction():
+    assert isinstance(widget(Numbers(range=(-180, 180))), PlaceWidget)
+    assert not isinstance(widget(Numbers(range=(0, 1))), PlaceWidget)
+    assert _place("[0.75, 0.25, 1]") == "45.0 90.0"
+    north = [float(number) for number in _direction("[0.3, 0, 1]").split()]
+    assert np.allclose(north, [0, 0, 1], atol=1e-4)
+    for wrong in ("[2, 0, 1]", "[1", None, "[NaN, 0]", '"ab"', "[" * 3000):
+        with pytest.raises(UserError, match="draw again"):
+            _place(wrong)
+
+
+def test_what_is_painted_over_a_picture_is_left_open(pipe):
+    made, picture = of(pipe, "rgb"), np.zeros((64, 64, 3), np.uint8)
+    assert isinstance(made, PictureWidget)
+    assert made.value(None, "", None) is None
+    assert made.value(picture, "", None) is picture
+    cells = np.full((64, 64), 255)
+    cells[:8] = OPEN
+    part = made.value(picture, as_painting(cells), None)
+    assert isinstance(part, Partial) and np.array_equal(part.keep, cells != OPEN)
+    assert made.value(picture, as_painting(np.full((64, 64), OPEN)), None) is None
+
+
+def test_classes_are_painted_and_what_stays_bare_is_left_open(pipe):
+    made, cells = of(pipe, "semseg"), np.full((64, 64), 255)
+    assert isinstance(made, LabelsWidget)
+    assert [ink.name for ink in made.inks][:3] == ["sky", "floor", "cube"]
+    cells[32:] = 1
+    part = made.value(None, as_painting(cells), None)
+    assert np.array_equal(part.keep, cells == 1) and (part.raw[32:] == 1).all()
+    whole = made.value(np.full((64, 64), 2, np.uint8), as_painting(cells), None)
+    assert (whole[:32] == 2).all() and (whole[32:] == 1).all()
+    cells[0, 0] = 77
+    with pytest.raises(UserError, match="class ids"):
+        made.value(None, as_painting(cells), None)
+
+
+@pytest.mark.parametrize("wrong", ["x", "AAAA", 7, [1], "é", "A" * 10_000])
+def test_a_painting_of_another_size_or_of_anything_else_is_refused(wrong):
+    with pytest.raises(UserError, match="paint"):
+        painted(wrong, 64)
+
+
+def test_drawn_shares_are_numbers_within_the_picture():
+    assert drawn("[0, 0.5, 1, 0.25, 9]", 4) == [0, 0.5, 1, 0.25]
+
+
+# ---- files
+
+
+def test_uploads_are_read_as_the_command_reads_files(pipe, tmp_path):
+    steps = np.linspace(0, 65535, 100 * 80).reshape(80, 100).astype(np.uint16)
+    path = tmp_path / "deep.png"
+    PIL.Image.fromarray(steps).save(path)
+    depth = pipe.modalities["depth"]
+    read = uploaded(depth, str(path))
+    assert read.shape == (64, 64) and np.array_equal(read, depth.raw.from_argument(str(path)))
+    assert 3 <= read.min() < read.max() <= 12  # 16 bits are parts of the range
+    clear = tmp_path / "clear.png"
+    PIL.Image.new("RGBA", (30, 50), (255, 0, 0, 0)).save(clear)
+    assert (uploaded(pipe.modalities["rgb"], str(clear)) == 255).all()  # transparency on white
+
+
+def test_wrong_and_huge_files_are_refused_by_name_and_never_by_their_place(pipe, tmp_path):
+    rgb = pipe.modalities["rgb"]
+    for name, data, message in (
+        ("a.png", b"no picture", "a.png: no readable picture"),
+        ("b.exe", b"MZ", "b.exe is none of the kinds of file"),
+        ("c.npy", b"\x93NUMPY junk", "c.npy"),
+        ("d.png", bomb(), "8000 x 8000 pixels is too large"),
+        ("e.png", b"0" * 20_000_001, "e.png is larger than 20 MB"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=message) as refused:
+            uploaded(rgb, str(path))
+        assert str(tmp_path) not in str(refused.value)
+    with pytest.raises(UserError, match="none of the kinds") as refused:
+        uploaded(Modality(name="x", kind="set", raw=Audio(rate=8000), vocab_size=9, max_tokens=1),
+                 "/etc/passwd")  # fmt: skip
+    assert "/etc" not in str(refused.value)
+
+
+def bomb() -> bytes:
+    """A picture of 64 million pixels in some kilobytes."""
+    buffer = io.BytesIO()
+    PIL.Image.new("1", (8000, 8000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# ---- settings
+
+
+def test_an_empty_box_is_the_models_own_and_zero_is_zero(pipe):
+    assert options_of(pipe, ["caption"], ["rgb"], Wishes.of("", OWN, "default")) == {}
+    assert options_of(pipe, ["caption"], ["rgb"], Wishes.of(None, OWN, "default")) == {}
+    none = options_of(pipe, ["caption"], ["rgb"], Wishes.of("0", OWN, "default"))
+    assert none["rgb"].guidance_scale == 0.0 and none["rgb"].steps == pipe.options["rgb"].steps
+    assert (
+        options_of(pipe, [], ["rgb"], Wishes.of("2,5", OWN, "default"))["rgb"].guidance_scale == 2.5
     )
-    assert any(isinstance(text, str) and "cube" in text for text in again)
 
 
-@pytest.mark.slow
-def test_a_user_s_mistake_is_a_message_on_the_page(client):
-    with pytest.raises(Exception, match="Choose at least one target"):
-        client.predict("a large red cube", None, [], 0, None, api_name="/generate")
+def test_quality_changes_steps_but_not_of_what_is_determined(pipe):
+    own = pipe.options["rgb"]
+    more = options_of(pipe, ["caption"], ["rgb", "depth"], Wishes.of("", OWN, "thorough"))
+    assert more["rgb"].steps == 2 * own.steps and more["rgb"].sweeps == own.sweeps + 1
+    assert "depth" not in more  # given rgb: one pass
+    fast = options_of(pipe, ["caption"], ["rgb", "caption"], Wishes.of("", OWN, "fast"))
+    assert fast["rgb"].steps == own.steps // 2 and "caption" not in fast
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Wishes.of("much", OWN, "default"), "number from -20 to 20"),
+        (lambda: Wishes.of("nan", OWN, "default"), "number from -20 to 20"),
+        (lambda: Wishes.of("1e9", OWN, "default"), "number from -20 to 20"),
+        (lambda: Wishes.of("", "wild", "default"), "variety is one of"),
+        (lambda: Wishes.of("", OWN, "perfect"), "quality is one of"),
+        (lambda: seed_of(""), "the seed is a whole number"),
+        (lambda: seed_of("1.5"), "the seed is a whole number"),
+        (lambda: seed_of("9" * 30), "the seed is a whole number"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+# ---- generations
+
+
+def asked(given=None, targets=("rgb",), num=1) -> Request:
+    return Request(given or {}, targets, num, 3, Wishes())
+
+
+def test_each_step_is_shown_and_the_last_is_what_the_pipeline_makes(pipe):
+    caption = {"caption": "a large red cube"}
+    steps = list(watched(pipe, asked(caption), 1))
+    assert len(steps) > 4 and steps[-1].step is None
+    assert "step 1 of" in steps[0].html(pipe.modalities, True, False)
+    wanted = pipe(caption, ["rgb"], seed=3)["rgb"].values[0]
+    assert np.array_equal(steps[-1].results["rgb"].values[0], wanted)
+
+
+@pytest.mark.parametrize(
+    "request_, message",
+    [
+        (asked(num=10**9), "from 1 to 8, not 1000000000"),
+        (asked(num=0), "from 1 to 8"),
+        (asked(num=2.5), "whole number"),
+        (asked(targets=()), "choose at least one under Make"),
+        (asked(targets=["rgb"] * 10**6), "more is to be made"),
+        (asked({"rgb": np.zeros((64, 64, 3), np.uint8)}), "rgb is given whole and to be made"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_the_model_is_asked(pipe, request_, message):
+    with pytest.raises(UserError, match=message):
+        request_.check(pipe)
+
+
+def test_too_many_tokens_are_refused_and_cost_nothing(pipe):
+    many = " ".join(["cube"] * 700)
+    with pytest.raises(UserError, match="longer than the .* tokens"):
+        list(watched(pipe, asked({"caption": many}), 1))
+
+
+def test_gaps_that_are_not_to_be_filled_are_remarked(pipe):
+    assert "choose it under Make" in next(asked({"caption": "a [S_1] cube"}).remarks())
+    assert not list(asked({"caption": "a [S_1] cube"}, ("caption",)).remarks())
+
+
+def test_results_are_downloaded_as_values_that_can_be_given_again(pipe, tmp_path):
+    *_, made = watched(pipe, asked(targets=("semseg", "depth", "boxes"), num=2), 7)
+    with zipfile.ZipFile(write_zip([made], tmp_path / "all.zip")) as archive:
+        names = set(archive.namelist())
+        for name, extension in (("semseg", "png"), ("depth", "npy"), ("boxes", "json")):
+            raw = pipe.modalities[name].raw
+            for i, seed in enumerate((3, 4)):
+                data = archive.read(f"007/values/{name}-seed{seed}.{extension}")
+                again, value = raw.read(data, extension), made.results[name].values[i]
+                near = 0.01 if name == "depth" else 0  # files hold half precision
+                assert again == value if name == "boxes" else np.abs(again - value).max() <= near
+        picture = PIL.Image.open(io.BytesIO(archive.read("007/pictures/semseg-seed3.png")))
+        assert picture.size == (64, 64)  # as it is, not enlarged
+        assert "007/values/semseg-seed3.npy" in names and "007/doubt/depth-seed4.npy" in names
+        assert json.loads(archive.read("007/made.json"))["seeds"] == [3, 4]
+
+
+def test_what_is_shown_is_escaped_and_has_no_empty_panels(pipe):
+    *_, made = watched(pipe, asked({"caption": "<img src=x onerror=alert(1)>"}), 1)
+    page = made.html(pipe.modalities, True, with_doubt=True)
+    assert "<img src=x" not in page and "&lt;img" in page
+    assert page.count("<figure>") == 1 and "doubt" in page
+
+
+def test_a_visitor_keeps_the_newest_results_and_can_give_them_again(pipe, tmp_path):
+    visit = Visit()
+    for number in (1, 2, 3):
+        *_, made = watched(pipe, asked(), number)
+        visit.add(made, Limits(results=2))
+    assert [made.number for made in visit.made] == [2, 3]
+    assert visit.choices(lambda m: True)[0] == ("3. rgb, seed 3", "3/rgb/0")
+    m, value = visit.result("2/rgb/0")
+    assert m.name == "rgb" and value.shape == (64, 64, 3)
+    for gone in ("1/rgb/0", "2/rgb/9", None, "../../etc"):
+        with pytest.raises(UserError, match="choose another"):
+            visit.result(gone)
+    path = Path(visit.zipped(tmp_path))
+    assert path.is_relative_to(tmp_path) and path.name == "fourm-results.zip"
+    visit.drop(tmp_path)
+    assert not path.exists()
+
+
+# ---- what stands before it
+
+
+def test_endings_of_handlers_are_sentences_without_paths():
+    def mistake():
+        raise UserError("say it otherwise")
+
+    def steps():
+        yield 1
+        raise OSError("/secret/place")
+
+    with pytest.raises(gr.Error, match="say it otherwise"):
+        told(mistake)()
+    with pytest.raises(gr.Error) as refused:
+        list(told(steps)())
+    assert "secret" not in str(refused.value.message) and "went wrong" in refused.value.message
+
+
+def test_a_rate_counts_a_minute_of_each_visitor():
+    now = [0.0]
+    rate = Rate(2, lambda: now[0])
+    assert [rate.admits("a") for _ in range(3)] == [True, True, False] and rate.admits("b")
+    now[0] = 60.0
+    assert rate.admits("a")
+
+
+def answer(guard: Guard, path: str, method: str = "GET", body: int = 0, **headers: str) -> int:
+    """Status of a request; 200 where the guard lets it through."""
+    sent: list[dict] = []
+    told_headers = {"host": "127.0.0.1:7860", "content-length": str(body), **headers}
+    scope = {
+        "type": "http", "method": method, "path": path, "client": ("127.0.0.1", 1),
+        "headers": [(k.encode(), v.encode()) for k, v in told_headers.items()],
+    }  # fmt: skip
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    asyncio.run(guard(scope, receive, send))
+    return sent[0]["status"]
+
+
+def test_only_the_pages_own_files_are_served_and_nothing_is_relayed(tmp_path):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    own, other = tmp_path / "own", tmp_path / "own-other"
+    for folder in (own, other):
+        folder.mkdir()
+    (own / "link").symlink_to(other)
+    guard = Guard(app, own, Limits(posts_a_minute=4), ("127.0.0.1", "[::1]"))
+    assert answer(guard, f"/gradio_api/file={own}/a.png") == 200
+    for place in ("/etc/passwd", f"{own}/../own-other/x", f"{other}/x", f"{own}/link/x",
+                  "http://169.254.169.254/", "README.md", "%2fetc%2fpasswd", "a\0b"):  # fmt: skip
+        assert answer(guard, f"/gradio_api/file={place}") == 403, place
+    assert answer(guard, "/gradio_api/proxy=http://localhost/") == 404
+    assert answer(guard, "/", host="evil.example:7860") == 403
+    assert answer(guard, "/", host="[::1]:7860") == 200
+    assert answer(guard, "/gradio_api/queue/join", "POST", origin="http://evil.example") == 403
+    assert answer(guard, "/gradio_api/queue/join", "POST", 3_000_000) == 413
+    assert answer(guard, "/gradio_api/upload", "POST", 3_000_000) == 200
+    assert answer(guard, "/gradio_api/upload", "POST", 30_000_000) == 413
+    assert answer(guard, "/gradio_api/queue/join", "POST") == 200
+    assert answer(guard, "/gradio_api/queue/join", "POST") == 429  # four were counted
+
+
+def test_other_machines_are_let_in_only_where_that_is_said():
+    with pytest.raises(UserError, match="lets other machines in.* add --public"):
+        check_address("0.0.0.0", 0)
+    check_address("0.0.0.0", 0, public=True)
+    check_address("127.0.0.1", 0)
+    with pytest.raises(UserError, match="is no address of this machine"):
+        check_address("nowhere.invalid", 0)

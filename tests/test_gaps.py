@@ -98,12 +98,14 @@ def test_a_text_with_gaps_is_the_given_ids_and_what_each_gap_was_told(modalities
 def test_the_progress_of_a_sequence_ends_at_its_end_and_guidance_ignores_the_others_gaps(
     modalities, model
 ):
-    state, steps = make_state(modalities, 2), []
+    state, told = make_state(modalities, 2), []
     options = SamplingOptions(guidance_scale=3.0, temperature=0.5)
     sampler = Sampler(model, SENTINELS)
-    report = lambda done, of: steps.append((done, of))  # noqa: E731
-    alone = sampler.generate(state, "boxes", options, np.arange(2), ["caption"], report)
-    assert steps[-1][0] == steps[-1][1]
+    for step in sampler.steps(state, "boxes", options, np.arange(2), ["caption"]):
+        told.append((step.done, step.num_steps, step.look()))
+    assert told[-1][0] == told[-1][1]
+    alone = sampler.generate(state, "boxes", options, np.arange(2), ["caption"])
+    assert all(map(np.array_equal, told[-1][2], alone.sequences["boxes"]))
     state.sequences["boxes"] = [np.zeros(0, int), np.array([S1, 50, S2, 60, S3, END_ID])]
     beside = sampler.generate(state, "boxes", options, np.arange(2), ["caption"])
     assert np.array_equal(beside.sequences["boxes"][0], alone.sequences["boxes"][0])

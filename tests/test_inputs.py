@@ -197,3 +197,54 @@ def test_ids_out_of_the_vocabulary_are_named(pipe):
     for wrong in (-1, 240):
         with pytest.raises(UserError, match=f"id {wrong} is outside the vocabulary of 240"):
             pipe({"depth": Tokens(np.full(64, wrong))}, "rgb")
+
+
+# ---- more mistakes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "inputs, options, message",
+    [
+        (CAPTION, {"condition_weights": {"rgb": 2.0}}, "names 'rgb', which is not given"),
+        (CAPTION, {"chain": "no"}, "chain is True or False, not 'no'"),
+        (CAPTION, {"paste": 1}, "paste is True or False, not 1"),
+        (CAPTION, {"callback_on_step_end": 5}, "callback_on_step_end is a function, not 5"),
+        (CAPTION, {"seed": ""}, "seed must be a whole number, not ''"),
+        (CAPTION, {"negative_prompt": "dull"}, "unknown sampling option 'negative_prompt'"),
+        (
+            {"rgb": Partial(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 0.5))},
+            {},
+            "input rgb: a mask holds True",
+        ),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_refused(pipe, inputs, options, message):
+    with pytest.raises(UserError, match=message):
+        pipe(inputs, "rgb", **{**STEPS, **options})
+
+
+def test_a_target_that_is_given_comes_back_as_it_was_given(pipe, scene):
+    with pytest.warns(UserWarning, match="given whole") as told:
+        out = pipe({"depth": scene["depth"], "rgb": scene["rgb"]}, ["depth", "rgb"])
+    for name in ("depth", "rgb"):
+        assert np.array_equal(out[name].values[0], scene[name])
+    assert {warning.filename for warning in told} == {__file__}
+    with pytest.warns(UserWarning, match="given whole"):
+        decoded = pipe({"depth": scene["depth"]}, "depth", paste=False)["depth"].values[0]
+    assert not np.array_equal(decoded, scene["depth"])
+
+
+def test_what_is_given_beside_weighted_conditions_is_seen(pipe, scene):
+    weights = {"condition_weights": {"caption": 2.0}}
+    given = {**CAPTION, "depth": scene["depth"]}
+    beside, alone = (
+        pipe(inputs, "rgb", seed=1, **STEPS, **weights)["rgb"].ids[0] for inputs in (given, CAPTION)
+    )
+    assert not np.array_equal(beside, alone)
+    # u + w (c - u), both with the depth
+    state, index = pipe.encode(given), pipe.modalities.index("rgb")
+    assert set(state.present) == {"caption", "depth"} and index == 0
+    once = {"steps": 1, "temperature": 0.0, "decode": "ids", "scheme": "roar"}
+    one = {**weights, "condition_weights": {"caption": 1.0}}
+    plain = pipe(given, "rgb", **{**once, "sweeps": 0, "guidance_scale": 1.0})["rgb"].ids[0]
+    assert np.array_equal(pipe(given, "rgb", **once, **one, sweeps=0)["rgb"].ids[0], plain)

@@ -34,7 +34,8 @@ from fourm.errors import UserError
 from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import MAX_VOCAB, ModalitySet
 from fourm.model import ModelConfig
-from fourm.pipeline import AnyToAnyPipeline, Tokens, check_options
+from fourm.pipeline import AnyToAnyPipeline, Tokens
+from fourm.preferred import check_options
 from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.training.checkpoints import list_checkpoints

@@ -161,6 +161,49 @@ def test_a_run_is_told_as_far_as_it_went(tmp_path):
     assert ended.held_out == {"loss": 1.0, "loss/rgb": 2.0} and ended.num_samples == 9
 
 
+def test_what_was_learned_from_what_follows_from_the_masking_mixture(tmp_path, modalities):
+    masking = {
+        "components": [
+            {"input": {"pixels": 9.0, "caption": 0.0}, "target": {"depth": 1.0}},
+            {"input": {"depth": 1.0}, "target": {"caption": 1.0}, "weight": 0.0},
+            {"input": {"caption": 1.0}, "target_default": 0.5, "target": {"depth": 0.0}},
+        ]
+    }
+    config = {"data": {"sources": [{"masking": masking}]}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    known = Provenance.of_run(tmp_path, 20, modalities)
+    assert known.trained == {
+        "rgb": ["caption"],
+        "depth": ["pixels"],
+        "code": ["caption"],
+        "caption": ["caption"],
+        "boxes": ["caption"],
+    }
+    known.write(tmp_path)
+    assert Provenance.read(tmp_path) == known
+    # what other weights were trained on is not known
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "init": "elsewhere"}))
+    assert Provenance.of_run(tmp_path, 20, modalities).trained == {}
+
+
+def test_a_pair_that_was_never_trained_is_warned_about(pipe, recwarn):
+    caption = {"caption": "a red cube"}
+    own = AnyToAnyPipeline(pipe.model, pipe.tokenizers_folder, pipe.options)
+    before = pipe.model.provenance
+    assert before is None or not before.trained
+    own(caption, "depth", steps=1, sweeps=0)
+    assert not recwarn.list  # a folder without the record says nothing
+    try:
+        trained = {"depth": ["pixels", "caption"], "semseg": ["pixels"]}
+        pipe.model.provenance = Provenance(trained=trained)
+        own(caption, "depth", steps=1, sweeps=0)
+        assert not recwarn.list
+        with pytest.warns(UserWarning, match="semseg was never learned from caption, depth: what"):
+            own(caption, ["depth", "semseg"], steps=1, sweeps=0)
+    finally:
+        pipe.model.provenance = before
+
+
 def test_figures_of_a_project_are_told_by_name():
     metrics = {"rgb": {"psnr": {"value": 20.5}, "num": 3}, "seconds": {"import": 1.0}}
     assert flat_figures(metrics) == {"rgb psnr": 20.5, "rgb num": 3.0}

@@ -21,6 +21,7 @@ from fourm.interop.released import ReleasedConfig, released_modalities, save_rel
 from fourm.modalities import Modality, ModalitySet
 from fourm.model import FourM
 from fourm.pipeline import AnyToAnyPipeline, Tokens
+from fourm.preferred import preferred
 from fourm.raw.image import Image
 from fourm.raw.labels import Labels
 from fourm.resources import configs_folder
@@ -392,7 +393,7 @@ def test_a_released_pipeline_opens_each_tokenizer_when_it_is_used_with_the_famil
     assert state.grids["rgb@224"].values.shape == (1, 196, 768)
     black = (0 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     assert np.allclose(state.grids["rgb@224"].values[0, 0, :3], black, atol=1e-5)
-    options = pipe._preferred(state.present, "tok_depth@224")
+    options = preferred(pipe.options, pipe.modalities, state.present, "tok_depth@224")
     made = pipe.sampler.generate(state, "tok_depth@224", options, np.array([0]), state.present)
     assert made.grids["tok_depth@224"].known.all()
     with pytest.raises(

@@ -25,7 +25,7 @@ from fourm.data.columns import open_chunks
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
 from fourm.model import load_model
-from fourm.pipeline import read_options
+from fourm.preferred import read_options
 from fourm.resources import demo_model_folder
 from fourm.training.checkpoints import read_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain

@@ -71,16 +71,16 @@ def test_settings_of_an_input_and_a_target_go_before_those_of_the_target(pipe, p
         pipe.model, pipe.tokenizers_folder, {"depth": thrice, "rgb->depth": once}
     )
     steps: list[int] = []
-    own(picture, "depth", progress=lambda name, done, of: steps.append(of))
+    own(picture, "depth", callback_on_step_end=lambda step: steps.append(step.num_steps))
     assert steps == [1]
-    own(CAPTION, "depth", progress=lambda name, done, of: steps.append(of))
+    own(CAPTION, "depth", callback_on_step_end=lambda step: steps.append(step.num_steps))
     assert steps == [1, 3, 3, 3]
 
 
 def test_the_shipped_model_takes_one_pass_for_what_a_picture_determines(pipe, picture):
     for target in ("depth", "normal", "semseg"):
         steps: list[int] = []
-        pipe(picture, target, progress=lambda name, done, of, s=steps: s.append(of))
+        pipe(picture, target, callback_on_step_end=lambda step, s=steps: s.append(step.num_steps))
         assert steps == [1], target
 
 

@@ -165,12 +165,10 @@ def test_at_temperature_0_sweeps_end_where_nothing_changes_any_more(modalities, 
 
 
 def test_the_steps_of_sweeps_are_reported(modalities, model):
-    state, seen = make_state(modalities, 1), []
+    state = make_state(modalities, 1)
     options = replace(swept(parts=2), sweeps=2)
-    Sampler(model, SENTINELS).generate(
-        state, "rgb", options, np.arange(1), GUIDED, lambda done, of: seen.append((done, of))
-    )
-    assert seen == [(i + 1, 7) for i in range(7)]
+    steps = Sampler(model, SENTINELS).steps(state, "rgb", options, np.arange(1), GUIDED)
+    assert [(step.done, step.num_steps) for step in steps] == [(i + 1, 7) for i in range(7)]
 
 
 @pytest.mark.parametrize(

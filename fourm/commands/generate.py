@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fourm.cli.verb import COUNT, PATH, SEED, verb
 from fourm.errors import UserError
+
+if TYPE_CHECKING:
+    from fourm.pipeline import AnyToAnyPipeline
 
 
 @verb()
@@ -39,6 +43,10 @@ from fourm.errors import UserError
 @click.option("--top-k", type=int, help="Of all targets; 0 = off.")
 @click.option("--top-p", type=float, help="Of all targets; 1 = off.")
 @click.option("--guidance-scale", "--guidance", type=float, help="Of all targets; 1 = no guidance.")
+@click.option("--vary", type=float, metavar="SHARE", help="Keep this share of a given target.")
+@click.option("--ensemble", is_flag=True, help="Of all samples one answer and where they differ.")
+@click.option("--tile", is_flag=True, help="Inputs are maps of any size, and so are the targets.")
+@click.option("--overlap", type=float, default=0.25, help="Of tiles, as a share of their side.")
 def command(
     model: str | None,
     caption: str | None,
@@ -49,6 +57,10 @@ def command(
     out: Path,
     num: int,
     seed: int,
+    vary: float | None,
+    ensemble: bool,
+    tile: bool,
+    overlap: float,
     **sampling: Any,
 ) -> None:
     """Generate any modalities from any others.
@@ -66,6 +78,7 @@ def command(
         Results,
         stamp_of,
         wanted_inputs,
+        write_maps,
     )
     from fourm.hub import find_model
     from fourm.pipeline import AnyToAnyPipeline
@@ -77,9 +90,19 @@ def command(
     folder = find_model(model or demo_model_folder())
     pipe = AnyToAnyPipeline.from_pretrained(folder)
     told = {} if caption is None else {"caption": caption}
-    everything = wanted_inputs(pipe.modalities, given, table, told)
     targets = [*first, *more] or ["rgb"]
+    if tile:
+        if table is not None or num != 1:
+            raise UserError("--tile makes one map of each target: leave out --inputs and --num")
+        _tell(
+            write_maps(
+                out, pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
+            )
+        )
+        return
+    everything = wanted_inputs(pipe.modalities, given, table, told)
     request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
+    request |= {} if vary is None else {"vary": vary}
     results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
     wrong = []
     for wanted in everything:
@@ -87,12 +110,7 @@ def command(
             print(f"{wanted.key}: is there")
             continue
         try:
-            values = {
-                name: pipe.modalities[name].raw.from_argument(value)
-                if isinstance(value, str)
-                else value
-                for name, value in wanted.inputs.items()
-            }
+            values = _values(pipe, wanted.inputs, targets, vary, seed)
             made = pipe(values, targets, seed=seed, num_samples=num, **settings)
         except UserError as error:
             if not wanted.key:
@@ -100,13 +118,37 @@ def command(
             wrong.append(f"{wanted.key}: {error}")
             print(wrong[-1])
             continue
-        for line in results.add(wanted, seed, made):
-            print(line)
+        _tell(results.add(wanted, seed, made))
+        _tell(results.add_ensembles(wanted, made) if ensemble else iter(()))
     if wrong:
         raise UserError(
             f"{len(wrong)} of {len(everything)} inputs could not be used, the first {wrong[0]}"
         )
     print(f"values that can be given again: {out / VALUES}, all of it in {out / MANIFEST}")
+
+
+def _values(
+    pipe: AnyToAnyPipeline,
+    inputs: Mapping[str, str | Path],
+    targets: list[str],
+    vary: float | None,
+    seed: int,
+) -> dict[str, Any]:
+    """What is given; of targets a part, where they are to be varied."""
+    values = {
+        name: pipe.modalities[name].raw.from_argument(value) if isinstance(value, str) else value
+        for name, value in inputs.items()
+    }
+    if vary is None:
+        return values
+    if not set(values) & set(targets):
+        raise UserError("--vary keeps a part of a target that is given: name one as --input, too")
+    return {n: pipe.vary(n, v, vary, seed) if n in targets else v for n, v in values.items()}
+
+
+def _tell(lines: Iterator[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 def _named(text: str) -> tuple[str, str]:

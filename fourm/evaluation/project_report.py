@@ -21,8 +21,10 @@ from fourm.evaluation.sections import (
     add_training,
     facts,
 )
+from fourm.modalities import ModalitySet
 from fourm.model import load_model
-from fourm.pipeline import AnyToAnyPipeline, read_options
+from fourm.pipeline import AnyToAnyPipeline
+from fourm.preferred import read_options
 from fourm.progress import progress_bar
 from fourm.project import Project, is_newer
 from fourm.provenance import Provenance, flat_figures
@@ -39,16 +41,16 @@ def assemble(project: Project) -> AnyToAnyPipeline:
     options = read_options(path) if path.is_file() else {}
     checkpoint = project.newest()
     model = load_model(checkpoint)
-    model.provenance = _provenance(project, checkpoint)
+    model.provenance = _provenance(project, checkpoint, model.modalities)
     pipe = AnyToAnyPipeline(model, project.tokenizers, options)
     pipe.save_pretrained(project.model)
     return pipe
 
 
-def _provenance(project: Project, checkpoint: Path) -> Provenance:
+def _provenance(project: Project, checkpoint: Path, modalities: ModalitySet) -> Provenance:
     """How a checkpoint of the project was trained; the project's figures, if they are of it."""
     state = json.loads((checkpoint / STATE).read_text())
-    known = Provenance.of_run(project.pretrain, state["step"])
+    known = Provenance.of_run(project.pretrain, state["step"], modalities)
     if not is_newer(project.metrics, project.pretrain / "done.json"):
         return known
     return replace(known, figures=flat_figures(json.loads(project.metrics.read_text())))

@@ -18,7 +18,7 @@ def forbidden_ids(vocab_size: int, device: torch.device) -> Tensor:
 
 
 def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int) -> np.ndarray:
-    """A given sequence with each sentinel replaced by what ``decoded`` says behind it."""
+    """A given sequence with each sentinel replaced by what ``decoded`` says behind it, if any."""
     if not len(given):
         given = np.array([FIRST_SENTINEL])
     starts = np.flatnonzero(is_sentinel(decoded, last_sentinel))
@@ -27,5 +27,5 @@ def fill_gaps(given: np.ndarray, decoded: np.ndarray, last_sentinel: int) -> np.
         for at, span in zip(starts, np.split(decoded, starts)[1:], strict=True)
     }
     marks = is_sentinel(given, last_sentinel)
-    parts = [spans[i] if mark else [i] for i, mark in zip(given, marks, strict=True)]
+    parts = [spans.get(i, [i]) if mark else [i] for i, mark in zip(given, marks, strict=True)]
     return np.concatenate(parts).astype(np.int64)

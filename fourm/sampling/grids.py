@@ -13,10 +13,10 @@ from fourm.sampling.asking import Draw, ask, commit
 from fourm.sampling.schemes import Canvas
 from fourm.sampling.state import GridState, SampleState
 from fourm.sampling.sweeps import sweep_grid
-from fourm.sampling.task import Task
+from fourm.sampling.task import Step, Steps, Task
 
 
-def generate_grid(task: Task, state: SampleState) -> GridState:
+def generate_grid(task: Task, state: SampleState) -> Steps[GridState]:
     """The target with all its tokens known; those that ``state`` gives are kept.
 
     Raises UserError where the scheme leaves tokens open, or does not suit the target.
@@ -44,13 +44,13 @@ def generate_grid(task: Task, state: SampleState) -> GridState:
         temperature = options.temperature_at(step, task.target.num_tokens)
         answers = ask(task, state, sample, position, Draw(task.rng, step, temperature))
         commit(grid, answers, scheme.keep(canvas, step, answers))
-        task.report(step + 1, options.steps + options.sweeps * options.sweep.parts)
+        yield Step(step + 1, options.steps + options.sweeps * options.sweep.parts, lambda: grid)
     if not grid.known.all():
         raise UserError(
             f"the scheme {scheme.type_name} left {(~grid.known).sum()} tokens of"
             f" {task.target.name} open after {options.steps} steps"
         )
-    sweep_grid(task, state, grid, canvas)
+    yield from sweep_grid(task, state, grid, canvas)
     return grid
 
 

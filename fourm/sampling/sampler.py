@@ -19,7 +19,7 @@ from fourm.sampling.guidance import Guidance
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sequences import generate_sequences
 from fourm.sampling.state import SampleState
-from fourm.sampling.task import Progress, Task
+from fourm.sampling.task import Steps, Task, last_of
 
 _NUM_SENTINELS = 200  # of a vocabulary that does not say
 
@@ -33,7 +33,6 @@ class Sampler:
         self.modalities = model.modalities
         self._num_sentinels = num_sentinels or {}
 
-    @torch.inference_mode()
     def generate(
         self,
         state: SampleState,
@@ -41,7 +40,6 @@ class Sampler:
         options: SamplingOptions,
         seeds: np.ndarray,
         conditions: list[str],
-        progress: Progress | None = None,
     ) -> SampleState:
         """Generate one target for every sample; returns a new state in which it is known.
 
@@ -49,22 +47,31 @@ class Sampler:
             seeds: (B,) seed of each sample.
             conditions: modalities that guidance strengthens (given inputs, usually); the rest of
                 the state stays in all branches.
-            progress: called with (steps done, steps in all).
         """
+        return last_of(self.steps(state, target, options, seeds, conditions))
+
+    @torch.inference_mode()
+    def steps(
+        self,
+        state: SampleState,
+        target: str,
+        options: SamplingOptions,
+        seeds: np.ndarray,
+        conditions: list[str],
+    ) -> Steps[SampleState]:
+        """``generate`` as an iterator: goes on with each step that is asked for."""
         m = self.modalities[target]
         if not m.output:
-            raise UserError(
-                f"{target} is no output of this model; it has"
-                f" {', '.join(o.name for o in self.modalities.outputs)}"
-            )
+            known = ", ".join(output.name for output in self.modalities.outputs)
+            raise UserError(f"{target} is no output of this model; it has {known}")
         present = [name for name in conditions if name != target and name in state.present]
-        task = Task(self.model, m, options, _guidance(options, present), seeds, progress)
+        task = Task(self.model, m, options, _guidance(options, present), seeds)
         result = SampleState(state.num_samples, dict(state.grids), dict(state.sequences))
         if m.kind == "sequence":
             last_sentinel = SENTINEL_ID + self._num_sentinels.get(target, _NUM_SENTINELS) - 1
-            result.sequences[target] = generate_sequences(task, state, last_sentinel)
+            result.sequences[target] = yield from generate_sequences(task, state, last_sentinel)
         else:
-            result.grids[target] = generate_grid(task, state)
+            result.grids[target] = yield from generate_grid(task, state)
         return result
 
 

@@ -16,36 +16,29 @@ from fourm.sampling.choose import choose
 from fourm.sampling.draws import Purpose
 from fourm.sampling.gaps import fill_gaps, forbidden_ids
 from fourm.sampling.state import SampleState
-from fourm.sampling.task import Task
+from fourm.sampling.task import Step, Steps, Task
 
 
 def generate_sequences(
-    task: Task,
-    state: SampleState,
-    last_sentinel: int,
-) -> list[np.ndarray]:
+    task: Task, state: SampleState, last_sentinel: int
+) -> Steps[list[np.ndarray]]:
     """The target's ids of every sample, with all gaps filled: B arrays. Raises UserError where
     there are more gaps than sentinels.
     """
+    options, most = task.options, task.target.num_tokens
     nothing = np.zeros(0, dtype=np.int64)
     given = state.sequences.get(task.target.name) or [nothing] * state.num_samples
-    answer = Answer(given, last_sentinel, task.target.num_tokens, task.options.most_of_gap)
-    whole = answer.finished.copy()
-    decoded = _decode(task, state, answer)
-    return [
-        given[i] if whole[i] else fill_gaps(given[i], _until_end(ids), last_sentinel)
-        for i, ids in enumerate(decoded)
-    ]
-
-
-def _decode(task: Task, state: SampleState, answer: Answer) -> np.ndarray:
-    """Decoder ids (B, t) from the first sentinel on; behind its end a sample holds [END]."""
-    options, model, most = task.options, task.model, task.target.num_tokens
+    answer = Answer(given, last_sentinel, most, options.most_of_gap)
     limit = most + int(answer.num_gaps.max()) + 1
-    decoder = CachedDecoder(model, task.encode(state), limit)
+    decoder = CachedDecoder(task.model, task.encode(state), limit)
     never = forbidden_ids(task.target.vocab_size, torch.device("cpu")).numpy()
     tokens = np.full(state.num_samples, FIRST_SENTINEL)
-    decoded = [tokens]
+    decoded = [tokens]  # (B,) each; behind its end a sample holds [END]
+
+    def filled() -> list[np.ndarray]:
+        told = zip(given, np.stack(decoded, axis=1), strict=True)
+        return [fill_gaps(ids, _until_end(new), last_sentinel) for ids, new in told]
+
     for step in range(limit):
         if answer.finished.all():
             break
@@ -63,8 +56,8 @@ def _decode(task: Task, state: SampleState, answer: Answer) -> np.ndarray:
         tokens = np.where(answer.finished, END_ID, ids.cpu().numpy())
         decoded.append(tokens)
         answer.add(tokens)
-        task.report(limit if answer.finished.all() else step + 1, limit)
-    return np.stack(decoded, axis=1)
+        yield Step(limit if answer.finished.all() else step + 1, limit, filled)
+    return filled()
 
 
 def _until_end(ids: np.ndarray) -> np.ndarray:

@@ -40,6 +40,10 @@ class SampleState:
         """Names of the modalities of which anything is known."""
         return [*self.grids, *self.sequences]
 
+    def found(self, name: str) -> GridState | list[np.ndarray]:
+        """What is known of a modality that is present."""
+        return self.grids[name] if name in self.grids else self.sequences[name]
+
 
 def encoder_stream(
     state: SampleState, modalities: ModalitySet, branches: list[frozenset[str]]

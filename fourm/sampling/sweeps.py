@@ -20,10 +20,10 @@ from fourm.sampling.draws import target_rng
 from fourm.sampling.options import Sweep
 from fourm.sampling.schemes import ROAR, Canvas, Halton, InOrder
 from fourm.sampling.state import GridState, SampleState
-from fourm.sampling.task import Task
+from fourm.sampling.task import Step, Steps, Task
 
 
-def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) -> None:
+def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) -> Steps[None]:
     """Sweep over ``grid``, which is part of ``state`` and was filled on ``canvas``, in place; what
     was given stays.
     """
@@ -43,7 +43,8 @@ def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) 
                 grid.known[sample, position] = False
                 draw = Draw(rng, part, sweep.temperature)
                 commit(grid, ask(task, state, sample, position, draw))
-            task.report(options.steps + number * sweep.parts + part + 1, num_steps)
+            done = options.steps + number * sweep.parts + part + 1
+            yield Step(done, num_steps, lambda: grid)
         settled |= (sweep.temperature == 0) & (grid.values == before).all(1)
 
 

@@ -6,7 +6,7 @@ comes out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -23,11 +23,34 @@ from fourm.rng import CounterRNG
 from fourm.sampling.draws import target_rng
 from fourm.sampling.guidance import Guidance
 from fourm.sampling.options import SamplingOptions
-from fourm.sampling.state import SampleState, encoder_stream
+from fourm.sampling.state import GridState, SampleState, encoder_stream
 
 _FEW = 8
+FoundT = TypeVar("FoundT")
 StreamT = TypeVar("StreamT", EncoderStream, DecoderStream)
-Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a target is. ``look`` shows what is found by then: a grid that changes with the next
+    step, or ids (L,) of each sequence, with sentinels for gaps that are not told yet.
+    """
+
+    done: int
+    num_steps: int
+    look: Callable[[], GridState | list[np.ndarray]]
+
+
+Steps = Generator[Step, None, FoundT]  # what takes steps, and in the end what it has found
+
+
+def last_of(steps: Steps[FoundT]) -> FoundT:
+    """What all steps together find."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 @dataclass(frozen=True)
@@ -39,7 +62,6 @@ class Task:
     options: SamplingOptions
     guidance: Guidance
     seeds: np.ndarray  # (B,)
-    progress: Progress | None
 
     @cached_property
     def rng(self) -> CounterRNG:
@@ -77,8 +99,3 @@ class Task:
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array where the model is."""
         return torch.from_numpy(values).to(self.model.device)
-
-    def report(self, done: int, num_steps: int) -> None:
-        """Tell who asked for it how far the target is."""
-        if self.progress is not None:
-            self.progress(done, num_steps)

@@ -1,0 +1,125 @@
+"""What one visitor asks for and has been made, while the page is open."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fourm.app.limits import LIMITS, Limits
+from fourm.app.results import Made, write_zip
+from fourm.app.wishes import Wishes, options_of
+from fourm.errors import UserError
+from fourm.given import Partial, whole_number
+from fourm.modalities import Modality
+from fourm.pipeline import AnyToAnyPipeline
+
+ZIP = "fourm-results.zip"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A generation that was asked for."""
+
+    given: Mapping[str, Any]
+    targets: Sequence[str]
+    num_samples: int
+    seed: int
+    wishes: Wishes
+
+    def check(self, pipe: AnyToAnyPipeline, limits: Limits = LIMITS) -> None:
+        """Raise UserError for what cannot be asked for here."""
+        num = whole_number(self.num_samples, "how many")
+        if not 1 <= num <= limits.samples:
+            raise UserError(f"how many is a number from 1 to {limits.samples}, not {num}")
+        if not self.targets:
+            raise UserError("nothing is to be made: choose at least one under Make")
+        if len(self.targets) > len(pipe.modalities.outputs):
+            raise UserError("more is to be made than the model knows")
+        for name, value in self.given.items():
+            if name in self.targets and not is_open(value):
+                raise UserError(
+                    f"{name} is given whole and to be made: untick it, or leave a part of it open"
+                )
+
+    def remarks(self) -> Iterator[str]:
+        """What is given in part and stays so."""
+        for name, value in self.given.items():
+            if name not in self.targets and is_open(value):
+                yield f"A part of {name} is left open; choose it under Make to have it filled."
+
+
+def is_open(value: Any) -> bool:
+    """True for an input of which a part is left open."""
+    if isinstance(value, Partial):
+        return True
+    parts = value if isinstance(value, list) else [value]
+    return any(isinstance(part, str) and "[S_" in part for part in parts)
+
+
+def watched(pipe: AnyToAnyPipeline, asked: Request, number: int) -> Iterator[Made]:
+    """What is made, after each step; the last one is finished."""
+    own = options_of(pipe, list(asked.given), asked.targets, asked.wishes)
+    settings = {"seed": asked.seed, "settings": asked.wishes.told(), "names": tuple(asked.targets)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stream = pipe.stream(
+            asked.given,
+            list(asked.targets),
+            seed=asked.seed,
+            num_samples=asked.num_samples,
+            options=own,
+        )
+        for step in stream:
+            yield Made(number, asked.given, dict(stream.results), **settings, step=step)
+    yield Made(number, asked.given, stream.results, **settings)
+
+
+@dataclass
+class Visit:
+    """Results of one visitor, the oldest first; ``folder`` holds the zip of them."""
+
+    made: list[Made] = field(default_factory=list)
+    count: int = 0
+    token: str = ""
+
+    def add(self, made: Made, limits: Limits = LIMITS) -> None:
+        """Keep a finished result; the oldest goes where there are too many."""
+        self.made = [*self.made, made][-limits.results :]
+        self.count = made.number
+
+    def zipped(self, root: Path) -> str:
+        """All results as one file below ``root``, under a name that nobody guesses."""
+        self.token = self.token or secrets.token_hex(16)
+        self.drop(root)
+        path = root / "results" / self.token / str(self.count) / ZIP
+        path.parent.mkdir(parents=True)
+        return str(write_zip(self.made, path))
+
+    def drop(self, root: Path) -> None:
+        """Remove what lies below ``root``."""
+        if self.token:
+            shutil.rmtree(root / "results" / self.token, ignore_errors=True)
+
+    def choices(self, can_take: Callable[[Modality], bool]) -> list[tuple[str, str]]:
+        """(what is shown, its key) of each result that can be given again, the newest first."""
+        return [
+            (f"{made.number}. {name}, seed {made.seed + i}", f"{made.number}/{name}/{i}")
+            for made in reversed(self.made)
+            for name, result in made.results.items()
+            if can_take(result.modality)
+            for i in range(len(result.values))
+        ]
+
+    def result(self, key: Any) -> tuple[Modality, Any]:
+        """Modality and value of a result. Raises UserError where it is gone."""
+        for made in self.made:
+            for name, result in made.results.items():
+                for i, value in enumerate(result.values):
+                    if key == f"{made.number}/{name}/{i}":
+                        return result.modality, value
+        raise UserError("that result is not kept any more: choose another")
