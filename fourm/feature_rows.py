@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from fourm.batch import map_tensors
+from fourm.batch import EncoderStream, map_tensors
 from fourm.encoder import Encoded
 from fourm.errors import UserError, nearest
 from fourm.modalities import ModalitySet
@@ -33,7 +33,7 @@ class FeatureRows:
     """Rows of B samples, one sample after another, by modality within a sample."""
 
     modalities: ModalitySet
-    vectors: Tensor  # (R, D) float32 on the CPU
+    vectors: Tensor  # (R, D); of ``feature_rows`` float32 on the CPU
     lengths: np.ndarray  # (B,) rows of each sample
     modality: np.ndarray  # (R,) number in the set; NO_ONE for registers, latents and means of all
     position: np.ndarray  # (R,) token of the modality; NO_ONE for means
@@ -104,13 +104,21 @@ def feature_rows(
     stream = map_tensors(
         encoder_stream(state, model.modalities, [frozenset()]), lambda t: t.to(model.device)
     )
+    rows = stream_rows(model, stream, numbers)
+    return POOLS[pool](replace(rows, vectors=rows.vectors.float().cpu()))
+
+
+def stream_rows(model: FourM, stream: EncoderStream, numbers: Sequence[int]) -> FeatureRows:
+    """The encoder's rows of a stream, where the model is; gradients flow. ``numbers`` of layers are
+    counted from the first one.
+    """
     last = len(model.encoder_blocks) - 1
     with _outputs(model, [number for number in numbers if number != last]) as outputs:
         encoded = model.encode(stream)
     found = {number: model.encoder_norm(rows) for number, rows in outputs.items()}
     found[last] = encoded.features
-    vectors = torch.cat([found[number].float().cpu() for number in numbers], -1)
-    return POOLS[pool](_placed(model, vectors, encoded, stream.kinds, stream.places))
+    vectors = torch.cat([found[number] for number in numbers], -1)
+    return _placed(model, vectors, encoded, stream.kinds, stream.places)
 
 
 def _placed(
@@ -167,7 +175,7 @@ def _outputs(model: FourM, numbers: Sequence[int]) -> Iterator[dict[int, Tensor]
 
 def _means(vectors: Tensor, group: np.ndarray, num: int) -> Tensor:
     """Means of rows by group (num, D); rows of group ``num`` are left out."""
-    at = torch.from_numpy(group)
+    at = torch.from_numpy(group).to(vectors.device)
     sums = vectors.new_zeros(num + 1, vectors.shape[1]).index_add_(0, at, vectors)
     counts = torch.bincount(at, minlength=num + 1).clamp_min(1)
     return (sums / counts[:, None])[:num]

@@ -30,6 +30,7 @@ class Room:
 
 ROOMS = (
     Room("fourm", "commands", "a file a verb", "commands"),
+    Room("fourm", "finetune", "heads, one task more", "finetune"),
     Room("fourm", "features", "features, probes, search", "features"),
     Room("fourm", "demo", "a world to learn, a page", "demo app"),
     Room("fourm", "alignment", "frozen encoders, cached latents", "alignment fusion"),

@@ -2,10 +2,15 @@
 ones wrong.
 """
 
+from collections import Counter
+from itertools import permutations
+
 import numpy as np
 import pytest
 
+from fourm.demo.goals import goals_of
 from fourm.demo.judge import PixelJudge
+from fourm.demo.pairs import COMBINATIONS, all_pairs, shape_f1
 from fourm.demo.render import FAR, FLOOR, SKY, _rays, render
 from fourm.demo.scenes_to_shards import annotate
 from fourm.demo.words import attribute_f1, exact_share, filled_share, label_f1, with_gap
@@ -164,3 +169,41 @@ def test_attribute_f1_counts_pairs():
     assert attribute_f1(["a red cube left of a blue cone"], solids) == 1.0
     assert attribute_f1(["a red cone left of a blue cube"], solids) == 0.0
     assert attribute_f1(["a large red cube"], solids) == pytest.approx(2 / 3)
+
+
+def _figures(pixels):
+    """A ``metrics.json`` in which every bound is 0.9, every baseline 0.1."""
+    figure = {"value": 0.5, "baseline": 0.1, "bound": 0.9}
+    tasks = ["caption->rgb", "caption->depth->rgb", "boxes->rgb"]
+    found = {task: {"attribute_accuracy": figure, "solid_accuracy": figure} for task in tasks}
+    found |= {f"{'+'.join(given)}->{target}": {"figure": figure} for given, target in all_pairs()}
+    return {**found, "rgb": {"psnr": figure, "pixels": {"value": pixels}}, "seconds": {"raw": 1.0}}
+
+
+@pytest.mark.parametrize(("pixels", "solid"), [(48, 0.72), (64, 0.81)])
+def test_every_pair_and_every_combination_has_a_goal_at_both_sizes(pixels, solid):
+    goals = goals_of(_figures(pixels))
+    asked = {task for task, _ in goals}
+    kinds = ("rgb", "depth", "normal", "semseg", "caption", "boxes")
+    assert {f"{a}->{b}" for a, b in permutations(kinds, 2)} <= asked
+    assert {f"{'+'.join(given)}->{target}" for given, target in COMBINATIONS} <= asked
+    assert goals["caption->rgb", "solid_accuracy"] == (">=", pytest.approx(solid))
+    assert goals["depth->caption", "figure"] == (">=", pytest.approx(0.5))
+    for task in ("rgb->caption", "boxes->caption", "rgb+gap->caption"):  # size and order too
+        assert goals[task, "exact"][1] >= 0.7
+
+
+def test_a_pair_whose_bound_is_below_its_baseline_wants_less_error():
+    figures = _figures(48)
+    figures["depth->normal"] = {"angle_object": {"value": 1, "baseline": 50.0, "bound": 10.0}}
+    figures["caption->depth"] = {"read_back": {"value": 1, "baseline": 0.2, "bound": None}}
+    goals = goals_of(figures)
+    assert goals["depth->normal", "angle_object"] == ("<=", 30.0)
+    assert goals["caption->depth", "read_back"] == (">=", pytest.approx(0.6))
+
+
+def test_shapes_are_counted_as_often_as_they_are_there():
+    two_cubes = [Counter(cube=2)]
+    assert shape_f1(two_cubes, two_cubes) == 1.0
+    assert shape_f1([Counter(cube=1)], two_cubes) == pytest.approx(2 / 3)
+    assert shape_f1([Counter(cone=1)], two_cubes) == shape_f1([Counter()], two_cubes) == 0.0

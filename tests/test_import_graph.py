@@ -90,6 +90,7 @@ FLOORS: list[set[str]] = [
     {"fourm.project_run"},
     {"fourm.alignment", "fourm.fusion", "fourm.demo", "fourm.app"},
     {"fourm.features"},
+    {"fourm.finetune"},
     {"fourm.commands"},
     {"fourm_tokenizers"},
     {"fourm_data_prep"},

@@ -21,7 +21,7 @@ from fourm.errors import UserError
 )
 @click.option("--split", default="", help="Split of the data that is judged, e.g. val.")
 def command(run: Path, latents: tuple[str, ...], split: str) -> None:
-    """Recalls of an alignment on its test subjects, or on other latents.
+    """Recalls of an alignment on held-out subjects.
 
     RUN is the folder of the run.
     """

@@ -25,6 +25,11 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.solids)
 
+    def first(self, num: int) -> HeldOut:
+        """The first ``num`` of the scenes."""
+        raw = {name: values[:num] for name, values in self.raw.items()}
+        return HeldOut(self.seed, raw, self.on_object[:num], self.solids[:num])
+
 
 def held_out_scenes(seed: int, num: int, size: int) -> HeldOut:
     """Fresh scenes of a seed that is never a training seed."""

@@ -21,6 +21,7 @@ from fourm.data.columns import open_column
 from fourm.data.shards import DamageReport, shard_paths
 from fourm.demo.held_out import HeldOut
 from fourm.demo.judge import PixelJudge
+from fourm.demo.pairs import Pairs
 from fourm.demo.solid_judge import SolidJudge
 from fourm.demo.words import attribute_f1, exact_share, filled_share, label_f1, with_gap
 from fourm.evaluation.metrics import absrel, box_f1, delta1, mean_angle, mean_iou, psnr
@@ -65,6 +66,7 @@ class Examination:
             ("caption->rgb", lambda: self._picture(["caption"], ["rgb"])),
             ("caption->depth->rgb", lambda: self._picture(["caption"], ["depth", "rgb"])),
             ("boxes->rgb", lambda: self._picture(["boxes"], ["rgb"])),
+            ("all other pairs", self._pairs),
         ]
         with progress_bar(iterable=tasks, desc="evaluate", unit="task") as bar:
             for name, task in bar:
@@ -83,10 +85,10 @@ class Examination:
         baseline: float | None = None,
         bound: float | None = None,
     ) -> None:
-        """Note ``figure(got, scenes)`` of all scenes, and how far it moves with the choice of them:
-        from its values on disjoint blocks.
+        """Note ``figure(got, scenes)`` of all scenes that something was made for, and how far it
+        moves with the choice of them: from its values on disjoint blocks.
         """
-        num = len(self.scenes)
+        num = len(got)
         blocks = np.array_split(np.arange(num), min(_BLOCKS, num))
         values = [figure(got, block) for block in blocks]
         self.metrics.setdefault(task, {})[metric] = {
@@ -153,6 +155,7 @@ class Examination:
             self._reconstructed("rgb"),
             psnr(mean, truth),
         )
+        self._add("rgb", "pixels", lambda p, i: float(p.shape[2]), truth)
 
     def _dense(
         self,
@@ -202,7 +205,7 @@ class Examination:
         num = len(labels.classes)
         self._dense(
             "semseg",
-            lambda v: np.stack([(v == c).sum(0) for c in range(num)]).argmax(0),
+            self._commonest,
             {"miou": lambda p, t, i: mean_iou(p, t, num)},
         )
 
@@ -264,6 +267,25 @@ class Examination:
             0.0,
             1.0,
         )
+
+    def _pairs(self) -> None:
+        means = {
+            "depth": partial(np.mean, axis=0),
+            "normal": partial(np.mean, axis=0),
+            "semseg": self._commonest,
+        }
+        Pairs(
+            self.pipe,
+            self.scenes,
+            self.judge,
+            lambda name: self._mean_map(name, means[name]),
+            self._add,
+        ).run()
+
+    def _commonest(self, values: np.ndarray) -> np.ndarray:
+        labels = self.pipe.modalities["semseg"].raw
+        assert isinstance(labels, Labels)
+        return np.stack([(values == c).sum(0) for c in range(len(labels.classes))]).argmax(0)
 
     def _picture(self, inputs: list[str], targets: list[str]) -> None:
         task = "->".join([*inputs, *targets])

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.alignment.latents import Latents
+from fourm.roles import PROJECTION, state_roles
 
 _NEIGHBOURS = 10
 _ALPHAS = np.logspace(-1, 5, 7)
@@ -111,30 +112,32 @@ class Attentive(Head):
 HEADS: dict[str, Head] = {head.name: head for head in (Linear(), Neighbours(), Attentive())}
 
 
-class _AttentivePool(nn.Module):
+class AttentivePool(nn.Module):
     """Tokens (B, L, D), scaled by the training set's mean and deviation, -> logits (B, C)."""
 
     def __init__(self, mean: Tensor, deviation: Tensor, num_classes: int) -> None:
         super().__init__()
         dim = len(mean)
-        self.mean, self.deviation = mean, deviation
+        self.mean, self.deviation = nn.Buffer(mean), nn.Buffer(deviation)
         self.query = nn.Parameter(torch.randn(dim) * 0.02)
         num_heads = next(num for num in range(_HEADS, 0, -1) if dim % num == 0)
         self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        state_roles(self.attention, in_proj_weight=PROJECTION)
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, num_classes)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """``mask`` (B, L), True = a token."""
         tokens = (tokens - self.mean) / self.deviation
         query = self.query.expand(len(tokens), 1, -1)
         seen, _ = self.attention(query, tokens, tokens, ~mask, need_weights=False)
         return self.out(self.norm(seen[:, 0]))
 
 
-def _fitted(latents: Latents, chosen: np.ndarray, wanted: Tensor, num: int) -> _AttentivePool:
+def _fitted(latents: Latents, chosen: np.ndarray, wanted: Tensor, num: int) -> AttentivePool:
     """AdamW for a fixed number of small batches, rate falling to zero."""
     some, mask = _tokens(latents, chosen[: 4 * _BATCH])
     rows = some[mask]
-    pool = _AttentivePool(rows.mean(0), rows.std(0).clamp_min(1e-6), num)
+    pool = AttentivePool(rows.mean(0), rows.std(0).clamp_min(1e-6), num)
     optimizer = torch.optim.AdamW(pool.parameters(), _RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
     for _ in range(_STEPS):

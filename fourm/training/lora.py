@@ -29,7 +29,6 @@ from fourm.model import FourM, ModelConfig, load_model
 from fourm.model_files import ADAPTERS_FILE, CONFIG_FILE
 from fourm.roles import parameter_roles
 from fourm.training.transplant import TRANSPLANT_FILE, Transplant
-from fourm.weights import WeightFiles
 
 if TYPE_CHECKING:
     import peft
@@ -134,10 +133,11 @@ def add_adapters(
     for name, parameter in model.named_parameters():
         if name in fresh:
             parameter.requires_grad_(True)
-    model.register_state_dict_post_hook(_keep_trained)
+    model.register_state_dict_post_hook(keep_trained)
 
 
-def _keep_trained(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+def keep_trained(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Hook of ``state_dict`` that leaves out what does not learn."""
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             state.pop(prefix + name, None)
@@ -152,12 +152,10 @@ def num_trained(model: nn.Module) -> tuple[int, int]:
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def write_adapters(model: FourM, moved: Transplant | None, folder: Path) -> None:
-    """Adapters and fresh rows, out of the weights that a checkpoint of a model with adapters has in
-    ``folder``.
-    """
-    files = WeightFiles.open(folder)
-    weights = {name: files.read(name) for name in files}
+def write_adapters(
+    model: FourM, moved: Transplant | None, folder: Path, weights: Mapping[str, Tensor]
+) -> None:
+    """Adapters and fresh rows, out of the weights that a model with adapters has."""
     described: peft.LoraConfig = model.peft_config[_NAME]  # type: ignore[index,assignment]
     described.save_pretrained(str(folder))
     adapters = {

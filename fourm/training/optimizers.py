@@ -12,17 +12,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fourm.config import at_least
+from fourm.config import ADDED, at_least
 from fourm.errors import UserError
 from fourm.roles import Role, parameter_roles
 from fourm.training.gradients import look_ups_of
+from fourm.training.layer_decay import rate_shares
 from fourm.training.muon_shares import orthogonalize_shares
 from fourm.training.row_adamw import RowAdamW
 from fourm.training.sharding import is_sharded, local
@@ -62,11 +63,15 @@ class OptimizerConfig:
     tables: Literal["dense", "rows"] = "dense"
     # > 0: the rates are meant for this batch size and grow in proportion with the actual one
     per_samples: int = 0
+    # share of its next layer's rates that a layer learns at (``layer_decay.py``); 1 = all alike
+    layer_decay: float = field(default=1.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         at_least(
             self, 0, "lr", "muon_lr", "weight_decay", "betas", "momentum", "clip", "per_samples"
         )
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
         if self.name not in ("adamw", "muon"):
             raise UserError(f"optimizer {self.name!r} is not one of adamw, muon")
         if self.decay_tables and self.tables == "rows":
@@ -187,6 +192,7 @@ class ParameterGroup:
 
     optimizer: Literal["adamw", "muon", "rows"]
     weight_decay: float
+    rate: float  # share of the optimizer's learning rate
     names: list[str]
     params: list[nn.Parameter]
     roles: list[Role]
@@ -194,19 +200,24 @@ class ParameterGroup:
     def __str__(self) -> str:
         count = sum(p.numel() for p in self.params)
         kinds = ", ".join(dict.fromkeys(role.name for role in self.roles))
-        return f"{self.optimizer}, decay {self.weight_decay:g}: {count:,} numbers ({kinds})"
+        rate = "" if self.rate == 1 else f", {self.rate:.2g} of the rate"
+        return f"{self.optimizer}, decay {self.weight_decay:g}{rate}: {count:,} numbers ({kinds})"
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[ParameterGroup]:
     """The trained parameters of a model by what the optimizers do with them (``fourm.roles``)."""
-    roles = parameter_roles(model)
-    adamw: Literal["adamw"] = "adamw"
-    groups = [
-        ParameterGroup(adamw, config.weight_decay, [], [], []),
-        ParameterGroup(adamw, 0.0, [], [], []),
-        ParameterGroup("muon", config.weight_decay, [], [], []),
-        ParameterGroup("rows", 0.0, [], [], []),
+    roles, rates = parameter_roles(model), rate_shares(model, config.layer_decay)
+    kinds: list[tuple[Literal["adamw", "muon", "rows"], float]] = [
+        ("adamw", config.weight_decay),
+        ("adamw", 0.0),
+        ("muon", config.weight_decay),
+        ("rows", 0.0),
     ]
+    groups = {
+        (number, rate): ParameterGroup(*kind, rate, [], [], [])
+        for number, kind in enumerate(kinds)
+        for rate in sorted(set(rates.values()))
+    }
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -215,11 +226,11 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[Paramete
         by_rows = config.tables == "rows" and role.looked_up
         decayed = role.decayed or (role.is_table and config.decay_tables)
         number = 2 if for_muon else 3 if by_rows else 0 if decayed else 1
-        group = groups[number]
+        group = groups[number, rates[name]]
         group.names.append(name)
         group.params.append(parameter)
         group.roles.append(role)
-    return [group for group in groups if group.params]
+    return [group for group in groups.values() if group.params]
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
@@ -228,7 +239,11 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     """
     groups = parameter_groups(model, config)
     of_adamw = [
-        {"params": group.params, "weight_decay": group.weight_decay}
+        {
+            "params": group.params,
+            "weight_decay": group.weight_decay,
+            "lr": config.lr * group.rate,
+        }
         for group in groups
         if group.optimizer == "adamw"
     ]
@@ -240,10 +255,10 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     for group in groups:
         if group.optimizer == "muon":
             pieces = {p: role.pieces for p, role in zip(group.params, group.roles, strict=True)}
-            decay = group.weight_decay
-            optimizers.append(Muon(group.params, pieces, config.muon_lr, config.momentum, decay))
+            decay, rate = group.weight_decay, config.muon_lr * group.rate
+            optimizers.append(Muon(group.params, pieces, rate, config.momentum, decay))
         if group.optimizer == "rows":
             look_ups = look_ups_of(model)
             tables = {p: look_ups[p] for p in group.params}
-            optimizers.append(RowAdamW(tables, config.lr, config.betas))
+            optimizers.append(RowAdamW(tables, config.lr * group.rate, config.betas))
     return optimizers

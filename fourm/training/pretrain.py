@@ -59,6 +59,7 @@ from fourm.training.warm_start import (
     start_from,
     warn_of_other_sizes,
 )
+from fourm.weights import WeightFiles
 
 _log = logging.getLogger(__name__)
 
@@ -291,7 +292,9 @@ class PretrainTask:
         if self.fingerprints:
             write_vocabularies(folder, by_vocabulary(self.modalities, self.fingerprints))
         if self.config.lora is not None:
-            write_adapters(model, self.start.moved if self.start else None, folder)
+            files = WeightFiles.open(folder)  # what was saved, whole: of all ranks
+            weights = {name: files.read(name) for name in files}
+            write_adapters(model, self.start.moved if self.start else None, folder, weights)
         dump(self.config, folder / "pretrain.yaml")
 
     def describe(self, batch: MaskedBatch) -> dict[str, Any]:
