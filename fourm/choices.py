@@ -77,6 +77,11 @@ class Choice:
         module, _, qualified = name.partition(":")
         try:
             found = getattr(importlib.import_module(module), qualified)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"{cls._family} {shown(name)} cannot be imported: {error}; where that is a file of"
+                " yours, name its folder: export PYTHONPATH=FOLDER"
+            ) from None
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"{cls._family} {shown(name)} cannot be imported: {error}") from None
         if not (isinstance(found, type) and issubclass(found, cls)):

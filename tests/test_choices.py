@@ -62,7 +62,7 @@ def test_a_kind_that_lies_elsewhere_is_found_by_its_place():
         ("squre", "f: shape: shape 'squre' is not one of square .* did you mean 'square'"),
         ({"type": "square", "sid": 3}, "unknown key 'sid'; did you mean 'side'"),
         ({"side": 3}, "a mapping with 'type'"),
-        ("no.such.module:Thing", "cannot be imported"),
+        ("no.such.module:Thing", "cannot be imported.* export PYTHONPATH=FOLDER"),
         ("fourm.errors:UserError", "is no Shape"),
         ({"type": f"{__name__}:Elsewhere"}, "missing key 'width'"),
     ],

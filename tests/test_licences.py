@@ -1,15 +1,19 @@
 """Everything in the repository that is no text is named with its licence; locked versions are those
-that are tested together, each with its hashes.
+that are tested together, each with its hashes, and can be had for each Python that is promised.
 """
 
 import fnmatch
 import re
 import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FONTS = (".ttf", ".otf", ".woff", ".woff2")
 
 
@@ -55,6 +59,22 @@ def test_locked_versions_are_those_of_the_constraints_each_with_its_hashes():
     normal = lambda name: re.sub(r"[-_.]+", "-", name.lower())  # noqa: E731
     versions = {normal(one.partition("==")[0]): one.partition("==")[2] for one, _ in locked}
     wanted = {normal(one.partition("==")[0]): one.partition("==")[2] for one in pinned}
-    again = "uv pip compile --no-deps --generate-hashes --no-annotate constraints.txt -o"
-    assert versions == wanted, f"run {again} requirements.lock"
+    again = re.findall(r"uv pip compile .* requirements.lock", lock)[0]
+    assert versions == wanted, f"run {again}"
     assert len(locked) == len(re.findall(r"^[\w.-]+==", lock, re.M))
+
+
+def pythons_of(name: str) -> SpecifierSet:
+    """Those that an installed package asks for; of one that is not installed here, all."""
+    try:
+        return SpecifierSet(metadata(name)["Requires-Python"] or "")
+    except PackageNotFoundError:
+        return SpecifierSet()
+
+
+def test_pinned_versions_can_be_had_for_the_first_release_of_each_python_that_is_promised():
+    named = [one.rpartition(" ")[2] for one in PROJECT["classifiers"] if "Python :: 3." in one]
+    assert PROJECT["requires-python"] == f">={named[0]}"
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    late = [(p, v) for p in pinned for v in named if f"{v}.0" not in pythons_of(p)]
+    assert not late, "a system's Python may be the first of its line: Debian 12 has 3.11.2"

@@ -26,10 +26,12 @@ from PIL import Image
 from fourm.cli import main
 from fourm.data.npy import read_npy
 from fourm.data.shards import DamageReport, read_shard, shard_paths
+from fourm.errors import UserError
 from fourm.modalities import ModalitySet
 from fourm.raw.depth import Depth
 from fourm.raw.image import Image as Picture
 from fourm.raw.labels import Labels
+from fourm.raw.numbers import Numbers
 
 SIZE, NUM = 16, 40
 YAML = f"""
@@ -628,3 +630,18 @@ def test_shards_of_samples_that_are_gone_go_and_shards_of_other_steps_stay(confi
     take(source, config, out, split=Shares(()))
     assert len(shard_paths(out, "train", "rgb")) == 1 and (out / "train/labels/00001.tar").exists()
     assert json.loads((out / "done.json").read_text())["train"] == 200
+
+
+def test_numbers_whose_range_is_still_to_be_measured_are_taken_from_files_and_columns(tmp_path):
+    auto = Numbers(range="auto")
+    assert as_stored(auto, b"[1, 2000]", "json") == ("json", b"[1, 2000]")
+    with pytest.raises(UserError, match="number"):
+        as_stored(auto, b'["loud"]', "json")
+    config, table = tmp_path / "modalities.yaml", tmp_path / "t.csv"
+    config.write_text("modalities: {pitch: {raw: {type: numbers, range: auto}}}")
+    table.write_text("id,hertz\n" + "".join(f"s{i},{100 + i}.5\n" for i in range(20)))
+    taking = Taking(columns=parse_columns(("pitch=hertz",)))
+    import_pictures(str(table), config, tmp_path / "raw", 0.0, EngineConfig(workers=1), 0, taking)
+    (shard,) = shard_paths(tmp_path / "raw", "train", "pitch")
+    values = dict(read_shard(shard, auto.read, auto.extensions, DamageReport()))
+    assert values["s7"] == [107.5]

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -152,7 +152,7 @@ def as_stored(raw: Raw, data: bytes, extension: str) -> tuple[str, bytes]:
     else:
         value = raw.read(data, extension)
     if extension == "json":  # whatever is JSON was read; spelling it tells what is wrong with it
-        raw.to_text(value, _BINS)
+        _with_a_range(raw).to_text(value, _BINS)
     if extension in raw.extensions and not larger:
         return extension, data
     return raw.extensions[0], raw.write(value)
@@ -206,14 +206,22 @@ def _as_json(value: Any, raw: Raw) -> Any:
     parsed = _from_json(value) if isinstance(value, str) else value
     if isinstance(parsed, (list, dict)):
         return parsed
-    spelled = raw.from_text(str(value), _BINS)
+    ranged = _with_a_range(raw)
+    spelled = ranged.from_text(str(value), _BINS) and raw.from_text(str(value), _BINS)
     try:
-        raw.to_text([parsed], _BINS)
+        ranged.to_text([parsed], _BINS)
     except UserError:
         if not spelled:
             raise
         return spelled
     return spelled if isinstance(parsed, str) and spelled else [parsed]
+
+
+def _with_a_range(raw: Raw) -> Raw:
+    """The type itself, or with some range where its own is still to be measured: what spelling
+    finds wrong with a value does not hang on it.
+    """
+    return replace(raw, range=(0.0, 1.0)) if raw.is_open else raw  # type: ignore[call-arg]
 
 
 def _from_json(text: str) -> Any:
