@@ -97,6 +97,8 @@ def run_project(root: Path, wishes: Wishes | None = None, making: Making | None 
             f"no folder {root}: a project has modalities.yaml and raw shards; fourm import SOURCE"
             f" --config MODALITIES.yaml --out {root / 'raw'} makes these"
         )
+    if making.raw is None:  # lengths of sequences are measured on numbers that are spelled
+        _settle(project)
     complete_modalities(project)
     modalities = ModalitySet.load(project.modalities)
     if making.raw is None:
@@ -105,6 +107,14 @@ def run_project(root: Path, wishes: Wishes | None = None, making: Making | None 
     with _ending_stages():
         _Run(project, wishes, making).all()
     return project
+
+
+def _settle(project: Project) -> bool:
+    """Measure ranges that the files leave open; True if there were some."""
+    lines = settle_ranges(project.modalities, project.raw)
+    for line in lines:
+        print(line, flush=True)
+    return bool(lines)
 
 
 def _check_raw(project: Project, modalities: ModalitySet) -> None:
@@ -155,10 +165,7 @@ class _Run:
         making, edits = self.making, self.edits
         if making.raw is not None and self.wishes.has("raw"):
             self.project.stage("raw", making.raw, lambda: making.raw_is_made(edits))
-        settled = settle_ranges(self.project.modalities, self.project.raw)
-        for line in settled:
-            print(line, flush=True)
-        if settled:
+        if _settle(self.project):
             self.edits = edits = Edits(self.project, self.wishes.overrides)
         if making.raw is not None and self.wishes.has("raw"):
             edits.note("raw")

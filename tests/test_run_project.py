@@ -145,6 +145,21 @@ def made(world: World) -> list[str]:
 # ---- stages --------------------------------------------------------------------------------------
 
 
+def test_numbers_whose_range_is_to_be_measured_get_range_and_length(world):
+    for split in ("train", "val"):
+        members = ((f"{i:03d}", "json", json.dumps([i, 2 * i]).encode()) for i in range(NUM))
+        write_shard(shard_path(world.project.raw, split, "place", 0), members)
+    place = {"raw": {"type": "numbers", "range": "auto"}}
+    more = {"num_axes": 1, "num_bins": 16, "vocab_size": 80}
+    world.edit(world.project.modalities, lambda data: data["modalities"].update(place=place))
+    world.edit(world.project.modalities, lambda data: data["tokenizers"]["text"].update(more))
+    with pytest.raises(StopIteration):
+        world.cut, world.how = "train-tokenizer", StopIteration()
+        world.run()
+    found = ModalitySet.load(world.project.modalities)["place"]
+    assert found.raw.range != "auto" and found.max_tokens
+
+
 def test_raw_shards_and_modalities_become_a_model_and_stay_one(world, capsys):
     ran = made(world)
     assert ran == ["train rgb", "train night", "train text", "tokenize", "pretrain", "report"]

@@ -80,7 +80,7 @@ def tell(ending: Ending) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     file = os.environ.get(LAST_LINE)
-    if file:
+    if file and Path(file).parent.is_dir():  # it is gone where the project ended before its stage
         Path(file).write_text(ending.line)
     else:
         print(ending.line, file=sys.stderr)
