@@ -58,7 +58,7 @@ def sample_forever(progress: Path) -> None:
 
 def visit_forever(address: str, progress: Path) -> None:
     """A visitor of the page."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import TimeoutError, sync_playwright
 
     executable = shutil.which("chromium") or shutil.which("chromium-browser")
     visits = 0
@@ -72,12 +72,16 @@ def visit_forever(address: str, progress: Path) -> None:
                 for number in (1, 2):
                     page.fill("#given-caption textarea", CAPTION)
                     page.click("#go")
-                    page.wait_for_function(
-                        "n => { const e = document.querySelector('#now .made');"
-                        " return e && e.innerText.startsWith(`${n}.`)"
-                        " && !e.querySelector('.made-steps'); }",
-                        arg=number,
-                    )
+                    try:
+                        page.wait_for_function(
+                            "n => { const e = document.querySelector('#now .made');"
+                            " return e && e.innerText.startsWith(`${n}.`)"
+                            " && !e.querySelector('.made-steps'); }",
+                            arg=number,
+                        )
+                    except TimeoutError:
+                        page.screenshot(path=progress.with_name(f"missed-{visits}.png"))
+                        break  # a new visitor tries again; what is missed is counted
                     visits += 1
                     progress.write_text(str(visits))
 
@@ -226,6 +230,8 @@ if __name__ == "__main__":
         parser.add_argument("--minutes", type=float, default=120.0)
         given = parser.parse_args()
         slopes = long_run(given.out, given.minutes)
-        print(json.dumps({n: {k: asdict(s) for k, s in of.items()} for n, of in slopes.items()}))
+        figures = {n: {k: asdict(s) for k, s in of.items()} for n, of in slopes.items()}
+        missed = len(list(given.out.glob("missed-*.png")))  # pictures that a visitor waited for
+        print(json.dumps({**figures, "missed": missed}))
         steady = [is_steady(k, s) for of in slopes.values() for k, s in of.items()]
         raise SystemExit(0 if all(steady) else 1)
