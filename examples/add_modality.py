@@ -97,6 +97,30 @@ pretrain(from_mapping(PretrainConfig, training, "add_modality"))
 # %% Palettes of pictures it has not seen
 trained = newest_checkpoint(OUT / "run" / "checkpoints")
 pipe = AnyToAnyPipeline.from_pretrained(trained, tokenizers=MODEL / "tokenizers")
-pictures, truth = scenes["rgb"], np.array(scenes["palette"])
-found = pipe({"rgb": pictures}, "palette", temperature=0.3)["palette"].values
-print(found[:3], truth[:3])
+found = pipe({"rgb": scenes["rgb"]}, "palette", temperature=0.3)["palette"]
+
+
+
+def distance(said: list[list[list[int]]]) -> float:
+    """Of each true colour to the nearest one that was said (0 to 255 a channel), the mean."""
+    apart = [
+        np.abs(np.array(true)[:, None] - np.array(colours or [[0, 0, 0]])).mean(-1).min(1).mean()
+        for true, colours in zip(scenes["palette"], said, strict=True)
+    ]
+    return float(np.mean(apart))
+
+
+others = found.values[1:] + found.values[:1]
+print(f"palettes are {distance(found.values):.1f} off, those of other scenes {distance(others):.1f}")
+
+# %% Rows: pictures, their palettes, what was said, pictures drawn from a palette alone
+swatches = [pipe.modalities["palette"].raw.picture(p) for p in scenes["palette"][:6]]
+drawn = pipe({"palette": scenes["palette"][:6]}, "rgb", seed=0)["rgb"].values
+rows = [scenes["rgb"][:6], swatches, found.images[:6], drawn]
+sheet = Image.new("RGB", (6 * 128, len(rows) * 128), "white")
+for number, row in enumerate(rows):
+    for column, one in enumerate(row):
+        shown = one if isinstance(one, Image.Image) else Image.fromarray(one)
+        sheet.paste(shown.resize((120, 120), 0), (column * 128 + 4, number * 128 + 4))
+sheet.save(OUT / "palettes.png")
+sheet
