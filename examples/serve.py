@@ -12,8 +12,7 @@ python examples/serve.py runs/examples/serve [--small] [--stay]
 # %%
 import argparse
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
@@ -28,7 +27,7 @@ from fourm.resources import demo_model_folder
 # %% tags=["parameters"]
 parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
 parser.add_argument("out", type=Path)
-parser.add_argument("--small", action="store_true", help="few steps: for tests")
+parser.add_argument("--small", action="store_true")
 parser.add_argument("--stay", action="store_true", help="serve until Ctrl-C")
 options = parser.parse_args()
 
@@ -43,15 +42,14 @@ class Pictures(BaseHTTPRequestHandler):
     """GET /?caption=...&seed=... -> PNG; what the model refuses is 400 with its sentence."""
 
     def do_GET(self) -> None:
-        """Answer one request; a UserError is a ValueError."""
         asked = {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
         try:
-            seed, given = int(asked.pop("seed", 0)), {**asked}
+            seed = int(asked.pop("seed", 0))
             with one_at_a_time:
-                made = pipe(given, "rgb", seed=seed, steps=STEPS)["rgb"].images[0]
+                made = pipe(asked, "rgb", seed=seed, steps=STEPS)["rgb"].images[0]
             status, kind, body = 200, "image/png", io.BytesIO()
             made.save(body, "PNG")
-        except ValueError as error:
+        except ValueError as error:  # a mistake of who asks
             status, kind, body = 400, "text/plain", io.BytesIO(str(error).encode())
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -59,13 +57,24 @@ class Pictures(BaseHTTPRequestHandler):
         self.wfile.write(body.getvalue())
 
 
-@contextmanager
-def pictures() -> Iterator[str]:
-    """The server while the context lasts, at a free port; gives its address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)  # at a free port
+Thread(target=server.serve_forever, daemon=True).start()
 
+# %% Ask it: rightly, and for what the model does not know
+where = f"http://127.0.0.1:{server.server_port}/?"
+caption = "a large red cube left of a small blue sphere"
+with urlopen(where + urlencode({"caption": caption, "seed": 1})) as answer:
+    (options.out / "served.png").write_bytes(answer.read())
+try:
+    urlopen(where + urlencode({"captoin": caption}))
+except HTTPError as error:
+    print(f"{error.code}: {error.read().decode()}")
 
-# %% Ask it, once rightly and once for what the model does not know
+# %% The page, as `fourm app` opens it
+with served(pipe, "127.0.0.1", None) as address:
+    page = urlopen(address).read().decode()
+    print(f"{where} and {address} answer; the page has {len(page):,} letters")
+    while options.stay:
+        time.sleep(1)
+server.shutdown()
+server.server_close()

@@ -6,7 +6,7 @@ python examples/train_tokenizer.py runs/examples/train_tokenizer [--small]
 # %% [markdown]
 # # Train a tokenizer
 # A tokenizer turns a value into a few whole numbers and back. Its settings are part of a modality's
-# entry; nothing in it knows that these are depth maps. Here 64 tokens of 1,000 codes stand for
+# entry; nothing in it knows that these are depth maps. Here 64 tokens of 240 codes stand for
 # 4,096 numbers.
 
 # %%
@@ -14,7 +14,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import yaml
 from fourm_tokenizers.picture import PictureCodec
 from PIL import Image
 
@@ -26,7 +25,7 @@ from fourm.demo.scenes_to_shards import DEPTH_RANGE, VALIDATION_SEED, write_scen
 # %% tags=["parameters"]
 parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
 parser.add_argument("out", type=Path)
-parser.add_argument("--small", action="store_true", help="few samples, few steps: for tests")
+parser.add_argument("--small", action="store_true")
 options = parser.parse_args()
 
 # %% Raw shards of both splits
@@ -35,31 +34,38 @@ for split, seed, num in (("train", 0, NUM_SCENES), ("val", VALIDATION_SEED, NUM_
     write_scene_shard(OUT / "raw", split, seed, 0, num, 64)
 
 # %% The modality
-training = {
-    "steps": STEPS,
-    "batch_size": 8,
-    "num_workers": 0,
-    "optimizer": {"name": "muon", "lr": 2e-3, "muon_lr": 0.012, "weight_decay": 0.01},
-    "schedule": {"name": "wsd", "warmup": 20, "decay": 0.6},
-}
-depth = {
-    "kind": "grid",
-    "raw": {"type": "depth", "size": 64, "range": list(DEPTH_RANGE)},
-    "tokenizer": {
-        "type": "autoencoder",
-        "levels": [8, 5, 5, 5],
-        "patch_size": 8,
-        "dim": 96,
-        "encoder_depth": 1,
-        "decoder_depth": 2,
-        "train": training,
-    },
-}
+modalities = f"""
+modalities:
+  depth:
+    kind: grid
+    raw: {{type: depth, size: 64, range: {list(DEPTH_RANGE)}}}
+    tokenizer:
+      type: autoencoder
+      levels: [8, 6, 5]  # few for maps: then all are used
+      patch_size: 8
+      dim: 96
+      encoder_depth: 1
+      decoder_depth: 2
+      detail_weight: 4.0
+      train:
+        steps: {STEPS}
+        batch_size: 8
+        num_workers: 0
+        optimizer: {{name: muon, lr: 2.0e-3, muon_lr: 0.012, weight_decay: 0.01}}
+        schedule: {{name: wsd, warmup: 20, decay: 0.6}}
+"""
 config = OUT / "modalities.yaml"
-config.write_text(yaml.safe_dump({"modalities": {"depth": depth}}))
+config.write_text(modalities)
 
 # %% Train; the held-out figures are printed at its end
-places = ["--raw", str(OUT / "raw"), "--out", str(OUT / "tokenizers"), "--cache", str(OUT / "cache")]
+places = [
+    "--raw",
+    str(OUT / "raw"),
+    "--out",
+    str(OUT / "tokenizers"),
+    "--cache",
+    str(OUT / "cache"),
+]
 fourm(["train-tokenizer", str(config), *places])
 
 # %% Ids of maps that it has not seen, and maps of ids
