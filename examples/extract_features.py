@@ -22,10 +22,10 @@ from fourm.demo.held_out import held_out_scenes
 from fourm.demo.scenes_to_shards import write_scene_shard
 from fourm.resources import demo_model_folder
 
-# %% tags=["parameters"]
+# %%
 parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
 parser.add_argument("out", type=Path)
-parser.add_argument("--small", action="store_true", help="few samples: for tests")
+parser.add_argument("--small", action="store_true")
 options = parser.parse_args()
 
 # %%

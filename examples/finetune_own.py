@@ -25,10 +25,10 @@ from fourm.finetune.run import finetune
 from fourm.finetune.saved import TunedPipeline
 from fourm.resources import demo_model_folder
 
-# %% tags=["parameters"]
+# %%
 parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
 parser.add_argument("out", type=Path)
-parser.add_argument("--small", action="store_true", help="few samples, few steps: for tests")
+parser.add_argument("--small", action="store_true")
 options = parser.parse_args()
 
 # %% Stands for own data: pictures as files, and the shape of the solid at the left of each

@@ -23,10 +23,10 @@ from fourm.features.index import open_index
 from fourm.features.search import search
 from fourm.resources import demo_model_folder
 
-# %% tags=["parameters"]
+# %%
 parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
 parser.add_argument("out", type=Path)
-parser.add_argument("--small", action="store_true", help="few samples: for tests")
+parser.add_argument("--small", action="store_true")
 options = parser.parse_args()
 
 # %% A gallery, and scenes to fit on, of a world that the model has not seen

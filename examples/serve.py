@@ -24,7 +24,7 @@ from fourm import AnyToAnyPipeline
 from fourm.app.serving import served
 from fourm.resources import demo_model_folder
 
-# %% tags=["parameters"]
+# %%
 parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
 parser.add_argument("out", type=Path)
 parser.add_argument("--small", action="store_true")

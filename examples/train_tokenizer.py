@@ -22,7 +22,7 @@ from fourm.cli import main as fourm
 from fourm.demo.held_out import held_out_scenes
 from fourm.demo.scenes_to_shards import DEPTH_RANGE, VALIDATION_SEED, write_scene_shard
 
-# %% tags=["parameters"]
+# %%
 parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
 parser.add_argument("out", type=Path)
 parser.add_argument("--small", action="store_true")
@@ -34,7 +34,7 @@ for split, seed, num in (("train", 0, NUM_SCENES), ("val", VALIDATION_SEED, NUM_
     write_scene_shard(OUT / "raw", split, seed, 0, num, 64)
 
 # %% The modality
-modalities = f"""
+(OUT / "modalities.yaml").write_text(f"""
 modalities:
   depth:
     kind: grid
@@ -44,18 +44,14 @@ modalities:
       levels: [8, 6, 5]  # few for maps: then all are used
       patch_size: 8
       dim: 96
-      encoder_depth: 1
-      decoder_depth: 2
       detail_weight: 4.0
       train:
         steps: {STEPS}
         batch_size: 8
-        num_workers: 0
         optimizer: {{name: muon, lr: 2.0e-3, muon_lr: 0.012, weight_decay: 0.01}}
         schedule: {{name: wsd, warmup: 20, decay: 0.6}}
-"""
-config = OUT / "modalities.yaml"
-config.write_text(modalities)
+        num_workers: 0
+""")
 
 # %% Train; the held-out figures are printed at its end
 places = [
@@ -66,10 +62,12 @@ places = [
     "--cache",
     str(OUT / "cache"),
 ]
-fourm(["train-tokenizer", str(config), *places])
+fourm(["train-tokenizer", str(OUT / "modalities.yaml"), *places])
 
 # %% Ids of maps that it has not seen, and maps of ids
-codec = PictureCodec(OUT / "tokenizers" / "depth", ModalitySet.load(config)["depth"])
+codec = PictureCodec(
+    OUT / "tokenizers" / "depth", ModalitySet.load(OUT / "modalities.yaml")["depth"]
+)
 maps = np.stack(held_out_scenes(5, 6, 64).raw["depth"])
 ids = codec.encode(list(maps))
 made = np.stack(codec.decode(ids))
@@ -78,7 +76,6 @@ print(f"mean error {np.abs(made - maps).mean():.3f}, of the mean {maps.std():.3f
 
 # %% Rows: true maps, their reconstructions
 sheet = np.concatenate([np.concatenate(list(row), 1) for row in (maps, made)])
-near, far = DEPTH_RANGE
-picture = Image.fromarray((255 * (far - sheet) / (far - near)).clip(0, 255).astype(np.uint8))
+picture = Image.fromarray((255 * (1 - sheet / DEPTH_RANGE[1])).clip(0, 255).astype(np.uint8))
 picture.save(OUT / "depth.png")
 picture
