@@ -1,12 +1,12 @@
 """A modality joins a trained model: palettes, which the demo's model has never seen.
 
-python examples/add_modality.py runs/examples/add_modality [--small]
+python examples/add_modality.py OUT [--small]
 """
 
 # %% [markdown]
 # # Add a modality to a trained model
-# A palette, the main colours of a picture, needs one entry of YAML and raw values; its tokens are
-# those of the model's own text tokenizer. What is new learns alone first (`warm_start`).
+# A palette, the main colours of a picture, needs one entry and raw values; its tokens are those of
+# the model's own text tokenizer. What is new learns alone first (`warm_start`).
 
 # %%
 import argparse
@@ -31,10 +31,10 @@ options = parser.parse_args()
 
 # %% The model's modalities, and one more
 OUT, MODEL, USED = options.out, demo_model_folder(), ("rgb", "caption", "palette")
+entry = {"kind": "sequence", "raw": {"type": "palette"}, "tokenizer": "text", "max_tokens": 20}
 NUM_SCENES, STEPS = (48, 6) if options.small else (1024, 300)
 described = AnyToAnyPipeline.from_pretrained(MODEL).modalities.to_mapping()
-palette = {"kind": "sequence", "raw": {"type": "palette"}, "tokenizer": "text", "max_tokens": 20}
-described["modalities"] |= {"palette": palette}
+described["modalities"]["palette"] = entry
 modalities = ModalitySet.from_mapping(described)
 OUT.mkdir(parents=True, exist_ok=True)
 (OUT / "modalities.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
@@ -42,17 +42,16 @@ OUT.mkdir(parents=True, exist_ok=True)
 # %% Raw values of both splits, then tokens, by the model's own tokenizers
 for split, seed, num in (("train", 0, NUM_SCENES), ("val", 1, NUM_SCENES // 4)):
     scenes = held_out_scenes(seed, num, 64).raw
-    few = [Image.fromarray(picture).quantize(4).getpalette() for picture in scenes["rgb"]]
+    few = (Image.fromarray(picture).quantize(4).getpalette() for picture in scenes["rgb"])
     scenes["palette"] = [np.reshape(colours, (-1, 3)).tolist() for colours in few]
     for name, raw in ((name, modalities[name].raw) for name in USED):
         rows = ((f"{i:06d}", raw.extensions[0], raw.write(v)) for i, v in enumerate(scenes[name]))
         write_shard(shard_path(OUT / "raw", split, name, 0), rows)
-config, tokenizers = str(OUT / "modalities.yaml"), str(MODEL / "tokenizers")
-places = ["--raw", str(OUT / "raw"), "--tokenizers", tokenizers, "--out", str(OUT / "tokens")]
-only = [word for name in USED for word in ("--only", name)]
-fourm(["tokenize", "--config", config, *places, *only, "--workers", "1"])
+places = [f"--config={OUT}/modalities.yaml", f"--raw={OUT}/raw", f"--out={OUT}/tokens"]
+only = [f"--only={name}" for name in USED]
+fourm(["tokenize", *places, f"--tokenizers={MODEL}/tokenizers", *only, "--workers=1"])
 
-# %% Train: pixels to palettes, palettes to pictures; and a task of before, so that it stays
+# %% Train: pixels to palettes, and a task of before, so that it stays
 (OUT / "training.yaml").write_text(f"""
 out: {OUT}/run
 modalities: {OUT}/modalities.yaml
@@ -63,8 +62,7 @@ masking:
   num_inputs: [24, 24]
   num_targets: [24, 24]
   components:
-    - {{weight: 2, input: {{pixels: 1}}, target: {{palette: 1}}, num_inputs: [64, 64]}}
-    - {{weight: 1, input: {{palette: 1}}, target: {{rgb: 1}}}}
+    - {{weight: 3, input: {{pixels: 1}}, target: {{palette: 1}}, num_inputs: [64, 64]}}
     - {{weight: 1, input: {{caption: 1}}, target: {{rgb: 1}}}}
 loop: {{steps: {STEPS}, batch_size: 32, num_workers: 0, optimizer: {{name: muon, muon_lr: 0.01}}}}
 """)
@@ -73,11 +71,10 @@ fourm(["pretrain", str(OUT / "training.yaml")])
 # %% In use, on pictures that it has not seen; rows: pictures, true palettes, what was said
 trained = newest_checkpoint(OUT / "run" / "checkpoints")
 pipe = AnyToAnyPipeline.from_pretrained(trained, MODEL / "tokenizers")
-true, pictures = scenes["palette"][:6], scenes["rgb"][:6]
-found = pipe({"rgb": pictures}, "palette", temperature=0.3)["palette"]
-print("said:", found.values[0], "true:", true[0])
-rows = [map(Image.fromarray, pictures), map(modalities["palette"].raw.picture, true), found.images]
+found = pipe({"rgb": scenes["rgb"][:6]}, "palette", temperature=0.3)["palette"]
+print("said:", found.values[0], "true:", scenes["palette"][0])
+true = map(modalities["palette"].raw.picture, scenes["palette"][:6])
+rows = [map(Image.fromarray, scenes["rgb"][:6]), true, found.images]
 sheet = [np.concatenate([np.array(one.resize((96, 96))) for one in row], 1) for row in rows]
-picture = Image.fromarray(np.concatenate(sheet))
-picture.save(OUT / "palettes.png")
+(picture := Image.fromarray(np.concatenate(sheet))).save(OUT / "palettes.png")
 picture

@@ -1,13 +1,12 @@
 """A released 4M checkpoint learns on with own data.
 
-python examples/continue_released.py runs/examples/continue_released [--small]
+python examples/continue_released.py OUT [--small] [--released MODEL]
 """
 
 # %% [markdown]
 # # Continue a released checkpoint
-# `init:` takes a released model as it is: `EPFL-VILAB/4M-21_B`, or its folder (`--released`). What
-# the own modality set shares with it is kept, by name and vocabulary; what is new learns alone
-# first. Without `--released` a small stand-in of that format takes its place: it knows nothing.
+# `init:` takes a released model as it is, by name (`--released EPFL-VILAB/4M-21_B`) or folder, and
+# keeps what one's own modality set shares with it. Left out: a small stand-in that knows nothing.
 
 # %%
 import argparse
@@ -51,14 +50,14 @@ described = {"tokenizers": {"own": text}, "modalities": {"rgb@224": known["rgb@2
 (OUT / "modalities.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
 for split, seed, num in (("train", 0, NUM_SCENES), ("val", 1, 8)):
     scenes = held_out_scenes(seed, num, 224).raw
-    for name, raw in ((m.name, m.raw) for m in ModalitySet.from_mapping(described)):
-        values = enumerate(scenes["rgb" if name == "rgb@224" else "caption"])
-        rows = ((f"{i:06d}", raw.extensions[0], raw.write(value)) for i, value in values)
-        write_shard(shard_path(OUT / "raw", split, name, 0), rows)
+    for m, own_name in zip(ModalitySet.from_mapping(described), ("rgb", "caption"), strict=True):
+        values = enumerate(map(m.raw.write, scenes[own_name]))
+        rows = ((f"{i:06d}", m.raw.extensions[0], value) for i, value in values)
+        write_shard(shard_path(OUT / "raw", split, m.name, 0), rows)
 config, raw, tokenizers = (str(OUT / name) for name in ("modalities.yaml", "raw", "tokenizers"))
 fourm(["train-tokenizer", config, "--raw", raw, "--out", tokenizers])
-places = ["--raw", raw, "--tokenizers", tokenizers, "--out", str(OUT / "tokens")]
-fourm(["tokenize", "--config", config, *places, "--workers", "1"])
+places = ["--config", config, "--raw", raw, "--tokenizers", tokenizers]
+fourm(["tokenize", *places, "--out", str(OUT / "tokens"), "--workers", "1"])
 
 # %% Train; the table of what was kept, fresh and left out comes first
 (OUT / "training.yaml").write_text(f"""
@@ -76,7 +75,6 @@ loop: {{steps: {STEPS}, batch_size: 8, num_workers: 0}}
 fourm(["pretrain", str(OUT / "training.yaml")])
 
 # %% In use
-trained = newest_checkpoint(OUT / "run" / "checkpoints")
-pipe = AnyToAnyPipeline.from_pretrained(trained, tokenizers)
+pipe = AnyToAnyPipeline.from_pretrained(newest_checkpoint(OUT / "run" / "checkpoints"), tokenizers)
 print("said:", pipe({"rgb@224": scenes["rgb"][:3]}, "words")["words"].texts)
 print("true:", scenes["caption"][:3])

@@ -1,6 +1,6 @@
 """What the encoder knows of any set of modalities: vectors, maps, files of a whole split.
 
-python examples/extract_features.py runs/examples/extract_features [--small]
+python examples/extract_features.py OUT [--small]
 """
 
 # %% [markdown]

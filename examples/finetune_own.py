@@ -1,6 +1,6 @@
 """Own pictures with a table of labels, and the demo's model fine-tuned to tell them.
 
-python examples/finetune_own.py runs/examples/finetune_own [--small]
+python examples/finetune_own.py OUT [--small]
 """
 
 # %% [markdown]

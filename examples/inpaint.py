@@ -1,6 +1,6 @@
 """Missing parts of pictures, filled in by the demo's model.
 
-python examples/inpaint.py runs/examples/inpaint [--small]
+python examples/inpaint.py OUT [--small]
 """
 
 # %% [markdown]

@@ -1,6 +1,6 @@
 """Pictures found by captions and by depth maps, in an index of features of the demo's model.
 
-python examples/retrieve.py runs/examples/retrieve [--small]
+python examples/retrieve.py OUT [--small]
 """
 
 # %% [markdown]

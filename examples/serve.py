@@ -1,6 +1,6 @@
 """The demo's model behind an address: pictures of captions by HTTP, and the page.
 
-python examples/serve.py runs/examples/serve [--small] [--stay]
+python examples/serve.py OUT [--small] [--stay]
 """
 
 # %% [markdown]

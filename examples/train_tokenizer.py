@@ -1,6 +1,6 @@
 """A tokenizer for depth maps: trained, used, judged.
 
-python examples/train_tokenizer.py runs/examples/train_tokenizer [--small]
+python examples/train_tokenizer.py OUT [--small]
 """
 
 # %% [markdown]
@@ -54,20 +54,11 @@ modalities:
 """)
 
 # %% Train; the held-out figures are printed at its end
-places = [
-    "--raw",
-    str(OUT / "raw"),
-    "--out",
-    str(OUT / "tokenizers"),
-    "--cache",
-    str(OUT / "cache"),
-]
-fourm(["train-tokenizer", str(OUT / "modalities.yaml"), *places])
+config, raw, out, cache = (str(OUT / n) for n in ("modalities.yaml", "raw", "tokenizers", "cache"))
+fourm(["train-tokenizer", config, "--raw", raw, "--out", out, "--cache", cache])
 
 # %% Ids of maps that it has not seen, and maps of ids
-codec = PictureCodec(
-    OUT / "tokenizers" / "depth", ModalitySet.load(OUT / "modalities.yaml")["depth"]
-)
+codec = PictureCodec(OUT / "tokenizers" / "depth", ModalitySet.load(config)["depth"])
 maps = np.stack(held_out_scenes(5, 6, 64).raw["depth"])
 ids = codec.encode(list(maps))
 made = np.stack(codec.decode(ids))
