@@ -69,7 +69,7 @@ def test_features_are_vectors_maps_and_a_matrix_on_disk(run):
 def test_retrieval_tells_recall_and_shows_a_page(run):
     out, said = run("retrieve")
     found = json.loads((out / "index" / "recall.json").read_text())
-    assert [one["query"] for one in found] == ["caption", "depth"]
+    assert [one["query"] for one in found] == ["caption -> rgb", "depth -> rgb"]
     assert "a large red cube" in (out / "index" / "results.html").read_text()
     assert said.count("by caption [") == 4
     assert size_of(out / "retrieve.png") == (7 * 64, 4 * 64)
@@ -100,7 +100,7 @@ def test_own_pictures_with_a_table_become_a_model_that_answers(run):
 
 
 @pytest.mark.slow
-def test_a_modality_joins_the_model_which_keeps_all_that_it_had(run):
+def test_a_modality_joins_those_that_the_model_has(run):
     out, said = run("add_modality")
     trained = FourM.from_pretrained(newest_checkpoint(out / "run" / "checkpoints"))
     assert {"palette", "rgb", "boxes"} <= {m.name for m in trained.modalities}
