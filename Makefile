@@ -5,13 +5,14 @@ RUN := $(VENV)/bin/python
 SIZE ?= default
 OUT ?= runs/demo
 
-.PHONY: help demo earth test check site clean
+.PHONY: help demo earth test check site notebooks clean
 
 help:
 	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (12 minutes on 2 cores)"
 	@echo "make earth [SIZE=smoke|default]        maps of the real Earth, learned: any of them from any others"
 	@echo "make test                              all tests"
 	@echo "make check                             lint and types"
+	@echo "make notebooks                         the examples as notebooks, run, in runs/notebooks"
 	@echo "make site                              the documentation as pages in runs/site"
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -38,6 +39,9 @@ check: $(VENV)/ready
 
 site: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
+notebooks: $(VENV)/ready
+	$(RUN) examples/notebooks.py runs/notebooks
 
 clean:
 	rm -rf $(VENV) runs .cache
