@@ -145,7 +145,8 @@ class Judge:
                 wrong, trace = self._outcome(case)
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
-        for what in [*([wrong] if wrong else []), *seen]:
+        done = seen if self.target.watched else []
+        for what in [*([wrong] if wrong else []), *done]:
             self.result.add(what, case, trace)
         self.result.slowest = max(self.result.slowest, time.perf_counter() - began)
 
