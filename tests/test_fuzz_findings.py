@@ -19,7 +19,7 @@ from PIL import Image as Pictures
 from safetensors.numpy import save_file
 
 from fourm.config import from_mapping
-from fourm.data.chunks import ChunkIndex
+from fourm.data.chunks import ChunkIndex, ChunkWriter
 from fourm.data.npy import read_npy
 from fourm.data.pictures import open_picture, to_rgb
 from fourm.data.remote.listing import read_listing
@@ -232,7 +232,7 @@ def test_plain_aliases_are_as_good_as_ever():
 def test_a_tokenizer_of_blocks_without_end_is_a_sentence():
     given = {"image_size": 16, "channels": 3, "patch_size": 4, "encoder_depth": 2**62}
     given["quantizer"] = {"type": "fsq", "levels": [4, 4]}
-    with pytest.raises(UserError, match="at most 1000 blocks"):
+    with pytest.raises(UserError, match="encoder_depth is at most 1,000"):
         from_mapping(AutoencoderConfig, given, "f")
 
 
@@ -308,6 +308,18 @@ def test_an_index_of_a_chunk_that_is_no_mapping_is_a_sentence(text):
 
 
 # ---- servers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["num_samples", "num_elements", "length"])
+@pytest.mark.parametrize("number", [-1, 2**63, 10**400, 1.5, "3"])
+def test_an_index_of_a_chunk_of_more_samples_than_can_be_counted_is_a_sentence(
+    key, number, tmp_path
+):
+    with ChunkWriter(tmp_path, {"described": "x"}) as writer:
+        writer.add("00000/0", np.arange(3, dtype=np.uint16))
+    index = json.loads((tmp_path / "index.json").read_text()) | {key: number}
+    with pytest.raises(UserError, match="is damaged"):
+        ChunkIndex.from_json(json.dumps(index), "index.json")
 
 
 @pytest.mark.parametrize("block_bytes", [0, -1, 1e999])

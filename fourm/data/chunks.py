@@ -76,6 +76,10 @@ class ChunkIndex:
             shape = tuple(data["shape"])
             if np.dtype(data["dtype"]).hasobject or not all(type(n) is int for n in shape):
                 raise TypeError
+            length = data["length"]
+            numbers = (data["num_samples"], data["num_elements"], 0 if length is None else length)
+            if any(type(n) is not int or not 0 <= n < _MOST for n in numbers):
+                raise TypeError
             files = {name: StoredFile(**entry) for name, entry in data["files"].items()}
             return ChunkIndex(**data | {"shape": shape, "files": files})
         except (KeyError, TypeError, AttributeError):
@@ -198,6 +202,7 @@ class Chunk:
 
 
 _AGAIN = "delete the folder and make it again"
+_MOST = 2**48  # of samples or elements: no number of a damaged index overflows where it is used
 
 
 def chunk_folders(root: str | Path, split: str, modality: str) -> list[Path]:
