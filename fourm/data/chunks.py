@@ -158,6 +158,8 @@ class Chunk:
     @cached_property
     def names(self) -> Names:
         """Names of the samples, mapped."""
+        if NAMES not in self.index.files:
+            raise UserError(f"{self.folder / INDEX} is damaged: {_AGAIN}")
         num_bytes = self.index.files[NAMES].bytes
         return Names(
             self._mapped(NAMES, np.dtype("u1"), (num_bytes,)),
