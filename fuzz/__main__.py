@@ -19,7 +19,8 @@ from typing import Any
 from fuzz import ROOT, counts
 from fuzz.targets import TARGETS
 
-_GRACE = 240.0  # seconds beyond its time after which a child hangs where no alarm reaches it
+# seconds for each second of CPU, and beyond, after which a child waits for what never comes
+_BUSY, _GRACE = 20, 600.0
 _SHOWN = 300  # characters of a case
 
 
@@ -42,14 +43,14 @@ def run_target(name: str, cases: int, seconds: float, seed: int) -> dict[str, An
                 capture_output=True,
                 text=True,
                 env=environment,
-                timeout=seconds + _GRACE,
+                timeout=_BUSY * seconds + _GRACE,
             )
             lines = done.stdout.strip().splitlines()
             if done.returncode == 0 and lines:
                 return json.loads(lines[-1])
             what, trace = f"ends with status {done.returncode}", done.stderr[-3000:]
         except subprocess.TimeoutExpired:
-            what, trace = "hangs where no alarm reaches it", ""
+            what, trace = "waits for ever", ""
         case = last.read_text(errors="replace").strip() if last.is_file() else ""
     finding = {"what": what, "case": case, "trace": trace, "count": 1}
     return {"target": name, "cases": 0, "refused": 0, "seconds": 0, "slowest": 0} | {
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     options.add_argument("targets", nargs="*", metavar="TARGET")
     options.add_argument("--cases", type=int, default=1000, help="of all targets together")
-    options.add_argument("--seconds", type=float, default=60.0, help="of each target, at most")
+    options.add_argument("--seconds", type=float, default=60.0, help="of CPU, each target at most")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--counts", type=Path, help="table that the figures are added to")
     options.add_argument("--list", action="store_true", help="name the targets")

@@ -16,7 +16,7 @@ from fuzz.target import CORPUS, Target
 from fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 0.4  # of each target
+SECONDS = 0.25  # of CPU, each target
 
 
 def test_every_reader_answers_bad_input_with_a_sentence():
@@ -27,7 +27,7 @@ def test_every_reader_answers_bad_input_with_a_sentence():
         text=True,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=300,
+        timeout=1200,  # only if it waits for ever
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = [json.loads(line) for line in done.stdout.splitlines()]

@@ -27,6 +27,11 @@ START = {
     "modalities": "x",
     "data": {"sources": [{"tokens": "x"}]},
     "loop": {"steps": 1, "batch_size": 1},
+    "masking": {
+        "num_inputs": [1, 2],
+        "num_targets": [1, 2],
+        "components": [{"input_default": 1, "target_default": 1}],
+    },
 }
 VECTORS = {"type": "vectors", "channels": 3}
 TOKENIZER = {

@@ -56,7 +56,7 @@ def _spelled(point: Any, size: int) -> str:
         raise UserError('a point must be {"at": [x, y], "instances": [...]}')
     x, y = (_pixel(n, size) for n in sized(point["at"], 2, "at"))
     spelled = ["point", f"v0={y}", f"v1={x}"]
-    if not isinstance(point["instances"], list):
+    if not isinstance(point["instances"], (list, tuple)):
         raise UserError(f"the instances of a point must be a list, not {shown(point['instances'])}")
     for instance in point["instances"]:
         if not isinstance(instance, dict) or set(instance) != {"box", "mask"}:
