@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fourm.codec_types import num_patches, sizes_of
-from fourm.config import at_least, choose, from_mapping, read_yaml, to_mapping
+from fourm.config import at_least, at_most, choose, from_mapping, read_yaml, to_mapping
 from fourm.errors import UserError, nearest
 from fourm.raw import Raw
 
@@ -92,11 +92,7 @@ class Modality:
             raise UserError(f"modality {self.name} has no grid whose places could be measured")
         if self.grid is None and not self.max_tokens:
             raise UserError(f"modality {self.name} needs max_tokens")
-        if self.num_tokens > MAX_TOKENS or self.width > MAX_TOKENS:
-            raise UserError(
-                f"modality {self.name} has {max(self.num_tokens, self.width):,} tokens, or numbers"
-                f" in one; {MAX_TOKENS:,} are the most"
-            )
+        at_most(self, MAX_TOKENS, "num_tokens", "width")
         if self.levels and math.prod(self.levels) != self.vocab_size:
             raise UserError(
                 f"modality {self.name}: levels {list(self.levels)} do not multiply to"

@@ -94,7 +94,7 @@ def test_models_of_more_layers_or_rows_than_anything_can_be_built_of_are_a_sente
 )
 def test_modalities_of_more_tokens_than_a_table_of_places_can_hold_are_a_sentence(given):
     entry = {"vocab_size": 9} | given
-    with pytest.raises(UserError, match="1,048,576 are the most"):
+    with pytest.raises(UserError, match=r"is at most 1,048,576, not"):
         ModalitySet.from_mapping({"modalities": {"a": entry}}, "f")
 
 
