@@ -101,7 +101,7 @@ def test_runs_that_are_counted_add_up(tmp_path):
     for seed in (2, 1, 2):
         counts.add(tmp_path / "counts.json", run, seed)
     found = counts.read(tmp_path / "counts.json")
-    assert found == {"a": counts.Counts(9, 3, 0.7, ["x"], [1, 2])}
+    assert found == {"a": counts.Counts(9, 3, 0.8, ["x"], [1, 2])}
 
 
 def test_the_table_of_counts_is_of_all_targets_and_of_100000_cases():

@@ -42,6 +42,7 @@ from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
 from fourm.sampling.options import SamplingOptions
 from fourm.training.checkpoints import fault_of, read_state
+from fourm.training.loop_config import LoopConfig
 from fourm.weights import WeightFiles
 from fourm.yaml_files import parse
 
@@ -247,6 +248,12 @@ def test_a_tokenizer_of_blocks_without_end_is_a_sentence():
     given["quantizer"] = {"type": "fsq", "levels": [4, 4]}
     with pytest.raises(UserError, match="encoder_depth is at most 1,000"):
         from_mapping(AutoencoderConfig, given, "f")
+
+
+def test_a_training_of_tokens_without_end_is_a_sentence():
+    given = {"total_tokens": float("inf"), "batch_size": 4}
+    with pytest.raises(UserError, match="total_tokens must be finite"):
+        from_mapping(LoopConfig, given, "f")
 
 
 @pytest.mark.parametrize("levels", [[0, 4], [-1, 4], [1]])
