@@ -39,9 +39,8 @@ def fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes:
     for attempt in range(ATTEMPTS):
         try:
             data = _ask(url, start, stop)
-            whole = start is None or stop is None
-            wanted = len(data) if whole else stop - start
-            if whole and len(data) > MOST_BYTES:
+            wanted = len(data) if start is None or stop is None else stop - start
+            if stop is None and len(data) > MOST_BYTES:
                 raise UserError(
                     f"{url} is larger than the {MOST_BYTES:,} bytes that are read of it"
                 )
@@ -68,6 +67,7 @@ def fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes:
 
 def _ask(url: str, start: int | None, stop: int | None) -> bytes:
     import fsspec
+    from fsspec.asyn import sync
 
     # fsspec knows more: files of this machine, machines by ssh, archives in archives (::)
     scheme = url.partition("://")[0]
@@ -77,9 +77,8 @@ def _ask(url: str, start: int | None, stop: int | None) -> bytes:
     first, end = start or 0, MOST_BYTES + 1 if stop is None else stop
     if scheme.startswith("http"):
         asked = None if start is None else f"bytes={first}-{end - 1}"
-        return fsspec.asyn.sync(
-            system.loop, _answer, system, path, asked, end - first + 1, timeout=TIMEOUT
-        )
+        most = end - first + 1
+        return sync(system.loop, _answer, system, path, asked, most, timeout=TIMEOUT)
     options: dict[str, Any] = {"timeout": TIMEOUT} if system.async_impl else {}
     return system.cat_file(path, start=first, end=end, **options)
 
