@@ -78,7 +78,8 @@ def _ask(url: str, start: int | None, stop: int | None) -> bytes:
     if scheme.startswith("http"):
         asked = None if start is None else f"bytes={first}-{end - 1}"
         most = end - first + 1
-        return sync(system.loop, _answer, system, path, asked, most, timeout=TIMEOUT)
+        found: Any = sync(system.loop, _answer, system, path, asked, most, timeout=TIMEOUT)
+        return found
     options: dict[str, Any] = {"timeout": TIMEOUT} if system.async_impl else {}
     return system.cat_file(path, start=first, end=end, **options)
 
