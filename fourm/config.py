@@ -118,6 +118,13 @@ def at_least(config: Any, least: int, *names: str) -> None:
                 raise UserError(f"{name} must be at least {least}, not {number}")
 
 
+def at_most(config: Any, most: int, *names: str) -> None:
+    """Raise UserError if a named field (a number) is more than ``most``."""
+    for name in names:
+        if getattr(config, name) > most:
+            raise UserError(f"{name} is at most {most:,}, not {shown(getattr(config, name))}")
+
+
 def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     """``value`` as the type ``hint``; a table is laid over ``default`` where that is a config."""
     origin = typing.get_origin(hint)

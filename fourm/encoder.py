@@ -17,8 +17,10 @@ from fourm.attention import Backend, PreparedLayout
 from fourm.attention.rows import RowOrder
 from fourm.batch import EncoderStream
 from fourm.choices import Choice
+from fourm.config import at_most
 from fourm.errors import UserError
 from fourm.layout import Layout
+from fourm.modalities import MAX_TOKENS
 from fourm.positions import Rotation
 
 
@@ -47,6 +49,8 @@ class Latent(EncoderConfig, name="latent"):
     def __post_init__(self) -> None:
         if self.num_tokens < 1 or self.iterations < 1 or self.stem_layers < 0:
             raise UserError("num_tokens and iterations must be at least 1, stem_layers at least 0")
+        at_most(self, 1000, "iterations")
+        at_most(self, MAX_TOKENS, "num_tokens")
 
 
 class EncoderRows(Protocol):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fourm.codec_types import num_patches, sizes_of
-from fourm.config import at_least, choose, from_mapping, read_yaml, to_mapping
+from fourm.config import at_least, at_most, choose, from_mapping, read_yaml, to_mapping
 from fourm.errors import UserError, nearest
 from fourm.raw import Raw
 
@@ -31,6 +31,7 @@ PAD_ID, UNKNOWN_ID, START_ID, END_ID, SENTINEL_ID = 0, 1, 2, 3, 4
 FIRST_SENTINEL = SENTINEL_ID + 1  # numbering of spans begins with [S_1]
 
 MAX_VOCAB = 2**31  # ids are at most uint32 on disk and int64 in memory
+MAX_TOKENS = 2**20  # of a sample: each has a place in a table
 # of modalities and tokenizers: folders are called so
 _NAME = re.compile(r"[\w@-][\w@.-]*")
 # settings that any raw type could carry up to release 0.4, whether it knew them or not
@@ -91,6 +92,7 @@ class Modality:
             raise UserError(f"modality {self.name} has no grid whose places could be measured")
         if self.grid is None and not self.max_tokens:
             raise UserError(f"modality {self.name} needs max_tokens")
+        at_most(self, MAX_TOKENS, "num_tokens", "width")
         if self.levels and math.prod(self.levels) != self.vocab_size:
             raise UserError(
                 f"modality {self.name}: levels {list(self.levels)} do not multiply to"

@@ -381,9 +381,10 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) ->
     modalities = ModalitySet.from_mapping(declared, where)
     config = from_mapping(ModelConfig, described["model"], where)
     files = WeightFiles.open(folder).renamed(FourM.renamed_weights)
+    with torch.device("meta"):  # sizes that are not the files' are told before memory is taken
+        files.need_all(FourM(config, modalities).state_dict())
     with init_empty_weights(include_buffers=False):
         model = FourM(config, modalities)
-    files.need_all(model.state_dict())
     load_into(model, files.read, dtype)
     model.provenance = Provenance.read(folder)
     return model

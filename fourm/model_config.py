@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fourm.blocks import BlockShape
-from fourm.config import at_least
+from fourm.config import at_least, at_most
 from fourm.encoder import EncoderConfig, Latent, Plain
 from fourm.errors import UserError
 from fourm.positions import Positions
@@ -44,6 +44,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "dim", "num_heads")
         at_least(self, 0, "encoder_depth", "decoder_depth", "num_registers")
+        at_most(self, 1000, "encoder_depth", "decoder_depth")  # a damaged file names any number
+        at_most(self, 2**20, "dim", "num_registers", "mlp_ratio")
         if int(self.dim * self.mlp_ratio) < 1:
             raise UserError(f"mlp_ratio {self.mlp_ratio} leaves layers of dim {self.dim} no width")
         if self.dim % 4 or self.dim % self.num_heads:

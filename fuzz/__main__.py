@@ -2,7 +2,7 @@
 
 Each target runs in a child process of its own and gets its share of the cases. Ends with status 1
 where there is a finding, and prints every finding with the shortest case that shows it.
-``--list`` names the targets; ``--json FILE`` keeps the figures.
+``--list`` names the targets; ``--counts FILE`` adds the figures to a table (``fuzz.counts``).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fuzz import ROOT
+from fuzz import ROOT, counts
 from fuzz.targets import TARGETS
 
-_GRACE = 240.0  # seconds beyond its time after which a child hangs where no alarm reaches it
+# seconds for each second of CPU, and beyond, after which a child waits for what never comes
+_BUSY, _GRACE = 20, 600.0
 _SHOWN = 300  # characters of a case
 
 
@@ -42,14 +43,14 @@ def run_target(name: str, cases: int, seconds: float, seed: int) -> dict[str, An
                 capture_output=True,
                 text=True,
                 env=environment,
-                timeout=seconds + _GRACE,
+                timeout=_BUSY * seconds + _GRACE,
             )
             lines = done.stdout.strip().splitlines()
             if done.returncode == 0 and lines:
                 return json.loads(lines[-1])
             what, trace = f"ends with status {done.returncode}", done.stderr[-3000:]
         except subprocess.TimeoutExpired:
-            what, trace = "hangs where no alarm reaches it", ""
+            what, trace = "waits for ever", ""
         case = last.read_text(errors="replace").strip() if last.is_file() else ""
     finding = {"what": what, "case": case, "trace": trace, "count": 1}
     return {"target": name, "cases": 0, "refused": 0, "seconds": 0, "slowest": 0} | {
@@ -62,9 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     options.add_argument("targets", nargs="*", metavar="TARGET")
     options.add_argument("--cases", type=int, default=1000, help="of all targets together")
-    options.add_argument("--seconds", type=float, default=60.0, help="of each target, at most")
+    options.add_argument("--seconds", type=float, default=60.0, help="of CPU, each target at most")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--json", type=Path, help="where results are written")
+    options.add_argument("--counts", type=Path, help="table that the figures are added to")
     options.add_argument("--list", action="store_true", help="name the targets")
     told = options.parse_args(arguments)
     if told.list:
@@ -81,11 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
         cases = max(1, round(told.cases * target.share / shares))
         results.append(run_target(target.name, cases, told.seconds, told.seed))
         print(_line(results[-1]), flush=True)
+        if told.counts:
+            counts.add(told.counts, results[-1], told.seed)
     total = sum(result["cases"] for result in results)
     num = sum(len(result["findings"]) for result in results)
     print(f"{total:,} cases over {len(results)} targets, {num} findings")
-    if told.json:
-        told.json.write_text(json.dumps(results, indent=1) + "\n")
     return 1 if num else 0
 
 

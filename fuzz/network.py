@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,24 @@ from fourm.data.remote import fetching
 from fourm.data.remote.block_cache import BlockCache
 from fourm.data.remote.folder import RemoteFolder
 from fourm.data.remote.listing import read_listing
+from fourm.data.remote.published import PUBLISHED_FILE
 from fourm.data.remote.reading import RemoteReader
 from fuzz.files import pictures
 from fuzz.inputs import files_like, nested, texts, trees_like
 from fuzz.target import Target
 
+_CONTENT = bytes(range(25))
+_BLOCK = 10
+_SUMS = [zlib.crc32(_CONTENT[at : at + _BLOCK]) for at in range(0, len(_CONTENT), _BLOCK)]
 _PUBLISHED = {
     "version": 1,
-    "block_bytes": 10,
+    "block_bytes": _BLOCK,
     "files": {
-        "train/rgb/0.tar": {"size": 25, "crc32": "00" * 12},
-        "../x": {"size": 0, "crc32": ""},
+        "train/rgb/0.tar": {
+            "size": len(_CONTENT),
+            "crc32": b"".join(number.to_bytes(4) for number in _SUMS).hex(),
+        },
+        "empty": {"size": 0, "crc32": ""},
     },
 }
 _LISTED = {
@@ -43,7 +51,11 @@ _CONFIG = DownloadConfig(timeout=2.0, retries=0, max_bytes=20_000)
 
 def read_published(data: bytes, folder: Path) -> None:
     """A folder whose server answers so, and its files as far as they can be read."""
-    with patch.object(fetching, "_ask", lambda url, start, stop: data[start:stop]):
+
+    def answer(url: str, start: int | None, stop: int | None) -> bytes:
+        return (data if url.endswith(PUBLISHED_FILE) else _CONTENT)[start:stop]
+
+    with patch.object(fetching, "_ask", answer):
         with patch.object(fetching, "ATTEMPTS", 1), patch.object(fetching, "PAUSE", 0):
             remote = RemoteFolder("http://host/data")
             reader = RemoteReader(BlockCache(folder / "cache", 10_000))

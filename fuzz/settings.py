@@ -139,7 +139,7 @@ def targets() -> Iterator[Target]:
     both = lambda: st.one_of(  # noqa: E731
         *(trees_like(_trees()[kind]) for kind in ("masking", "generate", "alignment"))
     )
-    yield Target(name="config-file", inputs=both, run=read_from_file, share=0.3)
+    yield Target(name="config-file", inputs=both, run=read_from_file, share=0.4)
     yield Target(
         name="config-tokenizers",
         inputs=lambda: trees_like(_trees()["tokenizers"]),

@@ -26,6 +26,7 @@ class Target:
     run: Callable[[Any, Path], object]
     share: float = 1.0  # of all cases, beside the other targets
     seconds: float = 5.0  # of CPU that a case may take
+    watched: bool = True  # what it does is audited; numba unpickles and writes its own cache
     takes_bytes: bool = False  # cases are plain bytes: these have a corpus and can be guided
     seeds: Callable[[], list[bytes]] = list  # valid ones among them
 

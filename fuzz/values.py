@@ -190,4 +190,4 @@ def targets() -> Iterator[Target]:
     yield Target(name="passed", inputs=_pairs((*DENSE, *SPELLED), objects), run=take, share=6)
     yield Target(name="spelled", inputs=lambda: spelled, run=decode_text, share=6)
     yield Target(name="ids", inputs=_sequences, run=decode_ids, share=3)
-    yield Target(name="codes", inputs=_codes, run=decode_codes, share=0.2)
+    yield Target(name="codes", inputs=_codes, run=decode_codes, share=0.4)

@@ -93,7 +93,8 @@ ROOMS = (
         "ground",
         "errors, configs, choices, random numbers, weights",
         "errors json_files choices yaml_files config foreign_code rng ragged low_discrepancy"
-        " compiled compiled_rng formats places progress resources weights model_files",
+        " compiled compiled_rng formats places progress resources weights model_files"
+        " model_memory",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),

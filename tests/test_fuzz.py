@@ -11,12 +11,13 @@ import pytest
 from hypothesis import strategies as st
 
 from fourm.errors import UserError
+from fuzz import counts
 from fuzz.bounded import Judge
 from fuzz.target import CORPUS, Target
 from fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 0.4  # of each target
+SECONDS = 0.25  # of CPU, each target
 
 
 def test_every_reader_answers_bad_input_with_a_sentence():
@@ -27,7 +28,7 @@ def test_every_reader_answers_bad_input_with_a_sentence():
         text=True,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=300,
+        timeout=1200,  # only if it waits for ever
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = [json.loads(line) for line in done.stdout.splitlines()]
@@ -93,3 +94,18 @@ def test_the_corpus_is_small_and_each_of_its_folders_belongs_to_a_target():
     assert sum(path.stat().st_size for path in files) <= 300_000
     takes_bytes = {target.name for target in TARGETS if target.takes_bytes}
     assert {path.parent.name for path in files} <= takes_bytes
+
+
+def test_runs_that_are_counted_add_up(tmp_path):
+    run = {"target": "a", "cases": 3, "refused": 1, "seconds": 0.25, "findings": {"x": {}}}
+    for seed in (2, 1, 2):
+        counts.add(tmp_path / "counts.json", run, seed)
+    found = counts.read(tmp_path / "counts.json")
+    assert found == {"a": counts.Counts(9, 3, 0.8, ["x"], [1, 2])}
+
+
+def test_the_table_of_counts_is_of_all_targets_and_of_100000_cases():
+    table = counts.read(CORPUS.parent / "counts.json")
+    assert set(table) == {target.name for target in TARGETS}
+    assert sum(entry.cases for entry in table.values()) >= 100_000
+    assert min(entry.cases for entry in table.values()) >= 200

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import yaml
 from fourm_data_prep.download import read_addresses
-from fourm_data_prep.tables import read_lines
+from fourm_data_prep.tables import read_lines, read_table
 from fourm_tokenizers.autoencoder import AutoencoderConfig
+from fourm_tokenizers.picture import load_autoencoder
 from PIL import Image as Pictures
 from safetensors.numpy import save_file
 
 from fourm.config import from_mapping
-from fourm.data.chunks import ChunkIndex
+from fourm.data.chunks import Chunk, ChunkIndex, ChunkWriter
 from fourm.data.npy import read_npy
 from fourm.data.pictures import open_picture, to_rgb
 from fourm.data.remote.listing import read_listing
@@ -41,6 +42,7 @@ from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
 from fourm.sampling.options import SamplingOptions
 from fourm.training.checkpoints import fault_of, read_state
+from fourm.training.loop_config import LoopConfig
 from fourm.weights import WeightFiles
 from fourm.yaml_files import parse
 
@@ -182,6 +184,18 @@ def test_brackets_in_each_other_by_the_thousand_are_no_value(raw):
         raw.read(b"[" * 100_000, "json")
 
 
+@pytest.mark.parametrize("instances", [0.5, None, {"a": 1}, "x"])
+def test_instances_of_a_point_that_are_no_list_are_a_sentence(instances):
+    with pytest.raises(UserError, match="must be a list"):
+        Instances().to_text({"points": [{"at": [1, 2], "instances": instances}]}, 64)
+
+
+def test_numbers_of_metadata_that_are_spelled_as_text_are_numbers():
+    value = Metadata().read(b'{"original_height": "1e3", "brightness": "300"}', "json")
+    assert Metadata().remark(value) == "brightness outside of the range"
+    assert Metadata().measured(value)["original_height"] == 1000.0
+
+
 def test_numbers_that_no_float_holds_are_a_sentence_of_bounded_length():
     with pytest.raises(UserError, match="must be a number") as caught:
         Numbers().check([10**4000])
@@ -232,8 +246,30 @@ def test_plain_aliases_are_as_good_as_ever():
 def test_a_tokenizer_of_blocks_without_end_is_a_sentence():
     given = {"image_size": 16, "channels": 3, "patch_size": 4, "encoder_depth": 2**62}
     given["quantizer"] = {"type": "fsq", "levels": [4, 4]}
-    with pytest.raises(UserError, match="at most 1000 blocks"):
+    with pytest.raises(UserError, match="encoder_depth is at most 1,000"):
         from_mapping(AutoencoderConfig, given, "f")
+
+
+def test_a_training_of_tokens_without_end_is_a_sentence():
+    given = {"total_tokens": float("inf"), "batch_size": 4}
+    with pytest.raises(UserError, match="total_tokens must be finite"):
+        from_mapping(LoopConfig, given, "f")
+
+
+@pytest.mark.parametrize("levels", [[0, 4], [-1, 4], [1]])
+def test_levels_that_hold_nothing_are_a_sentence(levels):
+    given = {"image_size": 16, "channels": 3, "patch_size": 4}
+    given["quantizer"] = {"type": "fsq", "levels": levels}
+    with pytest.raises(UserError, match="levels must be at least 2"):
+        from_mapping(AutoencoderConfig, given, "f")
+
+
+@pytest.mark.parametrize("kind", [1, None, ["vq"]])
+def test_a_tokenizer_whose_quantizer_has_no_name_is_a_sentence(kind, tmp_path):
+    given = {"image_size": 16, "channels": 3, "patch_size": 4, "quantizer": {"type": kind}}
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    with pytest.raises(UserError, match="quantizer"):
+        load_autoencoder(tmp_path)
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -258,6 +294,18 @@ def test_lists_of_addresses_that_are_none_are_a_sentence(name, text, tmp_path):
 def test_empty_lines_of_a_list_of_addresses_are_passed_over(tmp_path):
     (tmp_path / "a.tsv").write_text("http://x/1\tone\n\nhttp://x/2\ttwo\n")
     assert len(read_addresses(tmp_path / "a.tsv")) == 2
+
+
+def test_texts_of_a_parquet_file_that_are_none_are_a_sentence(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    spoilt = pa.StringArray.from_buffers(
+        1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\x80")
+    )
+    parquet.write_table(pa.table({"file": spoilt}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="cannot be read: 'utf-8'"):
+        read_table(tmp_path / "t.parquet")
 
 
 def test_a_line_nested_without_end_is_named(tmp_path):
@@ -308,6 +356,28 @@ def test_an_index_of_a_chunk_that_is_no_mapping_is_a_sentence(text):
 
 
 # ---- servers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["num_samples", "num_elements", "length"])
+@pytest.mark.parametrize("number", [-1, 2**63, 10**400, 1.5, "3"])
+def test_an_index_of_a_chunk_of_more_samples_than_can_be_counted_is_a_sentence(
+    key, number, tmp_path
+):
+    with ChunkWriter(tmp_path, {"described": "x"}) as writer:
+        writer.add("00000/0", np.arange(3, dtype=np.uint16))
+    index = json.loads((tmp_path / "index.json").read_text()) | {key: number}
+    with pytest.raises(UserError, match="is damaged"):
+        ChunkIndex.from_json(json.dumps(index), "index.json")
+
+
+def test_an_index_of_a_chunk_that_knows_no_names_is_a_sentence(tmp_path):
+    with ChunkWriter(tmp_path, {"described": "x"}) as writer:
+        writer.add("00000/0", np.arange(3, dtype=np.uint16))
+    index = json.loads((tmp_path / "index.json").read_text())
+    del index["files"]["names.bin"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="is damaged"):
+        _ = Chunk.open(tmp_path).names
 
 
 @pytest.mark.parametrize("block_bytes", [0, -1, 1e999])

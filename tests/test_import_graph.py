@@ -17,6 +17,7 @@ SOURCES = {
 FLOORS: list[set[str]] = [
     {
         "fourm.errors",
+        "fourm.model_memory",
         "fourm.json_files",
         "fourm.resources",
         "fourm.choices",

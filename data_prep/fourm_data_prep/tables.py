@@ -153,6 +153,7 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[int, Any]]]:
         raise UserError(f"{path} needs pyarrow: pip install pyarrow") from None
     try:
         table = parquet.read_table(path)
-    except (ArrowException, OSError) as error:
+        rows = table.to_pylist()  # which looks at the bytes of texts and the days of dates
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    return table.column_names, list(enumerate(table.to_pylist(), 1))
+    return table.column_names, list(enumerate(rows, 1))

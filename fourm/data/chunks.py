@@ -76,6 +76,10 @@ class ChunkIndex:
             shape = tuple(data["shape"])
             if np.dtype(data["dtype"]).hasobject or not all(type(n) is int for n in shape):
                 raise TypeError
+            length = data["length"]
+            numbers = (data["num_samples"], data["num_elements"], 0 if length is None else length)
+            if any(type(n) is not int or not 0 <= n < _MOST for n in numbers):
+                raise TypeError
             files = {name: StoredFile(**entry) for name, entry in data["files"].items()}
             return ChunkIndex(**data | {"shape": shape, "files": files})
         except (KeyError, TypeError, AttributeError):
@@ -154,6 +158,8 @@ class Chunk:
     @cached_property
     def names(self) -> Names:
         """Names of the samples, mapped."""
+        if NAMES not in self.index.files:
+            raise UserError(f"{self.folder / INDEX} is damaged: {_AGAIN}")
         num_bytes = self.index.files[NAMES].bytes
         return Names(
             self._mapped(NAMES, np.dtype("u1"), (num_bytes,)),
@@ -198,6 +204,7 @@ class Chunk:
 
 
 _AGAIN = "delete the folder and make it again"
+_MOST = 2**48  # of samples or elements: no number of a damaged index overflows where it is used
 
 
 def chunk_folders(root: str | Path, split: str, modality: str) -> list[Path]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fourm.attention import BACKENDS, why_not
+from fourm.model_memory import machine_bytes
 from fourm.training.compiled import missing_for_compiling
 from fourm.training.device import peak_flops
 from fourm.training.speed import GIB
@@ -47,7 +48,7 @@ def memory_bytes(device: torch.device) -> int:
     """Of one GPU, or of the whole machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine_bytes()
 
 
 def _devices(device: torch.device) -> list[Check]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from fourm.errors import UserError
+from fourm.errors import UserError, shown
 from fourm.raw._json import Json
 from fourm.raw._spelling import HALF_IDS, Words, finite, id_word, sized, stretches, words
 
@@ -56,6 +56,8 @@ def _spelled(point: Any, size: int) -> str:
         raise UserError('a point must be {"at": [x, y], "instances": [...]}')
     x, y = (_pixel(n, size) for n in sized(point["at"], 2, "at"))
     spelled = ["point", f"v0={y}", f"v1={x}"]
+    if not isinstance(point["instances"], (list, tuple)):
+        raise UserError(f"the instances of a point must be a list, not {shown(point['instances'])}")
     for instance in point["instances"]:
         if not isinstance(instance, dict) or set(instance) != {"box", "mask"}:
             raise UserError('an instance must be {"box": [x0, y0, x1, y1], "mask": [ids]}')

@@ -103,11 +103,12 @@ class Metadata(Json, name="metadata"):
         return value
 
     def remark(self, value: dict[str, float]) -> str | None:
-        outside = [name for name, number in value.items() if not _KIND[name][1].holds(number)]
+        numbers = {name: finite(number, name) for name, number in value.items()}
+        outside = [name for name, number in numbers.items() if not _KIND[name][1].holds(number)]
         return f"{', '.join(outside)} outside of the range" if outside else None
 
     def measured(self, value: dict[str, Any]) -> Mapping[str, np.ndarray]:
-        return {name: np.array([number]) for name, number in value.items()}
+        return {name: np.array([finite(number, name)]) for name, number in value.items()}
 
     def to_text(self, value: Any, num_bins: int) -> str:
         spelled = []

@@ -33,6 +33,7 @@ from fourm.flops import training_flops
 from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, ModelConfig
+from fourm.model_memory import refuse_beyond_memory
 from fourm.objectives import CrossEntropy, Objective
 from fourm.prepared import Budget, Preparation, PreparedBatches
 from fourm.training.checkpoints import list_checkpoints
@@ -324,6 +325,7 @@ def build_model(
     """
     if config.init:
         return _build_from_init(config, modalities, by_vocabulary(modalities, fingerprints or {}))
+    refuse_beyond_memory(lambda: FourM(config.model, modalities), "model")
     # weights are a function of the seed; the global generator stays as it was
     with torch.random.fork_rng():
         torch.manual_seed(config.loop.seed)

@@ -58,6 +58,12 @@ def check_length(steps: int, total_tokens: float, schedule: ScheduleConfig) -> N
             f"total_tokens ({total_tokens:g}) must be more than schedule.warmup_tokens"
             f" ({schedule.warmup_tokens:g})"
         )
+    for name, tokens in (
+        ("total_tokens", total_tokens),
+        ("schedule.warmup_tokens", schedule.warmup_tokens),
+    ):
+        if tokens == float("inf"):
+            raise UserError(f"{name} must be finite")
     if not total_tokens and steps < 1:
         raise UserError(f"steps must be at least 1, not {steps} (or total_tokens given)")
 

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourm.config import at_least
+from fourm.config import at_least, at_most
 from fourm.errors import UserError
+from fourm.model_memory import refuse_beyond_memory
 from fourm_tokenizers.diffusion import DiffusionConfig, DiffusionDecoder
 from fourm_tokenizers.networks import (
     ConvDecoder,
@@ -32,9 +33,6 @@ from fourm_tokenizers.networks import (
 from fourm_tokenizers.quantizers import QuantizerConfig
 
 _ANGLE_WEIGHT = 1.0  # features: of 1 - cosine beside the squared error
-
-
-_MOST_BLOCKS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +61,17 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "channels", "patch_size", "dim", "num_heads")
         at_least(self, 0, "image_size", "num_classes", "num_tokens", "refine_channels")
-        if max(self.encoder_depth, self.decoder_depth) > _MOST_BLOCKS:  # of a damaged file
-            raise UserError(f"a tokenizer has at most {_MOST_BLOCKS} blocks")
         at_least(self, 0, "encoder_depth", "decoder_depth", "detail_weight")
+        at_most(self, 1000, "encoder_depth", "decoder_depth")  # a damaged file names any number
+        at_most(self, 2**14, "image_size", "patch_size", "num_tokens", "refine_channels")
+        at_most(self, 2**16, "channels", "dim", "num_classes")
+        q = self.quantizer
+        at_most(q, 2**24, "size", "latent_dim", "codes_per_place")
+        if q.size * q.latent_dim * q.codes_per_place > 2**30:
+            raise UserError(
+                f"{q.codes_per_place} codebooks of {q.size:,} codes of {q.latent_dim:,} numbers are"
+                f" too large: {2**30:,} numbers are the most"
+            )
         if self.dim % self.num_heads:
             raise UserError(f"dim {self.dim} is no multiple of num_heads {self.num_heads}")
         if self.image_size % self.patch_size:
@@ -120,6 +126,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = c = config
+        refuse_beyond_memory(lambda: nn.ModuleList([_encoder(c), _decoder(c)]), "tokenizer")
         q = c.quantizer.latent_dim
         self.encoder, self.decoder = _encoder(c), _decoder(c)
         self.to_code = nn.Linear(c.dim, q)

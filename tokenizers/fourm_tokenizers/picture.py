@@ -145,7 +145,7 @@ def _of_earlier_release(described: dict[str, Any], path: Path) -> dict[str, Any]
         raise UserError(
             f"{path} is of release 0.1.0, whose tokenizers are not read: train it again"
         )
-    if not isinstance(quantizer, dict) or "type" not in quantizer:
+    if not isinstance(quantizer, dict) or not isinstance(quantizer.get("type"), str):
         return described  # no file of ours: the config says what is wrong
     own = {f.name for f in dataclasses.fields(QuantizerConfig.find(quantizer["type"]))}
     foreign = _FLAT_SETTINGS - own

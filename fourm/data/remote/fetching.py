@@ -20,6 +20,7 @@ ATTEMPTS = 6
 PAUSE = 0.5  # seconds before the second attempt, doubled before each further one
 _SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss")
 TIMEOUT = 60.0  # seconds that one attempt may take
+MOST_BYTES = 2**30  # of a file that is read whole: the index of some hundred terabytes
 _MAY_PASS = (408, 425, 429)  # of the client's errors, those that another attempt can help
 _CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs", "urllib3")
 
@@ -32,12 +33,17 @@ def is_remote(address: str) -> bool:
 def fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes:
     """Bytes ``start`` to ``stop`` of a file, or all of it.
 
-    Raises UserError where the file is not there, may not be read, or no attempt succeeds.
+    No answer takes more memory than was asked for, or than ``MOST_BYTES``. Raises UserError where
+    the file is not there, may not be read or is larger, or no attempt succeeds.
     """
     for attempt in range(ATTEMPTS):
         try:
             data = _ask(url, start, stop)
             wanted = len(data) if start is None or stop is None else stop - start
+            if stop is None and len(data) > MOST_BYTES:
+                raise UserError(
+                    f"{url} is larger than the {MOST_BYTES:,} bytes that are read of it"
+                )
             if len(data) > wanted:
                 raise UserError(
                     f"the server of {url} sends whole files where parts are asked for: use one that"
@@ -61,16 +67,34 @@ def fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes:
 
 def _ask(url: str, start: int | None, stop: int | None) -> bytes:
     import fsspec
+    from fsspec.asyn import sync
 
     # fsspec knows more: files of this machine, machines by ssh, archives in archives (::)
     scheme = url.partition("://")[0]
     if scheme not in _SCHEMES:
         raise UserError(f"{url}: nothing here reads {scheme}://, but {', '.join(_SCHEMES)}")
     system, path = fsspec.core.url_to_fs(url)
+    first, end = start or 0, MOST_BYTES + 1 if stop is None else stop
+    if scheme.startswith("http"):
+        asked = None if start is None else f"bytes={first}-{end - 1}"
+        most = end - first + 1
+        found: Any = sync(system.loop, _answer, system, path, asked, most, timeout=TIMEOUT)
+        return found
     options: dict[str, Any] = {"timeout": TIMEOUT} if system.async_impl else {}
-    if url.startswith("http"):  # ranges are of the file, not of what a proxy made of it
-        options["headers"] = {"Accept-Encoding": "identity"}
-    return system.cat_file(path, start=start, end=stop, **options)
+    return system.cat_file(path, start=first, end=end, **options)
+
+
+async def _answer(system: Any, url: str, part: str | None, most: int) -> bytes:
+    """What a web server answers, cut after ``most`` bytes: fsspec would keep all that it sends."""
+    # ranges are of the file, not of what a proxy made of it
+    given = system.kwargs.get("headers", {}) | ({} if part is None else {"Range": part})
+    options = system.kwargs | {"headers": {"Accept-Encoding": "identity"} | given}
+    session, data = await system.set_session(), bytearray()
+    async with session.get(system.encode_url(url), **options) as response:
+        response.raise_for_status()
+        while len(data) < most and (piece := await response.content.read(most - len(data))):
+            data += piece
+    return bytes(data)
 
 
 def _refusal(error: Exception, url: str) -> UserError | None:

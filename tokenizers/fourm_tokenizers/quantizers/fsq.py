@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fourm.config import at_least
 from fourm.errors import UserError
 from fourm_tokenizers.quantizers import Quantized, Quantizer, QuantizerConfig
 
@@ -27,6 +28,7 @@ class FSQConfig(QuantizerConfig, name="fsq"):
     def __post_init__(self) -> None:
         if not self.levels:
             raise UserError("quantizer fsq needs levels, e.g. [8, 8, 8, 5]")
+        at_least(self, 2, "levels")
         if self.codebook_size not in (0, self.size):
             raise UserError(
                 f"levels {list(self.levels)} do not multiply to codebook_size {self.codebook_size}"
