@@ -197,7 +197,7 @@ def test_a_damaged_chunk_is_named(tmp_path):
     with pytest.raises(UserError, match="version 99, this release reads up to 2"):
         Chunk.open(held.folder)
     index.write_text("{")
-    with pytest.raises(UserError, match="index.json is damaged"):
+    with pytest.raises(UserError, match="index.json is not valid JSON"):
         Chunk.open(held.folder)
 
 
