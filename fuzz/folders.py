@@ -27,7 +27,7 @@ from fourm.data.shards import Damage
 from fourm.modalities import ModalitySet
 from fourm.model import FourM, load_model
 from fourm.model_config import ModelConfig
-from fourm.pipeline import read_options
+from fourm.preferred import read_options
 from fourm.resources import demo_model_folder
 from fourm.training.checkpoints import (
     MANIFEST,
