@@ -30,7 +30,7 @@ earth: $(VENV)/ready
 	$(RUN) -m fourm earth --size $(SIZE) --out runs/earth
 
 test: $(VENV)/ready
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/ready
 	$(RUN) -m ruff check .
