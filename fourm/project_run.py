@@ -97,8 +97,8 @@ def run_project(root: Path, wishes: Wishes | None = None, making: Making | None 
             f"no folder {root}: a project has modalities.yaml and raw shards; fourm import SOURCE"
             f" --config MODALITIES.yaml --out {root / 'raw'} makes these"
         )
-    if making.raw is None:  # lengths of sequences are measured on numbers that are spelled
-        _settle(project)
+    if making.raw is None and any((project.raw / "train").glob("*/*.tar")):
+        _settle(project)  # lengths of sequences are measured on numbers that are spelled
     complete_modalities(project)
     modalities = ModalitySet.load(project.modalities)
     if making.raw is None:

@@ -282,12 +282,6 @@ def test_guidance_changes_what_is_made_and_needs_a_condition(pipe):  # 19
     assert alike(*free)
 
 
-def test_guidance_can_change_from_step_to_step(pipe):  # 21
-    steps = {"steps": 3, "guidance_scale": 3.0}
-    constant, rising = (rgb(pipe, guidance_schedule=s, **steps) for s in ("constant", "linear"))
-    assert not alike(constant, rising)
-
-
 # ---- steps ---------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ def test_logits_of_guided_rows_are_guided_logits_of_rows(modalities, model, num)
     weighted = Guidance.weighted(["caption", "depth"], {"caption": 2.0, "depth": -0.5})
     for guidance in (Guidance.off(), Guidance.between(["caption"]), weighted):
         own = rows[: guidance.num_branches * num]
-        task = Task(model, modalities["rgb"], GUIDED, guidance, np.arange(1), None)
+        task = Task(model, modalities["rgb"], GUIDED, guidance, np.arange(1))
         branches = model.logits(own, "rgb").unflatten(0, (guidance.num_branches, num))
         weights = zip(guidance.constant, guidance.slope, strict=True)
         wanted = sum((c + 3.0 * s) * b for (c, s), b in zip(weights, branches, strict=True))
