@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -79,8 +78,7 @@ def hash_of(path: Path) -> str:
 def test_the_same_files_give_the_same_bytes_and_so_does_the_sdist(dist, tmp_path):
     wheel, sdist = dist
     assert hash_of(built(copied(tmp_path / "again"))[0]) == hash_of(wheel)
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "xzf", sdist, "-C", tmp_path], check=True)
     (source,) = tmp_path.glob("fourm-*/")
     assert hash_of(built(source)[0]) == hash_of(wheel)
 
