@@ -15,7 +15,6 @@ import csv
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -30,8 +29,8 @@ def fetch(package: str, folder: Path) -> Path:
         ["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
     ).stdout.split()[-1]
     target = folder / name.removesuffix(".tgz")
-    with tarfile.open(folder / name) as tar:
-        tar.extractall(target, filter="data")
+    target.mkdir()
+    subprocess.run(["tar", "xzf", folder / name, "-C", target], check=True)
     return target / "package"
 
 
