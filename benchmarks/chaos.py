@@ -285,7 +285,7 @@ def disturb(training: Training, events: int, steps: int, ranks: list[int]) -> Co
         event = next((event for event in deck if event.possible(training)), KillAll())
         deck = [other for other in deck if other is not event]
         before = soak.last_step(training.out)
-        wanted = before + training.draw(3, 3)
+        wanted = before + 1 + training.draw(2, 3)  # ranks that have not met are their launcher's
         if wanted >= steps - 4:
             raise SystemExit(f"error: {steps} steps are too few for {events} events")
         event.prepare(training)
