@@ -25,6 +25,11 @@ ONCE = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0)
 DRAWN = SamplingOptions(scheme=Halton(), steps=8, temperature_end=0.3, sweeps=1)
 
 
+def _once(mean: bool) -> SamplingOptions:
+    """One pass; ``mean``: the target's codec decodes mean codes."""
+    return replace(ONCE, decode="mean" if mean else "ids")
+
+
 def steps(
     sampler: Sampler,
     state: SampleState,
@@ -38,9 +43,8 @@ def steps(
     ``mean``: the target's codec decodes mean codes.
     """
     m = sampler.modalities[target]
-    once = replace(ONCE, decode="mean" if mean else "ids")
     drawn = DRAWN if m.grid is not None else replace(DRAWN, scheme=ROAR())
-    first = yield from sampler.steps(state, target, once, seeds, conditions)
+    first = yield from sampler.steps(state, target, _once(mean), seeds, conditions)
     grid = first.grids[target]
     undetermined = np.flatnonzero(_share(grid, state.grids.get(target), m.vocab_size) > DETERMINED)
     if not len(undetermined):
@@ -61,7 +65,7 @@ def settings(
 ) -> SamplingOptions:
     """Those that suit most of the samples of a grid."""
     m = sampler.modalities[target]
-    once = replace(ONCE, decode="mean" if mean else "ids")
+    once = _once(mean)
     grid = sampler.generate(state, target, once, seeds, conditions).grids[target]
     share = _share(grid, state.grids.get(target), m.vocab_size)
     return DRAWN if np.median(share) > DETERMINED else once
