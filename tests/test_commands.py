@@ -1,57 +1,32 @@
-"""The program ``fourm``: verbs are found and imported one at a time, every ending is one line, and
-an installed wheel holds what it needs.
-"""
+"""The program ``fourm``: verbs are found and imported one at a time; each ending is one line."""
 
-import ast
-import compileall
 import errno
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-import tomllib
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from refusals import PYPROJECT, ROOT, refused
 
-from fourm import project_run
 from fourm.cli import ending, main
 from fourm.cli.extras import where_to_get
 from fourm.cli.program import program, verbs
 from fourm.cli.verb import verb
 from fourm.errors import Interrupted, StageFailed, UserError
-from fourm.project import Project, command_line, run_all, shown
+from fourm.project import command_line, run_all, shown
 
-ROOT = Path(__file__).parent.parent
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VERBS = PYPROJECT["project"]["entry-points"]["fourm.commands"]
-SOURCES = {
-    "fourm": ROOT / "fourm",
-    "fourm_tokenizers": ROOT / "tokenizers" / "fourm_tokenizers",
-    "fourm_data_prep": ROOT / "data_prep" / "fourm_data_prep",
-}
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tokenizers", ROOT / "data_prep"))),
 }
 ENVIRONMENT.pop("COLUMNS", None)
-
-
-def refused(capfd, *arguments: str) -> str:
-    """The one line that ``fourm`` prints about a user's mistake."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    told = capfd.readouterr().err
-    assert stopped.value.code == 2
-    assert len(told.strip().splitlines()) == 1 and told.startswith("error: "), told
-    return told
 
 
 # ---- finding verbs -------------------------------------------------------------------------------
@@ -325,122 +300,6 @@ def test_ctrl_c_lets_the_stages_of_a_project_save(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     process.wait(20)
     assert (tmp_path / "saved").read_text() == "saved"
-
-
-# ---- mistakes ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (("generate", "--seed", "9" * 20), "'--seed'"),
-        (("generate", "--num", "0"), "'--num': 0 is not in the range"),
-        (("generate", "--scheme", "magic"), "'magic' is not one of"),
-        (("generate", "--input", "caption"), "not of the form NAME=VALUE"),
-        (("generate", "--input", "boxes=nofile.json"), "no file nofile.json"),
-        (("generate", "--input", "boxes=[1, 2"), "not valid JSON"),
-        (("demo", "evaluate", "--scenes", "0"), "'--scenes': 0 is not in the range"),
-        (("demo", "--seed", "-1"), "'--seed': -1 is not in the range"),
-        (("app", "--port", "99999"), "'--port': 99999 is not in the range"),
-        (("app", "--host", "not a host"), "--host 'not a host' is no address"),
-        (("quickstart", "x", "--minutes", "0"), "'--minutes'"),
-        (("import", "x", "--config", "y", "--out", "z", "--max-damage", "5"), "'--max-damage'"),
-        (("tokenize",), "where? give PROJECT"),
-        (("evaluate-tokenizer",), "no config"),
-        (("train-text", "--out", "x"), "FILE"),
-    ],
-)
-def test_a_mistake_on_the_command_line_is_one_line(arguments, message, capfd):
-    assert message in refused(capfd, *arguments)
-
-
-def test_a_port_in_use_is_named(capfd):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        told = refused(capfd, "app", "--port", str(port))
-    assert f"port {port} of 127.0.0.1" in told and "another --port" in told
-
-
-def test_a_project_in_place_of_its_model_is_told_where_the_model_is(tmp_path, capfd):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    told = refused(capfd, "generate", "--model", str(tmp_path))
-    assert f"its model is {tmp_path / 'model'}" in told
-
-
-def test_a_project_made_from_something_else_is_not_shown_as_done(tmp_path, capfd):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    out = tmp_path / "out"
-    Project(out).belongs_to(str(tmp_path / "a"))
-    Project(out).belongs_to(str(tmp_path / "a"))
-    told = refused(capfd, "quickstart", str(tmp_path / "b"), "--out", str(out))
-    assert f"was made from {tmp_path / 'a'}, not from {tmp_path / 'b'}" in told
-    assert json.loads((out / "project.json").read_text())["source"] == str(tmp_path / "a")
-
-
-def test_fewer_minutes_shorten_the_tokenizers_too(tmp_path, monkeypatch):
-    import fourm_data_prep.quickstart as module
-
-    ran = []
-    for each in (module, project_run):
-        monkeypatch.setattr(each, "run_all", lambda commands, **options: ran.extend(commands))
-    for minutes, steps in ((10.0, None), (1.0, 200), (0.001, 20)):
-        ran.clear()
-        module.quickstart(tmp_path, tmp_path / str(minutes), minutes, 0.05)
-        rgb = next(c for c in ran if c[3] == "train-tokenizer" and c[-1] == "rgb")
-        found = [word for word in rgb if word.startswith("train.steps=")]
-        assert found == ([f"train.steps={steps}"] if steps else [])
-
-
-# ---- what is installed ---------------------------------------------------------------------------
-
-
-def test_every_source_compiles(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
-    for folder in [*SOURCES.values(), ROOT / "examples", ROOT / "benchmarks"]:
-        assert compileall.compile_dir(folder, quiet=2, force=True), folder
-
-
-def test_the_wheel_holds_every_package_and_its_types():
-    listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
-    found = set()
-    for name, folder in SOURCES.items():
-        assert (folder / "py.typed").is_file()
-        for init in folder.rglob("__init__.py"):
-            found.add(".".join([name, *init.parent.relative_to(folder).parts]))
-    assert found == {name for name in listed if not name.startswith("fourm.configs")}
-    configs = {f"fourm.configs.{p.name}" for p in (ROOT / "configs").iterdir() if p.is_dir()}
-    assert configs | {"fourm.configs"} == listed - found
-
-
-def test_every_module_that_is_imported_is_required_or_brought_by_an_extra():
-    required = {
-        re.split(r"[<>=]", line)[0].replace("-", "_")
-        for line in PYPROJECT["project"]["dependencies"]
-    }
-    required = required - {"pillow", "pyyaml"} | {"PIL", "yaml"}
-    named_where_imported = {"lpips", "timm", "pyarrow"}  # each with what to install
-    for folder in SOURCES.values():
-        for path in folder.rglob("*.py"):
-            for module in _imported(ast.parse(path.read_text())):
-                if module in sys.stdlib_module_names or module in (*required, *SOURCES):
-                    continue
-                if module in named_where_imported:
-                    continue
-                assert where_to_get(module), f"{path}: nothing installs {module}"
-
-
-def _imported(tree: ast.AST) -> set[str]:
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            found.add(node.module.partition(".")[0])
-    return found
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

@@ -43,9 +43,6 @@ def folder(tmp_path):
     return tmp_path / "own"
 
 
-# ---- splits --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("outer", ["split", "modality", "name"])
 def test_a_folder_names_the_split_outside_or_inside_of_the_modality(config, tmp_path, outer):
     forms = {
@@ -116,9 +113,6 @@ def test_rows_without_a_split_are_damage(folder, config, tmp_path):
         "line 5: column part does not say its split",
         "line 6: '../x' cannot be the name of a split",
     ]
-
-
-# ---- what runs leave ----------------------------------------------------------------------------
 
 
 def test_a_tar_is_read_once_for_all_splits(config, tmp_path, monkeypatch):

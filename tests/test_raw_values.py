@@ -1,31 +1,24 @@
-"""What raw types say of values: ranges found in the data, classes with colours and gaps, other
-sizes, what is odd and counted, what data holds, what colours mean.
+"""What raw types say of values: maps of other sizes, remarks on what is odd or lost, what data
+hold, how they are judged and shown.
 """
 
 import json
 
 import numpy as np
 import pytest
-import torch
 from fourm_data_prep.commands.inspect import command as inspect_command
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.inspect import inspect
 from fourm_data_prep.remarks import Remarks, said_of_ids
 from fourm_data_prep.tokenize import tokenize
-from fourm_tokenizers.autoencoder import Autoencoder
-from fourm_tokenizers.picture import from_values, to_values
-from fourm_tokenizers.settings import TokenizerConfig
 from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 
 from fourm.cli import main
 from fourm.data.npy import write_npy
 from fourm.data.pictures import write_png
-from fourm.data.ranges import settle_ranges
 from fourm.data.shards import shard_path, write_shard
 from fourm.errors import UserError
-from fourm.evaluation.metrics import class_figures
 from fourm.modalities import END_ID, UNKNOWN_ID, Modality, ModalitySet
-from fourm.raw import Spread, Tally
 from fourm.raw.array import Array
 from fourm.raw.depth import Depth
 from fourm.raw.image import Image
@@ -43,217 +36,8 @@ def shard(root, split, name, members):
     write_shard(shard_path(root / "raw", split, name, 0), members)
 
 
-def maps(num, seed=0):
-    """Values mostly in -500..3000, one sample with a stray."""
-    rng = np.random.default_rng(seed)
-    found = rng.uniform(-500, 3000, (num, S, S)).astype(np.float32)
-    found[num // 2, 0, 0] = 1e9
-    return found
-
-
-# ---- ranges --------------------------------------------------------------------------------------
-
-SET = """\
-# mine
-modalities:
-  height:
-    kind: grid
-    raw: {type: array, size: 8, unit: m, range: auto}
-    vocab_size: 4
-    grid: [2, 2]
-  place: {kind: sequence, raw: {type: numbers,
-    range: auto}, vocab_size: 900, max_tokens: 4}  # latitude, longitude
-  night: {kind: continuous, source: height, patch_size: 4}
-"""
-
-
-def planet(root, num=40):
-    shard(root, "train", "height", ((f"{i}", "npy", write_npy(m)) for i, m in enumerate(maps(num))))
-    places = [[-60 + 3.5 * i, -180 + 9.0 * i] for i in range(num)]
-    shard(
-        root,
-        "train",
-        "place",
-        ((f"{i}", "json", json.dumps(p).encode()) for i, p in enumerate(places)),
-    )
-    (root / "m.yaml").write_text(SET)
-    return root / "m.yaml"
-
-
-def test_auto_becomes_a_range_in_the_file_which_keeps_all_else(tmp_path):
-    config = planet(tmp_path)
-    lines = settle_ranges(config, tmp_path / "raw")
-    text = config.read_text()
-    modalities = ModalitySet.load(config)
-    low, high = modalities["height"].raw.bounds
-    assert -510 <= low <= -490 and 2990 <= high <= 3100  # the stray does not count
-    assert modalities["night"].raw == modalities["height"].raw
-    assert modalities["place"].raw.range == ((-60.0, 77.0), (-180.0, 171.0))
-    assert "# mine\n" in text and "# latitude, longitude" in text and "auto: 40 training" in text
-    assert [line.partition(":")[0] for line in lines] == ["height", "place"]
-    assert settle_ranges(config, tmp_path / "raw") == [] and config.read_text() == text
-    config.write_text(SET)
-    settle_ranges(config, tmp_path / "raw")
-    assert config.read_text() == text
-
-
-def test_a_range_that_cannot_be_found_is_one_sentence(tmp_path):
-    config = tmp_path / "m.yaml"
-    config.write_text(SET)
-    with pytest.raises(UserError, match="modality height: range: auto is measured in .* no shards"):
-        settle_ranges(config, tmp_path / "raw")
-    flat = (("a", "npy", write_npy(np.full((S, S), 3.0))) for _ in range(1))
-    shard(tmp_path, "train", "height", flat)
-    with pytest.raises(
-        UserError, match="height: range: auto: all its numbers are 3: say its range"
-    ):
-        settle_ranges(config, tmp_path / "raw")
-    (tmp_path / "over.yaml").write_text("base: m.yaml\n")
-    with pytest.raises(UserError, match="height takes `range: auto` from elsewhere"):
-        settle_ranges(tmp_path / "over.yaml", tmp_path / "raw")
-    with pytest.raises(UserError, match="'auto' and not measured yet: `fourm inspect"):
-        Array(size=S, range="auto").to_floats(np.zeros((1, S, S, 1), np.float32))
-
-
-def test_numbers_have_a_range_each_and_come_back():
-    raw = Numbers(range=((-90.0, 90.0), (0.0, 1.0)))
-    line = raw.to_text([45.0, 0.25], 1001)
-    assert raw.from_text(line, 1001) == pytest.approx([45.0, 0.25], abs=0.1)
-    assert raw.remark([45.0, 0.5]) is None and "number 1 outside" in str(raw.remark([45.0, 5000]))
-    with pytest.raises(UserError, match="3 numbers where there are 2 ranges"):
-        raw.check([1, 2, 3])
-    with pytest.raises(UserError, match="must be finite"):
-        Numbers().check([float("nan")])
-
-
-def test_a_depth_picture_holds_parts_of_the_range_or_steps():
-    stored = write_png(np.full((S, S), 2500, np.uint16))
-    assert Depth(size=S, range=(0.0, 65.535)).read(stored, "png") == pytest.approx(2.5)
-    assert Depth(size=S, range="auto", scale=0.001).read(stored, "png") == pytest.approx(2.5)
-    eight = write_png(np.full((S, S), 51, np.uint8))
-    assert Depth(size=S, range=(0.0, 10.0)).read(eight, "png") == pytest.approx(2.0)
-    with pytest.raises(UserError, match="say scale, the units of a step"):
-        Depth(size=S, range="auto").read(stored, "png")
-    with pytest.raises(UserError, match="do not fit dtype float16"):
-        Depth(size=S).write(np.full((S, S), 1e9, np.float32))
-
-
-# ---- spread --------------------------------------------------------------------------------------
-
-
-def test_the_spread_of_few_numbers_is_numpys_and_of_many_close_to_it():
-    rng = np.random.default_rng(0)
-    parts = [rng.normal(size=n) for n in rng.integers(1, 2000, 50)]
-    spread = Spread()
-    for i, part in enumerate(parts):
-        spread.add(part, str(i))
-    values = np.concatenate(parts)
-    assert spread.percentiles([1, 50, 99]) == pytest.approx(np.percentile(values, [1, 50, 99]))
-    assert (spread.low, spread.high) == (values.min(), values.max())
-    assert parts[int(spread.low_key)].min() == values.min() and spread.num_values == len(values)
-    assert spread.mean == pytest.approx(values.mean())
-
-
-def test_a_spread_keeps_no_more_than_it_may(monkeypatch):
-    monkeypatch.setattr("fourm.raw._spread._MOST_KEPT", 4096)
-    spread, rng = Spread(), np.random.default_rng(0)
-    values = rng.normal(size=30_000)
-    for i, part in enumerate(np.split(values, np.sort(rng.integers(0, 30_000, 300)))):
-        spread.add(part, str(i))
-        assert len(spread._kept) <= 4096
-    assert np.array_equal(spread._kept, values[:: spread._every])
-    assert spread.percentiles([50, 99]) == pytest.approx([0.0, 2.326], abs=0.15)
-
-
-def test_of_endless_names_the_late_ones_are_counted_together(monkeypatch):
-    monkeypatch.setattr("fourm.raw._spread._MOST_NAMES", 2)
-    tally = Tally()
-    for name in ("a", "b", "c", "a", "d"):
-        tally.add({name: 1}, "key of " + name)
-    assert tally.shares() == {"a": 0.4, "(others)": 0.4, "b": 0.2}
-    assert tally.examples["(others)"] == "key of c"
-
-
-# ---- classes -------------------------------------------------------------------------------------
-
-
 def labels(**more):
     return Labels(size=S, classes=("sea", "wood", "ice"), **more)
-
-
-def test_classes_have_their_colours_and_what_has_no_class_is_grey():
-    raw = labels(colors=("#0000ff", (0, 128, 0), "#ffffff"), ignore=255)
-    value = np.zeros((S, S), np.uint8)
-    value[0, :3] = [1, 2, 255]
-    picture = np.asarray(raw.picture(raw.check(value)))
-    grey = [128, 128, 128]
-    assert picture[0, :4].tolist() == [[0, 128, 0], [255] * 3, grey, [0, 0, 255]]
-    assert [name for name, _ in raw.legend().entries] == ["sea", "wood", "ice", "(ignored)"]
-    assert raw.counted(value) == {"sea": 61, "wood": 1, "ice": 1, "(ignored)": 1}
-    assert np.array_equal(raw.read(raw.write(value), "png"), value)
-    assert raw.data_form == labels(ignore=255) != raw
-    for wrong, why in (
-        ({"colors": ("#fff",) * 3}, "is not of the form '#rrggbb'"),
-        ({"colors": ((0, 0, 300),) * 3}, "its numbers are 0..255"),
-        ({"colors": ("#ffffff",)}, "1 colors for 3 classes"),
-        ({"ignore": -1}, "ignore -1 is no id"),
-    ):
-        with pytest.raises(UserError, match=why):
-            labels(**wrong)
-    with pytest.raises(UserError, match=r"0..2, not 7, 255; what has no class is named by ignore"):
-        labels().check(np.array([[7, 255] * 4] * S))
-
-
-def test_what_has_no_class_counts_in_no_figure():
-    truth = np.zeros((2, S, S), np.uint8)
-    truth[:, :2], truth[:, 2:4] = 255, 1
-    wrong = truth.copy()
-    wrong[:, :2], wrong[:, 2] = 2, 0
-    raw = labels(ignore=255)
-    there = truth != 255
-    found = raw.figures(wrong, truth)
-    assert found == class_figures(wrong[there], truth[there], 3)
-    assert found["accuracy"] == pytest.approx(1 - 8 / 48)
-    assert raw.baseline(list(truth))[0, 0] == 0  # not the ignored id, nor by its number
-    assert labels(ignore=0).baseline(list(truth * (truth < 9)))[0, 0] == 1
-
-
-def tokenizer(raw):
-    m = Modality(name="m", kind="grid", raw=raw, vocab_size=16, grid=(2, 2))
-    settings = TokenizerConfig(levels=(4, 4), patch_size=4, dim=8, num_heads=2, encoder_depth=1)
-    torch.manual_seed(0)
-    return Autoencoder(settings.model(m)), m
-
-
-@pytest.mark.parametrize("ignore", [255, 1])
-def test_a_tokenizer_neither_learns_nor_predicts_what_has_no_class(ignore):
-    model, m = tokenizer(labels(ignore=ignore))
-    rng = np.random.default_rng(0)
-    value = rng.integers(0, 3, (4, S, S)).astype(np.uint8)
-    value[:, :4] = ignore
-    ids = to_values(value, m)
-    output = torch.randn(4, 3, S, S, requires_grad=True)
-    model.loss(output, ids).backward()
-    assert output.grad is not None
-    known = torch.from_numpy(value != ignore)[:, None].expand_as(output)
-    assert not output.grad[~known].any() and output.grad[known].abs().min() > 0
-    expected = torch.nn.functional.cross_entropy(
-        output.permute(0, 2, 3, 1)[known[:, 0]], ids[known[:, 0]]
-    )
-    assert model.loss(output, ids).item() == pytest.approx(expected.item(), rel=1e-5)
-    with torch.inference_mode():
-        made = np.stack(from_values(model.decode(model.encode(ids)), m))
-    assert made.max() < 3 and not (made == ignore).any()
-
-
-def test_maps_without_gaps_are_coded_as_before():
-    model, m = tokenizer(labels())
-    ids = to_values(np.random.default_rng(0).integers(0, 3, (4, S, S)).astype(np.uint8), m)
-    output = torch.randn(4, 3, S, S)
-    expected = torch.nn.functional.cross_entropy(output, ids)
-    assert model.loss(output, ids).item() == pytest.approx(expected.item(), rel=1e-6)
-    channels = model._channels(ids, torch.float32)
-    assert torch.equal(channels.argmax(1), ids) and bool((channels.sum(1) == 1).all())
 
 
 # ---- sizes ---------------------------------------------------------------------------------------

@@ -2,116 +2,22 @@
 concerns made again; what nothing needs is named and cleaned.
 """
 
-import copy
 import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
-from fourm_data_prep import tokenize as tokenize_module
-from fourm_data_prep.engine import fingerprint
-from fourm_data_prep.token_identity import identities
-from fourm_data_prep.tokenize import TokenizeStep, tokenize
+from project_worlds import MODALITIES, NUM, World, write, write_raw
 
 from fourm import project_minutes, project_run
 from fourm.cli import main
-from fourm.config import load, to_mapping
+from fourm.config import load
 from fourm.data.shards import shard_path, write_shard
 from fourm.errors import StageFailed, UserError
 from fourm.modalities import ModalitySet
-from fourm.project import Project
 from fourm.project_clean import find_unused
-from fourm.project_defaults import complete_modalities, masking_for, patch_size_of
 from fourm.project_run import Making, Wishes, run_project
-from fourm.raw.array import Array
-from fourm.raw.image import Image
 from fourm.training.pretrain import PretrainConfig
-
-SIZE, NUM = 8, 12
-LEARNED = {
-    "type": "autoencoder",
-    "levels": [4, 4],
-    "patch_size": 4,
-    "dim": 16,
-    "num_heads": 2,
-    "encoder_depth": 1,
-    "decoder_depth": 1,
-    "train": {"steps": 2, "batch_size": 4, "threads": 1, "num_workers": 0},
-}
-TEXT = {"type": "text", "vocab_size": 60, "num_sentinels": 4, "num_axes": 0, "num_bins": 0}
-MODALITIES = {
-    "tokenizers": {"text": TEXT},
-    "modalities": {
-        "rgb": {"kind": "grid", "raw": {"type": "image", "size": SIZE}, "tokenizer": LEARNED},
-        "night": {"kind": "grid", "raw": {"type": "array", "size": SIZE}, "tokenizer": LEARNED},
-        "caption": {"kind": "sequence", "raw": "text", "tokenizer": "text", "max_tokens": 8},
-    },
-}
-
-
-def write_raw(raw: Path, shard: int = 0) -> None:
-    """Three modalities of pictures whose brightness the other two tell."""
-    for split in ("train", "val"):
-        rng = np.random.default_rng(shard)
-        light = rng.integers(0, 255, NUM)
-        pictures = [np.full((SIZE, SIZE, 3), v, np.uint8) for v in light]
-        values = {
-            "rgb": ("png", [Image(size=SIZE).write(p) for p in pictures]),
-            "night": (
-                "npy",
-                [Array(size=SIZE).write(p[..., :1] / np.float32(255)) for p in pictures],
-            ),
-            "caption": ("txt", [f"light {v // 64}".encode() for v in light]),
-        }
-        for name, (extension, data) in values.items():
-            members = ((f"{i:03d}", extension, d) for i, d in enumerate(data))
-            write_shard(shard_path(raw, split, name, shard), members)
-
-
-def write(path: Path, data: dict) -> None:
-    plain = json.loads(json.dumps(data))  # without anchors, by which an edit of one is one of all
-    path.write_text(yaml.safe_dump(plain, sort_keys=False))
-
-
-class World:
-    """A project with raw shards and modalities, run in this process."""
-
-    def __init__(self, root: Path) -> None:
-        self.project, self.ran = Project(root), []
-        write_raw(self.project.raw)
-        write(self.project.modalities, MODALITIES)
-        self.cut = ""  # verb that fails or is interrupted
-        self.how: BaseException = KeyboardInterrupt()
-
-    def edit(self, path: Path, change) -> None:
-        data = yaml.safe_load(path.read_text())
-        change(data)
-        write(path, data)
-
-    def run_all(self, commands: list[list[str]], **options) -> None:
-        for command in commands:
-            if command[3] == self.cut:
-                self.cut = ""
-                raise self.how
-            name = f"train {command[-1]}" if command[3] == "train-tokenizer" else command[3]
-            self.ran.append(name)
-            if command[3] == "report":  # slow, and the same for any project
-                self.project.report.write_text("report")
-            else:
-                main(command[3:])
-
-    def run(self, *overrides: str, **wishes) -> list[str]:
-        """Run the project, and the verbs that ran, tokenizers by name."""
-        self.ran.clear()
-        run_project(self.project.root, Wishes(overrides=overrides, **wishes))
-        return list(self.ran)
-
-    def chunks(self) -> dict[str, int]:
-        """When the tokens of each modality were written."""
-        found = self.project.tokens.glob("train/*/*.chunk")
-        return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
 @pytest.fixture
@@ -280,131 +186,6 @@ def test_paths_of_a_project_that_is_called_from_elsewhere_are_not_taken_for_othe
     monkeypatch.chdir("..")
     with pytest.raises(UserError, match="relative to where fourm is called"):
         run_project(Path(tmp_path.name, "mine"))
-
-
-# ---- defaults ------------------------------------------------------------------------------------
-
-
-def test_what_the_yaml_does_not_say_follows_from_the_raw_type_and_comments_stay(world):
-    world.project.modalities.write_text(
-        "# mine\nmodalities:\n"
-        f"  rgb: {{raw: {{type: image, size: {SIZE}}}}}  # braces\n"
-        f"  night:\n    # a block\n    raw: {{type: array, size: {SIZE}}}\n"
-        "  caption: {kind: sequence, raw: text}\n"
-        "  pixels: {kind: continuous, source: rgb, patch_size: 4}\n"
-    )
-    complete_modalities(world.project)
-    text = world.project.modalities.read_text()
-    assert all(f"# {comment}" in text for comment in ("mine", "braces", "a block"))
-    found = ModalitySet.load(world.project.modalities)
-    assert [m.kind for m in found] == ["grid", "grid", "sequence", "continuous"]
-    assert found["rgb"].grid == (8, 8) and found["caption"].max_tokens == 16
-    assert set(found.tokenizers) == {"text", "rgb", "night"}
-    complete_modalities(world.project)
-    assert world.project.modalities.read_text() == text
-
-
-def test_a_set_that_has_a_text_tokenizer_gets_no_other(world):
-    lacking = copy.deepcopy(MODALITIES)
-    del lacking["modalities"]["caption"]["tokenizer"]
-    write(world.project.modalities, lacking)
-    complete_modalities(world.project)
-    assert ModalitySet.load(world.project.modalities).tokenizers.keys() == {"text", "rgb", "night"}
-
-
-def test_masks_of_any_set_give_every_input_and_ask_for_every_output():
-    data = copy.deepcopy(MODALITIES)
-    data["modalities"]["pixels"] = {"kind": "continuous", "source": "rgb", "patch_size": 4}
-    modalities = ModalitySet.from_mapping(data)
-    masking = masking_for(modalities)
-    whole, mixed = masking["components"][:-1], masking["components"][-1]
-    assert [next(iter(c["input"])) for c in whole] == ["rgb", "night", "caption", "pixels"]
-    assert all(c["target_default"] for c in masking["components"]) and mixed["input_default"]
-    assert sum(c["weight"] for c in masking["components"]) == pytest.approx(1.0)
-
-
-def test_patches_are_as_fine_as_their_number_allows():
-    assert [patch_size_of(n) for n in (8, 16, 32, 48, 64, 96, 224)] == [1, 2, 4, 8, 8, 16, 32]
-
-
-# ---- tokens --------------------------------------------------------------------------------------
-
-
-def step_of(world: World, **options) -> TokenizeStep:
-    p = world.project
-    return TokenizeStep(ModalitySet.load(p.modalities), p.raw, p.tokenizers, p.tokens, **options)
-
-
-def test_tokens_depend_on_nothing_but_what_makes_them():
-    m = ModalitySet.from_mapping(MODALITIES)["night"]
-    base = MODALITIES["modalities"]["night"]
-
-    def other(**changes) -> tuple[str, ...]:
-        data = {"tokenizers": {"text": TEXT}, "modalities": {"night": {**base, **changes}}}
-        return identities(ModalitySet.from_mapping(data)["night"], ["s"], "c", 1, False)
-
-    known = identities(m, ["s"], "c", 1, False)
-    used = {"loss_weight": 2.0, "input": False, "labeller": "canny", "places": [4, 4]}
-    for key, value in used.items():
-        assert other(**{key: value})[0] == known[0], key
-    assert other(raw={"type": "array", "size": SIZE, "range": [0, 2]})[0] != known[0]
-    for changed in ((["t"], "c", 1, False), (["s"], "d", 1, False), (["s"], "c", 2, False)):
-        assert identities(m, *changed)[0] != known[0]
-    # releases up to 0.7: all settings, defaults too
-    assert known[1] == fingerprint([["s"], "c", [to_mapping(m), 1, False]])
-
-
-def test_tokens_of_an_earlier_release_and_of_other_modalities_are_kept(world, monkeypatch):
-    world.run(minutes=1e-9, only=("tokenizers", "tokens"))
-    before = world.chunks()
-    step, p = step_of(world), world.project
-    for path in (p.tokens / "manifests" / "tokenize").glob("*.json"):  # as 0.7 noted them
-        manifest = json.loads(path.read_text())
-        job = next(job for job in step.jobs() if job.name == path.stem)
-        with monkeypatch.context() as then:
-            then.setattr(tokenize_module, "identities", lambda *a: identities(*a)[1:])
-            made_from = step._made_from(job)
-        assert made_from != {Path(o).parts[1]: f for o, f in manifest["made_from"].items()}
-        manifest["made_from"] = dict(zip(manifest["outputs"], made_from.values(), strict=True))
-        path.write_text(json.dumps({**manifest, "settings": "of 0.7"}))
-    encoded = []
-    monkeypatch.setattr(
-        TokenizeStep, "_encode", lambda self, names, *_: encoded.append(names) or {}
-    )
-    step = step_of(world)
-    for job in step.jobs():
-        step.run(job)
-    assert encoded == [] and world.chunks() == before
-
-
-def test_one_modality_is_tokenized_alone(world):
-    world.run(minutes=1e-9, only=("tokenizers", "tokens"))
-    before = world.chunks()
-
-    def change(data: dict) -> None:
-        data["modalities"]["caption"]["max_tokens"] = 6
-        data["modalities"]["night"]["raw"]["range"] = [0.0, 0.5]
-
-    world.edit(world.project.modalities, change)
-    main(["tokenize", "mine", "--only", "night"])
-    after = world.chunks()
-    assert {n for n in after if after[n] != before[n]} == {"night"}
-    main(["tokenize", "mine"])
-    last = world.chunks()
-    assert {n for n in last if last[n] != after[n]} == {"caption"}
-    for only, told in (("nigth", "did you mean 'night'"), ("pixels", "unknown modality")):
-        with pytest.raises(UserError, match=told):
-            step_of(world, only=(only,))
-
-
-def test_skipped_samples_are_told_with_their_number_and_first_names(world, caplog):
-    rows = [("000", "txt", b"light 1"), *((f"{i:03d}", "txt", b"\xff\xfe\x00") for i in (1, 2))]
-    write_shard(shard_path(world.project.raw, "train", "caption", 0), rows)
-    world.run(minutes=1e-9, only=("tokenizers",))
-    p = world.project
-    with caplog.at_level("WARNING"):
-        tokenize(p.modalities, p.raw, p.tokenizers, p.tokens, max_damage=0.9)
-    assert "tokenize: 2 of" in caplog.text and "001" in caplog.text and "002" in caplog.text
 
 
 # ---- what is unused ------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ import pytest
 import torch
 from conftest import TINY, make_model
 from ranks import run_ranks
+from released_folders import fresh as released_model
 from safetensors.torch import load_file
 from test_fsdp import note_shards, shards
-from test_released import fresh as released_model
 from worlds import curve, write_project_without_depth
 
 from fourm.cli import main
