@@ -5,12 +5,13 @@ RUN := $(VENV)/bin/python
 SIZE ?= default
 OUT ?= runs/demo
 
-.PHONY: help demo earth test check site notebooks clean
+.PHONY: help demo earth test test-all check site notebooks clean
 
 help:
 	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (12 minutes on 2 cores)"
 	@echo "make earth [SIZE=smoke|default]        maps of the real Earth, learned: any of them from any others"
-	@echo "make test                              all tests"
+	@echo "make test                              the tests but those marked slow (8 minutes on 2 cores)"
+	@echo "make test-all                          all tests"
 	@echo "make check                             lint and types"
 	@echo "make notebooks                         the examples as notebooks, run, in runs/notebooks"
 	@echo "make site                              the documentation as pages in runs/site"
@@ -30,6 +31,9 @@ earth: $(VENV)/ready
 	$(RUN) -m fourm earth --size $(SIZE) --out runs/earth
 
 test: $(VENV)/ready
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+test-all: $(VENV)/ready
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/ready

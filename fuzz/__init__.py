@@ -5,8 +5,8 @@ memory runs its cases, each of bounded time, under an audit of what Python does 
 A case passes if it succeeds or ends in the project's own error of one sentence; any other
 exception, a hang, memory beyond the bound, a process started, something unpickled or a file written
 outside of the case's folder is a finding. What was found once is a test of
-``tests/test_fuzz_findings.py`` (or ``test_fuzz_findings_in_files.py``) and, where it is a file, lies in ``fuzz/corpus`` and is tried first
-in every run.
+``tests/test_fuzz_findings.py`` (``test_fuzz_findings_in_files.py``) and, where it is a file, lies
+in ``fuzz/corpus`` and is tried first in every run.
 """
 
 import sys
