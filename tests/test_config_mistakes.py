@@ -2,9 +2,7 @@
 names it; a table changes only what it names.
 """
 
-import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from fourm_tokenizers.autoencoder import AutoencoderConfig
@@ -12,6 +10,7 @@ from fourm_tokenizers.diffusion import DiffusionConfig
 from fourm_tokenizers.quantizers.fsq import FSQConfig
 from fourm_tokenizers.settings import TokenizerConfig
 from fourm_tokenizers.text import TextConfig
+from worlds import write_project
 
 from fourm.choices import Choice
 from fourm.config import apply_override, from_mapping, load, read_yaml
@@ -50,7 +49,8 @@ def test_a_mistake_in_a_yaml_file_names_the_file_and_the_line(text, message, tmp
         read_yaml(tmp_path / "f")
 
 
-def test_a_key_with_nothing_behind_it_unsets_a_text_that_is_empty_by_default(project):
+def test_a_key_with_nothing_behind_it_unsets_a_text_that_is_empty_by_default(tmp_path):
+    project = write_project(tmp_path, num=8)
     base = load(PretrainConfig, project, ["init=a/model", "data.sources=[{tokens: x, exclude: y}]"])
     assert (base.init, base.data.sources[0].exclude) == ("a/model", "y")
     for nothing in ("", "null", "''"):
@@ -195,13 +195,3 @@ NEEDED = {
 def test_a_size_that_cannot_be_is_named(kind, values, message):
     with pytest.raises(UserError, match=message):
         kind(**{**NEEDED.get(kind, {}), **values})
-
-
-@pytest.fixture
-def project(world, tmp_path) -> Path:
-    """A project of this test alone."""
-    root = tmp_path / "project"
-    shutil.copytree(world.parent, root)
-    text = (root / "pretrain.yaml").read_text().replace(str(world.parent), str(root))
-    (root / "pretrain.yaml").write_text(text)
-    return root / "pretrain.yaml"
