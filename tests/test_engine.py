@@ -20,6 +20,7 @@ from fourm_data_prep.engine import Job, ShardResult, fingerprint, finished, mani
 from fourm_data_prep.engine_options import EngineConfig, parse_range
 from PIL import Image
 
+from fourm.cli import main
 from fourm.data.shards import shard_path, write_shard
 
 NUM_PICTURES, NUM_KILLS = 1800, 5
@@ -149,13 +150,7 @@ def import_command(pictures, out, *options):
 @pytest.fixture(scope="module")
 def whole(pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    subprocess.run(
-        import_command(pictures, out, "--workers", "1"),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        check=True,
-        capture_output=True,
-    )
+    main(import_command(pictures, out, "--workers", "1")[3:])
     return digest(out)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import make_model
+from project_worlds import World
 
 from fourm.codecs import CodecSet
 from fourm.data.npy import read_npy, read_npz
@@ -75,12 +76,17 @@ def test_nothing_is_unpickled_where_a_model_trains_resumes_and_samples(tmp_path)
     assert done.returncode == 0 and not told, (told, done.stderr[-2000:])
 
 
+SMALL = ["model.dim=16", "model.encoder_depth=1", "model.decoder_depth=1", "model.num_heads=2"]
+
+
 @pytest.mark.slow
 def test_nothing_is_unpickled_in_a_whole_project(tmp_path):
-    """Rendered, tokenizers trained, tokenized, pretrained, evaluated, sampled."""
-    words = ["-m", "fourm", "demo", "--size", "smoke", "--out", str(tmp_path / "demo")]
-    done, told = run_refusing_pickle(tmp_path, *words)
+    """Tokenizers trained, tokenized, pretrained, exported, sampled, judged: a process a stage."""
+    project = World(tmp_path / "mine").project
+    words = ["-m", "fourm", "run", str(project.root), "--minutes", "0.001", *SMALL]
+    done, told = run_refusing_pickle(tmp_path, *words, "loop.batch_size=4")
     assert done.returncode == 0 and not told, (told, done.stderr[-2000:])
+    assert project.report.is_file()
 
 
 def test_arrays_of_objects_are_refused_unread(tmp_path):

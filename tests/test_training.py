@@ -38,13 +38,6 @@ def start(config: Path, *overrides: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
 
-def finish(config: Path, *overrides: str) -> str:
-    process = start(config, *overrides)
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    return errors
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     return write_project(tmp_path_factory.mktemp("world"))
@@ -114,7 +107,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_curve(
             time.sleep(0.002)
         process.kill()
         process.wait()
-    finish(project, f"out={out}")
+    pretrain(load(PretrainConfig, project, [f"out={out}"]))
     assert curve(out) == uninterrupted
 
 
@@ -200,7 +193,7 @@ def test_sigterm_saves_and_says_that_nothing_is_lost(project, uninterrupted, tmp
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from here" in errors
     assert newest_checkpoint(out / "checkpoints") is not None
-    finish(project, f"out={out}")
+    pretrain(load(PretrainConfig, project, [f"out={out}"]))
     assert curve(out) == uninterrupted
 
 
