@@ -191,7 +191,7 @@ def test_numbers_that_no_float_holds_are_a_sentence_of_bounded_length():
 def test_coordinates_of_5000_digits_that_a_model_spells_are_passed_over(raw):
     for axis in range(4):
         value = raw.from_text(f"human point v{axis}={'9' * 5000} v1=3 polygon", 64)
-        raw.to_text(value, 64)
+        assert len(raw.to_text(value, 64)) < 500
 
 
 def test_boxes_beyond_the_last_bin_are_drawn_at_once():

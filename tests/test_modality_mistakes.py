@@ -5,9 +5,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import ALL_TO_ALL, TINY
+from conftest import ALL_TO_ALL, TINY, make_tokens
 from fourm_tokenizers.train import train_tokenizer
+from test_masking import rows_of
 
 from fourm.codec_types import find_codec
 from fourm.config import from_mapping
@@ -126,4 +128,9 @@ def test_masks_from_which_nothing_is_learned_are_refused(numbers, components, me
 
 def test_a_component_may_be_switched_off_by_its_weight(modalities):
     off = MaskingComponent(weight=0.0, input_default=1.0, target_default=1.0)
-    Masker(modalities, replace(ALL_TO_ALL, components=(*ALL_TO_ALL.components, off)), seed=0)
+    also = replace(ALL_TO_ALL, components=(*ALL_TO_ALL.components, off))
+    tokens, draws = make_tokens(modalities, 8), np.arange(8)
+    found, wanted = (Masker(modalities, c, seed=0)(tokens, draws) for c in (also, ALL_TO_ALL))
+    for b in range(8):
+        for one, other in zip(rows_of(found, b), rows_of(wanted, b), strict=True):
+            assert np.array_equal(one, other)

@@ -168,8 +168,9 @@ def test_tied_heads_begin_near_the_loss_of_a_guess(modalities, masker):
     model = FourM(ModelConfig(dim=768, num_heads=12, tie_heads=True), modalities)
     with torch.no_grad():
         losses = model(masker(make_tokens(modalities, 8), np.arange(8)))
-    for m, total, count in zip(modalities, losses.sums, losses.counts, strict=True):
-        assert not count or float(total / count) < np.log(m.vocab_size) + 2.5
+    guesses = zip(modalities, losses.sums, losses.counts, strict=True)
+    above = {m.name: float(t / n) - np.log(m.vocab_size) for m, t, n in guesses if n}
+    assert len(above) > 3 and max(above.values()) < 2.5
 
 
 def test_a_modality_absent_from_a_batch_gets_exact_zero_gradients_not_none(modalities, masker):

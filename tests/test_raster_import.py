@@ -42,9 +42,9 @@ def test_an_import_writes_the_shards_of_every_modality_and_says_where_tiles_lie(
     for split, num in (("train", 300), ("val", 12)):
         keys = [tile["key"] for tile in places[split]]
         assert len(keys) == num and list(values(folder, split, "rgb")) == keys
+        where = values(folder, split, "where")
         for tile in places[split]:
-            where = values(folder, split, "where")[tile["key"]] if split == "val" else None
-            assert where is None or where == pytest.approx([tile["y"], tile["x"]], abs=1e-3)
+            assert where[tile["key"]] == pytest.approx([tile["y"], tile["x"]], abs=1e-3)
         seen |= set(keys)
     assert len(seen) == 312  # no key is in both
     assert 0.4 < len(values(folder, "train", "level")) / 300 < 0.6

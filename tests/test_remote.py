@@ -170,11 +170,14 @@ def test_a_server_that_stays_broken_is_one_sentence(folder):
 
 def test_a_slow_server_times_out_and_is_asked_again(folder, tmp_path, monkeypatch):
     with http_server(folder) as server:
-        remote, made = RemoteFolder(server.url), reader(tmp_path)
+        remote, before = RemoteFolder(server.url), server.asked
+        check_equal(reader(tmp_path / "quick"), remote, folder, "1.bin")
+        needed, before = server.asked - before, server.asked
         monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
         server.delay = 1.0
         threading.Timer(0.5, lambda: setattr(server, "delay", 0.0)).start()
-        check_equal(made, remote, folder, "1.bin")
+        check_equal(reader(tmp_path / "slow"), remote, folder, "1.bin")
+        assert server.asked - before > needed
 
 
 def test_a_server_that_ignores_ranges_is_refused_before_a_large_file(folder):
