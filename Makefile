@@ -10,7 +10,7 @@ OUT ?= runs/demo
 help:
 	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (12 minutes on 2 cores)"
 	@echo "make earth [SIZE=smoke|default]        maps of the real Earth, learned: any of them from any others"
-	@echo "make test                              the tests but those marked slow (8 minutes on 2 cores)"
+	@echo "make test                              the tests but those marked slow (under 10 minutes on 2 cores)"
 	@echo "make test-all                          all tests"
 	@echo "make check                             lint and types"
 	@echo "make notebooks                         the examples as notebooks, run, in runs/notebooks"

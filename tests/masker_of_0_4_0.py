@@ -13,8 +13,9 @@ from fourm.batch import MaskedBatch, Vectors
 from fourm.masking import MaskingConfig, _scale
 from fourm.modalities import ModalitySet
 from fourm.tokens import SampleTokens
-from tests import vectorised_masking
-from tests.vectorised_masking import PaddedTokens, Spans, VectorisedMasker
+from tests import vectorised_spans
+from tests.vectorised_masking import PaddedTokens, VectorisedMasker
+from tests.vectorised_spans import Spans
 
 
 class SpansOf040(Spans):
@@ -64,6 +65,6 @@ class MaskerOf040(VectorisedMasker):
 
 def use(patch) -> None:
     """Let trainings draw the masks of then."""
-    patch.setattr(vectorised_masking, "Spans", SpansOf040)
+    patch.setattr(vectorised_spans, "Spans", SpansOf040)
     for module in ("fourm.training.pretrain", "fourm.data.masked_batches"):
         patch.setattr(f"{module}.Masker", MaskerOf040)

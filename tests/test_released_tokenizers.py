@@ -11,6 +11,8 @@ import torch
 from fourm_tokenizers.released.codebooks import HeadCodes
 from fourm_tokenizers.released.codec import relative_depth
 from fourm_tokenizers.released.load import load_tokenizer
+from parity_models import by_modality, state_of
+from parity_tensors import read_tensors, unpacked
 from released_folders import GOLDEN, edit_config, fresh, rewrite_weights
 
 from fourm.codecs import open_codec
@@ -23,7 +25,6 @@ from fourm.raw.labels import Labels
 from fourm.resources import configs_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
-from tests import parity
 
 
 def test_the_modality_sets_have_the_published_vocabularies_lengths_and_positions():
@@ -107,7 +108,7 @@ def test_head_codes_equal_a_plain_loop_over_heads():
 
 def tokenizer_folder(name: str, into: Path) -> Path:
     into.mkdir(parents=True)
-    return parity.unpacked(GOLDEN / name, into)
+    return unpacked(GOLDEN / name, into)
 
 
 def test_a_released_tokenizer_is_a_codec_of_ordinary_pictures(tmp_path):
@@ -227,9 +228,9 @@ def test_greedy_sampling_of_the_pipeline_s_own_sampler_gives_the_reference_s_wor
     """Not only the decoder (parity) but the whole sampler, gaps and cache included."""
     folder = GOLDEN / "fm_mod7_tiny"
     with tempfile.TemporaryDirectory() as scratch:
-        model = FourM.from_pretrained(parity.unpacked(folder, Path(scratch)))
-    expected = parity.read_tensors(folder, "generation")
-    state = parity._state(model, parity._by_modality(expected, "ar/in/"))
+        model = FourM.from_pretrained(unpacked(folder, Path(scratch)))
+    expected = read_tensors(folder, "generation")
+    state = state_of(model, by_modality(expected, "ar/in/"))
     for name, scale in (("ar/greedy", 1.0), ("ar/greedy_cfg2", 2.0)):
         options = SamplingOptions(temperature=0.0, guidance_scale=scale)
         made = Sampler(model).generate(state, "caption", options, np.arange(2), ["tok_semseg@224"])
