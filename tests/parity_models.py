@@ -209,13 +209,13 @@ def _check_losses(
     for m, mean in zip(present, means, strict=True):
         if f"mod_loss/{m.name}" in expected:
             yield compare(f"mod_loss/{m.name}", mean, expected[f"mod_loss/{m.name}"])
-    by_modality = means.mean()
-    yield compare("loss.mod", by_modality, expected["loss.mod"])
+    average = means.mean()
+    yield compare("loss.mod", average, expected["loss.mod"])
     if "loss.token" in expected:  # the reference weights a modality by targets x vocabulary
         weight = losses.counts[at] * torch.tensor([float(m.vocab_size) for m in present])
         yield compare("loss.token", (means * weight).sum() / weight.sum(), expected["loss.token"])
     if "grad_norm" in meta:
-        by_modality.backward()
+        average.backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         ours = {
             name: g.norm().item()
