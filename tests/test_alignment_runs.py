@@ -15,9 +15,7 @@ import pytest
 import torch
 from latent_worlds import adaptation, domains, settings, world
 
-from fourm.alignment.align import (
-    AlignTask,
-)
+from fourm.alignment.align import AlignTask
 from fourm.alignment.aligner import AlignConfig
 from fourm.alignment.contrast import info_nce
 from fourm.alignment.pairs import batch_of
@@ -57,7 +55,7 @@ def test_killed_and_started_again_the_result_is_bit_identical(tmp_path, what):
     else:
         config = adaptation(tmp_path, domains(tmp_path))
     mapping = to_mapping(config)
-    mapping["loop"] |= {"steps": 200, "checkpoint_every": 20}
+    mapping["loop"] |= {"steps": 400, "checkpoint_every": 40}
     files = {}
     for name in ("whole", "killed"):
         path = tmp_path / f"{name}.yaml"

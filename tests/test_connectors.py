@@ -6,11 +6,7 @@ import pytest
 import torch
 from latent_worlds import settings, world
 
-from fourm.alignment.align import (
-    AlignTask,
-    align,
-    load_aligner,
-)
+from fourm.alignment.align import AlignTask, align, load_aligner
 from fourm.alignment.aligner import AlignConfig
 from fourm.alignment.connectors import CONTRAST, ConnectorConfig, Experts, dense_reference
 from fourm.config import from_mapping, to_mapping
