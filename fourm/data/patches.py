@@ -110,6 +110,7 @@ class PictureColumn:
         return self.pictures.name(row)
 
     def ragged(self, rows: np.ndarray) -> Ragged:
+        self.pictures.check(rows)
         has, num = rows >= 0, self.num_patches
         starts, lengths = np.where(has, rows * num, 0), np.where(has, num, 0)
         return Ragged.of_one(self.patches, starts, lengths)
