@@ -143,7 +143,7 @@ def test_several_processes_find_what_one_finds(splits):
     [
         (["--leaks", "nowhere", "nowhere"], "no folder nowhere"),
         (["nowhere", "--leaks", "a", "b"], "--leaks takes two folders"),
-        ([], "give RAW and --config FILE, or --leaks"),
+        ([], "give RAW and --config FILE, --leaks"),
     ],
 )
 def test_mistakes_are_named(given, message, tmp_path, monkeypatch):

@@ -149,9 +149,12 @@ class ChunkedColumn:
         self, rows: np.ndarray, number: np.ndarray, starts: np.ndarray, lengths: np.ndarray
     ) -> None:
         """The same of samples whose ``places`` are known."""
-        within = np.maximum(rows - self._first[number], 0) * OFFSET.itemsize
-        self._pages[OFFSETS](number, within, np.where(rows < 0, 0, 2 * OFFSET.itemsize))
-        self._pages[VALUES](number, starts * self._element_bytes, lengths * self._element_bytes)
+        offsets, values, each = self._pages[OFFSETS], self._pages[VALUES], self._element_bytes
+        if offsets.num_left:  # first: what they say is used below
+            within = np.maximum(rows - self._first[number], 0) * OFFSET.itemsize
+            offsets(number, within, np.where(rows < 0, 0, 2 * OFFSET.itemsize))
+        if values.num_left:
+            values(number, starts * each, lengths * each)
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of samples (B,), -1 where one is lacking: the number of its chunk, its first element

@@ -85,7 +85,8 @@ class PageCheck:
         self._ends = np.cumsum(counts)
         self._first = self._ends - counts
         self._checked = counts > 0
-        self._seen = np.zeros(-(-int(counts.sum()) // 8), np.uint8)  # a bit for each page
+        self.num_left = int(counts.sum())  # pages that nobody has asked for yet
+        self._seen = np.zeros(-(-self.num_left // 8), np.uint8)  # a bit for each page
 
     def __call__(self, number: np.ndarray, start: np.ndarray, size: np.ndarray) -> None:
         """Check what ranges of bytes need that has not been seen yet.
@@ -96,7 +97,7 @@ class PageCheck:
 
         Raises UserError for the first page that is damaged.
         """
-        if not len(self._seen):
+        if not self.num_left:
             return
         low, last = start // PAGE, (start + size - 1) // PAGE
         count = np.where(self._checked[number] & (size > 0), last - low + 1, 0)
@@ -109,3 +110,4 @@ class PageCheck:
             i = int(np.searchsorted(self._ends, page, side="right"))
             self._files[i].check(page - int(self._first[i]))
             self._seen[page >> 3] |= 1 << (page & 7)
+            self.num_left -= 1
