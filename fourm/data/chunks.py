@@ -213,7 +213,7 @@ class Chunk:
         except OSError as error:
             raise UserError(
                 f"{self.folder / name} cannot be mapped ({error.strerror}); with many chunks,"
-                " `ulimit -n` must allow two open files for each"
+                " `ulimit -n` must allow two open files for each (four of sequences)"
             ) from None
 
 

@@ -107,7 +107,7 @@ class ChunkedColumn:
         for chunk in self.chunks:
             found = hashlib.sha256()
             for part in blocks(chunk.keys):
-                found.update(part)
+                found.update(part.data)
                 yield part
             chunk.check_file(KEYS, found.hexdigest())
 

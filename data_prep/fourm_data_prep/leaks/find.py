@@ -31,11 +31,12 @@ from fourm.data.shards import DamageReport, write_json_atomic
 from fourm.errors import UserError
 from fourm.formats import FORMAT
 from fourm.report import Report, embed
-from fourm_data_prep.leaks.align import bettered, lay, whole
+from fourm_data_prep.leaks.align import Laid, bettered, lay, whole
 from fourm_data_prep.leaks.captions import shared_captions
 from fourm_data_prep.leaks.folders import Folder
 from fourm_data_prep.leaks.lookup import Lookup
-from fourm_data_prep.leaks.prints import Print, print_of
+from fourm_data_prep.leaks.prints import Print, View, print_of
+from fourm_data_prep.leaks.windows import MAX_POINTS, Shown, Windows
 
 # correlation of pixels that lie on each other, and of the second worst of 16 pieces
 ALIKE = (0.92, 0.85)
@@ -81,6 +82,7 @@ class Finder:
         self._keys = [key for key, _ in held]
         self._pictures = [found.picture for _, found in held]
         self._lookup = Lookup([found.plain for _, found in held])
+        self._windows = Windows([_shown(found, found.picture) for _, found in held])
 
     def __call__(self, key: str, picture: Image.Image) -> list[Leak]:
         """The held-out pictures that this training picture shows, each once."""
@@ -88,22 +90,36 @@ class Finder:
         best: dict[int, Leak] = {}
         for mirrored, view in enumerate((found.plain, found.mirrored)):
             here = np.ascontiguousarray(found.picture[:, ::-1]) if mirrored else found.picture
-            for candidate in self._lookup.candidates(view):
-                there = self._pictures[candidate.picture]
-                if len(candidate.here):
-                    laid, least = lay(candidate.here, candidate.there), ALIKE
-                else:
-                    laid, least = whole(here, there), ALIKE_WHOLE
-                if laid is None:
-                    continue
-                total, piece = bettered(here, there, laid, least)
+            for number, laid, least in self._positions(view, _shown(found, here)):
+                total, piece = bettered(here, self._pictures[number], laid, least)
                 if total < least[0] or piece < least[1]:
                     continue
-                leak = Leak(key, self._keys[candidate.picture], bool(mirrored), total, piece)
-                known = best.get(candidate.picture)
+                leak = Leak(key, self._keys[number], bool(mirrored), total, piece)
+                known = best.get(number)
                 if known is None or known.agreement < total:
-                    best[candidate.picture] = leak
+                    best[number] = leak
         return [best[i] for i in sorted(best)]
+
+    def _positions(
+        self, view: View, shown: Shown
+    ) -> Iterator[tuple[int, Laid, tuple[float, float]]]:
+        """Numbers of pictures that may show the same, how this one would lie on them, and how well
+        they then must agree.
+        """
+        for candidate in self._lookup.candidates(view):
+            if len(candidate.here):
+                laid = lay(candidate.here, candidate.there)
+                if laid is not None:
+                    yield candidate.picture, laid, ALIKE
+            else:
+                there = self._pictures[candidate.picture]
+                yield candidate.picture, whole(shown.picture, there), ALIKE_WHOLE
+        for number, laid in self._windows.candidates(shown):
+            yield number, laid, ALIKE_WHOLE
+
+
+def _shown(found: Print, picture: np.ndarray) -> Shown:
+    return Shown(picture, len(found.plain.places) < MAX_POINTS)
 
 
 def find_leaks(train: Folder, held_out: Folder, workers: int = 0) -> Leaks:
