@@ -171,5 +171,5 @@ def test_other_raw_values_over_a_network_are_refused_with_what_to_do(tmp_path):
         "max_tokens": 4,
     }
     with http_server(tmp_path) as server:
-        with pytest.raises(UserError, match="give heat a patch_size, or keep its raw shards on"):
+        with pytest.raises(UserError, match="type text are not: keep the raw shards of heat on"):
             opened(tmp_path, "", f"{server.url}/raw", chosen=modalities(heat=heat, t5=T5))

@@ -31,12 +31,12 @@ from fourm.data.shards import DamageReport, write_json_atomic
 from fourm.errors import UserError
 from fourm.formats import FORMAT
 from fourm.report import Report, embed
-from fourm_data_prep.leaks.align import Laid, bettered, lay, whole
+from fourm_data_prep.leaks.align import FAR, NEAR, Laid, bettered, lay, whole
 from fourm_data_prep.leaks.captions import shared_captions
 from fourm_data_prep.leaks.folders import Folder
 from fourm_data_prep.leaks.lookup import Lookup
 from fourm_data_prep.leaks.prints import Print, View, print_of
-from fourm_data_prep.leaks.windows import MAX_POINTS, Shown, Windows
+from fourm_data_prep.leaks.windows import Shown, Windows
 
 # correlation of pixels that lie on each other, and of the second worst of 16 pieces
 ALIKE = (0.92, 0.85)
@@ -90,8 +90,8 @@ class Finder:
         best: dict[int, Leak] = {}
         for mirrored, view in enumerate((found.plain, found.mirrored)):
             here = np.ascontiguousarray(found.picture[:, ::-1]) if mirrored else found.picture
-            for number, laid, least in self._positions(view, _shown(found, here)):
-                total, piece = bettered(here, self._pictures[number], laid, least)
+            for number, laid, least, steps in self._positions(view, _shown(found, here)):
+                total, piece = bettered(here, self._pictures[number], laid, least, steps)
                 if total < least[0] or piece < least[1]:
                     continue
                 leak = Leak(key, self._keys[number], bool(mirrored), total, piece)
@@ -102,24 +102,24 @@ class Finder:
 
     def _positions(
         self, view: View, shown: Shown
-    ) -> Iterator[tuple[int, Laid, tuple[float, float]]]:
-        """Numbers of pictures that may show the same, how this one would lie on them, and how well
-        they then must agree.
+    ) -> Iterator[tuple[int, Laid, tuple[float, float], tuple[float, ...]]]:
+        """Numbers of pictures that may show the same, how this one would lie on them, how well
+        they then must agree, and by which steps that is bettered.
         """
         for candidate in self._lookup.candidates(view):
             if len(candidate.here):
                 laid = lay(candidate.here, candidate.there)
                 if laid is not None:
-                    yield candidate.picture, laid, ALIKE
+                    yield candidate.picture, laid, ALIKE, NEAR
             else:
                 there = self._pictures[candidate.picture]
-                yield candidate.picture, whole(shown.picture, there), ALIKE_WHOLE
+                yield candidate.picture, whole(shown.picture, there), ALIKE_WHOLE, NEAR
         for number, laid in self._windows.candidates(shown):
-            yield number, laid, ALIKE_WHOLE
+            yield number, laid, ALIKE_WHOLE, FAR
 
 
 def _shown(found: Print, picture: np.ndarray) -> Shown:
-    return Shown(picture, len(found.plain.places) < MAX_POINTS)
+    return Shown(picture, len(found.plain.places))
 
 
 def find_leaks(train: Folder, held_out: Folder, workers: int = 0) -> Leaks:

@@ -1,10 +1,11 @@
 """Pictures with few places to hold on to, skies and single things, found again in crops by their
 large shades.
 
-Of such a picture some 300 windows, of the sizes and places that a crop may have, are kept as very
-small pictures without their means; the whole of another one is compared with all of them in one
-product of matrices. What is soft changes little from one window to the next, so the nearest is near
-enough to be bettered. What is not soft has places, and costs nothing here.
+Of a picture some 300 windows, of the sizes and places that a crop may have, are kept as very small
+pictures without their means; the whole of another one is compared with all of them in one product
+of matrices. Large shades change little from one window to the next, so that the nearest is near
+enough to be bettered. Work and memory grow with the number of pictures that have windows, so of a
+large folder only those have some that need it most: those with the fewest places.
 
 Shapes: N windows, S pictures, C = ``_SIDE``² x 3 numbers of a very small picture.
 """
@@ -18,7 +19,8 @@ import numpy as np
 
 from fourm_data_prep.leaks.align import Laid
 
-MAX_POINTS = 64  # key points with which a picture is taken for a soft one
+MOST_KEPT = 1000  # pictures that have windows (240 MB)
+_MAX_PLACES = 64  # with which a picture that is asked for is cut into windows whatever is kept
 _SIDE = 8
 _STEP = 0.07  # of a side, between windows
 _SIDES = (1.0, 0.93, 0.86, 0.79, 0.72, 0.65, 0.6)  # of a window, in shares of the picture's
@@ -66,22 +68,21 @@ def windows_of(picture: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture that is asked for."""
+    """A picture and the number of its places."""
 
     picture: np.ndarray  # (H, W, 3)
-    is_soft: bool
+    num_places: int
 
 
 class Windows:
-    """Pictures that are kept, soft ones with their windows."""
+    """Pictures that are kept, those with the fewest places with their windows."""
 
     def __init__(self, shown: list[Shown]) -> None:
         self._sizes = [np.array(one.picture.shape[1::-1], float) for one in shown]
         self._wholes = np.stack([shades(one.picture) for one in shown])  # (S, C)
-        self._soft = np.array([i for i, one in enumerate(shown) if one.is_soft], int)
-        kept = [windows_of(shown[i].picture) for i in self._soft]
-        empty = np.zeros((0, len(_boxes()), self._wholes.shape[1]), np.float32)
-        self._windows = np.concatenate([empty, np.stack(kept)]) if kept else empty
+        order = np.argsort([one.num_places for one in shown], kind="stable")
+        self._kept = np.sort(order[:MOST_KEPT])
+        self._windows = np.stack([windows_of(shown[i].picture) for i in self._kept])
 
     def candidates(self, asked: Shown) -> list[tuple[int, Laid]]:
         """Numbers of pictures that this one may be a crop of, or the other way round, and how it
@@ -89,18 +90,19 @@ class Windows:
         """
         size = np.array(asked.picture.shape[1::-1], float)
         found: list[tuple[float, int, Laid]] = []
-        alike = self._windows @ shades(asked.picture)  # (soft ones, N)
-        for row, window in enumerate(alike.argmax(1)):
-            picture = int(self._soft[row])
-            laid = _inside(size, self._sizes[picture], _boxes()[window])
-            found.append((float(alike[row, window]), picture, laid))
-        if asked.is_soft:
+        alike = self._windows @ shades(asked.picture)  # (kept ones, N)
+        best = alike.argmax(1)
+        for row in np.flatnonzero(alike.max(1) >= _LEAST).tolist():
+            picture = int(self._kept[row])
+            laid = _inside(size, self._sizes[picture], _boxes()[best[row]])
+            found.append((float(alike[row, best[row]]), picture, laid))
+        if asked.num_places < _MAX_PLACES or len(self._sizes) <= MOST_KEPT:
             alike = self._wholes @ windows_of(asked.picture).T  # (S, N)
             best = alike.argmax(1)
             for picture in np.flatnonzero(alike.max(1) >= _LEAST).tolist():
                 laid = _around(size, self._sizes[picture], _boxes()[best[picture]])
                 found.append((float(alike[picture, best[picture]]), picture, laid))
-        found = sorted((one for one in found if one[0] >= _LEAST), key=lambda one: -one[0])
+        found.sort(key=lambda one: -one[0])
         return [(picture, laid) for _, picture, laid in found[:_MOST]]
 
 

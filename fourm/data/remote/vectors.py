@@ -107,8 +107,8 @@ def open_remote_vectors(
     """
     if not isinstance(m.raw, Vectors):
         raise UserError(
-            f"{folder.url}: values of type {m.raw.type_name} are read over a network in patches:"
-            f" give {m.name} a patch_size, or keep its raw shards on this machine"
+            f"{folder.url}: vectors and pictures (patch_size) are read over a network, values of"
+            f" type {m.raw.type_name} are not: keep the raw shards of {m.name} on this machine"
         )
     found = PublishedTars.of(folder, split, m.raw_name)
     if found is None:
