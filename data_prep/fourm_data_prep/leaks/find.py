@@ -133,12 +133,12 @@ def find_leaks(train: Folder, held_out: Folder, workers: int = 0) -> Leaks:
         folder.check()
     held = list(_each(_printed, held_out.read_pictures(DamageReport()), workers))
     held = [found for found in held if found is not None]
-    finder = Finder(held)
     num_train, leaks = 0, []
-    stream = train.read_pictures(DamageReport())
-    for found in _each(_Looking(finder), stream, workers):
-        num_train += found is not None
-        leaks += found or []
+    if held:
+        stream = train.read_pictures(DamageReport())
+        for found in _each(_Looking(Finder(held)), stream, workers):
+            num_train += found is not None
+            leaks += found or []
     captions = shared_captions(train.read_captions(), held_out.read_captions())
     num_plain = sum(len(found.plain.places) < MIN_PLACES for _, found in held)
     seconds = time.monotonic() - began

@@ -82,6 +82,7 @@ class Windows:
         self._wholes = np.stack([shades(one.picture) for one in shown])  # (S, C)
         order = np.argsort([one.num_places for one in shown], kind="stable")
         self._kept = np.sort(order[:MOST_KEPT])
+        # (kept ones, N, C)
         self._windows = np.stack([windows_of(shown[i].picture) for i in self._kept])
 
     def candidates(self, asked: Shown) -> list[tuple[int, Laid]]:
