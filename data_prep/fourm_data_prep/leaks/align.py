@@ -86,11 +86,13 @@ def bettered(
     agree as much as ``wanted``.
     """
     best = agreement(here, there, laid)
-    if best[0] < wanted[0] - _ALMOST or (best[0] >= wanted[0] and best[1] >= wanted[1]):
-        return best
     size = np.array(here.shape[1::-1], float)
     edges = laid.scale * np.stack([0 * size, size]) + laid.shift  # (2, 2) of the one in the other
-    for step in steps:
+    for number, step in enumerate(steps):
+        lacks = wanted[0] - best[0]
+        # what is not the same stays far from it, however it is moved
+        if lacks > _ALMOST * (1 - number / len(steps)) or (lacks <= 0 and best[1] >= wanted[1]):
+            break
         for move, axis, sign in itertools.product(_MOVES, (0, 1), (-1, 1)):
             moved = edges.copy()
             moved[:, axis] += sign * step * size.max() * np.array(move)
@@ -98,8 +100,6 @@ def bettered(
             found = agreement(here, there, Laid(scale, moved[0]))
             if found > best:
                 best, edges = found, moved
-        if best[0] >= wanted[0] and best[1] >= wanted[1]:
-            return best
     return best
 
 

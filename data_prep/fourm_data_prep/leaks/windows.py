@@ -25,8 +25,8 @@ _SIDE = 8
 _STEP = 0.07  # of a side, between windows
 _SIDES = (1.0, 0.93, 0.86, 0.79, 0.72, 0.65, 0.6)  # of a window, in shares of the picture's
 _LEAST_AREA = 0.55
-_LEAST = 0.9  # correlation that is worth a look
-_MOST = 6  # pictures that are looked at
+_LEAST = 0.92  # correlation that is worth a look
+_MOST = 4  # pictures that are looked at
 
 
 @cache
