@@ -135,7 +135,7 @@ def _leaks(
     num = found.num_train + found.num_held_out
     print(
         f"{num:,} pictures in {found.seconds:.1f} s ({num / found.seconds:.0f} a second):"
-        f" {len(found.pictures)} pairs, {found.num_plain} held-out pictures too plain for crops;"
+        f" {len(found.pictures)} pairs, {found.num_plain} held-out pictures plain;"
         f" {len(found.captions)} pairs of captions; {len(found.exclude)} training keys to leave out"
     )
     for name in ("leaks.html", "leaks.json", "exclude.txt"):

@@ -5,8 +5,8 @@
 The held-out pictures are kept in memory as prints; the training pictures stream by, one after
 another, in several processes: each is looked up as it is and mirrored, laid over what may be the
 same, and compared there. Found are crops either way that keep 60 % of a picture, flips, other sizes
-and strong compressions, also together. Pictures without places to hold on to (plain areas, single
-letters) are found whole but not when cropped; they are counted.
+and strong compressions, also together. Pictures with few places to hold on to (plain areas, single
+letters) are found in crops by windows of their shades, which is less certain; they are counted.
 
 ``leaks.json`` has all pairs and figures, ``leaks.html`` shows them, ``exclude.txt`` are the keys of
 the training samples to leave out.
@@ -42,7 +42,7 @@ from fourm_data_prep.leaks.windows import Shown, Windows
 ALIKE = (0.92, 0.85)
 # where only the hash of the whole was found: soft pictures are alike in their large shades
 ALIKE_WHOLE = (0.95, 0.9)
-MIN_PLACES = 16  # with fewer a picture is not found again in a crop
+MIN_PLACES = 16  # with fewer a picture is found again in a crop by its shades alone
 _SHOWN = 200
 _AT_ONCE = 8  # pictures handed to a process together
 
@@ -66,7 +66,7 @@ class Leaks:
     captions: tuple[tuple[str, str, float], ...]  # training key, held-out key, shared threes
     num_train: int
     num_held_out: int
-    num_plain: int  # held-out pictures that would not be found in a crop
+    num_plain: int  # held-out pictures that only their shades tell in a crop
     seconds: float
 
     @property
@@ -211,8 +211,8 @@ def _page(leaks: Leaks, train: Folder, held_out: Folder) -> Report:
     report.heading(
         "Pictures",
         f"{len(leaks.pictures)} pairs among {leaks.num_train:,} and {leaks.num_held_out:,} pictures"
-        f"; the first {len(shown)}. {leaks.num_plain} held-out pictures are too plain to be found"
-        " in a crop.",
+        f"; the first {len(shown)}. {leaks.num_plain} held-out pictures are so plain that crops of"
+        " them are found by their shades alone.",
     )
     of_train = _thumbnails(train, {leak.train for leak in shown})
     of_held = _thumbnails(held_out, {leak.held_out for leak in shown})
