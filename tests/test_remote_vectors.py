@@ -164,12 +164,7 @@ def test_a_listing_that_counts_no_vectors_is_refused_with_what_to_do(world, tmp_
 def test_other_raw_values_over_a_network_are_refused_with_what_to_do(tmp_path):
     write_raw(tmp_path / "raw")
     publish(tmp_path / "raw", BLOCK)
-    heat = {
-        "kind": "continuous",
-        "raw": {"type": "array", "size": 16},
-        "width": 16,
-        "max_tokens": 4,
-    }
+    told = {"kind": "continuous", "raw": {"type": "text"}, "width": 16, "max_tokens": 4}
     with http_server(tmp_path) as server:
-        with pytest.raises(UserError, match="type text are not: keep the raw shards of heat on"):
-            opened(tmp_path, "", f"{server.url}/raw", chosen=modalities(heat=heat, t5=T5))
+        with pytest.raises(UserError, match="type text are not: keep the raw shards of told on"):
+            opened(tmp_path, "", f"{server.url}/raw", chosen=modalities(told=told))
