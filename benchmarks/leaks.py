@@ -7,7 +7,8 @@ are planted among the held-out ones: crops that keep 60-95 % of the area at any 
 4:3 of the picture's, flips, other sizes (0.4 to 2 times, the aspect changed by up to a fifth), JPEG
 of quality 20-90, and all of them together; and of held-out pictures, crops among the training ones.
 Whatever else is flagged is a false alarm, unless it is listed in --alike (pairs of names that do
-show the same, one a line, seen by eye).
+show the same, one a line, seen by eye). Pictures that are blank (one colour, or transparent, which
+is white) are left out: a copy of nothing is no leak.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from PIL import Image, ImageOps
 from fourm.data.pictures import open_picture, to_rgb
 
 LEAST_KEPT = 0.6  # of a crop's area
+BLANK = 2.0  # levels that the numbers of a picture are from their mean, or less
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
@@ -74,6 +76,12 @@ CHANGES: dict[str, Change] = {
     "jpeg": jpeg,
     "all": everything,
 }
+
+
+def is_blank(path: Path) -> bool:
+    """True where there is nothing to see in a picture."""
+    small = to_rgb(open_picture(path.read_bytes())).resize((64, 64), Image.Resampling.BOX)
+    return float(np.asarray(small, float).std((0, 1)).max()) <= BLANK
 
 
 def plant(pictures: list[Path], train: Path, held_out: Path, plants: int) -> dict[str, str]:
@@ -136,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     pictures = [p for p in sorted(given.folder.rglob("*")) if p.suffix.lower()[1:] in PICTURES]
-    pictures = pictures[:: given.every]
+    pictures = [path for path in pictures[:: given.every] if not is_blank(path)]
     lines = given.alike.read_text().splitlines() if given.alike else []
     with tempfile.TemporaryDirectory() as scratch:
         train, held_out = Path(scratch, "train"), Path(scratch, "held_out")

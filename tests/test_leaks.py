@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fourm_data_prep.commands.inspect import command
+from fourm_data_prep.leaks import windows
+from fourm_data_prep.leaks.align import agreement
 from fourm_data_prep.leaks.captions import shared_captions
 from fourm_data_prep.leaks.find import Finder, find_leaks
 from fourm_data_prep.leaks.folders import Folder
 from fourm_data_prep.leaks.lookup import Bands
 from fourm_data_prep.leaks.prints import print_of
+from fourm_data_prep.leaks.windows import Shown, Windows, _boxes
 from PIL import Image, ImageOps
 
 from fourm.data.shards import shard_path, write_shard
@@ -88,6 +91,46 @@ def test_blank_pictures_are_no_copies_of_each_other():
     assert not finder("a", blank[1]) and not finder("b", blank[2])
 
 
+def soft(seed: int) -> Image.Image:
+    """A picture of a few large shades, without places to hold on to."""
+    few = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(few).resize((200, 150), Image.Resampling.BICUBIC)
+
+
+def test_crops_of_soft_pictures_are_found_by_their_shades_either_way_and_mirrored(monkeypatch):
+    originals = [soft(seed) for seed in range(6)]
+    crops = [part(p, 0.05 * i, 0.21 - 0.04 * i, 0.75, 0.79) for i, p in enumerate(originals)]
+    crops[3:] = [ImageOps.mirror(crop) for crop in crops[3:]]
+    for held, asked in ((crops, originals), (originals, crops)):
+        finder = Finder([(str(i), print_of(picture)) for i, picture in enumerate(held)])
+        found = [finder("asked", picture) for picture in asked]
+        assert [[leak.held_out for leak in leaks] for leaks in found] == [
+            [str(i)] for i in range(6)
+        ]
+        assert [leaks[0].mirrored for leaks in found] == [False] * 3 + [True] * 3
+        monkeypatch.setattr(Windows, "candidates", lambda self, asked: [])
+        assert sum(bool(finder("asked", picture)) for picture in asked) < 6
+        monkeypatch.undo()
+
+
+def test_windows_lay_a_crop_where_it_was_cut_out():
+    whole = np.asarray(soft(0))
+    box = next(box for box in _boxes() if (box[0] > 0).all())
+    (x0, y0), (x1, y1) = np.round(box * whole.shape[1::-1]).astype(int)
+    crop = np.ascontiguousarray(whole[y0:y1, x0:x1])
+    for here, there in ((crop, whole), (whole, crop)):
+        number, laid = Windows([Shown(there, 0)]).candidates(Shown(here, 0))[0]
+        assert number == 0 and min(agreement(here, there, laid)) > 0.98
+
+
+def test_of_many_pictures_those_with_fewest_places_have_windows(monkeypatch):
+    monkeypatch.setattr(windows, "MOST_KEPT", 2)
+    pictures = [np.asarray(soft(seed)) for seed in range(4)]
+    kept = Windows([Shown(p, n) for p, n in zip(pictures, (90, 3, 70, 5), strict=True)])
+    found = [kept.candidates(Shown(p[10:140, 10:190].copy(), 99)) for p in pictures]
+    assert [any(number == i for number, _ in f) for i, f in enumerate(found)] == [False, True] * 2
+
+
 def test_captions_told_again_are_found_short_and_other_ones_are_not():
     told = "A brown dog runs over wet sand near the sea at dawn."
     first = {"a": told, "b": "a red ball", "c": "Two people repair an old bicycle in a small shop"}
@@ -97,6 +140,15 @@ def test_captions_told_again_are_found_short_and_other_ones_are_not():
         "z": "A brown dog sleeps on a sofa while two people repair a bicycle",
     }
     assert [pair[:2] for pair in shared_captions(first, second)] == [("a", "x")]
+
+
+def test_folders_of_captions_alone_are_compared(tmp_path):
+    for name, told in (("a", "a brown dog runs over wet sand near the sea"), ("b", "a cat")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.txt").write_text(told)
+        (tmp_path / name / "2.txt").write_text("two people repair an old bicycle in a small shop")
+    found = find_leaks(Folder(tmp_path / "a"), Folder(tmp_path / "b"))
+    assert found.exclude == ["2"] and not found.pictures
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +195,7 @@ def test_several_processes_find_what_one_finds(splits):
     [
         (["--leaks", "nowhere", "nowhere"], "no folder nowhere"),
         (["nowhere", "--leaks", "a", "b"], "--leaks takes two folders"),
-        ([], "give RAW and --config FILE, or --leaks"),
+        ([], "give RAW and --config FILE, --leaks"),
     ],
 )
 def test_mistakes_are_named(given, message, tmp_path, monkeypatch):

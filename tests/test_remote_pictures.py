@@ -247,17 +247,3 @@ def test_tars_that_no_listing_describes_are_refused_with_what_to_do(tmp_path):
         with pytest.raises(UserError, match="00001.tar is not the file that was published"):
             for step in range(6):
                 batches(sources)[step]
-
-
-def test_other_raw_values_over_a_network_are_refused(tmp_path):
-    write_raw(tmp_path / "raw")
-    publish(tmp_path / "raw", BLOCK)
-    vectors = {
-        "kind": "continuous",
-        "raw": {"type": "vectors", "channels": 8},
-        "width": 8,
-        "max_tokens": 4,
-    }
-    with http_server(tmp_path) as server:
-        with pytest.raises(UserError, match="raw shards of t5 have to lie on this machine"):
-            opened(tmp_path, "", f"{server.url}/raw", chosen=modalities(t5=vectors))

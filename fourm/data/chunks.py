@@ -6,11 +6,14 @@
     keys.bin      uint64 (num_samples, 2): hashes of the samples' names (``fourm.data.keys``)
     names.bin     the names, UTF-8, end to end, and
     name_offsets.bin  int64 (num_samples + 1,): where each begins; read for messages alone
+    values.crc32, offsets.crc32  uint32: checksums of pages (``fourm.data.pages``); chunks of
+                      releases before have none
 
 Everything is little-endian and at a place that the index tells, so a reader elsewhere plans its
 range reads from the index alone. Opening costs one small file and a look at the sizes of the
-others; checksums are compared where somebody asks (``Chunk.verify``). Writing holds one sample in
-memory. Chunks end in any order of magnitude, a million samples say.
+others; pages are compared with their checksums as they are read, whole files where somebody asks
+(``Chunk.verify``). Writing holds one sample in memory. Chunks end in any order of magnitude, a
+million samples say.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import mmap
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
@@ -29,6 +32,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from fourm.data.keys import key_of
+from fourm.data.pages import AGAIN, PAGE, SUM, PagedFile, PageSums
 from fourm.errors import UserError
 from fourm.json_files import parse_mapping
 
@@ -36,8 +40,9 @@ CHUNK_VERSION = 2  # 1: columns of releases up to 0.6, without an index of this 
 INDEX = "index.json"
 VALUES, OFFSETS, KEYS = "values.bin", "offsets.bin", "keys.bin"
 NAMES, NAME_OFFSETS = "names.bin", "name_offsets.bin"
+SUMS = {VALUES: "values.crc32", OFFSETS: "offsets.crc32"}  # of what is read at random
 PIECES = "pieces"  # folder beside chunks, there while what is to be joined into them is made
-_OFFSET = np.dtype("<i8")
+OFFSET = np.dtype("<i8")
 _BLOCK = 1 << 20
 
 
@@ -128,11 +133,10 @@ class Chunk:
             try:
                 size = (folder / name).stat().st_size
             except FileNotFoundError:
-                raise UserError(f"{folder / name} is missing: {_AGAIN}") from None
+                raise UserError(f"{folder / name} is missing: {AGAIN}") from None
             if size != stored.bytes:
                 raise UserError(
-                    f"{folder / name} has {size} bytes where the index says {stored.bytes}:"
-                    f" {_AGAIN}"
+                    f"{folder / name} has {size} bytes where the index says {stored.bytes}: {AGAIN}"
                 )
         return Chunk(folder, index)
 
@@ -148,22 +152,29 @@ class Chunk:
     @cached_property
     def offsets(self) -> np.ndarray:
         """(num_samples + 1,), mapped; only where lengths differ."""
-        return self._mapped(OFFSETS, _OFFSET, (len(self) + 1,))
+        return self._mapped(OFFSETS, OFFSET, (len(self) + 1,))
 
     @property
     def keys(self) -> np.ndarray:
         """(num_samples, 2) uint64, mapped."""
         return self._mapped(KEYS, np.dtype("<u8"), (len(self), 2), in_order=True)
 
+    def paged(self, name: str) -> PagedFile:
+        """Values or offsets with the checksums of their pages; without, in chunks of before."""
+        sums = SUMS[name] if SUMS[name] in self.index.files else ""
+        num = -(-self.index.files[name].bytes // PAGE) if sums else 0
+        content = partial(getattr, self, {VALUES: "values", OFFSETS: "offsets"}[name])
+        return PagedFile(self.folder / name, num, content, partial(self._mapped, sums, SUM, (num,)))
+
     @cached_property
     def names(self) -> Names:
         """Names of the samples, mapped."""
         if NAMES not in self.index.files:
-            raise UserError(f"{self.folder / INDEX} is damaged: {_AGAIN}")
+            raise UserError(f"{self.folder / INDEX} is damaged: {AGAIN}")
         num_bytes = self.index.files[NAMES].bytes
         return Names(
             self._mapped(NAMES, np.dtype("u1"), (num_bytes,)),
-            self._mapped(NAME_OFFSETS, _OFFSET, (len(self) + 1,)),
+            self._mapped(NAME_OFFSETS, OFFSET, (len(self) + 1,)),
         )
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,17 +186,20 @@ class Chunk:
 
     def verify(self) -> None:
         """Compare all files with their checksums. Raises UserError for the first that differs."""
-        for name, stored in self.index.files.items():
+        for name in self.index.files:
             with open(self.folder / name, "rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != stored.sha256:
-                raise UserError(f"{self.folder / name} is damaged (its checksum differs): {_AGAIN}")
+                self.check_file(name, hashlib.file_digest(stream, "sha256").hexdigest())
+
+    def check_file(self, name: str, sha256: str) -> None:
+        """Raise UserError where a file that has this checksum is not what was written."""
+        if sha256 != self.index.files[name].sha256:
+            raise UserError(f"{self.folder / name} is damaged (its checksum differs): {AGAIN}")
 
     def _mapped(
         self, name: str, dtype: np.dtype, shape: tuple[int, ...], in_order: bool = False
     ) -> np.ndarray:
         if any(not isinstance(n, int) or n < 0 for n in shape):
-            raise UserError(f"{self.folder / INDEX} is damaged: {_AGAIN}")
+            raise UserError(f"{self.folder / INDEX} is damaged: {AGAIN}")
         if 0 in shape:  # of which there is no map
             empty = np.zeros(shape, dtype)
             empty.flags.writeable = False  # compiled code tells the two kinds apart
@@ -194,16 +208,15 @@ class Chunk:
             return mapped(self.folder / name, dtype, shape, in_order)
         except (ValueError, TypeError):
             raise UserError(
-                f"{self.folder / name} holds something else than its {INDEX} says: {_AGAIN}"
+                f"{self.folder / name} holds something else than its {INDEX} says: {AGAIN}"
             ) from None
         except OSError as error:
             raise UserError(
                 f"{self.folder / name} cannot be mapped ({error.strerror}); with many chunks,"
-                " `ulimit -n` must allow two open files for each"
+                " `ulimit -n` must allow two open files for each (four of sequences)"
             ) from None
 
 
-_AGAIN = "delete the folder and make it again"
 _MOST = 2**48  # of samples or elements: no number of a damaged index overflows where it is used
 
 
@@ -229,10 +242,13 @@ class _File:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._digest, self.num_bytes = stream, hashlib.sha256(), 0
+        self.sums: PageSums | None = None  # of its pages
 
     def write(self, data: bytes | memoryview) -> None:
         self._stream.write(data)
         self._digest.update(data)
+        if self.sums is not None:
+            self.sums.add(data)
         self.num_bytes += len(data)
 
     @property
@@ -256,8 +272,11 @@ class ChunkWriter:
         self._open = ExitStack()
         names = (VALUES, OFFSETS, KEYS, NAMES, NAME_OFFSETS)
         self._files = {
-            name: _File(self._open.enter_context(open(folder / name, "wb"))) for name in names
+            name: _File(self._open.enter_context(open(folder / name, "wb")))
+            for name in (*names, *SUMS.values())
         }
+        for name, sums in SUMS.items():
+            self._files[name].sums = PageSums(self._files[sums].write)
         for name in (OFFSETS, NAME_OFFSETS):
             self._files[name].write(_number(0))
 
@@ -287,10 +306,10 @@ class ChunkWriter:
         files, names = self._files, chunk.names
         begin, end = names.offsets[first], names.offsets[last]
         name_ends = names.offsets[first + 1 : last + 1] - begin + files[NAMES].num_bytes
-        files[NAME_OFFSETS].write(name_ends.astype(_OFFSET).tobytes())
+        files[NAME_OFFSETS].write(name_ends.astype(OFFSET).tobytes())
         files[NAMES].write(names.text[begin:end].tobytes())
         files[KEYS].write(chunk.keys[first:last].tobytes())
-        files[OFFSETS].write((self.num_elements + np.cumsum(lengths)).astype(_OFFSET).tobytes())
+        files[OFFSETS].write((self.num_elements + np.cumsum(lengths)).astype(OFFSET).tobytes())
         self._note(values[:0], lengths)
         for block in blocks(values, max(1, _BLOCK // max(values[:1].nbytes, 1))):
             files[VALUES].write(block.tobytes())
@@ -324,7 +343,10 @@ class ChunkWriter:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._open.close()
+        with self._open:
+            for file in self._files.values():
+                if file.sums is not None:
+                    file.sums.end()
         if error is None:
             self._write_index()
 
@@ -332,8 +354,9 @@ class ChunkWriter:
         length = None
         if self._lengths is not None and self._lengths[0] == self._lengths[1]:
             length = self._lengths[0]
-            (self._folder / OFFSETS).unlink()
-            del self._files[OFFSETS]
+            for name in (OFFSETS, SUMS[OFFSETS]):
+                (self._folder / name).unlink()
+                del self._files[name]
         index = ChunkIndex(
             dtype=self._dtype.str,
             shape=tuple(self._shape),
@@ -348,7 +371,7 @@ class ChunkWriter:
 
 
 def _number(value: int) -> bytes:
-    return value.to_bytes(_OFFSET.itemsize, "little")
+    return value.to_bytes(OFFSET.itemsize, "little")
 
 
 def blocks(array: np.ndarray, size: int = _BLOCK) -> Iterator[np.ndarray]:

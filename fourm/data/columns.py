@@ -21,13 +21,26 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from fourm.data.chunks import CHUNK_VERSION, KEYS, Chunk, ChunkWriter, blocks, chunk_folders
+from fourm.data.chunks import (
+    CHUNK_VERSION,
+    KEYS,
+    OFFSET,
+    OFFSETS,
+    SUMS,
+    VALUES,
+    Chunk,
+    ChunkWriter,
+    blocks,
+    chunk_folders,
+)
 from fourm.data.once import make_once
+from fourm.data.pages import PageCheck
 from fourm.data.shards import DamageReport, read_shard
 from fourm.errors import UserError
 from fourm.modalities import Modality
@@ -92,7 +105,11 @@ class ChunkedColumn:
 
     def key_blocks(self) -> Iterator[np.ndarray]:
         for chunk in self.chunks:
-            yield from blocks(chunk.keys)
+            found = hashlib.sha256()
+            for part in blocks(chunk.keys):
+                found.update(part.data)
+                yield part
+            chunk.check_file(KEYS, found.hexdigest())
 
     def name(self, row: int) -> str:
         number = int(self._number(np.asarray(row)))
@@ -116,12 +133,28 @@ class ChunkedColumn:
 
     def ragged(self, rows: np.ndarray) -> Ragged:
         number, starts, lengths = self.places(rows)
+        self._check_pages(rows, number, starts, lengths)
         if len(self.chunks) == 1:
             return Ragged.of_one(self.chunks[0].values, starts, lengths)
         # of a thousand chunks those that are asked for: whoever reads goes through them
         asked = np.flatnonzero(np.bincount(number))
         parts = tuple(self.chunks[i].values for i in asked)
         return Ragged(parts, np.searchsorted(asked, number), starts, lengths)
+
+    def check(self, rows: np.ndarray) -> None:
+        """Raise UserError where what holds samples (n,) is not what was written."""
+        self._check_pages(rows, *self.places(rows))
+
+    def _check_pages(
+        self, rows: np.ndarray, number: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+    ) -> None:
+        """The same of samples whose ``places`` are known."""
+        offsets, values, each = self._pages[OFFSETS], self._pages[VALUES], self._element_bytes
+        if offsets.num_left:  # first: what they say is used below
+            within = np.maximum(rows - self._first[number], 0) * OFFSET.itemsize
+            offsets(number, within, np.where(rows < 0, 0, 2 * OFFSET.itemsize))
+        if values.num_left:
+            values(number, starts * each, lengths * each)
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of samples (B,), -1 where one is lacking: the number of its chunk, its first element
@@ -159,6 +192,16 @@ class ChunkedColumn:
     @cached_property
     def _first(self) -> np.ndarray:
         return starts_of(np.array([len(chunk) for chunk in self.chunks]))
+
+    @cached_property
+    def _pages(self) -> dict[str, PageCheck]:
+        """What checks the files that are read at random."""
+        return {name: PageCheck([chunk.paged(name) for chunk in self.chunks]) for name in SUMS}
+
+    @cached_property
+    def _element_bytes(self) -> int:
+        index = self.chunks[0].index
+        return np.dtype(index.dtype).itemsize * prod(index.shape)
 
     @cached_property
     def _length(self) -> int | None:

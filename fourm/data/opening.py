@@ -83,7 +83,7 @@ class Opening:
 
     def _raw(self, m: Modality, report: DamageReport) -> Column | None:
         if is_remote(self.raw):
-            return self.remote.pictures(self.raw, self.split, m, self.crops, report)
+            return self.remote.raw(self.raw, self.split, m, self.crops, report)
         shards, member = self._shards(self.raw, m.raw_name)
         if not shards:
             return None

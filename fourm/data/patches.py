@@ -14,6 +14,7 @@ by each process that meets it, and where too many are damaged, the run stops.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 from fourm.data.blobs import Address, ReadMember, TarFiles, TarStamp, addresses_of
 from fourm.data.columns import ChunkedColumn, made_once, stamp_of
 from fourm.data.crop_settings import CropSettings
-from fourm.data.crops import picture_key
+from fourm.data.crops import Crop, picture_key
 from fourm.data.shards import DamageReport
 from fourm.errors import UserError
 from fourm.modalities import Modality
@@ -110,6 +111,7 @@ class PictureColumn:
         return self.pictures.name(row)
 
     def ragged(self, rows: np.ndarray) -> Ragged:
+        self.pictures.check(rows)
         has, num = rows >= 0, self.num_patches
         starts, lengths = np.where(has, rows * num, 0), np.where(has, num, 0)
         return Ragged.of_one(self.patches, starts, lengths)
@@ -158,53 +160,78 @@ class Damaged:
 
 
 @dataclass(frozen=True)
-class FilePatches:
-    """Patches of pictures that are files in tars, each of them decoded for those that are asked
-    for.
+class FileElements(ABC):
+    """Elements of samples that are files in tars, each of them decoded for those that are asked
+    for: number n is element n % N of row n // N, where a sample of the modality has N at most.
     """
 
-    addresses: np.ndarray  # (S, 4), see ``blobs.Address``
+    addresses: np.ndarray  # (S, 4 or more), see ``blobs.Address``
     name: Callable[[int], str]  # of a row: <shard>/<key>
     modality: Modality
     crops: CropSettings
     read: ReadMember
     damaged: Damaged
 
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype:
+        """Of elements."""
+
+    @abstractmethod
+    def decoded(self, data: bytes, extension: str, crop: Crop | None) -> np.ndarray:
+        """What a file holds. Raises ValueError or OSError where it is damaged."""
+
+    @abstractmethod
+    def chosen(self, value: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Elements (n, width) of a decoded file."""
+
     def __getitem__(self, numbers: np.ndarray, /) -> np.ndarray:
-        """Patches (n,) as vectors (n, p p C); each run of one picture's is decoded once.
+        """Elements (n, width); each run of one file's is decoded once.
 
         Raises UnreadableElements for those of damaged files, UserError where a tar has changed.
         """
-        m = self.modality
-        picture, patch = np.divmod(numbers, m.num_tokens)
-        first = np.flatnonzero(np.diff(picture, prepend=-1))
-        kind = np.float32 if m.raw.byte_scale is None else np.uint8
-        vectors, lost = np.empty((len(numbers), m.width), kind), np.zeros(len(numbers), bool)
+        row, element = np.divmod(numbers, self.modality.num_tokens)
+        first = np.flatnonzero(np.diff(row, prepend=-1))
+        vectors = np.empty((len(numbers), self.modality.width), self.dtype)
+        lost = np.zeros(len(numbers), bool)
         for start, end in zip(first, np.append(first[1:], len(numbers)), strict=True):
-            pixels = self._picture(int(picture[start]))
-            if pixels is None:
+            value = self._value(int(row[start]))
+            if value is None:
                 lost[start:end] = True
             else:
-                vectors[start:end] = StoredPatches(pixels[None], m)[patch[start:end]]
+                vectors[start:end] = self.chosen(value, element[start:end])
         if lost.any():
             raise UnreadableElements(lost)
         return vectors
 
-    def _picture(self, row: int) -> np.ndarray | None:
-        """The picture of a row, None if its file is damaged."""
+    def _value(self, row: int) -> np.ndarray | None:
+        """What the file of a row holds, None if it is damaged."""
         if row in self.damaged.rows:
             return None
-        address = Address(*self.addresses[row].tolist())
+        address = Address(*self.addresses[row, : len(Address._fields)].tolist())
         data = self.read(address.tar, address.offset, address.size)
         number = row % self.crops.num_crops
         shard, _, key = self.name(row).partition("/")
         crop = self.crops.crop(picture_key(key, number), number)
         self.damaged.num_read += 1
         try:
-            return self.modality.raw.read_part(
-                data, self.modality.raw.extensions[address.kind], crop
-            )
+            return self.decoded(data, self.modality.raw.extensions[address.kind], crop)
         except (ValueError, OSError) as error:  # a strange picture fails in Pillow as it converts
             what = f"{self.modality.name} {shard}/{key}: {error}; the sample goes without"
             self.damaged.add(row, what)
             return None
+
+
+@dataclass(frozen=True)
+class FilePatches(FileElements):
+    """Patches of pictures."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32 if self.modality.raw.byte_scale is None else np.uint8)
+
+    def decoded(self, data: bytes, extension: str, crop: Crop | None) -> np.ndarray:
+        return self.modality.raw.read_part(data, extension, crop)
+
+    def chosen(self, value: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return StoredPatches(value[None], self.modality)[numbers]

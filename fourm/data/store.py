@@ -15,8 +15,7 @@ from fourm.data.exclude import Exclusion
 from fourm.data.join import ByKey, key_in
 from fourm.data.opening import Opening
 from fourm.data.order import BlockOrder
-from fourm.data.remote.columns import RemoteColumn, RemoteData
-from fourm.data.remote.pictures import RemotePictures
+from fourm.data.remote.columns import Fetched, RemoteData
 from fourm.data.rows import Damaged, Presence, Rows, align
 from fourm.data.shards import DamageReport
 from fourm.errors import UserError
@@ -176,10 +175,9 @@ class Source:
         return SampleTokens(np.asarray(samples), content)
 
     @property
-    def _remote(self) -> dict[int, RemoteColumn | RemotePictures]:
+    def _remote(self) -> dict[int, Fetched]:
         """Columns whose values are fetched, by their number."""
-        remote = (RemoteColumn, RemotePictures)
-        return {i: c for i, c in enumerate(self._columns.values()) if isinstance(c, remote)}
+        return {i: c for i, c in enumerate(self._columns.values()) if isinstance(c, Fetched)}
 
     @property
     def window_bytes(self) -> float:

@@ -89,6 +89,16 @@ class Vectors(Raw, name="vectors"):
         return feature_figures(predicted, truth)
 
 
+def num_vectors(data: bytes, extension: str) -> int:
+    """How many vectors a file of one of the type's ``extensions`` holds, of any width. Raises
+    UserError for a file that holds none.
+    """
+    array = _read_embedding(data) if extension == "npz" else read_npy(data)
+    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
+        raise UserError(f"an array of shape {array.shape} and type {array.dtype} holds no vectors")
+    return len(array) if array.ndim == 2 else 1
+
+
 def _read_embedding(data: bytes) -> np.ndarray:
     """The rows of ``emb`` that ``mask_valid`` marks, from an npz file (T5 embeddings of 4M)."""
     arrays = read_npz(data, ("emb", "mask_valid"))

@@ -1,4 +1,6 @@
-"""``fourm inspect RAW --config FILE``, ``fourm inspect --leaks TRAIN HELD_OUT``"""
+"""``fourm inspect RAW --config FILE``, ``fourm inspect --leaks TRAIN HELD_OUT``,
+``fourm inspect --verify FOLDER``
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fourm.cli.verb import PATH, verb
+from fourm.errors import UserError
 
 if TYPE_CHECKING:
     from fourm_data_prep.survey import Found
@@ -37,9 +40,20 @@ _DAMAGE_SHOWN = 8  # the page has more
     metavar="TRAIN HELD_OUT",
     help="Find training pictures and captions that are held out, too.",
 )
+@click.option(
+    "--verify",
+    type=PATH,
+    metavar="FOLDER",
+    help="Compare all chunks of columns below a folder with their checksums.",
+)
 @click.option("--pictures", default="rgb", help="Modality that --leaks compares.")
 @click.option("--captions", default="caption", help="Modality of its captions.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes of --leaks.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Processes of --leaks, threads of --verify.",
+)
 def command(
     raw: Path | None,
     config: Path | None,
@@ -47,22 +61,30 @@ def command(
     json_out: Path | None,
     tokenizers: Path | None,
     leaks: tuple[Path, Path] | None,
+    verify: Path | None,
     pictures: str,
     captions: str,
     workers: int,
 ) -> None:
-    """Tell what shards hold, with samples; find leaks.
+    """Tell what shards hold, with samples; find leaks; verify chunks.
 
     RAW is a folder of raw shards, or of token shards; all its modalities are shown. --leaks takes
     splits of raw shards (data/raw/train data/raw/val), or folders of tars or of picture files.
     """
+    if verify is not None:
+        if raw is not None or leaks is not None:
+            raise click.UsageError("--verify takes one folder and neither RAW nor --leaks")
+        _verify(verify, workers)
+        return
     if leaks is not None:
         if raw is not None or config is not None:
             raise click.UsageError("--leaks takes two folders and neither RAW nor --config")
         _leaks(*leaks, out or Path("leaks"), pictures, captions, workers)
         return
     if raw is None or config is None:
-        raise click.UsageError("give RAW and --config FILE, or --leaks TRAIN HELD_OUT")
+        raise click.UsageError(
+            "give RAW and --config FILE, --leaks TRAIN HELD_OUT or --verify FOLDER"
+        )
     from fourm_data_prep.inspect import inspect
 
     page = out or raw / "inspect.html"
@@ -113,8 +135,25 @@ def _leaks(
     num = found.num_train + found.num_held_out
     print(
         f"{num:,} pictures in {found.seconds:.1f} s ({num / found.seconds:.0f} a second):"
-        f" {len(found.pictures)} pairs, {found.num_plain} held-out pictures too plain for crops;"
+        f" {len(found.pictures)} pairs, {found.num_plain} held-out pictures plain;"
         f" {len(found.captions)} pairs of captions; {len(found.exclude)} training keys to leave out"
     )
     for name in ("leaks.html", "leaks.json", "exclude.txt"):
         print(out / name)
+
+
+def _verify(folder: Path, workers: int) -> None:
+    from fourm_data_prep.verify import verify
+
+    found = verify(folder, max(1, workers), lambda error: print(error, flush=True))
+    rate = found.num_bytes / 1e9 / max(found.seconds, 1e-9)
+    print(
+        f"{found.num_chunks:,} chunks, {found.num_bytes / 1e9:.2f} GB in {found.seconds:.1f} s"
+        f" ({rate:.1f} GB/s)"
+    )
+    if found.num_damaged:
+        raise UserError(
+            f"{found.num_damaged} of {found.num_chunks} chunks are damaged: delete their folders"
+            " and make them again"
+        )
+    print("no damage")

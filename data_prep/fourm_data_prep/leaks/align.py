@@ -8,6 +8,7 @@ are told apart.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,13 @@ _MIN_LARGER_SHARE = 0.6  # of one of them
 _MAX_SCALE = 2.2
 _BLANK = 2.0  # grey levels about the mean below which a picture shows nothing
 _NOISE = 6.0  # grey levels that a strong compression changes
-_ALMOST = 0.35
-_STEPS = (0.02, 0.008)  # of the larger side, by which a position is tried to be bettered
+_ALMOST = 0.45
+# of the larger side, by which a position is tried to be bettered: one that places gave, or one of a
+# grid
+NEAR = (0.02, 0.02, 0.008, 0.008)
+FAR = (0.035, 0.02, 0.02, 0.012, 0.008, 0.004)
+# first and last edge that a step moves: one of them, or both
+_MOVES = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -70,25 +76,30 @@ def whole(here: np.ndarray, there: np.ndarray) -> Laid:
 
 
 def bettered(
-    here: np.ndarray, there: np.ndarray, laid: Laid, wanted: tuple[float, float]
+    here: np.ndarray,
+    there: np.ndarray,
+    laid: Laid,
+    wanted: tuple[float, float],
+    steps: tuple[float, ...] = NEAR,
 ) -> tuple[float, float]:
-    """The ``agreement`` of the best position near one that places with errors have given; looked
-    for where they almost agree as much as ``wanted``.
+    """The ``agreement`` of the best position near one that has errors; looked for where they almost
+    agree as much as ``wanted``.
     """
     best = agreement(here, there, laid)
-    if best[0] < wanted[0] - _ALMOST or (best[0] >= wanted[0] and best[1] >= wanted[1]):
-        return best
     size = np.array(here.shape[1::-1], float)
     edges = laid.scale * np.stack([0 * size, size]) + laid.shift  # (2, 2) of the one in the other
-    for step in np.repeat(_STEPS, 2):
-        for edge in np.ndindex(2, 2):
-            for sign in (-1, 1):
-                moved = edges.copy()
-                moved[edge] += sign * step * size.max()
-                scale = (moved[1] - moved[0]) / size
-                found = agreement(here, there, Laid(scale, moved[0]))
-                if found > best:
-                    best, edges = found, moved
+    for number, step in enumerate(steps):
+        lacks = wanted[0] - best[0]
+        # what is not the same stays far from it, however it is moved
+        if lacks > _ALMOST * (1 - number / len(steps)) or (lacks <= 0 and best[1] >= wanted[1]):
+            break
+        for move, axis, sign in itertools.product(_MOVES, (0, 1), (-1, 1)):
+            moved = edges.copy()
+            moved[:, axis] += sign * step * size.max() * np.array(move)
+            scale = (moved[1] - moved[0]) / size
+            found = agreement(here, there, Laid(scale, moved[0]))
+            if found > best:
+                best, edges = found, moved
     return best
 
 

@@ -5,8 +5,8 @@
 The held-out pictures are kept in memory as prints; the training pictures stream by, one after
 another, in several processes: each is looked up as it is and mirrored, laid over what may be the
 same, and compared there. Found are crops either way that keep 60 % of a picture, flips, other sizes
-and strong compressions, also together. Pictures without places to hold on to (plain areas, single
-letters) are found whole but not when cropped; they are counted.
+and strong compressions, also together. Pictures with few places to hold on to (plain areas, single
+letters) are found in crops by windows of their shades, which is less certain; they are counted.
 
 ``leaks.json`` has all pairs and figures, ``leaks.html`` shows them, ``exclude.txt`` are the keys of
 the training samples to leave out.
@@ -31,17 +31,18 @@ from fourm.data.shards import DamageReport, write_json_atomic
 from fourm.errors import UserError
 from fourm.formats import FORMAT
 from fourm.report import Report, embed
-from fourm_data_prep.leaks.align import bettered, lay, whole
+from fourm_data_prep.leaks.align import FAR, NEAR, Laid, bettered, lay, whole
 from fourm_data_prep.leaks.captions import shared_captions
 from fourm_data_prep.leaks.folders import Folder
 from fourm_data_prep.leaks.lookup import Lookup
-from fourm_data_prep.leaks.prints import Print, print_of
+from fourm_data_prep.leaks.prints import Print, View, print_of
+from fourm_data_prep.leaks.windows import Shown, Windows
 
 # correlation of pixels that lie on each other, and of the second worst of 16 pieces
 ALIKE = (0.92, 0.85)
 # where only the hash of the whole was found: soft pictures are alike in their large shades
 ALIKE_WHOLE = (0.95, 0.9)
-MIN_PLACES = 16  # with fewer a picture is not found again in a crop
+MIN_PLACES = 16  # with fewer a picture is found again in a crop by its shades alone
 _SHOWN = 200
 _AT_ONCE = 8  # pictures handed to a process together
 
@@ -65,7 +66,7 @@ class Leaks:
     captions: tuple[tuple[str, str, float], ...]  # training key, held-out key, shared threes
     num_train: int
     num_held_out: int
-    num_plain: int  # held-out pictures that would not be found in a crop
+    num_plain: int  # held-out pictures that only their shades tell in a crop
     seconds: float
 
     @property
@@ -81,6 +82,7 @@ class Finder:
         self._keys = [key for key, _ in held]
         self._pictures = [found.picture for _, found in held]
         self._lookup = Lookup([found.plain for _, found in held])
+        self._windows = Windows([_shown(found, found.picture) for _, found in held])
 
     def __call__(self, key: str, picture: Image.Image) -> list[Leak]:
         """The held-out pictures that this training picture shows, each once."""
@@ -88,22 +90,36 @@ class Finder:
         best: dict[int, Leak] = {}
         for mirrored, view in enumerate((found.plain, found.mirrored)):
             here = np.ascontiguousarray(found.picture[:, ::-1]) if mirrored else found.picture
-            for candidate in self._lookup.candidates(view):
-                there = self._pictures[candidate.picture]
-                if len(candidate.here):
-                    laid, least = lay(candidate.here, candidate.there), ALIKE
-                else:
-                    laid, least = whole(here, there), ALIKE_WHOLE
-                if laid is None:
-                    continue
-                total, piece = bettered(here, there, laid, least)
+            for number, laid, least, steps in self._positions(view, _shown(found, here)):
+                total, piece = bettered(here, self._pictures[number], laid, least, steps)
                 if total < least[0] or piece < least[1]:
                     continue
-                leak = Leak(key, self._keys[candidate.picture], bool(mirrored), total, piece)
-                known = best.get(candidate.picture)
+                leak = Leak(key, self._keys[number], bool(mirrored), total, piece)
+                known = best.get(number)
                 if known is None or known.agreement < total:
-                    best[candidate.picture] = leak
+                    best[number] = leak
         return [best[i] for i in sorted(best)]
+
+    def _positions(
+        self, view: View, shown: Shown
+    ) -> Iterator[tuple[int, Laid, tuple[float, float], tuple[float, ...]]]:
+        """Numbers of pictures that may show the same, how this one would lie on them, how well
+        they then must agree, and by which steps that is bettered.
+        """
+        for candidate in self._lookup.candidates(view):
+            if len(candidate.here):
+                laid = lay(candidate.here, candidate.there)
+                if laid is not None:
+                    yield candidate.picture, laid, ALIKE, NEAR
+            else:
+                there = self._pictures[candidate.picture]
+                yield candidate.picture, whole(shown.picture, there), ALIKE_WHOLE, NEAR
+        for number, laid in self._windows.candidates(shown):
+            yield number, laid, ALIKE_WHOLE, FAR
+
+
+def _shown(found: Print, picture: np.ndarray) -> Shown:
+    return Shown(picture, len(found.plain.places))
 
 
 def find_leaks(train: Folder, held_out: Folder, workers: int = 0) -> Leaks:
@@ -117,12 +133,12 @@ def find_leaks(train: Folder, held_out: Folder, workers: int = 0) -> Leaks:
         folder.check()
     held = list(_each(_printed, held_out.read_pictures(DamageReport()), workers))
     held = [found for found in held if found is not None]
-    finder = Finder(held)
     num_train, leaks = 0, []
-    stream = train.read_pictures(DamageReport())
-    for found in _each(_Looking(finder), stream, workers):
-        num_train += found is not None
-        leaks += found or []
+    if held:
+        stream = train.read_pictures(DamageReport())
+        for found in _each(_Looking(Finder(held)), stream, workers):
+            num_train += found is not None
+            leaks += found or []
     captions = shared_captions(train.read_captions(), held_out.read_captions())
     num_plain = sum(len(found.plain.places) < MIN_PLACES for _, found in held)
     seconds = time.monotonic() - began
@@ -195,8 +211,8 @@ def _page(leaks: Leaks, train: Folder, held_out: Folder) -> Report:
     report.heading(
         "Pictures",
         f"{len(leaks.pictures)} pairs among {leaks.num_train:,} and {leaks.num_held_out:,} pictures"
-        f"; the first {len(shown)}. {leaks.num_plain} held-out pictures are too plain to be found"
-        " in a crop.",
+        f"; the first {len(shown)}. {leaks.num_plain} held-out pictures are so plain that crops of"
+        " them are found by their shades alone.",
     )
     of_train = _thumbnails(train, {leak.train for leak in shown})
     of_held = _thumbnails(held_out, {leak.held_out for leak in shown})

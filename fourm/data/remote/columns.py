@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,13 +25,13 @@ from fourm.data.remote.fetching import is_remote
 from fourm.data.remote.folder import RemoteFile, RemoteFolder
 from fourm.data.remote.pictures import RemotePictures, open_remote_pictures
 from fourm.data.remote.reading import RemoteReader
+from fourm.data.remote.vectors import RemoteVectors, open_remote_vectors
 from fourm.data.shards import DamageReport
-from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.ragged import starts as starts_of
 from fourm.tokens import Ragged
 
-__all__ = ["RemoteColumn", "RemoteData", "is_remote"]
+__all__ = ["Fetched", "RemoteColumn", "RemoteData", "is_remote"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,20 @@ class RemoteColumn:
         return np.dtype(index.dtype).itemsize * prod(index.shape)
 
 
+@runtime_checkable
+class Fetched(Protocol):
+    """A column whose values are fetched."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all values."""
+        ...
+
+    def want(self, rows: np.ndarray) -> None:
+        """Fetch, in the background, what these samples (n,) need."""
+        ...
+
+
 class RemoteData:
     """Remote folders of a run, and the cache that they share.
 
@@ -152,20 +167,15 @@ class RemoteData:
             return None
         return RemoteColumn(ChunkedColumn(tuple(chunks)), tuple(values), self.reader)
 
-    def pictures(
+    def raw(
         self, root: str, split: str, m: Modality, crops: CropSettings, report: DamageReport
-    ) -> RemotePictures | None:
-        """The column of the pictures below an address, see ``open_remote_pictures``.
-
-        Raises UserError for other raw values: they would be decoded into a column, without bound.
+    ) -> RemotePictures | RemoteVectors | None:
+        """The column of a continuous modality in the tars below an address, see
+        ``open_remote_pictures`` and ``open_remote_vectors``.
         """
-        if not m.patch_size:
-            raise UserError(
-                f"{root}: tokens and pictures (patch_size) are read over a network; the raw shards"
-                f" of {m.name} have to lie on this machine"
-            )
+        open_remote = open_remote_pictures if m.patch_size else open_remote_vectors
         folder = self._folder_at(root)
-        return open_remote_pictures(folder, split, m, crops, self._cache, self.reader, report)
+        return open_remote(folder, split, m, crops, self._cache, self.reader, report)
 
     def crop_settings(self, root: str, split: str) -> CropSettings:
         """Those of a split's tokens below an address (``CropSettings.read``)."""

@@ -19,11 +19,9 @@ from fourm.data.columns import made_once
 from fourm.data.crop_settings import CropSettings
 from fourm.data.patches import Damaged, FilePatches, PictureColumn, described_as
 from fourm.data.remote.folder import RemoteFolder
-from fourm.data.remote.listing import LISTING, read_listing
-from fourm.data.remote.members import RemoteMembers
+from fourm.data.remote.members import PublishedTars, RemoteMembers
 from fourm.data.remote.reading import RemoteReader
 from fourm.data.shards import DamageReport
-from fourm.errors import UserError
 from fourm.modalities import Modality
 
 
@@ -41,8 +39,7 @@ class RemotePictures(PictureColumn):
     def want(self, rows: np.ndarray) -> None:
         """Fetch, in the background, what these samples (n,) need."""
         (chunk,) = self.pictures.chunks
-        tar, offset, size, _ = np.unique(chunk.values[rows], axis=0).T
-        self.members.want(tar, offset, size)
+        self.members.want(*np.unique(chunk.values[rows, :3], axis=0).T)
 
 
 def open_remote_pictures(
@@ -60,30 +57,17 @@ def open_remote_pictures(
         crops: how many samples each gives.
         report: see ``patches.open_pictures``.
     """
-    place, member = f"{split}/{m.raw_name}", ""
-    tars = folder.tars(place)
-    if not tars:  # tars that hold several modalities lie in the split's folder
-        place, member = split, m.raw_name
-        tars = folder.tars(place)
-    if not tars:
+    found = PublishedTars.of(folder, split, m.raw_name)
+    if found is None:
         return None
-    if f"{place}/{LISTING}" not in folder.names(place):
-        raise UserError(
-            f"{folder.url}/{place} has no {LISTING}, which says where pictures lie in its tars: run"
-            " `fourm publish` of this release on the folder and upload it again"
-        )
-    listing = folder.file(f"{place}/{LISTING}")
 
-    def addresses(found: DamageReport) -> Iterator[tuple[Path, str, np.ndarray]]:
-        known = ((tar.url, tar.size) for tar in tars)
-        listed = read_listing(reader.cache.keep_whole(listing), known)
-        return addresses_of(listed, m.raw.extensions, crops, member, found)
+    def addresses(damage: DamageReport) -> Iterator[tuple[Path, str, np.ndarray]]:
+        return addresses_of(found.listed(reader), m.raw.extensions, crops, found.member, damage)
 
-    stamp = ["published", [tar.id for tar in tars], listing.id, f"{folder.url}/{place}", member]
-    column = made_once(stamp, addresses, described_as(m, crops), cache, report)
-    if member and not column.num_samples:
+    column = made_once(found.stamp, addresses, described_as(m, crops), cache, report)
+    if found.member and not column.num_samples:
         return None
-    (chunk,), members = column.chunks, RemoteMembers(tars, reader)
+    (chunk,), members = column.chunks, RemoteMembers(found.tars, reader)
     damaged = Damaged(report.max_rate)
     patches = FilePatches(chunk.values, column.name, m, crops, members, damaged)
     return RemotePictures(column, m.num_tokens, patches, members)
