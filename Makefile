@@ -8,7 +8,7 @@ OUT ?= runs/demo
 .PHONY: help demo earth test test-all check site notebooks clean
 
 help:
-	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (12 minutes on 2 cores)"
+	@echo "make demo [SIZE=smoke|default|large]   render a world, learn it, generate any-to-any, report (a quarter of an hour on 2 cores)"
 	@echo "make earth [SIZE=smoke|default]        maps of the real Earth, learned: any of them from any others"
 	@echo "make test                              the tests but those marked slow (under 10 minutes on 2 cores)"
 	@echo "make test-all                          all tests"

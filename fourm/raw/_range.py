@@ -35,7 +35,7 @@ def known(given: Range | Auto) -> Range:
     if given == "auto":
         raise UserError(
             "its range is 'auto' and not measured yet: `fourm inspect RAW --config FILE` writes it"
-            " into the file (as import, train-tokenizer and tokenize do)"
+            " into the file (as run, train-tokenizer and tokenize do)"
         )
     return given
 

@@ -128,7 +128,7 @@ def _tell(chosen: Chosen) -> None:
     counts = ", ".join(f"{len(tiles):,} {split}" for split, tiles in chosen.tiles.items())
     print(
         f"{counts} tiles; of {chosen.counts['tried']:,} places {chosen.counts['between splits']:,}"
-        f" were between splits, {chosen.counts['not as asked']:,} not as asked;"
+        f" were between splits, {chosen.counts['not as asked']:,} over an edge or not as asked;"
         f" {len(chosen.blocks.held_out)} blocks of {chosen.blocks.side:g} are held out",
         flush=True,
     )
