@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from fourm.codec_types import find_codec
 from fourm.errors import UserError
 from fourm.foreign_code import refuse_code
+from fourm.item_form import ItemForm
 from fourm.modalities import Modality, ModalitySet
 
 
@@ -50,6 +51,17 @@ class SoftCodec(Codec, Protocol):
     def decode_mean(self, probability: Sequence[np.ndarray]) -> list[Any]:
         """Probabilities of the ids of each token (n, V) -> raw values, decoded from the expected
         code of each.
+        """
+        ...
+
+
+@runtime_checkable
+class SpellingCodec(Codec, Protocol):
+    """A codec of text and of lists that are spelled as text."""
+
+    def piece_kinds(self) -> np.ndarray:
+        """What each id is (V,): the axis of a coordinate, or ``WORD`` or ``PIECE`` of
+        ``fourm.item_form``.
         """
         ...
 
@@ -92,3 +104,10 @@ class CodecSet:
         if name not in self._open:
             self._open[name] = open_codec(self._modalities[name], self._modalities, self._folder)
         return self._open[name]
+
+    def form_of(self, name: str) -> ItemForm | None:
+        """The form of the items of what is spelled as text."""
+        codec = self[name]
+        if not isinstance(codec, SpellingCodec):
+            return None
+        return ItemForm(codec.piece_kinds(), self._modalities[name].raw.num_coordinates)

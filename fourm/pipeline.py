@@ -73,7 +73,7 @@ class AnyToAnyPipeline:
             )
             for m in self.modalities
         }
-        self.sampler = Sampler(model, self.num_sentinels)
+        self.sampler = Sampler(model, self.num_sentinels, self.codecs.form_of)
         self._runs_on: torch.device | None = None  # where it is during a call, if not where it is
         self._engine = Engine(
             self.sampler,

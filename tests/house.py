@@ -78,7 +78,9 @@ ROOMS = (
         "masking mask_config mask_rules mask_counts mask_samples budgets spans read_rows tokens"
         " batch layout",
     ),
-    Room("fourm", "modalities", "one YAML entry, codecs", "modalities codecs codec_types"),
+    Room(
+        "fourm", "modalities", "one YAML entry, codecs", "modalities codecs codec_types item_form"
+    ),
     Room("fourm", "raw", "a file a raw type", "raw"),
     Room(
         "fourm",

@@ -40,6 +40,7 @@ FLOORS: list[set[str]] = [
         "fourm.evaluation.efficientnet",
     },
     {"fourm.raw"},
+    {"fourm.item_form"},
     {"fourm.codec_types", "fourm.modalities", "fourm.codecs"},
     {
         "fourm.layout",

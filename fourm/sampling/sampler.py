@@ -8,10 +8,13 @@ generator (``draws.py``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from fourm.errors import UserError
+from fourm.item_form import ItemForm
 from fourm.modalities import SENTINEL_ID
 from fourm.model import FourM
 from fourm.sampling.grids import generate_grid
@@ -27,11 +30,18 @@ _NUM_SENTINELS = 200  # of a vocabulary that does not say
 class Sampler:
     """Generates modalities with one model."""
 
-    def __init__(self, model: FourM, num_sentinels: dict[str, int] | None = None) -> None:
-        """``num_sentinels``: how many ids of each sequence modality mark gaps."""
+    def __init__(
+        self,
+        model: FourM,
+        num_sentinels: dict[str, int] | None = None,
+        form_of: Callable[[str], ItemForm | None] = lambda name: None,
+    ) -> None:
+        """``num_sentinels``: how many ids of each sequence modality mark gaps. ``form_of``: that of
+        the items of a sequence modality, where it has one.
+        """
         self.model = model.eval()
         self.modalities = model.modalities
-        self._num_sentinels = num_sentinels or {}
+        self._num_sentinels, self._form_of = num_sentinels or {}, form_of
 
     def generate(
         self,
@@ -69,7 +79,9 @@ class Sampler:
         result = SampleState(state.num_samples, dict(state.grids), dict(state.sequences))
         if m.kind == "sequence":
             last_sentinel = SENTINEL_ID + self._num_sentinels.get(target, _NUM_SENTINELS) - 1
-            result.sequences[target] = yield from generate_sequences(task, state, last_sentinel)
+            result.sequences[target] = yield from generate_sequences(
+                task, state, last_sentinel, self._form_of(target)
+            )
         else:
             result.grids[target] = yield from generate_grid(task, state)
         return result
