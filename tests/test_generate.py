@@ -13,6 +13,7 @@ from fourm.cli import main
 from fourm.resources import demo_model_folder
 
 CAPTION = "a large red cube left of a small blue sphere"
+BOXES = '[{"box": [0.1, 0.2, 0.5, 0.6], "label": "red cube"}]'
 TARGETS = ["depth", "normal", "semseg", "rgb", "boxes"]
 
 
@@ -119,6 +120,29 @@ def test_one_bad_file_of_many_is_named_and_the_others_are_made(folder, tmp_path,
     (tmp_path / "empty").mkdir()
     assert generate("--input", f"rgb={tmp_path / 'empty'}", "depth", "--out", out) == 2
     assert "no file of png, jpg" in capsys.readouterr().err
+
+
+def test_steps_are_animated_beside_each_picture(pipe, tmp_path, monkeypatch):
+    out, targets = tmp_path / "out", ["depth", "caption", "rgb"]
+    settings = {"steps": 3, "scheme": "halton", "temperature": 1.0}
+    call = [f"--{name}={value}" for name, value in settings.items()]
+    arguments = ["--num", "2", "--animate", "--out", str(out)]
+    main(["generate", "--input", f"boxes={BOXES}", *targets, *call, *arguments])
+    stream = pipe.stream(
+        {"boxes": json.loads(BOXES)}, ["depth", "caption", "rgb"], num_samples=2, **settings
+    )
+    shown = [step.images[1] for step in stream if step.target.name == "rgb"]
+    assert len(shown) == 3
+    for seed in range(2):
+        animations = manifest(out)["samples"][str(seed)]["animations"]
+        assert sorted(animations) == ["depth", "rgb"]  # a text has no picture
+        with Image.open(out / animations["rgb"]) as animation:
+            assert animation.n_frames == 4 or (animation.n_frames == 3 and seed == 0)
+            for i in range(seed * 3):  # the second sample is the stream's second
+                animation.seek(i)
+                frame = animation.convert("RGB").resize(shown[i].size, Image.Resampling.NEAREST)
+                assert np.array_equal(np.asarray(frame), np.asarray(shown[i]))
+    assert generate("--tile", "--animate", "depth", "--out", out) == 2
 
 
 def test_a_caption_that_is_a_folder_s_name_is_a_caption(tmp_path, monkeypatch):

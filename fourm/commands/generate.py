@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--guidance-scale", "--guidance", type=float, help="Of all targets; 1 = no guidance.")
 @click.option("--vary", type=float, metavar="SHARE", help="Keep this share of a given target.")
 @click.option("--ensemble", is_flag=True, help="Of all samples one answer and where they differ.")
+@click.option("--animate", is_flag=True, help="Beside each picture its steps, as animated WebP.")
 @click.option("--tile", is_flag=True, help="Inputs are maps of any size, and so are the targets.")
 @click.option("--overlap", type=float, default=0.25, help="Of tiles, as a share of their side.")
 def command(
@@ -59,6 +60,7 @@ def command(
     seed: int,
     vary: float | None,
     ensemble: bool,
+    animate: bool,
     tile: bool,
     overlap: float,
     **sampling: Any,
@@ -78,6 +80,7 @@ def command(
         Results,
         stamp_of,
         wanted_inputs,
+        watched,
         write_maps,
     )
     from fourm.hub import find_model
@@ -92,8 +95,10 @@ def command(
     told = {} if caption is None else {"caption": caption}
     targets = [*first, *more] or ["rgb"]
     if tile:
-        if table is not None or num != 1:
-            raise UserError("--tile makes one map of each target: leave out --inputs and --num")
+        if table is not None or num != 1 or animate:
+            raise UserError(
+                "--tile makes one map of each target: leave out --inputs, --num and --animate"
+            )
         _tell(
             write_maps(
                 out, pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
@@ -102,7 +107,7 @@ def command(
         return
     everything = wanted_inputs(pipe.modalities, given, table, told)
     request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
-    request |= {} if vary is None else {"vary": vary}
+    request |= ({} if vary is None else {"vary": vary}) | ({"animate": True} if animate else {})
     results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
     wrong = []
     for wanted in everything:
@@ -111,14 +116,16 @@ def command(
             continue
         try:
             values = _values(pipe, wanted.inputs, targets, vary, seed)
-            made = pipe(values, targets, seed=seed, num_samples=num, **settings)
+            stream = pipe.stream(values, targets, seed=seed, num_samples=num, **settings)
+            frames = watched(stream, animate)
+            made = stream.results
         except UserError as error:
             if not wanted.key:
                 raise
             wrong.append(f"{wanted.key}: {error}")
             print(wrong[-1])
             continue
-        _tell(results.add(wanted, seed, made))
+        _tell(results.add(wanted, seed, made, frames))
         _tell(results.add_ensembles(wanted, made) if ensemble else iter(()))
     if wrong:
         raise UserError(
