@@ -150,11 +150,14 @@ class TiledCall:
         mosaic, rows = _mosaic_of(m, windows.shape[1] * pixels), []
         for which in windows.blocks(self.max_windows):
             state = self._state(which, windows, before)
-            chosen = chosen or self._options(name, state)
+            grid = None
+            if chosen is None:
+                chosen, grid = self._options(name, state)
             places, owned = fine.places(which), fine.owned(which)
-            if not _is_one_pass(chosen):
+            if not chosen.is_one_pass:
                 state.grids[name] = tokens.seen(places)
-            grid = self._found(name, state, chosen, which, places, owned)
+            if grid is None:  # else the pass that told how has found it
+                grid = self._found(name, state, chosen, which, places, owned)
             tokens.add(grid, places, owned)
             values = self.engine.decoder.decode(grid, name).values
             for value, (row, column) in zip(values, windows.corners(which), strict=True):
@@ -189,8 +192,10 @@ class TiledCall:
             state.grids[name] = tokens.seen(fine.places(which))
         return state
 
-    def _options(self, name: str, state: SampleState) -> SamplingOptions:
-        """As the call says, else the model; else what a first pass over some windows tells."""
+    def _options(self, name: str, state: SampleState) -> tuple[SamplingOptions, GridState | None]:
+        """As the call says, else the model; else what a first pass over some windows tells, and
+        what that has found if no other is needed.
+        """
         engine, conditions = self.engine, state.present
         chosen = self.options.get(name)
         chosen = chosen or preferred(self.own, engine.modalities, conditions, name)
@@ -199,7 +204,7 @@ class TiledCall:
             return automatic.settings(
                 engine.sampler, state, name, seeds(state.num_samples), conditions, mean
             )
-        return (chosen or SamplingOptions()).changed(self.settings)
+        return (chosen or SamplingOptions()).changed(self.settings), None
 
     def _found(
         self,
@@ -211,10 +216,10 @@ class TiledCall:
         owned: np.ndarray,
     ) -> GridState:
         conditions = [n for n in state.present if n != name]
-        if not _is_one_pass(options):
+        if not options.is_one_pass:
             options = replace(options, scheme=Owned(inner=options.scheme, owned=owned))
         steps = self.engine.sampler.steps(state, name, options, self.seed + which, conditions)
-        source = None if _is_one_pass(options) else _owner_of(places, owned)
+        source = None if options.is_one_pass else _owner_of(places, owned)
         return _shared(steps, source).grids[name]
 
 
@@ -241,10 +246,6 @@ def _owner_of(places: np.ndarray, owned: np.ndarray) -> np.ndarray:
     own = np.flatnonzero(owned.reshape(-1))
     at[flat[own]] = own
     return at[flat]
-
-
-def _is_one_pass(options: SamplingOptions) -> bool:
-    return options.steps == 1 and not options.sweeps
 
 
 def _tokens_of(m: Modality) -> int:

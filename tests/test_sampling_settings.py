@@ -24,7 +24,7 @@ from fourm.sampling.choose import choose
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schemes import MaskGIT
-from fourm.sampling.state import GridState, SampleState, encoder_stream
+from fourm.sampling.state import Branch, GridState, SampleState, encoder_stream
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}
 
@@ -264,8 +264,8 @@ def test_samples_that_are_alike_are_encoded_once(modalities, config, monkeypatch
     for grid in four.grids.values():
         grid.values[2], grid.known[2] = grid.values[0], grid.known[0]
     four.sequences["caption"][2] = four.sequences["caption"][0]
-    nothing = frozenset({"rgb", "depth", "caption", "pixels"})
-    stream = encoder_stream(four, modalities, [frozenset(), nothing])
+    nothing = Branch(frozenset({"rgb", "depth", "caption", "pixels"}))
+    stream = encoder_stream([four, nothing.of(four)], modalities)
     assert_shared(model, stream, 4, monkeypatch)
 
 
@@ -276,7 +276,7 @@ def test_samples_that_differ_in_one_number_of_a_vector_are_encoded_apart(
     values = np.zeros((2, 16, modalities["pixels"].width), np.float32)
     values[1, 15, -1] = 1e-6
     state = SampleState(2, {"pixels": GridState(values, np.ones((2, 16), bool))})
-    assert_shared(model, encoder_stream(state, modalities, [frozenset()]), 2, monkeypatch)
+    assert_shared(model, encoder_stream([state], modalities), 2, monkeypatch)
 
 
 def test_targets_without_a_chain_are_given_the_inputs_alone(pipe, picture):

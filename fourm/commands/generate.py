@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     metavar="CSV",
     help="A table of inputs: columns named after modalities, and key if they have names.",
 )
+@click.option(
+    "--negative",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What is not wanted, as an input is given; --guidance-scale leads away from it.",
+)
 @click.option("--targets", "first", multiple=True, metavar="TARGET...", help="The same as TARGET.")
 @click.argument("more", nargs=-1, metavar="[TARGET]...")
 @click.option("--out", type=PATH, default="runs/generated", help="Folder for the results.")
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=int, help="Of all targets; 0 = off.")
 @click.option("--top-p", type=float, help="Of all targets; 1 = off.")
 @click.option("--guidance-scale", "--guidance", type=float, help="Of all targets; 1 = no guidance.")
+@click.option("--negative-weight", type=float, help="Of --negative, beside the guidance scale.")
 @click.option("--vary", type=float, metavar="SHARE", help="Keep this share of a given target.")
 @click.option("--ensemble", is_flag=True, help="Of all samples one answer and where they differ.")
 @click.option("--animate", is_flag=True, help="Beside each picture its steps, as animated WebP.")
@@ -53,6 +60,7 @@ def command(
     caption: str | None,
     inputs: tuple[str, ...],
     table: Path | None,
+    negative: tuple[str, ...],
     first: tuple[str, ...],
     more: tuple[str, ...],
     out: Path,
@@ -71,7 +79,8 @@ def command(
     left out are the model's own. Of a folder or a table of inputs those that an earlier call has
     finished are not made again.
     """
-    given = dict(_named(text) for text in inputs)
+    given = dict(_named(text, "--input") for text in inputs)
+    unwanted = dict(_named(text, "--negative") for text in negative)
 
     from fourm.config import from_mapping
     from fourm.generated_files import (
@@ -95,9 +104,10 @@ def command(
     told = {} if caption is None else {"caption": caption}
     targets = [*first, *more] or ["rgb"]
     if tile:
-        if table is not None or num != 1 or animate:
+        if table is not None or num != 1 or animate or unwanted:
             raise UserError(
-                "--tile makes one map of each target: leave out --inputs, --num and --animate"
+                "--tile makes one map of each target: leave out --inputs, --num, --animate and"
+                " --negative"
             )
         _tell(
             write_maps(
@@ -107,6 +117,7 @@ def command(
         return
     everything = wanted_inputs(pipe.modalities, given, table, told)
     request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
+    request |= {"negative": unwanted} if unwanted else {}
     request |= ({} if vary is None else {"vary": vary}) | ({"animate": True} if animate else {})
     results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
     wrong = []
@@ -116,7 +127,14 @@ def command(
             continue
         try:
             values = _values(pipe, wanted.inputs, targets, vary, seed)
-            stream = pipe.stream(values, targets, seed=seed, num_samples=num, **settings)
+            stream = pipe.stream(
+                values,
+                targets,
+                seed=seed,
+                num_samples=num,
+                negative=_read(pipe, unwanted),
+                **settings,
+            )
             frames = watched(stream, animate)
             made = stream.results
         except UserError as error:
@@ -142,10 +160,7 @@ def _values(
     seed: int,
 ) -> dict[str, Any]:
     """What is given; of targets a part, where they are to be varied."""
-    values = {
-        name: pipe.modalities[name].raw.from_argument(value) if isinstance(value, str) else value
-        for name, value in inputs.items()
-    }
+    values = _read(pipe, inputs)
     if vary is None:
         return values
     if not set(values) & set(targets):
@@ -153,13 +168,20 @@ def _values(
     return {n: pipe.vary(n, v, vary, seed) if n in targets else v for n, v in values.items()}
 
 
+def _read(pipe: AnyToAnyPipeline, inputs: Mapping[str, str | Path]) -> dict[str, Any]:
+    return {
+        name: pipe.modalities[name].raw.from_argument(value) if isinstance(value, str) else value
+        for name, value in inputs.items()
+    }
+
+
 def _tell(lines: Iterator[str]) -> None:
     for line in lines:
         print(line)
 
 
-def _named(text: str) -> tuple[str, str]:
+def _named(text: str, option: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign:
-        raise UserError(f"--input {text!r} is not of the form NAME=VALUE")
+        raise UserError(f"{option} {text!r} is not of the form NAME=VALUE")
     return name, value

@@ -6,10 +6,12 @@ follow. Shapes: B samples, n positions, V ids.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fourm.errors import UserError
-from fourm.sampling.asking import Draw, ask, commit
+from fourm.sampling.asking import Draw, Question, ask, ask_all, commit
 from fourm.sampling.schemes import Canvas
 from fourm.sampling.state import GridState, SampleState
 from fourm.sampling.sweeps import sweep_grid
@@ -52,6 +54,20 @@ def generate_grid(task: Task, state: SampleState) -> Steps[GridState]:
         )
     yield from sweep_grid(task, state, grid, canvas)
     return grid
+
+
+def ask_once(tasks: Sequence[Task], state: SampleState) -> list[GridState]:
+    """Targets of which all open tokens are asked in one pass, for all of them together; what each
+    is given is ``state`` alone.
+    """
+    grids = [_started(task, state) for task in tasks]
+    questions = [
+        Question(task, *np.nonzero(~grid.known), Draw(task.rng, 0, task.options.temperature))
+        for task, grid in zip(tasks, grids, strict=True)
+    ]
+    for grid, answers in zip(grids, ask_all(state, questions), strict=True):
+        commit(grid, answers)
+    return grids
 
 
 def _started(task: Task, state: SampleState) -> GridState:

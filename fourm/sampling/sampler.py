@@ -8,7 +8,7 @@ generator (``draws.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from fourm.errors import UserError
 from fourm.item_form import ItemForm
 from fourm.modalities import SENTINEL_ID
 from fourm.model import FourM
-from fourm.sampling.grids import generate_grid
+from fourm.sampling.grids import ask_once, generate_grid
 from fourm.sampling.guidance import Guidance
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sequences import generate_sequences
@@ -50,6 +50,7 @@ class Sampler:
         options: SamplingOptions,
         seeds: np.ndarray,
         conditions: list[str],
+        negative: SampleState | None = None,
     ) -> SampleState:
         """Generate one target for every sample; returns a new state in which it is known.
 
@@ -57,8 +58,9 @@ class Sampler:
             seeds: (B,) seed of each sample.
             conditions: modalities that guidance strengthens (given inputs, usually); the rest of
                 the state stays in all branches.
+            negative: what takes their place in the branch from which guidance leads away.
         """
-        return last_of(self.steps(state, target, options, seeds, conditions))
+        return last_of(self.steps(state, target, options, seeds, conditions, negative))
 
     @torch.inference_mode()
     def steps(
@@ -68,6 +70,7 @@ class Sampler:
         options: SamplingOptions,
         seeds: np.ndarray,
         conditions: list[str],
+        negative: SampleState | None = None,
     ) -> Steps[SampleState]:
         """``generate`` as an iterator: goes on with each step that is asked for."""
         m = self.modalities[target]
@@ -75,7 +78,7 @@ class Sampler:
             known = ", ".join(output.name for output in self.modalities.outputs)
             raise UserError(f"{target} is no output of this model; it has {known}")
         present = [name for name in conditions if name != target and name in state.present]
-        task = Task(self.model, m, options, _guidance(options, present), seeds)
+        task = Task(self.model, m, options, _guidance(options, present, negative), seeds)
         result = SampleState(state.num_samples, dict(state.grids), dict(state.sequences))
         if m.kind == "sequence":
             last_sentinel = SENTINEL_ID + self._num_sentinels.get(target, _NUM_SENTINELS) - 1
@@ -86,11 +89,40 @@ class Sampler:
             result.grids[target] = yield from generate_grid(task, state)
         return result
 
+    @torch.inference_mode()
+    def together(
+        self, state: SampleState, targets: Mapping[str, SamplingOptions], seeds: np.ndarray
+    ) -> SampleState:
+        """Grids and sets that take one pass each, without guidance, in one pass for all: what
+        ``generate`` makes of each of them, given ``state`` alone.
+        """
+        tasks = [
+            Task(self.model, self.modalities[name], options, Guidance.off(), seeds)
+            for name, options in targets.items()
+        ]
+        found = ask_once(tasks, state)
+        grids = dict(zip(targets, found, strict=True))
+        return SampleState(state.num_samples, {**state.grids, **grids}, dict(state.sequences))
 
-def _guidance(options: SamplingOptions, conditions: list[str]) -> Guidance:
+
+def _guidance(
+    options: SamplingOptions, conditions: list[str], negative: SampleState | None
+) -> Guidance:
     """The branches that the options ask for."""
+    weight = options.negative_weight
+    if negative is not None and weight is None:
+        if options.condition_weights or options.guidance_scale == 1.0:
+            raise UserError(
+                "what is negative acts by guidance: set guidance_scale to more than 1, or say"
+                " negative_weight"
+            )
+        return Guidance.between(conditions, negative)
     if options.condition_weights:
-        return Guidance.weighted(conditions, options.condition_weights)
-    if options.guidance_scale == 1.0 or not conditions:
-        return Guidance.off()
-    return Guidance.between(conditions)
+        guidance = Guidance.weighted(conditions, options.condition_weights)
+    elif options.guidance_scale == 1.0 or not conditions:
+        guidance = Guidance.off()
+    else:
+        guidance = Guidance.between(conditions)
+    if negative is None or not weight:
+        return guidance
+    return guidance.away_from(negative, conditions, weight)
