@@ -1,8 +1,8 @@
 """A call of the pipeline: what was asked for, checked, and the steps that answer it.
 
 Targets are generated one after another, each given the inputs and those before it; what one pass
-determines is found together and given the inputs alone, as it comes out worse otherwise. How each is
-sampled is said by the call, else by the model (``preferred.py``), else by a first pass
+determines is found together and given the inputs alone, as it comes out worse otherwise. How each
+is sampled is said by the call, else by the model (``preferred.py``), else by a first pass
 (``automatic.py``).
 """
 
@@ -79,7 +79,7 @@ class Call:
 
     def __post_init__(self) -> None:
         if not isinstance(self.chain, bool | None):
-            raise UserError(f"chain is True, False or None, not {self.chain!r}")
+            raise UserError(f"chain is True or False, not {self.chain!r}")
         if not isinstance(self.paste, bool):
             raise UserError(f"paste is True or False, not {self.paste!r}")
         if self.negative is None and "negative_weight" in self.settings:

@@ -115,10 +115,17 @@ class TiledCall:
     max_windows: int
 
     def results(self) -> dict[str, GeneratedMap]:
-        """All targets, each given those before it."""
-        windows, found, made = self._windows(), {}, {}
+        """All targets, each given those before it; those in a row that one pass determines are
+        given what came before the row, as in a plain call.
+        """
+        windows, made = self._windows(), {}
+        given: dict[str, TokenMap] = {}
+        row: dict[str, TokenMap] = {}  # of one pass, and not given one another
         for name in self.targets:
-            made[name], found[name] = self._target(name, windows, found)
+            said = self._said(name, [*self.maps, *self.others, *given])
+            if said is None or not said.is_plain_pass or said.temperature:
+                given, row = {**given, **row}, {}
+            made[name], row[name] = self._target(name, windows, given)
         return made
 
     def _windows(self) -> Windows:
@@ -197,14 +204,21 @@ class TiledCall:
         what that has found if no other is needed.
         """
         engine, conditions = self.engine, state.present
-        chosen = self.options.get(name)
-        chosen = chosen or preferred(self.own, engine.modalities, conditions, name)
-        if chosen is None and not self.settings:
+        chosen = self._said(name, conditions)
+        if chosen is None:
             mean, seeds = isinstance(engine.decoder.codecs[name], SoftCodec), np.arange
             return automatic.settings(
                 engine.sampler, state, name, seeds(state.num_samples), conditions, mean
             )
-        return (chosen or SamplingOptions()).changed(self.settings), None
+        return chosen, None
+
+    def _said(self, name: str, conditions: Sequence[str]) -> SamplingOptions | None:
+        """By the call, else by the model, if at all."""
+        chosen = self.options.get(name)
+        chosen = chosen or preferred(self.own, self.engine.modalities, conditions, name)
+        if chosen is None and not self.settings:
+            return None
+        return (chosen or SamplingOptions()).changed(self.settings)
 
     def _found(
         self,

@@ -12,7 +12,7 @@ from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from fourm_tokenizers.quantizers import QuantizerConfig
 from test_sampling import OPTIONS, SENTINELS, make_state, one
 
-from fourm import AnyToAnyPipeline, Partial
+from fourm import AnyToAnyPipeline, Partial, Tokens
 from fourm.automatic import DETERMINED, DRAWN, ONCE
 from fourm.config import choose as chosen_kind
 from fourm.distinct import encode_distinct
@@ -281,10 +281,60 @@ def test_samples_that_differ_in_one_number_of_a_vector_are_encoded_apart(
 
 def test_targets_without_a_chain_are_given_the_inputs_alone(pipe, picture):
     together = pipe(picture, ["depth", "semseg"], chain=False)
-    chained = pipe(picture, ["depth", "semseg"])
+    chained = pipe(picture, ["depth", "semseg"], chain=True)
     for name, result in together.items():
         assert np.array_equal(result.ids[0], pipe(picture, name)[name].ids[0])
     assert not np.array_equal(together["semseg"].ids[0], chained["semseg"].ids[0])
+
+
+THREE = ["depth", "normal", "semseg"]
+
+
+def test_determined_targets_in_a_row_take_one_pass_and_equal_separate_ones(
+    pipe, picture, monkeypatch
+):
+    """Ids, entropies and what mean codes decode to are those of a call for each."""
+    passes, encode, decode = [], pipe.model.encode, pipe.model.decode
+    monkeypatch.setattr(pipe.model, "encode", lambda s: passes.append("e") or encode(s))
+    monkeypatch.setattr(pipe.model, "decode", lambda *a: passes.append("d") or decode(*a))
+    pictures = {"rgb": [picture["rgb"], picture["rgb"][::-1]]}
+    together = pipe(pictures, [*THREE, "caption"], seed=1)
+    assert passes == ["e", "d", "e"]  # a text has a decoder of its own
+    for name in THREE:
+        alone = pipe(pictures, name, seed=1)[name]
+        for i in range(2):
+            assert np.array_equal(together[name].ids[i], alone.ids[i])
+            np.testing.assert_allclose(together[name].entropy[i], alone.entropy[i], atol=1e-4)
+            np.testing.assert_allclose(
+                together[name].values[i].astype(float), alone.values[i], rtol=1e-3, atol=1e-2
+            )
+    # what comes after them is given them, as in a chain
+    given = {**pictures, **{name: [Tokens(i) for i in together[name].ids] for name in THREE}}
+    assert together["caption"].texts == pipe(given, "caption", seed=1)["caption"].texts
+
+
+def test_drawn_targets_of_one_pass_are_drawn_as_apart(modalities, model):
+    once = SamplingOptions(scheme="roar", steps=1, temperature=0.7)
+    state, seeds = make_state(modalities, 3), np.arange(3)
+    del state.grids["depth"]
+    sampler = Sampler(model, SENTINELS)
+    together = sampler.together(state, {"depth": once, "code": once, "rgb": once}, seeds)
+    for name in ("depth", "code", "rgb"):
+        alone = sampler.generate(state, name, once, seeds, []).grids[name]
+        assert np.array_equal(together.grids[name].values, alone.values)
+        assert together.grids[name].known.all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.5}, {"guidance_scale": 2.0}, {"steps": 2}, {"scheme": "maskgit"}]
+)
+def test_what_is_drawn_guided_or_takes_steps_is_a_chain(pipe, picture, settings):
+    once = {"scheme": "roar", "steps": 1, "temperature": 0.0, "decode": "ids"}
+    left_out, chained = (
+        pipe(picture, ["depth", "semseg"], **{**once, **settings}, chain=chain)
+        for chain in (None, True)
+    )
+    assert np.array_equal(left_out["semseg"].ids[0], chained["semseg"].ids[0])
 
 
 # ---- a batch and its singles ---------------------------------------------------------------------

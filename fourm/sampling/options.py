@@ -115,7 +115,7 @@ class SamplingOptions:
 
     @property
     def is_plain_pass(self) -> bool:
-        """True where that pass needs no second branch, and all of its answers stay."""
+        """True where that pass needs no branch but one, and all of its answers stay."""
         is_guided = self.guidance_scale != 1.0 or self.condition_weights
         return self.is_one_pass and isinstance(self.scheme, InOrder) and not is_guided
 
