@@ -79,8 +79,7 @@ def command(
     left out are the model's own. Of a folder or a table of inputs those that an earlier call has
     finished are not made again.
     """
-    given = dict(_named(text, "--input") for text in inputs)
-    unwanted = dict(_named(text, "--negative") for text in negative)
+    given, unwanted = _named("--input", inputs), _named("--negative", negative)
 
     from fourm.config import from_mapping
     from fourm.generated_files import (
@@ -109,26 +108,29 @@ def command(
                 "--tile makes one map of each target: leave out --inputs, --num, --animate and"
                 " --negative"
             )
-        _tell(
-            write_maps(
-                out, pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
-            )
-        )
-        return
+        maps = pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
+        return _tell(write_maps(out, maps))
     everything = wanted_inputs(pipe.modalities, given, table, told)
-    request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
-    request |= {"negative": unwanted} if unwanted else {}
-    request |= ({} if vary is None else {"vary": vary}) | ({"animate": True} if animate else {})
-    results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
+    request = {
+        "model": str(folder),
+        "weights": stamp_of(folder),
+        "targets": targets,
+        "vary": vary,
+        "negative": unwanted or None,
+        "animate": animate or None,
+        "seed": seed,
+        "num_samples": num,
+        **settings,
+    }
+    results = Results.open(out, {n: value for n, value in request.items() if value is not None})
     wrong = []
     for wanted in everything:
         if wanted.key and results.has(wanted):
             print(f"{wanted.key}: is there")
             continue
         try:
-            values = _values(pipe, wanted.inputs, targets, vary, seed)
             stream = pipe.stream(
-                values,
+                _values(pipe, wanted.inputs, targets, vary, seed),
                 targets,
                 seed=seed,
                 num_samples=num,
@@ -136,15 +138,14 @@ def command(
                 **settings,
             )
             frames = watched(stream, animate)
-            made = stream.results
         except UserError as error:
             if not wanted.key:
                 raise
             wrong.append(f"{wanted.key}: {error}")
             print(wrong[-1])
             continue
-        _tell(results.add(wanted, seed, made, frames))
-        _tell(results.add_ensembles(wanted, made) if ensemble else iter(()))
+        _tell(results.add(wanted, seed, stream.results, frames))
+        _tell(results.add_ensembles(wanted, stream.results) if ensemble else iter(()))
     if wrong:
         raise UserError(
             f"{len(wrong)} of {len(everything)} inputs could not be used, the first {wrong[0]}"
@@ -180,8 +181,9 @@ def _tell(lines: Iterator[str]) -> None:
         print(line)
 
 
-def _named(text: str, option: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise UserError(f"{option} {text!r} is not of the form NAME=VALUE")
-    return name, value
+def _named(option: str, texts: tuple[str, ...]) -> dict[str, str]:
+    """What ``option NAME=VALUE``, given several times, names."""
+    for text in texts:
+        if "=" not in text:
+            raise UserError(f"{option} {text!r} is not of the form NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)
