@@ -48,7 +48,7 @@ def logits(model, state, branch, target="rgb"):
         # weights of: all, nothing, the negative, depth alone
         ({"guidance_scale": 3.0}, (3, 0, -2, 0)),
         ({"guidance_scale": 3.0, "negative_weight": 1.5}, (3, -0.5, -1.5, 0)),
-        ({"negative_weight": 1.5}, (1, 1.5, -1.5, 0)),
+        ({"negative_weight": 20.0}, (1, 20, -20, 0)),
         ({"condition_weights": {"depth": 2.0}, "negative_weight": 1.0}, (0, 0, -1, 2)),
     ],
     ids=str,

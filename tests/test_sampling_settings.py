@@ -90,6 +90,17 @@ def unsaid(pipe) -> AnyToAnyPipeline:
     return AnyToAnyPipeline(pipe.model, pipe.tokenizers_folder)
 
 
+def test_the_shipped_settings_do_not_erase_objects_as_confidence_does(pipe):
+    """With nothing given MaskGIT takes the background first, and then there is nothing else: its
+    pictures hardly differ (deviation over 256 pictures 11.5, of the shipped settings 36.9).
+    """
+    made = [
+        np.stack(pipe({}, "rgb", num_samples=12, options=options)["rgb"].values).std(0).mean()
+        for options in ({}, {"rgb": SamplingOptions(steps=8, temperature=0.3)})
+    ]
+    assert made[0] > 2 * made[1]
+
+
 def test_where_nothing_is_said_a_determined_target_is_taken_from_one_pass(unsaid, picture):
     out = unsaid(picture, "semseg", seed=8)["semseg"]
     again = unsaid(picture, "semseg", seed=8, options={"semseg": replace(ONCE, decode="mean")})
