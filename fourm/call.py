@@ -28,6 +28,7 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
 from fourm.sampling.task import Step, Steps
+from fourm.together import is_determined, is_plain_pass, together
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Call:
                 is_given = name in self.values.values
                 if is_given or chosen is None or self.engine.modalities[name].kind == "sequence":
                     break
-                if not chosen.is_plain_pass or (self.chain is None and chosen.temperature):
+                if not (is_determined(chosen) if self.chain is None else is_plain_pass(chosen)):
                     break
                 names.append(name)
         return names or [left[0]]
@@ -127,7 +128,7 @@ class Call:
     ) -> Generator[GenerationStep, None, SampleState]:
         """Targets that one pass finds together."""
         chosen = {name: self._asked_at_once(name, conditions) for name in names}
-        made = self.engine.sampler.together(state, chosen, self.seeds)
+        made = together(self.engine.sampler, state, chosen, self.seeds)
         for name in names:
             step = Step(1, 1, partial(made.found, name))
             yield GenerationStep(self.engine.modalities[name], step, self.engine.decoder)

@@ -37,6 +37,7 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.schemes import Answers, Canvas, Scheme
 from fourm.sampling.state import GridState, SampleState
 from fourm.sampling.task import Steps
+from fourm.together import is_determined, is_one_pass
 from fourm.windows import Mosaic, Windows
 
 
@@ -123,7 +124,7 @@ class TiledCall:
         row: dict[str, TokenMap] = {}  # of one pass, and not given one another
         for name in self.targets:
             said = self._said(name, [*self.maps, *self.others, *given])
-            if said is None or not said.is_plain_pass or said.temperature:
+            if said is None or not is_determined(said):
                 given, row = {**given, **row}, {}
             made[name], row[name] = self._target(name, windows, given)
         return made
@@ -161,7 +162,7 @@ class TiledCall:
             if chosen is None:
                 chosen, grid = self._options(name, state)
             places, owned = fine.places(which), fine.owned(which)
-            if not chosen.is_one_pass:
+            if not is_one_pass(chosen):
                 state.grids[name] = tokens.seen(places)
             if grid is None:  # else the pass that told how has found it
                 grid = self._found(name, state, chosen, which, places, owned)
@@ -230,10 +231,10 @@ class TiledCall:
         owned: np.ndarray,
     ) -> GridState:
         conditions = [n for n in state.present if n != name]
-        if not options.is_one_pass:
+        if not is_one_pass(options):
             options = replace(options, scheme=Owned(inner=options.scheme, owned=owned))
         steps = self.engine.sampler.steps(state, name, options, self.seed + which, conditions)
-        source = None if options.is_one_pass else _owner_of(places, owned)
+        source = None if is_one_pass(options) else _owner_of(places, owned)
         return _shared(steps, source).grids[name]
 
 

@@ -13,11 +13,11 @@ from uncached_decoder import UncachedDecoder
 from fourm.config import from_mapping, to_mapping
 from fourm.earlier_options import EARLIER_KEYS
 from fourm.errors import UserError
+from fourm.gaps import fill_gaps
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
 from fourm.ragged import ranks
 from fourm.rng import CounterRNG
 from fourm.sampling.choose import choose, filtered
-from fourm.sampling.gaps import fill_gaps
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schedules import tokens_done

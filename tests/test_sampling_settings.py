@@ -25,6 +25,7 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schemes import MaskGIT
 from fourm.sampling.state import Branch, GridState, SampleState, encoder_stream
+from fourm.together import together
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}
 
@@ -329,11 +330,11 @@ def test_drawn_targets_of_one_pass_are_drawn_as_apart(modalities, model):
     state, seeds = make_state(modalities, 3), np.arange(3)
     del state.grids["depth"]
     sampler = Sampler(model, SENTINELS)
-    together = sampler.together(state, {"depth": once, "code": once, "rgb": once}, seeds)
+    found = together(sampler, state, {"depth": once, "code": once, "rgb": once}, seeds)
     for name in ("depth", "code", "rgb"):
         alone = sampler.generate(state, name, once, seeds, []).grids[name]
-        assert np.array_equal(together.grids[name].values, alone.values)
-        assert together.grids[name].known.all()
+        assert np.array_equal(found.grids[name].values, alone.values)
+        assert found.grids[name].known.all()
 
 
 @pytest.mark.parametrize(

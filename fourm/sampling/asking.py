@@ -6,7 +6,6 @@ Shapes: B samples, a answers, V ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,16 +42,9 @@ class Question:
     draw: Draw
 
 
-def ask(
-    task: Task, state: SampleState, sample: np.ndarray, position: np.ndarray, draw: Draw
-) -> Answers:
-    """What the network draws at positions (a,) of samples (a,)."""
-    return ask_all(state, [Question(task, sample, position, draw)])[0]
-
-
-def ask_all(state: SampleState, questions: Sequence[Question]) -> list[Answers]:
-    """Answers to questions about targets whose branches are the same, from one pass: the decoder
-    sees no target from another.
+def ask(state: SampleState, *questions: Question) -> list[Answers]:
+    """What the network draws, for each question; those of one pass are about targets whose branches
+    are the same, and the decoder sees no target from another.
     """
     task = questions[0].task
     num_branches = task.guidance.num_branches

@@ -108,17 +108,6 @@ class SamplingOptions:
                 )
         return replace(self, **settings)
 
-    @property
-    def is_one_pass(self) -> bool:
-        """True where all tokens of a grid or set are asked once, together."""
-        return self.steps == 1 and not self.sweeps
-
-    @property
-    def is_plain_pass(self) -> bool:
-        """True where that pass needs no branch but one, and all of its answers stay."""
-        is_guided = self.guidance_scale != 1.0 or self.condition_weights
-        return self.is_one_pass and isinstance(self.scheme, InOrder) and not is_guided
-
     def temperature_at(self, step: int, num_tokens: int = 196) -> float:
         """Temperature of one step of a target of ``num_tokens``."""
         if self.temperature_end is None:

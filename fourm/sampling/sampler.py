@@ -8,7 +8,7 @@ generator (``draws.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from fourm.errors import UserError
 from fourm.item_form import ItemForm
 from fourm.modalities import SENTINEL_ID
 from fourm.model import FourM
-from fourm.sampling.grids import ask_once, generate_grid
+from fourm.sampling.grids import generate_grid
 from fourm.sampling.guidance import Guidance
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sequences import generate_sequences
@@ -89,21 +89,6 @@ class Sampler:
             result.grids[target] = yield from generate_grid(task, state)
         return result
 
-    @torch.inference_mode()
-    def together(
-        self, state: SampleState, targets: Mapping[str, SamplingOptions], seeds: np.ndarray
-    ) -> SampleState:
-        """Grids and sets that take one pass each, without guidance, in one pass for all: what
-        ``generate`` makes of each of them, given ``state`` alone.
-        """
-        tasks = [
-            Task(self.model, self.modalities[name], options, Guidance.off(), seeds)
-            for name, options in targets.items()
-        ]
-        found = ask_once(tasks, state)
-        grids = dict(zip(targets, found, strict=True))
-        return SampleState(state.num_samples, {**state.grids, **grids}, dict(state.sequences))
-
 
 def _guidance(
     options: SamplingOptions, conditions: list[str], negative: SampleState | None
@@ -123,6 +108,4 @@ def _guidance(
         guidance = Guidance.off()
     else:
         guidance = Guidance.between(conditions)
-    if negative is None or not weight:
-        return guidance
-    return guidance.away_from(negative, conditions, weight)
+    return guidance.away_from(negative, conditions, weight) if negative and weight else guidance

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from fourm.answers import Answer
+from fourm.gaps import fill_gaps, forbidden_ids
 from fourm.item_form import ItemForm
 from fourm.modalities import END_ID, FIRST_SENTINEL
 from fourm.sampling.autoregressive import CachedDecoder
 from fourm.sampling.choose import choose
 from fourm.sampling.draws import Purpose
-from fourm.sampling.gaps import fill_gaps, forbidden_ids
 from fourm.sampling.state import SampleState
 from fourm.sampling.task import Step, Steps, Task
 
@@ -33,7 +33,7 @@ def generate_sequences(
     answer = Answer(given, last_sentinel, most, options.most_of_gap, form)
     limit = most + int(answer.num_gaps.max()) + 1
     decoder = CachedDecoder(task.model, task.encode(state), limit)
-    never = forbidden_ids(task.target.vocab_size, torch.device("cpu")).numpy()
+    never = forbidden_ids(task.target.vocab_size)
     tokens = np.full(state.num_samples, FIRST_SENTINEL)
     decoded = [tokens]  # (B,) each; behind its end a sample holds [END]
 

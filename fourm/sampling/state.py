@@ -57,18 +57,14 @@ class Branch:
 
     def of(self, state: SampleState) -> SampleState:
         """The state as it sees it."""
-        seen = SampleState(
-            state.num_samples,
-            {name: grid for name, grid in state.grids.items() if name not in self.dropped},
-            {
-                name: [_missing(i) for i in ids] if name in self.dropped else ids
-                for name, ids in state.sequences.items()
-            },
-        )
+        grids = {name: grid for name, grid in state.grids.items() if name not in self.dropped}
+        sequences = {
+            name: [_missing(i) for i in ids] if name in self.dropped else ids
+            for name, ids in state.sequences.items()
+        }
         if self.instead is not None:
-            seen.grids |= self.instead.grids
-            seen.sequences |= self.instead.sequences
-        return seen
+            grids, sequences = grids | self.instead.grids, sequences | self.instead.sequences
+        return SampleState(state.num_samples, grids, sequences)
 
 
 def _missing(ids: np.ndarray) -> np.ndarray:
@@ -96,9 +92,8 @@ def encoder_stream(states: Sequence[SampleState], modalities: ModalitySet) -> En
         if not samples:
             continue
         sample, position, token = (np.concatenate(part) for part in (samples, positions, tokens))
-        if m.kind == "continuous":
-            if len(sample):
-                rows.add_vectors(m.name, i, sample, position, token.astype(np.float32))
-        else:
+        if m.kind != "continuous":
             rows.add(i, sample, position, token)
+        elif len(sample):
+            rows.add_vectors(m.name, i, sample, position, token.astype(np.float32))
     return rows.encoder()
