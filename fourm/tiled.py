@@ -124,9 +124,11 @@ class TiledCall:
         row: dict[str, TokenMap] = {}  # of one pass, and not given one another
         for name in self.targets:
             said = self._said(name, [*self.maps, *self.others, *given])
-            if said is None or not is_determined(said):
+            determined = said is not None and is_determined(said)
+            if not determined:
                 given, row = {**given, **row}, {}
-            made[name], row[name] = self._target(name, windows, given)
+            made[name], tokens = self._target(name, windows, given)
+            (row if determined else given)[name] = tokens
         return made
 
     def _windows(self) -> Windows:

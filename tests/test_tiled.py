@@ -12,6 +12,7 @@ from fourm import AnyToAnyPipeline
 from fourm.cli import main
 from fourm.errors import UserError
 from fourm.resources import demo_model_folder
+from fourm.sampling.options import SamplingOptions
 from fourm.windows import Mosaic, Windows
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}
@@ -137,7 +138,11 @@ def test_a_later_target_is_given_the_maps_before_it(pipe, wide):
     assert both.shape == alone.shape and not np.array_equal(both, alone)
     # but not where one pass determines both
     both = pipe.tiled({"rgb": wide}, ["semseg", "normal"])["normal"].value
-    assert np.array_equal(both, pipe.tiled({"rgb": wide}, "normal")["normal"].value)
+    alone = pipe.tiled({"rgb": wide}, "normal")["normal"].value
+    assert np.array_equal(both, alone)
+    drawn = {"semseg": SamplingOptions(**DRAWN)}
+    after = pipe.tiled({"rgb": wide}, ["semseg", "normal"], options=drawn)["normal"].value
+    assert not np.array_equal(after, alone)
 
 
 @pytest.mark.parametrize("max_windows, passes", [(64, 1), (2, 3)])
