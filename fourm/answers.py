@@ -94,8 +94,8 @@ class Answer:
         room = self._left(i) - self._fewest(i, self._gap[i])
         told = [
             kind
-            for kind in np.unique(form.kinds)
-            if gap.told(place, int(kind), self._held[i] == 0, room) is not None
+            for kind in form.all_kinds
+            if gap.told(place, kind, self._held[i] == 0, room) is not None
         ]
         if closable and self._held[i] >= self._most_of_gap:
             told = []

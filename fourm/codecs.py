@@ -99,6 +99,7 @@ class CodecSet:
     def __init__(self, modalities: ModalitySet, folder: str | Path) -> None:
         self._modalities, self._folder = modalities, folder
         self._open: dict[str, Codec] = {}
+        self._forms: dict[str, ItemForm | None] = {}
 
     def __getitem__(self, name: str) -> Codec:
         if name not in self._open:
@@ -107,7 +108,9 @@ class CodecSet:
 
     def form_of(self, name: str) -> ItemForm | None:
         """The form of the items of what is spelled as text."""
-        codec = self[name]
-        if not isinstance(codec, SpellingCodec):
-            return None
-        return ItemForm(codec.piece_kinds(), self._modalities[name].raw.num_coordinates)
+        if name not in self._forms:
+            codec, raw = self[name], self._modalities[name].raw
+            is_spelled = isinstance(codec, SpellingCodec)
+            form = ItemForm(codec.piece_kinds(), raw.num_coordinates) if is_spelled else None
+            self._forms[name] = form
+        return self._forms[name]

@@ -29,6 +29,11 @@ class ItemForm:
     kinds: np.ndarray  # (V,) axis of a coordinate, WORD or PIECE
     num_coordinates: int
 
+    @cached_property
+    def all_kinds(self) -> list[int]:
+        """Kinds that there are."""
+        return np.unique(self.kinds).tolist()
+
     @property
     def whole(self) -> int:
         """The place where an item may end."""
