@@ -50,10 +50,11 @@ def together(
         for name, options in targets.items()
     ]
     grids = {task.target.name: started(task, state) for task in tasks}
-    questions = [
-        Question(task, *np.nonzero(~grid.known), Draw(task.rng, 0, task.options.temperature))
-        for task, grid in zip(tasks, grids.values(), strict=True)
-    ]
+    questions = []
+    for task, grid in zip(tasks, grids.values(), strict=True):
+        sample, position = np.nonzero(~grid.known)
+        draw = Draw(task.rng, 0, task.options.temperature)
+        questions.append(Question(task, sample, position, draw))
     for grid, answers in zip(grids.values(), ask(state, *questions), strict=True):
         commit(grid, answers)
     return SampleState(state.num_samples, {**state.grids, **grids}, dict(state.sequences))

@@ -42,7 +42,8 @@ def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) 
             if len(sample):
                 grid.known[sample, position] = False
                 draw = Draw(rng, part, sweep.temperature)
-                commit(grid, *ask(state, Question(task, sample, position, draw)))
+                (answers,) = ask(state, Question(task, sample, position, draw))
+                commit(grid, answers)
             done = options.steps + number * sweep.parts + part + 1
             yield Step(done, num_steps, lambda: grid)
         settled |= (sweep.temperature == 0) & (grid.values == before).all(1)
