@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from reference_sampling import ReferenceSampler
 
+from fourm.gaps import forbidden_ids
 from fourm.modalities import END_ID, FIRST_SENTINEL, ModalitySet
 from fourm.model import FourM, ModelConfig
 from fourm.sampling import sequences
-from fourm.sampling.gaps import forbidden_ids
 from fourm.sampling.options import SamplingOptions, Sweep
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schedules import tokens_done
@@ -87,7 +87,7 @@ class Bench:
         self, given: str, target: str, steps: int, temperature: float, scale: float = SCALE
     ) -> Any:
         """The same, MaskGIT, as 4M samples it."""
-        forbidden = never_ending(30000, self.model.device)
+        forbidden = torch.from_numpy(never_ending(30000)).to(self.model.device)
         sampler = ReferenceSampler(self.model, scale, temperature, forbidden)
         known = self.caption if given == "caption" else self.depth
         state = sampler.empty(self.batch, {given: torch.from_numpy(known)})
@@ -140,11 +140,11 @@ class Bench:
         }
 
 
-def never_ending(vocab_size: int, device: torch.device) -> torch.Tensor:
+def never_ending(vocab_size: int) -> np.ndarray:
     """Mask (V,) of ids that no text gets here, so that all decode the same number of tokens: the
     end and sentinels beside what never is generated.
     """
-    mask = forbidden_ids(vocab_size, device)
+    mask = forbidden_ids(vocab_size)
     mask[END_ID] = mask[FIRST_SENTINEL : FIRST_SENTINEL + 200] = True
     return mask
 

@@ -62,13 +62,13 @@ def settings(
     seeds: np.ndarray,
     conditions: list[str],
     mean: bool,
-) -> SamplingOptions:
-    """Those that suit most of the samples of a grid."""
+) -> tuple[SamplingOptions, GridState | None]:
+    """Those that suit most of the samples of a grid; where that is one pass also what it found."""
     m = sampler.modalities[target]
     once = _once(mean)
     grid = sampler.generate(state, target, once, seeds, conditions).grids[target]
     share = _share(grid, state.grids.get(target), m.vocab_size)
-    return DRAWN if np.median(share) > DETERMINED else once
+    return (DRAWN, None) if np.median(share) > DETERMINED else (once, grid)
 
 
 def _share(grid: GridState, given: GridState | None, vocab_size: int) -> np.ndarray:

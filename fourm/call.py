@@ -1,7 +1,8 @@
 """A call of the pipeline: what was asked for, checked, and the steps that answer it.
 
-Targets are generated one after another, each given the inputs and those before it. How each is
-sampled is said by the call, else by the model (``preferred.py``), else by a first pass
+Targets are generated one after another, each given the inputs and those before it; what one pass
+determines is found together and given the inputs alone, as it comes out worse otherwise. How each
+is sampled is said by the call, else by the model (``preferred.py``), else by a first pass
 (``automatic.py``).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,8 @@ from fourm.preferred import preferred, weighted_as_given
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
-from fourm.sampling.task import Steps
+from fourm.sampling.task import Step, Steps
+from fourm.together import is_determined, is_plain_pass, together
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,22 @@ class Engine:
         """Of the model."""
         return self.sampler.modalities
 
+    def negative(
+        self, inputs: Mapping[str, Any] | None, given: SampleState, targets: Any
+    ) -> SampleState | None:
+        """What is not wanted as the sampler knows it. Raises UserError for a target."""
+        if not inputs:
+            return None
+        values = Inputs.of(inputs, given.num_samples, self.modalities)
+        for name in values.values:
+            if name in ([targets] if isinstance(targets, str) else targets):
+                raise UserError(f"negative names {name}, which is a target: name other modalities")
+        if values.num_samples != given.num_samples:
+            raise UserError(
+                f"negative has {values.num_samples} samples, the call {given.num_samples}"
+            )
+        return self.encoder.state(values)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -51,32 +70,75 @@ class Call:
     values: Inputs
     given: SampleState  # the values as the sampler knows them
     seeds: np.ndarray  # (B,)
-    chain: bool
+    chain: bool | None
     paste: bool
+    negative: SampleState | None
     own: Mapping[str, SamplingOptions]  # the model's
     options: Mapping[str, SamplingOptions]  # of some targets
     settings: dict[str, Any]  # of all targets
     form: Callable[[Generated], Any]  # in which results are given
 
     def __post_init__(self) -> None:
-        for name in ("chain", "paste"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name} is True or False, not {getattr(self, name)!r}")
+        if not isinstance(self.chain, bool | None):
+            raise UserError(f"chain is True or False, not {self.chain!r}")
+        if not isinstance(self.paste, bool):
+            raise UserError(f"paste is True or False, not {self.paste!r}")
+        if self.negative is None and "negative_weight" in self.settings:
+            raise UserError("negative_weight is of what is negative: give that, too")
 
     def steps(self, results: dict[str, Any]) -> Generator[GenerationStep, None, None]:
         """Each step of each target; ``results`` gets the targets as they are finished."""
-        state, conditions = self.given, self.given.present
-        for i, name in enumerate(self.targets):
-            start = self._start(state, name)
-            if self.engine.encoder.num_whole(start, name) == start.num_samples:
-                results[name] = self.form(self._result(start, name))
+        state, conditions, left = self.given, self.given.present, list(self.targets)
+        while left:
+            names = self._next(conditions, left)
+            start = self._start(state, names[0])
+            if self.engine.encoder.num_whole(start, names[0]) == start.num_samples:
+                results[names[0]] = self.form(self._result(start, names[0]))
+                del left[0]
                 continue
-            is_last = i + 1 == len(self.targets)
-            open_targets = () if is_last else self.targets[i:]
-            made = yield from self._made(start, name, conditions, open_targets)
-            results[name] = self.form(self._result(made, name))
-            if self.chain:
-                state, conditions = made, [*conditions, name]
+            if len(names) > 1:
+                made = yield from self._made_at_once(start, names, conditions)
+            else:
+                made = yield from self._made(start, conditions, left)
+            for name in names:
+                results[name] = self.form(self._result(made, name))
+            del left[: len(names)]
+            if self.chain is not False:
+                state, conditions = made, [*conditions, *names]
+
+    def _next(self, conditions: list[str], left: Sequence[str]) -> list[str]:
+        """Which of the targets that are left come next: one, or all in a row that one pass finds
+        together. Unless that is asked for, only the likeliest are taken so: drawn targets go
+        together only where one is given the other.
+        """
+        names: list[str] = []
+        if self.chain is not True and self.negative is None:
+            for name in left:
+                chosen = self._options(name, conditions, left)
+                is_given = name in self.values.values
+                if is_given or chosen is None or self.engine.modalities[name].kind == "sequence":
+                    break
+                if not (is_determined(chosen) if self.chain is None else is_plain_pass(chosen)):
+                    break
+                names.append(name)
+        return names or [left[0]]
+
+    def _made_at_once(
+        self, state: SampleState, names: list[str], conditions: list[str]
+    ) -> Generator[GenerationStep, None, SampleState]:
+        """Targets that one pass finds together."""
+        chosen = {name: self._asked_at_once(name, conditions) for name in names}
+        made = together(self.engine.sampler, state, chosen, self.seeds)
+        for name in names:
+            step = Step(1, 1, partial(made.found, name))
+            yield GenerationStep(self.engine.modalities[name], step, self.engine.decoder)
+        return made
+
+    def _asked_at_once(self, name: str, conditions: list[str]) -> SamplingOptions:
+        self._warn_of_strangers(name, conditions)
+        chosen = self._options(name, conditions, ())
+        assert chosen is not None
+        return self._checked(name, chosen)
 
     def _start(self, state: SampleState, name: str) -> SampleState:
         start = self.engine.encoder.with_whole(state, self.values, name)
@@ -89,37 +151,51 @@ class Call:
         return start
 
     def _made(
-        self, state: SampleState, name: str, conditions: list[str], open_targets: Sequence[str]
+        self, state: SampleState, conditions: list[str], left: Sequence[str]
     ) -> Generator[GenerationStep, None, SampleState]:
-        """One target more."""
-        target, decoder = self.engine.modalities[name], self.engine.decoder
-        steps = self._sampling(state, name, conditions, open_targets)
+        """The first of the targets that are left."""
+        name = left[0]
+        steps = self._sampling(state, name, conditions, left)
         while True:
             try:
                 step = next(steps)
             except StopIteration as end:
                 return end.value
-            yield GenerationStep(target, step, decoder)
+            yield GenerationStep(self.engine.modalities[name], step, self.engine.decoder)
 
     def _sampling(
-        self, state: SampleState, name: str, conditions: list[str], open_targets: Sequence[str]
+        self, state: SampleState, name: str, conditions: list[str], left: Sequence[str]
     ) -> Steps[SampleState]:
         """Where neither the model nor the call says how, a first pass tells."""
-        engine, modalities = self.engine, self.engine.modalities
+        engine = self.engine
         self._warn_of_strangers(name, conditions)
-        chosen = self.options.get(name) or preferred(self.own, modalities, conditions, name)
-        is_sequence = modalities[name].kind == "sequence"
-        if chosen is None and not self.settings and not is_sequence:
+        chosen = self._options(name, conditions, left)
+        if chosen is None:
             mean = isinstance(engine.decoder.codecs[name], SoftCodec)
             return automatic.steps(engine.sampler, state, name, self.seeds, conditions, mean)
-        chosen = (chosen or SamplingOptions()).changed(self.settings)
-        weights = weighted_as_given(chosen.condition_weights, modalities, conditions, open_targets)
-        chosen = replace(chosen, condition_weights=weights)
+        chosen, weights = self._checked(name, chosen), chosen.condition_weights
         if weights and set(weights) <= set(conditions):
             conditions = list(weights)  # what is given beside them stays in all branches
-        if chosen.decode == "mean" and not is_sequence:
-            engine.decoder.soft(name)  # refused before anything is generated
-        return engine.sampler.steps(state, name, chosen, self.seeds, conditions)
+        return engine.sampler.steps(state, name, chosen, self.seeds, conditions, self.negative)
+
+    def _options(
+        self, name: str, conditions: list[str], left: Sequence[str]
+    ) -> SamplingOptions | None:
+        """As the call says, else the model; None where a first pass is to tell."""
+        modalities = self.engine.modalities
+        chosen = self.options.get(name) or preferred(self.own, modalities, conditions, name)
+        is_said = chosen is not None or self.settings or self.negative is not None
+        if not is_said and modalities[name].kind != "sequence":
+            return None
+        chosen = (chosen or SamplingOptions()).changed(self.settings)
+        open_targets = left if len(left) > 1 else ()
+        weights = weighted_as_given(chosen.condition_weights, modalities, conditions, open_targets)
+        return replace(chosen, condition_weights=weights)
+
+    def _checked(self, name: str, chosen: SamplingOptions) -> SamplingOptions:
+        if chosen.decode == "mean" and self.engine.modalities[name].kind != "sequence":
+            self.engine.decoder.soft(name)  # refused before anything is generated
+        return chosen
 
     def _warn_of_strangers(self, name: str, conditions: Sequence[str]) -> None:
         known = self.engine.sampler.model.provenance

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from fourm.codec_types import find_codec
 from fourm.errors import UserError
 from fourm.foreign_code import refuse_code
+from fourm.item_form import ItemForm
 from fourm.modalities import Modality, ModalitySet
 
 
@@ -50,6 +51,17 @@ class SoftCodec(Codec, Protocol):
     def decode_mean(self, probability: Sequence[np.ndarray]) -> list[Any]:
         """Probabilities of the ids of each token (n, V) -> raw values, decoded from the expected
         code of each.
+        """
+        ...
+
+
+@runtime_checkable
+class SpellingCodec(Codec, Protocol):
+    """A codec of text and of lists that are spelled as text."""
+
+    def piece_kinds(self) -> np.ndarray:
+        """What each id is (V,): the axis of a coordinate, or ``WORD`` or ``PIECE`` of
+        ``fourm.item_form``.
         """
         ...
 
@@ -87,8 +99,18 @@ class CodecSet:
     def __init__(self, modalities: ModalitySet, folder: str | Path) -> None:
         self._modalities, self._folder = modalities, folder
         self._open: dict[str, Codec] = {}
+        self._forms: dict[str, ItemForm | None] = {}
 
     def __getitem__(self, name: str) -> Codec:
         if name not in self._open:
             self._open[name] = open_codec(self._modalities[name], self._modalities, self._folder)
         return self._open[name]
+
+    def form_of(self, name: str) -> ItemForm | None:
+        """The form of the items of what is spelled as text."""
+        if name not in self._forms:
+            codec, raw = self[name], self._modalities[name].raw
+            is_spelled = isinstance(codec, SpellingCodec)
+            form = ItemForm(codec.piece_kinds(), raw.num_coordinates) if is_spelled else None
+            self._forms[name] = form
+        return self._forms[name]

@@ -101,9 +101,7 @@ def feature_rows(
     pool.
     """
     numbers = check_choice(model, layers, pool)
-    stream = map_tensors(
-        encoder_stream(state, model.modalities, [frozenset()]), lambda t: t.to(model.device)
-    )
+    stream = map_tensors(encoder_stream([state], model.modalities), lambda t: t.to(model.device))
     rows = stream_rows(model, stream, numbers)
     return POOLS[pool](replace(rows, vectors=rows.vectors.float().cpu()))
 

@@ -23,13 +23,27 @@ from fourm.errors import UserError
 from fourm.mixing import ensemble
 
 if TYPE_CHECKING:
-    from fourm.generated import Generated
+    from fourm.generated import Generated, Stream
     from fourm.modalities import ModalitySet
     from fourm.tiled import GeneratedMap
 
 MANIFEST, VALUES = "manifest.json", "values"
 _KEY = "key"  # column of a table
 _SHOWN_PIXELS = 256  # smaller pictures are enlarged to about this side
+_STEP_MS, _RESULT_MS = 150, 1500  # how long frames of an animation are shown
+
+Frames = Mapping[str, Sequence[Sequence[Image.Image]]]  # by target: of each step a picture a sample
+
+
+def watched(stream: Stream, animate: bool) -> Frames:
+    """All steps of a call, taken; where they are to ``animate`` as pictures of those targets that
+    have any.
+    """
+    frames: dict[str, list[list[Image.Image]]] = {}
+    for step in stream:
+        if animate and step.target.raw.has_picture:
+            frames.setdefault(step.target.name, []).append(step.images)
+    return frames
 
 
 @dataclass(frozen=True)
@@ -153,15 +167,22 @@ class Results:
             and all((self.folder / file).is_file() for file in files)
         )
 
-    def add(self, wanted: Wanted, seed: int, results: Mapping[str, Generated]) -> Iterator[str]:
-        """Write all samples of one input; yields lines that say where they are or what they say."""
+    def add(
+        self, wanted: Wanted, seed: int, results: Mapping[str, Generated], frames: Frames
+    ) -> Iterator[str]:
+        """Write all samples of one input, of targets with ``frames`` also an animation of how they
+        came about; yields lines that say where they are or what they say.
+        """
         for i in range(self.request["num_samples"]):
             number = str(seed + i)
             label = f"{wanted.key}-{number}" if wanted.key else number
             sample: dict[str, Any] = {"key": wanted.key, "seed": seed + i, "inputs": wanted.told}
-            self.samples[label] = {**sample, "values": {}, "pictures": {}}
+            self.samples[label] = {**sample, "values": {}, "pictures": {}, "animations": {}}
             for name, result in results.items():
                 yield from self._write(result, i, name, label)
+                if name in frames:
+                    steps = [pictures[i] for pictures in frames[name]]
+                    yield self._animate([*steps, result.images[i]], name, label)
         write_json_atomic(
             self.folder / MANIFEST, {"request": self.request, "samples": self.samples}
         )
@@ -203,6 +224,16 @@ class Results:
             yield f"{name}: {text}"
         elif not raw.has_picture:
             yield str(path)
+
+    def _animate(self, pictures: Sequence[Image.Image], name: str, label: str) -> str:
+        path = self.folder / f"{name}-{label}.webp"
+        first, *others = (_enlarged(picture.convert("RGB")) for picture in pictures)
+        duration = [_STEP_MS] * len(others) + [_RESULT_MS]
+        first.save(
+            path, save_all=True, append_images=others, duration=duration, loop=0, lossless=True
+        )
+        self.samples[label]["animations"][name] = path.name
+        return str(path)
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:

@@ -73,7 +73,7 @@ class AnyToAnyPipeline:
             )
             for m in self.modalities
         }
-        self.sampler = Sampler(model, self.num_sentinels)
+        self.sampler = Sampler(model, self.num_sentinels, self.codecs.form_of)
         self._runs_on: torch.device | None = None  # where it is during a call, if not where it is
         self._engine = Engine(
             self.sampler,
@@ -195,7 +195,8 @@ class AnyToAnyPipeline:
         *,
         seed: Any = 0,
         num_samples: int = 1,
-        chain: bool = True,
+        chain: bool | None = None,
+        negative: Mapping[str, Any] | None = None,
         paste: bool = True,
         options: Mapping[str, SamplingOptions] | None = None,
         output_type: str = "raw",
@@ -212,7 +213,10 @@ class AnyToAnyPipeline:
             seed: of the first sample; sample i uses seed + i. Or one seed for each
                 sample. A ``torch.Generator`` draws them.
             num_samples: in all; of lists of inputs as many of each.
-            chain: False = each target is given the inputs alone, none that came before it.
+            chain: True = each target is given all that came before it, False = the inputs alone.
+                None = as True, but targets in a row whose likeliest tokens one pass finds (depth
+                from a picture) are found together and not given one another.
+            negative: what is not wanted, as inputs are given: guidance leads away from it.
             paste: pixels that a ``Partial`` gives stay as they are; False = as its tokens decode.
             options: settings of some targets; ``settings`` (e.g. ``guidance_scale=3.0, steps=8``)
                 change those of all targets. ``num_inference_steps`` and ``generator`` are read as
@@ -234,6 +238,7 @@ class AnyToAnyPipeline:
             seed=seed,
             num_samples=num_samples,
             chain=chain,
+            negative=negative,
             paste=paste,
             options=options,
             output_type=output_type,
@@ -251,7 +256,8 @@ class AnyToAnyPipeline:
         *,
         seed: Any = 0,
         num_samples: int = 1,
-        chain: bool = True,
+        chain: bool | None = None,
+        negative: Mapping[str, Any] | None = None,
         paste: bool = True,
         options: Mapping[str, SamplingOptions] | None = None,
         output_type: str = "raw",
@@ -274,6 +280,7 @@ class AnyToAnyPipeline:
             given=given,
             seeds=seeds_of(seed, given.num_samples),
             chain=chain,
+            negative=self._engine.negative(negative, given, targets),
             paste=paste,
             own=self.options,
             options=options or {},

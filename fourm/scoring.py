@@ -79,7 +79,7 @@ class Scorer:
         rows = StreamRows(state.num_samples)
         rows.add(modalities.index(m.name), sample, position, query, 0 * query)
         causal = np.array([other.kind == "sequence" for other in modalities])
-        stream = encoder_stream(state, modalities, [frozenset()])
+        stream = encoder_stream([state], modalities)
         encoded = encode_distinct(model, stream, self._on_device)
         hidden = model.decode(encoded, self._on_device(rows.decoder(causal)))
         target = np.array([ids[i][at] for i, at in zip(sample, position, strict=True)], np.int64)

@@ -37,6 +37,7 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.schemes import Answers, Canvas, Scheme
 from fourm.sampling.state import GridState, SampleState
 from fourm.sampling.task import Steps
+from fourm.together import is_determined, is_one_pass
 from fourm.windows import Mosaic, Windows
 
 
@@ -115,10 +116,19 @@ class TiledCall:
     max_windows: int
 
     def results(self) -> dict[str, GeneratedMap]:
-        """All targets, each given those before it."""
-        windows, found, made = self._windows(), {}, {}
+        """All targets, each given those before it; those in a row that one pass determines are
+        given what came before the row, as in a plain call.
+        """
+        windows, made = self._windows(), {}
+        given: dict[str, TokenMap] = {}
+        row: dict[str, TokenMap] = {}  # of one pass, and not given one another
         for name in self.targets:
-            made[name], found[name] = self._target(name, windows, found)
+            said = self._said(name, [*self.maps, *self.others, *given])
+            determined = said is not None and is_determined(said)
+            if not determined:
+                given, row = {**given, **row}, {}
+            made[name], tokens = self._target(name, windows, given)
+            (row if determined else given)[name] = tokens
         return made
 
     def _windows(self) -> Windows:
@@ -150,11 +160,14 @@ class TiledCall:
         mosaic, rows = _mosaic_of(m, windows.shape[1] * pixels), []
         for which in windows.blocks(self.max_windows):
             state = self._state(which, windows, before)
-            chosen = chosen or self._options(name, state)
+            grid = None
+            if chosen is None:
+                chosen, grid = self._options(name, state)
             places, owned = fine.places(which), fine.owned(which)
-            if not _is_one_pass(chosen):
+            if not is_one_pass(chosen):
                 state.grids[name] = tokens.seen(places)
-            grid = self._found(name, state, chosen, which, places, owned)
+            if grid is None:  # else the pass that told how has found it
+                grid = self._found(name, state, chosen, which, places, owned)
             tokens.add(grid, places, owned)
             values = self.engine.decoder.decode(grid, name).values
             for value, (row, column) in zip(values, windows.corners(which), strict=True):
@@ -189,16 +202,25 @@ class TiledCall:
             state.grids[name] = tokens.seen(fine.places(which))
         return state
 
-    def _options(self, name: str, state: SampleState) -> SamplingOptions:
-        """As the call says, else the model; else what a first pass over some windows tells."""
+    def _options(self, name: str, state: SampleState) -> tuple[SamplingOptions, GridState | None]:
+        """As the call says, else the model; else what a first pass over some windows tells, and
+        what that has found if no other is needed.
+        """
         engine, conditions = self.engine, state.present
-        chosen = self.options.get(name)
-        chosen = chosen or preferred(self.own, engine.modalities, conditions, name)
-        if chosen is None and not self.settings:
+        chosen = self._said(name, conditions)
+        if chosen is None:
             mean, seeds = isinstance(engine.decoder.codecs[name], SoftCodec), np.arange
             return automatic.settings(
                 engine.sampler, state, name, seeds(state.num_samples), conditions, mean
             )
+        return chosen, None
+
+    def _said(self, name: str, conditions: Sequence[str]) -> SamplingOptions | None:
+        """By the call, else by the model, if at all."""
+        chosen = self.options.get(name)
+        chosen = chosen or preferred(self.own, self.engine.modalities, conditions, name)
+        if chosen is None and not self.settings:
+            return None
         return (chosen or SamplingOptions()).changed(self.settings)
 
     def _found(
@@ -211,10 +233,10 @@ class TiledCall:
         owned: np.ndarray,
     ) -> GridState:
         conditions = [n for n in state.present if n != name]
-        if not _is_one_pass(options):
+        if not is_one_pass(options):
             options = replace(options, scheme=Owned(inner=options.scheme, owned=owned))
         steps = self.engine.sampler.steps(state, name, options, self.seed + which, conditions)
-        source = None if _is_one_pass(options) else _owner_of(places, owned)
+        source = None if is_one_pass(options) else _owner_of(places, owned)
         return _shared(steps, source).grids[name]
 
 
@@ -241,10 +263,6 @@ def _owner_of(places: np.ndarray, owned: np.ndarray) -> np.ndarray:
     own = np.flatnonzero(owned.reshape(-1))
     at[flat[own]] = own
     return at[flat]
-
-
-def _is_one_pass(options: SamplingOptions) -> bool:
-    return options.steps == 1 and not options.sweeps
 
 
 def _tokens_of(m: Modality) -> int:

@@ -46,7 +46,7 @@ ROOMS = (
         "pipeline",
         "any to any; released 4M",
         "pipeline call preferred given given_sequences inputs generated output_types automatic"
-        " scoring feature_rows mixing tiled windows generated_files interop",
+        " together scoring feature_rows mixing tiled windows generated_files interop",
     ),
     Room(
         "fourm",
@@ -54,7 +54,7 @@ ROOMS = (
         "graphs for onnxruntime and torch, backbones",
         "export interop.transformers",
     ),
-    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers earlier_options"),
+    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers gaps earlier_options"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
     Room(
@@ -78,7 +78,9 @@ ROOMS = (
         "masking mask_config mask_rules mask_counts mask_samples budgets spans read_rows tokens"
         " batch layout",
     ),
-    Room("fourm", "modalities", "one YAML entry, codecs", "modalities codecs codec_types"),
+    Room(
+        "fourm", "modalities", "one YAML entry, codecs", "modalities codecs codec_types item_form"
+    ),
     Room("fourm", "raw", "a file a raw type", "raw"),
     Room(
         "fourm",

@@ -18,7 +18,7 @@ from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
 from fourm.interop.released import released_tensors
 from fourm.model import FourM
 from fourm.sampling.autoregressive import CachedDecoder
-from fourm.sampling.state import GridState, SampleState, encoder_stream
+from fourm.sampling.state import Branch, GridState, SampleState, encoder_stream
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def _check_generation(model: FourM, expected: dict[str, Tensor]) -> Iterator[Com
                 query,
                 query * 0,
             )
-        stream = encoder_stream(state, model.modalities, [frozenset(), frozenset(conditions)])
+        stream = encoder_stream([state, Branch(frozenset(conditions)).of(state)], model.modalities)
         logits = model.logits(model.decode(model.encode(stream), rows.decoder(causal)), target)
         full, empty = logits.unflatten(0, (2, size, count))
         shown = expected["maskgit/logits_first16"].shape[1]
@@ -305,12 +305,10 @@ def _greedy(model: FourM, given: dict[str, dict[str, np.ndarray]], scale: float)
         if model.modalities[name].kind == "sequence" and not data["target_mask"].all()
     )
     others = frozenset(name for name in given if name != target)
-    branches = [frozenset()] if scale == 1.0 else [frozenset(), others]
+    branches = [state] if scale == 1.0 else [state, Branch(others).of(state)]
     length = int((~given[target]["target_mask"][0]).sum())
     last = int(given[target]["tensor"][0][~given[target]["target_mask"][0]][-1])
-    decoder = CachedDecoder(
-        model, model.encode(encoder_stream(state, model.modalities, branches)), length
-    )
+    decoder = CachedDecoder(model, model.encode(encoder_stream(branches, model.modalities)), length)
     tokens = torch.from_numpy(given[target]["tensor"][:, 0].astype(np.int64))
     result, finished = [], torch.zeros(len(tokens), dtype=torch.bool)
     for _ in range(length):

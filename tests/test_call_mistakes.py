@@ -67,6 +67,7 @@ CALLS = {
         {"inputs": {"depth": Tokens(np.array([0.5] * 64))}},
         "input depth: ids must be integers, not float64",
     ),
+    "too many ids": ({"inputs": {"depth": Tokens(np.zeros(65, int))}}, "given are 65"),
     "too few ids": ({"inputs": {"depth": Tokens(np.array([1, 2]))}}, "depth has 64 tokens"),
 }
 

@@ -12,9 +12,9 @@ from test_sampling import SENTINELS, make_state
 from fourm import AnyToAnyPipeline, Partial, Tokens
 from fourm.answers import Answer
 from fourm.errors import UserError
+from fourm.gaps import fill_gaps
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
 from fourm.resources import demo_model_folder
-from fourm.sampling.gaps import fill_gaps
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 
@@ -141,7 +141,7 @@ def test_boxes_may_have_gaps_between_and_in_them(pipe):
         assert state.sequences["boxes"][0].tolist() == expected
     two = pipe({"boxes": [[BOX, "[S_1]"], ["[S_1]", BOX]]}, "boxes", seed=1)["boxes"]
     inner, num = plain[:-1], len(plain)
-    assert np.array_equal(two.ids[0][: num - 1], inner) and len(two.ids[0]) > num
+    assert np.array_equal(two.ids[0][: num - 1], inner) and len(two.ids[0]) >= num
     assert np.array_equal(two.ids[1][-num:], plain) and len(two.ids[1]) > num
 
 

@@ -3,6 +3,7 @@ inputs, of which what is finished is not made again.
 """
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fourm.cli import main
 from fourm.resources import demo_model_folder
 
 CAPTION = "a large red cube left of a small blue sphere"
+BOXES = '[{"box": [0.1, 0.2, 0.5, 0.6], "label": "red cube"}]'
 TARGETS = ["depth", "normal", "semseg", "rgb", "boxes"]
 
 
@@ -119,6 +121,27 @@ def test_one_bad_file_of_many_is_named_and_the_others_are_made(folder, tmp_path,
     (tmp_path / "empty").mkdir()
     assert generate("--input", f"rgb={tmp_path / 'empty'}", "depth", "--out", out) == 2
     assert "no file of png, jpg" in capsys.readouterr().err
+
+
+def test_steps_are_animated_beside_each_picture(pipe, tmp_path):
+    out, targets = tmp_path / "out", ["depth", "caption", "rgb"]
+    call = ["generate", "--input", f"boxes={BOXES}", *targets, "--steps", "3", "--out", str(out)]
+    main([*call, "--num", "2", "--animate"])
+    stream = pipe.stream({"boxes": json.loads(BOXES)}, targets, num_samples=2, steps=3)
+    shown = [step.images[1] for step in stream if step.target.name == "rgb"]
+    shown.append(stream.results["rgb"].images[1])
+    # frames that are alike are one
+    different = [b for a, b in pairwise([None, *shown]) if a is None or a.tobytes() != b.tobytes()]
+    assert len(different) >= 3
+    samples = manifest(out)["samples"]
+    assert all(sorted(s["animations"]) == ["depth", "rgb"] for s in samples.values())
+    with Image.open(out / samples["1"]["animations"]["rgb"]) as animation:
+        assert animation.n_frames == len(different)
+        for i, picture in enumerate(different):
+            animation.seek(i)
+            frame = np.asarray(animation.convert("RGB"))
+            assert np.array_equal(frame, np.asarray(picture.convert("RGB").resize(animation.size)))
+    assert generate("--tile", "--animate", "depth", "--out", out) == 2
 
 
 def test_a_caption_that_is_a_folder_s_name_is_a_caption(tmp_path, monkeypatch):

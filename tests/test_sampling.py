@@ -13,11 +13,11 @@ from uncached_decoder import UncachedDecoder
 from fourm.config import from_mapping, to_mapping
 from fourm.earlier_options import EARLIER_KEYS
 from fourm.errors import UserError
+from fourm.gaps import fill_gaps
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
 from fourm.ragged import ranks
 from fourm.rng import CounterRNG
 from fourm.sampling.choose import choose, filtered
-from fourm.sampling.gaps import fill_gaps
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schedules import tokens_done
@@ -130,7 +130,7 @@ def test_guidance_in_one_pass_equals_separate_passes_on_the_same_positions(modal
     passes.
     """
     from fourm.batch import MASK_QUERY, StreamRows
-    from fourm.sampling.state import encoder_stream
+    from fourm.sampling.state import Branch, encoder_stream
 
     state = make_state(modalities, 3)
     options = SamplingOptions(scheme="roar", steps=1, temperature=0.0, guidance_scale=3.0)
@@ -150,7 +150,8 @@ def test_guidance_in_one_pass_equals_separate_passes_on_the_same_positions(modal
         )
         with torch.no_grad():
             hidden = model.decode(
-                model.encode(encoder_stream(state, modalities, [dropped])), rows.decoder(causal)
+                model.encode(encoder_stream([Branch(dropped).of(state)], modalities)),
+                rows.decoder(causal),
             )
             logits.append(model.logits(hidden, "rgb"))
     expected = (logits[1] + 3.0 * (logits[0] - logits[1])).argmax(-1).numpy()

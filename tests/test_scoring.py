@@ -34,7 +34,7 @@ def test_a_sequence_s_score_is_the_sum_of_its_steps(modalities, model):
     scores = Scorer(model).score(state, m, ids)
     for i in range(3):
         alone = one(state, i)
-        encoded = model.encode(encoder_stream(alone, modalities, [frozenset()]))
+        encoded = model.encode(encoder_stream([alone], modalities))
         decoder, total = UncachedDecoder(model, encoded, 40), 0.0
         for before, wanted in zip([FIRST_SENTINEL, *ids[i][:-1]], ids[i], strict=True):
             hidden = decoder.step(modalities.index("boxes"), torch.tensor([before]))
@@ -64,7 +64,7 @@ def test_a_grid_s_score_is_that_of_its_parts_asked_one_after_another(
             none, query = 0 * position, np.full(len(position), MASK_QUERY)
             rows.add(modalities.index("rgb"), none, position, query, none)
             stream = rows.decoder(np.array([k.kind == "sequence" for k in modalities]))
-            encoded = model.encode(encoder_stream(seen, modalities, [frozenset()]))
+            encoded = model.encode(encoder_stream([seen], modalities))
             for row, at in zip(model.decode(encoded, stream), position, strict=True):
                 total += float(model.logits(row[None], "rgb").log_softmax(-1)[0, ids[i, at]])
         assert scores[i] == pytest.approx(total, abs=1e-3)

@@ -17,7 +17,7 @@ from fourm.sampling.draws import Purpose, target_rng
 from fourm.sampling.options import SamplingOptions, Sweep
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schemes import Halton, MaskGIT
-from fourm.sampling.state import GridState, SampleState, encoder_stream
+from fourm.sampling.state import Branch, GridState, SampleState, encoder_stream
 from fourm.sampling.sweeps import deal
 
 UNSWEPT = SamplingOptions(scheme="halton", steps=3, guidance_scale=2.0)
@@ -48,7 +48,9 @@ def plain_logits(model, state, values, asked):
         model.logits(
             model.decode(
                 model.encode(
-                    encoder_stream(SampleState(1, grids, state.sequences), modalities, [dropped])
+                    encoder_stream(
+                        [Branch(dropped).of(SampleState(1, grids, state.sequences))], modalities
+                    )
                 ),
                 rows.decoder(causal),
             ),

@@ -12,6 +12,7 @@ from fourm import AnyToAnyPipeline
 from fourm.cli import main
 from fourm.errors import UserError
 from fourm.resources import demo_model_folder
+from fourm.sampling.options import SamplingOptions
 from fourm.windows import Mosaic, Windows
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}
@@ -132,9 +133,28 @@ def test_overlapping_windows_are_sampled_jointly_in_bounded_memory(
 
 
 def test_a_later_target_is_given_the_maps_before_it(pipe, wide):
+    both = pipe.tiled({"rgb": wide}, ["semseg", "normal"], **DRAWN)["normal"].value
+    alone = pipe.tiled({"rgb": wide}, "normal", **DRAWN)["normal"].value
+    assert both.shape == alone.shape and not np.array_equal(both, alone)
+    # but not where one pass determines both
     both = pipe.tiled({"rgb": wide}, ["semseg", "normal"])["normal"].value
     alone = pipe.tiled({"rgb": wide}, "normal")["normal"].value
-    assert both.shape == alone.shape and not np.array_equal(both, alone)
+    assert np.array_equal(both, alone)
+    drawn = {"semseg": SamplingOptions(**DRAWN)}
+    after = pipe.tiled({"rgb": wide}, ["semseg", "normal"], options=drawn)["normal"].value
+    assert not np.array_equal(after, alone)
+
+
+@pytest.mark.parametrize("max_windows, passes", [(64, 1), (2, 3)])
+def test_the_pass_that_tells_how_is_not_asked_again(pipe, wide, monkeypatch, max_windows, passes):
+    """Where nobody says how a map is sampled, and one pass is what suits it."""
+    said = pipe.tiled({"rgb": wide}, "semseg", max_windows=max_windows)["semseg"]
+    seen, encode = [], pipe.model.encode
+    monkeypatch.setattr(pipe, "options", {})
+    monkeypatch.setattr(pipe.model, "encode", lambda s: seen.append(1) or encode(s))
+    unsaid = pipe.tiled({"rgb": wide}, "semseg", max_windows=max_windows)["semseg"]
+    assert len(seen) == passes
+    assert np.array_equal(unsaid.value, said.value) and np.array_equal(unsaid.ids, said.ids)
 
 
 @pytest.mark.parametrize(

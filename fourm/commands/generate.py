@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     metavar="CSV",
     help="A table of inputs: columns named after modalities, and key if they have names.",
 )
+@click.option(
+    "--negative",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What is not wanted, as an input is given; --guidance-scale leads away from it.",
+)
 @click.option("--targets", "first", multiple=True, metavar="TARGET...", help="The same as TARGET.")
 @click.argument("more", nargs=-1, metavar="[TARGET]...")
 @click.option("--out", type=PATH, default="runs/generated", help="Folder for the results.")
@@ -43,8 +49,10 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=int, help="Of all targets; 0 = off.")
 @click.option("--top-p", type=float, help="Of all targets; 1 = off.")
 @click.option("--guidance-scale", "--guidance", type=float, help="Of all targets; 1 = no guidance.")
+@click.option("--negative-weight", type=float, help="Of --negative, beside the guidance scale.")
 @click.option("--vary", type=float, metavar="SHARE", help="Keep this share of a given target.")
 @click.option("--ensemble", is_flag=True, help="Of all samples one answer and where they differ.")
+@click.option("--animate", is_flag=True, help="Beside each picture its steps, as animated WebP.")
 @click.option("--tile", is_flag=True, help="Inputs are maps of any size, and so are the targets.")
 @click.option("--overlap", type=float, default=0.25, help="Of tiles, as a share of their side.")
 def command(
@@ -52,6 +60,7 @@ def command(
     caption: str | None,
     inputs: tuple[str, ...],
     table: Path | None,
+    negative: tuple[str, ...],
     first: tuple[str, ...],
     more: tuple[str, ...],
     out: Path,
@@ -59,6 +68,7 @@ def command(
     seed: int,
     vary: float | None,
     ensemble: bool,
+    animate: bool,
     tile: bool,
     overlap: float,
     **sampling: Any,
@@ -69,7 +79,7 @@ def command(
     left out are the model's own. Of a folder or a table of inputs those that an earlier call has
     finished are not made again.
     """
-    given = dict(_named(text) for text in inputs)
+    given, unwanted = _named("--input", inputs), _named("--negative", negative)
 
     from fourm.config import from_mapping
     from fourm.generated_files import (
@@ -78,6 +88,7 @@ def command(
         Results,
         stamp_of,
         wanted_inputs,
+        watched,
         write_maps,
     )
     from fourm.hub import find_model
@@ -92,34 +103,49 @@ def command(
     told = {} if caption is None else {"caption": caption}
     targets = [*first, *more] or ["rgb"]
     if tile:
-        if table is not None or num != 1:
-            raise UserError("--tile makes one map of each target: leave out --inputs and --num")
-        _tell(
-            write_maps(
-                out, pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
+        if table is not None or num != 1 or animate or unwanted:
+            raise UserError(
+                "--tile makes one map of each target: leave out --inputs, --num, --animate and"
+                " --negative"
             )
-        )
-        return
+        maps = pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
+        return _tell(write_maps(out, maps))
     everything = wanted_inputs(pipe.modalities, given, table, told)
-    request = {"model": str(folder), "weights": stamp_of(folder), "targets": targets}
-    request |= {} if vary is None else {"vary": vary}
-    results = Results.open(out, {**request, "seed": seed, "num_samples": num, **settings})
+    request = {
+        "model": str(folder),
+        "weights": stamp_of(folder),
+        "targets": targets,
+        "vary": vary,
+        "negative": unwanted or None,
+        "animate": animate or None,
+        "seed": seed,
+        "num_samples": num,
+        **settings,
+    }
+    results = Results.open(out, {n: value for n, value in request.items() if value is not None})
     wrong = []
     for wanted in everything:
         if wanted.key and results.has(wanted):
             print(f"{wanted.key}: is there")
             continue
         try:
-            values = _values(pipe, wanted.inputs, targets, vary, seed)
-            made = pipe(values, targets, seed=seed, num_samples=num, **settings)
+            stream = pipe.stream(
+                _values(pipe, wanted.inputs, targets, vary, seed),
+                targets,
+                seed=seed,
+                num_samples=num,
+                negative=_read(pipe, unwanted),
+                **settings,
+            )
+            frames = watched(stream, animate)
         except UserError as error:
             if not wanted.key:
                 raise
             wrong.append(f"{wanted.key}: {error}")
             print(wrong[-1])
             continue
-        _tell(results.add(wanted, seed, made))
-        _tell(results.add_ensembles(wanted, made) if ensemble else iter(()))
+        _tell(results.add(wanted, seed, stream.results, frames))
+        _tell(results.add_ensembles(wanted, stream.results) if ensemble else iter(()))
     if wrong:
         raise UserError(
             f"{len(wrong)} of {len(everything)} inputs could not be used, the first {wrong[0]}"
@@ -135,10 +161,7 @@ def _values(
     seed: int,
 ) -> dict[str, Any]:
     """What is given; of targets a part, where they are to be varied."""
-    values = {
-        name: pipe.modalities[name].raw.from_argument(value) if isinstance(value, str) else value
-        for name, value in inputs.items()
-    }
+    values = _read(pipe, inputs)
     if vary is None:
         return values
     if not set(values) & set(targets):
@@ -146,13 +169,21 @@ def _values(
     return {n: pipe.vary(n, v, vary, seed) if n in targets else v for n, v in values.items()}
 
 
+def _read(pipe: AnyToAnyPipeline, inputs: Mapping[str, str | Path]) -> dict[str, Any]:
+    return {
+        name: pipe.modalities[name].raw.from_argument(value) if isinstance(value, str) else value
+        for name, value in inputs.items()
+    }
+
+
 def _tell(lines: Iterator[str]) -> None:
     for line in lines:
         print(line)
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise UserError(f"--input {text!r} is not of the form NAME=VALUE")
-    return name, value
+def _named(option: str, texts: tuple[str, ...]) -> dict[str, str]:
+    """What ``option NAME=VALUE``, given several times, names."""
+    for text in texts:
+        if "=" not in text:
+            raise UserError(f"{option} {text!r} is not of the form NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)

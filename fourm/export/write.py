@@ -29,8 +29,8 @@ from fourm.export.parts import (
     head_name,
 )
 from fourm.export.tokenizers import ValueForm, is_learned
+from fourm.gaps import forbidden_ids
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality
-from fourm.sampling.gaps import forbidden_ids
 
 NOTE, TEXT_FILE = "export.json", "tokenizer.json"
 _FORMAT = 1  # of export.json
@@ -185,7 +185,7 @@ def _described(wanted: Wanted, m: Modality, files: set[str]) -> dict[str, Any]:
     found |= {role: name for role, name in roles.items() if name in files}
     if m.kind == "sequence":
         last = SENTINEL_ID - 1 + wanted.pipe.num_sentinels[m.name]
-        never = forbidden_ids(m.vocab_size, torch.device("cpu")).nonzero()[:, 0].tolist()
+        never = forbidden_ids(m.vocab_size).nonzero()[0].tolist()
         found |= {"text": _text_name(m), "never": never, "gaps": [FIRST_SENTINEL, last]}
     elif is_learned(m) or m.patch_size:
         form = ValueForm.of(m)

@@ -67,7 +67,7 @@ class LabelledBatch:
 
 def stream_of(pipe: AnyToAnyPipeline, given: dict[str, list[Any]]) -> EncoderStream:
     """What the encoder sees of samples."""
-    return encoder_stream(pipe.encode(given), pipe.modalities, [frozenset()])
+    return encoder_stream([pipe.encode(given)], pipe.modalities)
 
 
 class LabelledBatches(torch.utils.data.Dataset):

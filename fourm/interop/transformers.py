@@ -104,7 +104,7 @@ class FourMModel(PreTrainedModel):
     def prepare(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """What a pipeline takes (raw values, files, lists of them) as arguments of ``forward``."""
         state = self.pipe.encode(inputs)
-        stream = encoder_stream(state, self.pipe.modalities, [frozenset()])
+        stream = encoder_stream([state], self.pipe.modalities)
         tensors = (t.to(self.device) for t in encoder_inputs(stream, self.continuous))
         return dict(zip((*_NAMES, *self._vector_names), tensors, strict=True))
 

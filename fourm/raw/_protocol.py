@@ -47,6 +47,8 @@ class Raw(Choice, family="raw type", package="fourm.raw"):
     has_picture: ClassVar[bool] = False
     # True: says nothing of places, so a crop of the picture leaves it as it is
     placeless: ClassVar[bool] = False
+    # of lists that are spelled item by item: coordinates v0= ... of each, before its label
+    num_coordinates: ClassVar[int] = 0
     # figures that earlier releases called otherwise: their name then -> now
     renamed_figures: ClassVar[Mapping[str, str]] = {}
 

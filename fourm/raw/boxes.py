@@ -44,6 +44,7 @@ class Boxes(Json, name="boxes"):
 
     element: ClassVar[type] = dict
     has_picture: ClassVar[bool] = True
+    num_coordinates: ClassVar[int] = 4
 
     def check(self, value: Any) -> list[dict[str, Any]]:
         """A list of labelled boxes in shares of the picture; corners in pixels and boxes whose

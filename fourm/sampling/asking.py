@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fourm.batch import MASK_QUERY, StreamRows
 from fourm.rng import CounterRNG
@@ -31,20 +32,40 @@ class Draw:
     temperature: float
 
 
-def ask(
-    task: Task, state: SampleState, sample: np.ndarray, position: np.ndarray, draw: Draw
-) -> Answers:
-    """What the network draws at positions (a,) of samples (a,)."""
-    options = task.options
+@dataclass(frozen=True)
+class Question:
+    """Positions (a,) of samples (a,), ascending, of one target."""
+
+    task: Task
+    sample: np.ndarray
+    position: np.ndarray
+    draw: Draw
+
+
+def ask(state: SampleState, *questions: Question) -> list[Answers]:
+    """What the network draws, for each question; those of one pass are about targets whose branches
+    are the same, and the decoder sees no target from another.
+    """
+    task = questions[0].task
     num_branches = task.guidance.num_branches
     rows = StreamRows(state.num_samples * num_branches)
-    query = np.full(len(sample), MASK_QUERY)
-    for branch in range(num_branches):
-        rows.add(task.index, sample + branch * state.num_samples, position, query, 0 * query)
+    for question in sorted(questions, key=lambda q: q.task.index):
+        query = np.full(len(question.sample), MASK_QUERY)
+        for branch in range(num_branches):
+            sample = question.sample + branch * state.num_samples
+            rows.add(question.task.index, sample, question.position, query, 0 * query)
     causal = np.array([m.kind == "sequence" for m in task.model.modalities])
     stream = task.on_device(rows.decoder(causal))
     decoded = task.model.decode(task.encode(state), stream)
-    uniform = draw.rng.uniform(task.seeds[sample], Purpose.TOKEN, draw.step, position)
+    of_modality = decoded[stream.by_modality].split(stream.counts)
+    return [_answers(q, of_modality[q.task.index]) for q in questions]
+
+
+def _answers(question: Question, decoded: Tensor) -> Answers:
+    """Ids drawn from decoder output (branches * a, D)."""
+    task, draw, sample = question.task, question.draw, question.sample
+    options = task.options
+    uniform = draw.rng.uniform(task.seeds[sample], Purpose.TOKEN, draw.step, question.position)
     filters = draw.temperature, options.top_k, options.top_p
     parts = []
     for rows, numbers in zip(
@@ -61,7 +82,7 @@ def ask(
         torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)
     )
     log_p, entropy = log_p.astype(float), entropy.astype(float)
-    return Answers(sample, position, ids, log_p, entropy, *probability)
+    return Answers(sample, question.position, ids, log_p, entropy, *probability)
 
 
 def commit(grid: GridState, answers: Answers, stays: np.ndarray | slice = slice(None)) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fourm.errors import UserError
-from fourm.sampling.asking import Draw, ask, commit
+from fourm.sampling.asking import Draw, Question, ask, commit
 from fourm.sampling.schemes import Canvas
 from fourm.sampling.state import GridState, SampleState
 from fourm.sampling.sweeps import sweep_grid
@@ -22,7 +22,7 @@ def generate_grid(task: Task, state: SampleState) -> Steps[GridState]:
     Raises UserError where the scheme leaves tokens open, or does not suit the target.
     """
     options, scheme = task.options, task.options.scheme
-    grid = _started(task, state)
+    grid = started(task, state)
     # the encoder sees the target as it grows
     state = SampleState(state.num_samples, {**state.grids, task.target.name: grid}, state.sequences)
     canvas = Canvas(
@@ -42,7 +42,8 @@ def generate_grid(task: Task, state: SampleState) -> Steps[GridState]:
         if not len(sample):
             continue
         temperature = options.temperature_at(step, task.target.num_tokens)
-        answers = ask(task, state, sample, position, Draw(task.rng, step, temperature))
+        draw = Draw(task.rng, step, temperature)
+        (answers,) = ask(state, Question(task, sample, position, draw))
         commit(grid, answers, scheme.keep(canvas, step, answers))
         yield Step(step + 1, options.steps + options.sweeps * options.sweep.parts, lambda: grid)
     if not grid.known.all():
@@ -54,7 +55,7 @@ def generate_grid(task: Task, state: SampleState) -> Steps[GridState]:
     return grid
 
 
-def _started(task: Task, state: SampleState) -> GridState:
+def started(task: Task, state: SampleState) -> GridState:
     """The target as given, in arrays of its own; with nothing given, all open."""
     given = state.grids.get(task.target.name)
     shape = (state.num_samples, task.target.num_tokens)

@@ -1,4 +1,5 @@
-"""Classifier-free guidance (2207.12598) with one or several weighted conditions.
+"""Classifier-free guidance (2207.12598) with one or several weighted conditions, and away from what
+is not wanted.
 
 All branches, each of which leaves out some modalities, go through the network in one pass, on the
 same positions.
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fourm.errors import UserError
+from fourm.sampling.state import Branch, SampleState
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,20 @@ class Guidance:
     conditions, c all of them, c_i the i-th alone.
     """
 
-    dropped: list[frozenset[str]]  # what each branch leaves out
+    branches: list[Branch]
     constant: list[float]  # weight of each branch: constant + scale * slope
     slope: list[float]
 
     @classmethod
     def off(cls) -> Guidance:
         """One branch that sees everything."""
-        return cls([frozenset()], [1.0], [0.0])
+        return cls([Branch()], [1.0], [0.0])
 
     @classmethod
-    def between(cls, conditions: list[str]) -> Guidance:
-        """All conditions together against none."""
-        return cls([frozenset(), frozenset(conditions)], [0.0, 1.0], [1.0, -1.0])
+    def between(cls, conditions: list[str], negative: SampleState | None = None) -> Guidance:
+        """All conditions together against none, or against what is not wanted in their place."""
+        branches = [Branch(), Branch(frozenset(conditions), negative)]
+        return cls(branches, [0.0, 1.0], [1.0, -1.0])
 
     @classmethod
     def weighted(cls, conditions: list[str], weights: dict[str, float]) -> Guidance:
@@ -46,14 +49,24 @@ class Guidance:
                     f" {', '.join(conditions)}"
                 )
         everything = frozenset(conditions)
-        alone = [everything - {name} for name in weights]
+        alone = [Branch(everything - {name}) for name in weights]
         constant = [1 - sum(weights.values()), *weights.values()]
-        return cls([everything, *alone], constant, [0.0] * len(constant))
+        return cls([Branch(everything), *alone], constant, [0.0] * len(constant))
+
+    def away_from(self, negative: SampleState, conditions: list[str], weight: float) -> Guidance:
+        """The same less weight (n - u): n sees ``negative`` in place of the conditions."""
+        nothing = Branch(frozenset(conditions))
+        branches, constant, slope = [*self.branches], [*self.constant], [*self.slope]
+        if nothing not in branches:
+            branches, constant, slope = [*branches, nothing], [*constant, 0.0], [*slope, 0.0]
+        constant[branches.index(nothing)] += weight
+        instead = Branch(nothing.dropped, negative)
+        return Guidance([*branches, instead], [*constant, -weight], [*slope, 0.0])
 
     @property
     def num_branches(self) -> int:
         """Passes that are combined, run as one batch."""
-        return len(self.dropped)
+        return len(self.branches)
 
     def combine(self, rows: Tensor, scale: float) -> Tensor:
         """Decoder output of all branches, one after another (branches * n, D) -> guided (n, D).

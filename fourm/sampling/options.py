@@ -55,6 +55,8 @@ class SamplingOptions:
     guidance_scale: float = 1.0  # 1 = no guidance
     # several weighted conditions instead of all together
     condition_weights: dict[str, float] = field(default_factory=dict)
+    # of what is not wanted, beside the conditions; None = it stands for "nothing given"
+    negative_weight: float | None = None
     sweeps: int = 0  # how often all tokens are asked again, given all others
     sweep: Sweep = field(default_factory=Sweep)
     most_of_gap: int = 0  # ids that each gap of a sequence gets at most; 0 = what there is room for
@@ -76,8 +78,9 @@ class SamplingOptions:
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be more than 0 and at most 1, not {self.top_p}")
         _check_temperature(self, "temperature", "temperature_end")
-        for name, value in {"guidance_scale": self.guidance_scale, **weights}.items():
-            if abs(value) > _MOST_GUIDANCE:
+        weights |= {"guidance_scale": self.guidance_scale, "negative_weight": self.negative_weight}
+        for name, value in weights.items():
+            if abs(value or 0) > _MOST_GUIDANCE:
                 raise UserError(
                     f"{name} must be from {-_MOST_GUIDANCE:g} to {_MOST_GUIDANCE:g}, not {value}"
                 )

@@ -10,28 +10,30 @@ import numpy as np
 import torch
 
 from fourm.answers import Answer
+from fourm.gaps import fill_gaps, forbidden_ids
+from fourm.item_form import ItemForm
 from fourm.modalities import END_ID, FIRST_SENTINEL
 from fourm.sampling.autoregressive import CachedDecoder
 from fourm.sampling.choose import choose
 from fourm.sampling.draws import Purpose
-from fourm.sampling.gaps import fill_gaps, forbidden_ids
 from fourm.sampling.state import SampleState
 from fourm.sampling.task import Step, Steps, Task
 
 
 def generate_sequences(
-    task: Task, state: SampleState, last_sentinel: int
+    task: Task, state: SampleState, last_sentinel: int, form: ItemForm | None = None
 ) -> Steps[list[np.ndarray]]:
-    """The target's ids of every sample, with all gaps filled: B arrays. Raises UserError where
-    there are more gaps than sentinels.
+    """The target's ids of every sample, with all gaps filled: B arrays; what is given in part is
+    filled in the ``form`` of its items. Raises UserError where there are more gaps than sentinels,
+    or than have room.
     """
     options, most = task.options, task.target.num_tokens
     nothing = np.zeros(0, dtype=np.int64)
     given = state.sequences.get(task.target.name) or [nothing] * state.num_samples
-    answer = Answer(given, last_sentinel, most, options.most_of_gap)
+    answer = Answer(given, last_sentinel, most, options.most_of_gap, form)
     limit = most + int(answer.num_gaps.max()) + 1
     decoder = CachedDecoder(task.model, task.encode(state), limit)
-    never = forbidden_ids(task.target.vocab_size, torch.device("cpu")).numpy()
+    never = forbidden_ids(task.target.vocab_size)
     tokens = np.full(state.num_samples, FIRST_SENTINEL)
     decoded = [tokens]  # (B,) each; behind its end a sample holds [END]
 

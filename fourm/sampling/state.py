@@ -4,6 +4,7 @@ from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,38 +46,54 @@ class SampleState:
         return self.grids[name] if name in self.grids else self.sequences[name]
 
 
-def encoder_stream(
-    state: SampleState, modalities: ModalitySet, branches: list[frozenset[str]]
-) -> EncoderStream:
-    """Encoder input of every branch, one after another: (branches x B) samples.
-
-    A branch is the set of modalities that it leaves out: an image is absent, a sequence is one
-    sentinel ("everything is missing").
+@dataclass(frozen=True)
+class Branch:
+    """What one pass of several sees of a state: some modalities are left out, an image is absent, a
+    sequence is one sentinel ("everything is missing"); others stand in their place.
     """
-    b = state.num_samples
-    rows = StreamRows(b * len(branches))
+
+    dropped: frozenset[str] = frozenset()
+    instead: SampleState | None = None
+
+    def of(self, state: SampleState) -> SampleState:
+        """The state as it sees it."""
+        grids = {name: grid for name, grid in state.grids.items() if name not in self.dropped}
+        sequences = {
+            name: [_missing(i) for i in ids] if name in self.dropped else ids
+            for name, ids in state.sequences.items()
+        }
+        if self.instead is not None:
+            grids, sequences = grids | self.instead.grids, sequences | self.instead.sequences
+        return SampleState(state.num_samples, grids, sequences)
+
+
+def _missing(ids: np.ndarray) -> np.ndarray:
+    return np.array([FIRST_SENTINEL]) if len(ids) else ids
+
+
+def encoder_stream(states: Sequence[SampleState], modalities: ModalitySet) -> EncoderStream:
+    """Encoder input of states of B samples each, one after another."""
+    b = states[0].num_samples
+    rows = StreamRows(b * len(states))
     for i, m in enumerate(modalities):
         samples, positions, tokens = [], [], []
-        for branch, dropped in enumerate(branches):
-            offset = branch * b
-            if m.name in state.grids and m.name not in dropped:
+        for number, state in enumerate(states):
+            offset = number * b
+            if m.name in state.grids:
                 grid = state.grids[m.name]
                 sample, position = np.nonzero(grid.known)
                 samples.append(sample + offset)
                 positions.append(position)
                 tokens.append(grid.values[sample, position])
-            elif m.name in state.sequences:
-                for sample, ids in enumerate(state.sequences[m.name]):
-                    shown = np.array([FIRST_SENTINEL]) if m.name in dropped and len(ids) else ids
-                    samples.append(np.full(len(shown), sample + offset))
-                    positions.append(np.arange(len(shown)))
-                    tokens.append(shown)
+            for sample, ids in enumerate(state.sequences.get(m.name, ())):
+                samples.append(np.full(len(ids), sample + offset))
+                positions.append(np.arange(len(ids)))
+                tokens.append(ids)
         if not samples:
             continue
         sample, position, token = (np.concatenate(part) for part in (samples, positions, tokens))
-        if m.kind == "continuous":
-            if len(sample):
-                rows.add_vectors(m.name, i, sample, position, token.astype(np.float32))
-        else:
+        if m.kind != "continuous":
             rows.add(i, sample, position, token)
+        elif len(sample):
+            rows.add_vectors(m.name, i, sample, position, token.astype(np.float32))
     return rows.encoder()

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from fourm.ragged import ranks
-from fourm.sampling.asking import Draw, ask, commit
+from fourm.sampling.asking import Draw, Question, ask, commit
 from fourm.sampling.draws import target_rng
 from fourm.sampling.options import Sweep
 from fourm.sampling.schemes import ROAR, Canvas, Halton, InOrder
@@ -42,7 +42,8 @@ def sweep_grid(task: Task, state: SampleState, grid: GridState, canvas: Canvas) 
             if len(sample):
                 grid.known[sample, position] = False
                 draw = Draw(rng, part, sweep.temperature)
-                commit(grid, ask(task, state, sample, position, draw))
+                (answers,) = ask(state, Question(task, sample, position, draw))
+                commit(grid, answers)
             done = options.steps + number * sweep.parts + part + 1
             yield Step(done, num_steps, lambda: grid)
         settled |= (sweep.temperature == 0) & (grid.values == before).all(1)

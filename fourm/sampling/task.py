@@ -75,7 +75,8 @@ class Task:
 
     def encode(self, state: SampleState) -> Encoded:
         """The encoder's view of a state, once for each branch: branches * B samples."""
-        stream = encoder_stream(state, self.model.modalities, self.guidance.dropped)
+        seen = [branch.of(state) for branch in self.guidance.branches]
+        stream = encoder_stream(seen, self.model.modalities)
         return encode_distinct(self.model, stream, self.on_device)
 
     @cached_property

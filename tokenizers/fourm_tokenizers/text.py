@@ -8,6 +8,7 @@ Ids begin as in the released 4M tokenizer: [PAD] [UNK] [SOS] [EOS], sentinels, c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from tokenizers.trainers import WordPieceTrainer
 
 from fourm.config import at_least
 from fourm.errors import UserError
+from fourm.item_form import PIECE, WORD
 from fourm.modalities import END_ID, SENTINEL_ID, UNKNOWN_ID, Modality
 from fourm_tokenizers.picture import fingerprint
 from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
+_COORDINATE = re.compile(r"v(\d)=\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,16 @@ class TextCodec:
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
         return [self.modality.raw.from_text(self.to_line(i), self.num_bins) for i in ids]
+
+    def piece_kinds(self) -> np.ndarray:
+        kinds = np.full(self.modality.vocab_size, WORD)
+        for token, i in self.tokenizer.get_vocab().items():
+            coordinate = _COORDINATE.fullmatch(token)
+            if coordinate is not None:
+                kinds[i] = int(coordinate[1])
+            elif token.startswith("##"):
+                kinds[i] = PIECE
+        return kinds
 
     def to_line(self, ids: np.ndarray) -> str:
         """Ids up to [EOS] as text; sentinels and padding are left out."""

@@ -1,18 +1,18 @@
-"""Sequences with gaps: the spans that are decoded for the sentinels in what is given."""
+"""Sequences with gaps: the spans that are decoded for the sentinels in what is given. Shapes: L ids
+of a sequence, V of the vocabulary.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fourm.answers import is_sentinel
 from fourm.modalities import FIRST_SENTINEL, PAD_ID, START_ID, UNKNOWN_ID
 
 
-def forbidden_ids(vocab_size: int, device: torch.device) -> Tensor:
+def forbidden_ids(vocab_size: int) -> np.ndarray:
     """Mask (V,) of ids that are never generated."""
-    mask = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+    mask = np.zeros(vocab_size, dtype=bool)
     mask[[PAD_ID, UNKNOWN_ID, START_ID]] = True
     return mask
 
