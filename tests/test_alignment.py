@@ -30,7 +30,7 @@ from fourm.alignment.connectors import CONTRAST, ConnectorConfig, Experts, dense
 from fourm.alignment.contrast import info_nce
 from fourm.alignment.latents import grouped_by, open_latents, paired, write_latents
 from fourm.alignment.pairs import SplitConfig, batch_of, split_subjects
-from fourm.alignment.retrieval import ExactIndex, FaissIndex, recall, zero_shot
+from fourm.alignment.retrieval import ExactIndex, recall, zero_shot
 from fourm.alignment.subset import greedy_dpp
 from fourm.alignment.unimos import AdaptConfig
 from fourm.config import from_mapping
@@ -480,8 +480,6 @@ def test_recall_is_over_the_whole_gallery_and_counts_any_of_the_group():
     )
     exact = ExactIndex(rows).search(asked, 5)
     assert (exact == np.argsort(-(asked @ rows.T), axis=1)[:, :5]).all()
-    pytest.importorskip("faiss")
-    assert (FaissIndex(rows).search(asked, 5) == exact).all()
 
 
 @pytest.mark.slow
