@@ -163,8 +163,8 @@ class TunedPipeline:
         return cls(pipe, Tuned(pipe.model, network.to(pipe.model.device), layers), saved)
 
     def outputs(self, inputs: Mapping[str, Any]) -> np.ndarray:
-        """The head's numbers (B, C[, H, W]): logits of classes, or what the raw type's network
-        form has.
+        """The head's numbers (B, C[, H, W]): logits of classes, numbers in deviations from their
+        mean, or what the raw type's network form has.
         """
         missing = [name for name in self.saved.inputs if name not in inputs]
         if missing:
@@ -177,7 +177,8 @@ class TunedPipeline:
         return torch.cat(found).numpy()
 
     def __call__(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """Answers for one sample or lists of them: names of classes, or maps of the raw type.
+        """Answers for one sample or lists of them: names of classes, lists of numbers, or maps of
+        the raw type.
 
         ``inputs`` are as those of ``AnyToAnyPipeline``.
         """
