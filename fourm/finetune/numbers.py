@@ -51,8 +51,8 @@ class TableNumbers:
         if not math.isfinite(found):
             place = self.columns[column]
             raise UserError(
-                f"{place.path}, column {place.name}: {shown(text)} is no number; classes are learned"
-                " without numbers: true"
+                f"{place.path}, column {place.name}: {shown(text)} is no number; classes are"
+                " learned without numbers: true"
             )
         return found
 
