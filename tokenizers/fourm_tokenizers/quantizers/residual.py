@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fourm.errors import UserError
 from fourm_tokenizers.quantizers import Quantized, Quantizer
-from fourm_tokenizers.quantizers.vq import VQConfig
+from fourm_tokenizers.quantizers.vq import VQConfig, nearest_codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Residual(Quantizer):
         self.inner = ResidualVQ(num_quantizers=config.num_codebooks, **config.options())
 
     def forward(self, latents: Tensor) -> Quantized:
+        if torch.compiler.is_exporting():
+            return nearest_codes(latents, self.inner.codebooks)
         codes, ids, losses = self.inner(latents.float())
         return Quantized(
             codes,
