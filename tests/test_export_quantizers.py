@@ -7,15 +7,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-
-from fourm.export.parts import Part, Slot
-from fourm.export.tokenizers import FromIds, ToIds
-from fourm.export.write import OnnxFormat, traced
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from fourm_tokenizers.quantizers.fsq import FSQConfig
 from fourm_tokenizers.quantizers.lfq import LFQConfig
 from fourm_tokenizers.quantizers.residual import ResidualConfig
 from fourm_tokenizers.quantizers.vq import VQConfig
+
+from fourm.export.parts import Part, Slot
+from fourm.export.tokenizers import FromIds, ToIds
+from fourm.export.write import OnnxFormat, traced
 
 QUANTIZERS = {
     "fsq": FSQConfig(levels=(4, 3)),
