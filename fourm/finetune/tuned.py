@@ -109,6 +109,10 @@ def build_tuned(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(config.learns == "all" and name.startswith(ENCODER))
         model.register_state_dict_post_hook(keep_trained)
+    # of blocks behind the last one that the head sees nothing is asked: ranks would wait for their
+    # gradients
+    for block in model.encoder_blocks[max(layers) + 1 :]:
+        block.requires_grad_(False)
     return Tuned(model, network, layers)
 
 
