@@ -99,7 +99,7 @@ def write_tuned(
     files = WeightFiles.open(checkpoint)
     pipe = AnyToAnyPipeline.from_pretrained(base, config.tokenizers or None)
     saved = SavedHead(target=config.target, inputs=config.inputs, head=config.head, goal=goal)
-    network, _ = build_head(pipe.model, config.head, goal, inputs)
+    network, layers = build_head(pipe.model, config.head, goal, inputs)
     fill(network, lambda name: files.read(f"head.{name}"))
     learned = {
         name.removeprefix(_BACKBONE): files.read(name)
@@ -110,7 +110,7 @@ def write_tuned(
         folder = out / "adapters"
         folder.mkdir(exist_ok=True)
         pipe.model.write_description(folder)
-        adapt_encoder(pipe.model, config.lora, config.init, config.loop.seed)
+        adapt_encoder(pipe.model, config.lora, config.init, config.loop.seed, layers)
         write_adapters(pipe.model, None, folder, learned)
         saved.write(network, folder)
         model = load_model(folder)
