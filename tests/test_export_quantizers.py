@@ -56,7 +56,7 @@ def test_graphs_of_every_quantizer_give_what_its_module_gives(kind, tmp_path):
     for num in (1, 7):
         given = torch.randn(num, 3, 8, 8)
         expected = network.encode(given)
-        assert expected.shape == (num, num_ids) and (num == 1 or len(expected.unique()) > 4)
+        assert expected.shape == (num, num_ids) and (num == 1 or len(expected.unique()) > 2)
         assert torch.equal(to_ids(given), expected)
         assert np.array_equal(sessions[0].run(None, {"values": given.numpy()})[0], expected)
         decoded = network.decode(expected)

@@ -56,6 +56,9 @@ class Residual(Quantizer):
 
     def codes(self, ids: Tensor) -> Tensor:
         each = rearrange(ids, "b (n q) -> b n q", q=self.num_codebooks)
+        if torch.compiler.is_exporting():  # the library's own fixes the number of samples
+            pairs = zip(self.inner.codebooks, each.unbind(-1), strict=True)
+            return torch.stack([codebook[i] for codebook, i in pairs]).sum(0)
         return self.inner.get_output_from_indices(each)
 
     def mean_codes(self, probability: Tensor) -> Tensor:
