@@ -16,6 +16,7 @@ class ExactIndex:
         self.gallery = gallery
 
     def search(self, queries: np.ndarray, num: int) -> np.ndarray:
+        """Queries (Q, D) -> numbers of the nearest gallery rows (Q, num), nearest first."""
         num = min(num, len(self.gallery))
         found = []
         for start in range(0, len(queries), _BLOCK):
