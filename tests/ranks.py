@@ -27,7 +27,7 @@ def _of_rank(
     told: Path,
     prepare: Callable[[], None] | None,
 ) -> None:
-    """``fourm pretrain`` as one rank, in its own process."""
+    """A verb of ``fourm`` as one rank, in its own process."""
     import torch
 
     from fourm.cli import main
@@ -38,7 +38,7 @@ def _of_rank(
     torch.set_num_threads(1)
     if prepare is not None:
         prepare()
-    main(["pretrain", *arguments])
+    main(arguments)
 
 
 @dataclass
@@ -71,11 +71,13 @@ def start_ranks(
     *overrides: str,
     prepare: Callable[[], None] | None = None,
     per_machine: int = 0,
+    verb: str = "pretrain",
     **extra: str,
 ) -> Group:
     """A training as ``num`` processes.
 
     Args:
+        verb: what trains.
         prepare: what each does first.
         per_machine: how many of them are taken to be on one machine; 0 = all.
         extra: variables of the environment.
@@ -87,7 +89,7 @@ def start_ranks(
         here = {"LOCAL_WORLD_SIZE": str(per_machine)} if per_machine else {}
         environment = {"ACCELERATE_USE_CPU": "true", **own, **here, **extra}
         told = folder / f"{len(list(folder.iterdir()))}-{i}.txt"
-        arguments = environment, [str(config), *overrides], told, prepare
+        arguments = environment, [verb, str(config), *overrides], told, prepare
         process = _CONTEXT.Process(target=_of_rank, args=arguments)
         process.start()
         told.touch()

@@ -23,7 +23,7 @@ from fourm.alignment.augment import AugmentConfig, augment
 from fourm.alignment.contrast import info_nce
 from fourm.alignment.latents import open_latents, write_latents
 from fourm.alignment.pairs import SplitConfig, split_subjects
-from fourm.alignment.retrieval import ExactIndex, FaissIndex, recall, zero_shot
+from fourm.alignment.retrieval import ExactIndex, recall, zero_shot
 from fourm.alignment.subset import greedy_dpp
 from fourm.config import to_mapping
 
@@ -243,5 +243,3 @@ def test_recall_is_over_the_whole_gallery_and_counts_any_of_the_group():
     )
     exact = ExactIndex(rows).search(asked, 5)
     assert (exact == np.argsort(-(asked @ rows.T), axis=1)[:, :5]).all()
-    pytest.importorskip("faiss")
-    assert (FaissIndex(rows).search(asked, 5) == exact).all()

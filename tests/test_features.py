@@ -5,6 +5,7 @@ enough where a label is plain, and what is searched is found. The model is the d
 import csv
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from fourm.errors import UserError
 from fourm.features import write
 from fourm.features.heads import HEADS
 from fourm.features.index import open_index
+from fourm.features.neighbours import Neighbours
 from fourm.features.opening import encoder_source
 from fourm.features.search import search
 from fourm.features.sources import random_encoder
@@ -308,6 +310,54 @@ def test_recall_is_told_beside_chance(index):
     assert found["query"] == "caption -> rgb" and found["num"] == 8
     assert 1 / 8 <= found["chance"]["R@1"] < 0.3 and found["chance"]["R@10"] == 1
     assert found["reranked"]["R@1"] >= found["aligned"]["R@1"] and found["reranked_of"] == 4
+
+
+def test_a_graph_finds_nearly_all_of_the_exact_nearest_and_survives_its_file(tmp_path):
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(50, 24))
+    gallery = centres[rng.integers(0, 50, 5000)] + 0.5 * rng.normal(size=(5000, 24))
+    side = Projection(gallery.mean(0), rng.normal(size=(24, 16)).astype(np.float32))
+    asked = side(gallery[::50] + 0.1 * rng.normal(size=(100, 24)))
+    exact, cosines = nearest_rows(asked, gallery, side, 10)
+    Neighbours.built(gallery, side).save(tmp_path / "graph.faiss")
+    found = Neighbours.read(tmp_path / "graph.faiss").nearest(asked, 10)
+    assert found is not None
+    assert np.mean([len(np.intersect1d(*pair)) for pair in zip(exact, found[0], strict=True)]) > 9.8
+    assert found[1][:, 0] == pytest.approx(cosines[:, 0], abs=1e-5)
+    few = Neighbours.built(gallery[:3], side).nearest(asked, 10)
+    assert few is not None and few[0].shape == (100, 3)  # all that there are
+    (tmp_path / "graph.faiss").write_bytes(b"IHNf but no more")
+    with pytest.raises(UserError, match=r"graph\.faiss is damaged"):
+        Neighbours.read(tmp_path / "graph.faiss")
+
+
+def test_an_approximate_index_answers_by_its_graphs_as_the_exact_one_does(
+    index, scenes, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("faiss")
+    words = ["index", MODEL, str(scenes), "--out", str(tmp_path), "--queries", "caption"]
+    main([*words, "--judge", "8", "--approximate"])
+    assert "the graph finds 100.0 % of the exact nearest ten" in capsys.readouterr().out
+    assert json.loads((tmp_path / "recall.json").read_text())[0]["by_graph"] == 1.0
+    opened, exact = open_index(tmp_path), open_index(index)
+    monkeypatch.setattr("fourm.features.index.nearest_rows", None)  # it is not asked
+    for query in ({"caption": "a red cube"}, scene(0)):
+        given = {name: query[name] for name in list(query)[:1]}
+        by_graph = search(opened, given, 5)
+        monkeypatch.undo()
+        expected = search(exact, given, 5)
+        assert [hit.row for hit in by_graph] == [hit.row for hit in expected]
+        monkeypatch.setattr("fourm.features.index.nearest_rows", None)
+
+
+def test_without_faiss_an_approximate_index_is_refused_before_it_is_made(
+    scenes, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    words = ["index", MODEL, str(scenes), "--out", str(tmp_path / "index"), "--approximate"]
+    assert "needs faiss: pip install 'fourm[search]'" in refusal(words, capsys)
+    assert not (tmp_path / "index").exists()
 
 
 def test_queries_that_an_index_has_no_space_for_are_named(index, tmp_path, capsys):

@@ -19,15 +19,17 @@ from worlds import MODALITIES, write_project
 
 from fourm.cli import main
 from fourm.config import from_mapping, load
-from fourm.data.shards import DamageReport
+from fourm.data.shards import DamageReport, shard_path, write_shard
 from fourm.evaluation.held_out import Shards
 from fourm.evaluation.metrics import class_figures
 from fourm.finetune.config import FinetuneConfig
-from fourm.finetune.goals import ClassGoal, MapGoal
+from fourm.finetune.goals import ClassGoal, MapGoal, NumbersGoal
+from fourm.finetune.numbers import numbers_of
 from fourm.finetune.run import finetune
 from fourm.finetune.samples import drawn_keys, stream_of
 from fourm.finetune.saved import SavedHead, TunedPipeline, seen_inputs
 from fourm.finetune.tuned import ENCODER, build_tuned
+from fourm.modalities import ModalitySet
 from fourm.model import load_model
 from fourm.pipeline import AnyToAnyPipeline
 from fourm.raw.depth import Depth
@@ -85,6 +87,20 @@ def test_a_plain_label_is_learned_from_few_samples_and_told_beside_the_commonest
     told = json.loads((tmp_path / "run" / "done.json").read_text())
     assert told["figures"] == judged.figures and told["step"] == 40
     assert "constant" in judged.text() and "accuracy" in judged.text()
+
+
+def test_numbers_are_learned_and_told_beside_their_mean(scenes, tmp_path):
+    given = {"inputs": ["boxes"], "target": f"{scenes}/labels.csv:x,count", "numbers": True}
+    loop = {"steps": 40, "optimizer": {"lr": 2e-3}}
+    judged = finetune(config(scenes, tmp_path / "run", **given, loop=loop))
+    assert judged is not None
+    figures, mean = judged.figures, judged.baseline
+    assert list(figures) == ["loss", "mae", "r2", "mae x", "mae count"]
+    assert figures["r2"] > 0.4 and abs(mean["r2"]) < 0.2 and figures["mae"] < mean["mae"]
+    tuned = TunedPipeline.from_pretrained(tmp_path / "run" / "model")
+    box = {"box": [0.1, 0.4, 0.3, 0.6], "label": "red cube"}
+    (answer,) = tuned({"boxes": [box]})
+    assert len(answer) == 2 and all(isinstance(number, float) for number in answer)
 
 
 @pytest.mark.parametrize("target", ["semseg", "depth"])
@@ -270,6 +286,55 @@ def test_numbers_go_through_the_raw_types_own_form_and_back():
     assert float(goal.loss(wanted, wanted)) == 0.0
 
 
+def test_numbers_are_judged_as_scikit_learn_does_and_a_mean_explains_nothing():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    truth = (rng.normal(size=(20, 2)) * (3, 0.1) + (100, 0)).tolist()
+    goal = NumbersGoal.of(("a", "b"), truth)
+    wanted = goal.wanted(truth)
+    assert wanted.mean(0).abs().max() < 1e-4 and goal.count(wanted) == 20
+    np.testing.assert_allclose(goal.answers(wanted.numpy()), truth, atol=1e-4)
+    said = (np.array(truth) + rng.normal(size=(20, 2)) * (1, 0.05)).tolist()
+    figures = goal.figures(said, truth)
+    assert figures["mae"] == pytest.approx(metrics.mean_absolute_error(truth, said))
+    assert figures["r2"] == pytest.approx(metrics.r2_score(truth, said))
+    each = metrics.mean_absolute_error(truth, said, multioutput="raw_values")
+    assert [figures["mae a"], figures["mae b"]] == pytest.approx(list(each))
+    assert goal.figures([goal.constant(truth)] * 20, truth)["r2"] == pytest.approx(0)
+    # the loss is what R2 is made of
+    loss = goal.loss(goal.wanted(said), wanted) / 20
+    assert 1 - float(loss) == pytest.approx(figures["r2"], abs=1e-5)
+
+
+def test_lists_of_numbers_are_a_target_and_others_are_named(tmp_path):
+    numbers = ModalitySet.from_mapping(
+        {
+            "tokenizers": MODALITIES["tokenizers"],
+            "modalities": {
+                "place": {
+                    "kind": "sequence",
+                    "raw": {"type": "numbers"},
+                    "tokenizer": "text",
+                    "max_tokens": 8,
+                },
+                "caption": MODALITIES["modalities"]["caption"],
+            },
+        },
+        "test",
+    )
+    values = [("0", [0.1, 0.9]), ("1", [0.3, 0.2])]
+    path = shard_path(tmp_path / "raw", "train", "place", 0)
+    path.parent.mkdir(parents=True)
+    write_shard(path, ((key, "json", json.dumps(value).encode()) for key, value in values))
+    known = numbers_of("place", numbers, tmp_path)
+    assert known.of(["00000/1", "00000/2"], "train") == [[0.3, 0.2], None]
+    assert known.names(2) == ("place[0]", "place[1]") and known.names(1) == ("place",)
+    with pytest.raises(ValueError, match="caption are of type text"):
+        numbers_of("caption", numbers, tmp_path)
+    with pytest.raises(ValueError, match="samples have 1 to 2 numbers"):
+        NumbersGoal.of(("a",), [[1.0], [1.0, 2.0]])
+
+
 def test_a_class_that_training_never_showed_is_wrong_and_breaks_nothing():
     goal = ClassGoal(classes=("cube", "cone"))
     wanted = goal.wanted(["cube", "ball"])
@@ -338,6 +403,10 @@ def test_a_target_that_the_model_does_not_know_is_learned_by_its_decoder(tmp_pat
         (["loop.optimizer.layer_decay=1.5"], "layer_decay must be above 0 and at most 1"),
         (["loop.batch_size=5", "loop.micro_batches=2"], "not a multiple"),
         (["target=depth", "head=null"], "has no shards of"),
+        (["numbers=true"], "column shape: '(cube|sphere|cone|cylinder)' is no number"),
+        (["numbers=true", "target={scenes}/labels.csv:x,z"], "no column 'z'"),
+        (["numbers=true", "target=caption"], "caption are of type text"),
+        (["numbers=true", "target=depth", "head=dense"], "needs a head of whole samples"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(scenes, tmp_path, capfd, given, message):

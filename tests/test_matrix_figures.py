@@ -13,7 +13,7 @@ from fourm.evaluation.matrix.figures import Calibration, Figure
 from fourm.evaluation.matrix.judges import BagJudge, bag_f1, judge_of
 from fourm.evaluation.matrix.scores import TokenScores, counted_cross_entropy
 from fourm.evaluation.matrix.truth import Truth
-from fourm.evaluation.metrics import box_f1, spatial_deviation
+from fourm.evaluation.metrics import spatial_deviation
 from fourm.raw import Raw
 from fourm.raw.boxes import Boxes
 from fourm.raw.depth import Depth
@@ -90,60 +90,6 @@ def test_texts_are_judged_case_aside():
     judge = judge_of(Text())
     assert judge.figures(["a red Cube"], ["A red cube"]) == {"word_f1": 1.0, "exact": 1.0}
     assert judge.covered("Peru", ["peru", "chile"]) == 1.0
-
-
-def test_f1_of_boxes_follows_from_the_recalls_of_pycocotools():
-    """Recall one way is precision the other way."""
-    coco, cocoeval = (
-        pytest.importorskip("pycocotools.coco"),
-        pytest.importorskip("pycocotools.cocoeval"),
-    )
-    rng = np.random.default_rng(2)
-
-    def boxes(num):
-        low = rng.uniform(0, 0.5, (num, 2))
-        return [
-            {"box": [*map(float, at), *map(float, at + rng.uniform(0.2, 0.5, 2))], "label": "ab"[i]}
-            for at, i in zip(low, rng.integers(0, 2, num), strict=True)
-        ]
-
-    truth = [boxes(3) for _ in range(12)]
-    moved = [
-        [{**b, "box": (np.array(b["box"]) + rng.normal(size=4) * 0.04).tolist()} for b in t]
-        for t in truth
-    ]
-    got = [t[: 2 + i % 2] + boxes(1) for i, t in enumerate(moved)]
-
-    def listed(of, scored):
-        found = []
-        for i, several in enumerate(of):
-            for b in several:
-                x0, y0, x1, y1 = (100 * c for c in b["box"])
-                entry = {"image_id": i, "category_id": "ab".index(b["label"]) + 1, "iscrowd": 0}
-                entry |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-                found.append({**entry, "id": len(found) + 1, **({"score": 1.0} if scored else {})})
-        return found
-
-    def hits(said, true):
-        """Matches at an overlap of a half, over all classes."""
-        held = coco.COCO()
-        held.dataset = {
-            "images": [{"id": i} for i in range(len(true))],
-            "categories": [{"id": 1}, {"id": 2}],
-            "annotations": listed(true, False),
-            "info": {},
-        }
-        held.createIndex()
-        judge = cocoeval.COCOeval(held, held.loadRes(listed(said, True)), "bbox")
-        judge.params.iouThrs = np.array([0.5])
-        judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
-        judge.evaluate()
-        return sum(int((e["dtMatches"] > 0).sum()) for e in judge.evalImgs if e is not None)
-
-    matched = hits(got, truth)
-    assert 0 < matched < sum(map(len, truth))
-    expected = 2 * matched / (sum(map(len, got)) + sum(map(len, truth)))
-    assert box_f1(got, truth) == pytest.approx(expected)
 
 
 def test_distances_are_those_of_torchmetrics_and_the_error_is_the_jackknife():

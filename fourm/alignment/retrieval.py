@@ -1,24 +1,12 @@
-"""Figures of aligned spaces: retrieval over the full gallery, zero-shot classes; exact search, or
-an index of a library.
+"""Figures of aligned spaces: retrieval over the full gallery by exact search, zero-shot classes.
+Approximate search is ``fourm.features.neighbours``.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
-from fourm.errors import UserError
-
 _BLOCK = 4096
-
-
-class Index(Protocol):
-    """Nearest neighbours by inner product."""
-
-    def search(self, queries: np.ndarray, num: int) -> np.ndarray:
-        """Queries (Q, D) -> numbers of the nearest gallery rows (Q, num), nearest first."""
-        ...
 
 
 class ExactIndex:
@@ -28,6 +16,7 @@ class ExactIndex:
         self.gallery = gallery
 
     def search(self, queries: np.ndarray, num: int) -> np.ndarray:
+        """Queries (Q, D) -> numbers of the nearest gallery rows (Q, num), nearest first."""
         num = min(num, len(self.gallery))
         found = []
         for start in range(0, len(queries), _BLOCK):
@@ -36,22 +25,6 @@ class ExactIndex:
             order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable")
             found.append(np.take_along_axis(best, order, 1))
         return np.concatenate(found)
-
-
-class FaissIndex:
-    """``faiss`` (pip install faiss-cpu): exact or approximate, for galleries of many millions."""
-
-    def __init__(self, gallery: np.ndarray, description: str = "Flat") -> None:
-        try:
-            import faiss  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise UserError("this index needs faiss: pip install faiss-cpu") from None
-        self.index = faiss.index_factory(gallery.shape[1], description, faiss.METRIC_INNER_PRODUCT)
-        self.index.train(np.ascontiguousarray(gallery, np.float32))
-        self.index.add(np.ascontiguousarray(gallery, np.float32))
-
-    def search(self, queries: np.ndarray, num: int) -> np.ndarray:
-        return self.index.search(np.ascontiguousarray(queries, np.float32), num)[1]
 
 
 def normalized(rows: np.ndarray) -> np.ndarray:

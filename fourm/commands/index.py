@@ -26,6 +26,11 @@ from fourm.cli.verb import COUNT, PATH, verb
 @click.option(
     "--rerank", type=click.IntRange(min=0), default=0, help="Judge likelihoods of so many."
 )
+@click.option(
+    "--approximate",
+    is_flag=True,
+    help="Search a graph of neighbours, for millions of samples; needs the extra 'search'.",
+)
 def command(
     model: str,
     data: Path,
@@ -37,6 +42,7 @@ def command(
     fit_samples: int,
     judge: int,
     rerank: int,
+    approximate: bool,
 ) -> None:
     """Index one modality, to be searched by others.
 
@@ -52,7 +58,7 @@ def command(
     from fourm.features.sources import chosen_inputs
 
     note = {"modality": modality, "split": split}
-    note |= {"fit_split": fit_split, "fit_samples": fit_samples}
+    note |= {"fit_split": fit_split, "fit_samples": fit_samples, "approximate": approximate}
     index = make_index(model, data, out, note)
     print(f"index: {len(index.gallery)} samples of {modality} in {out}")
     found = []

@@ -2,13 +2,14 @@
 that its features share with them, fitted on another split.
 
 A folder holds ``gallery/`` (features), ``space-<query>.safetensors`` and ``index.json``, which says
-what was indexed and, for each kind of query, how often the truth is found.
+what was indexed; of an approximate one also ``space-<query>.faiss``, graphs that are searched
+instead of all features.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from fourm.alignment.latents import Latents, open_latents
-from fourm.config import from_mapping, to_mapping
+from fourm.config import ADDED, from_mapping, to_mapping
 from fourm.data.shards import DamageReport, write_json_atomic
 from fourm.errors import UserError
 from fourm.evaluation.held_out import Samples, Shards, read_keys
+from fourm.features.neighbours import Neighbours, faiss_library
 from fourm.features.opening import open_pipeline
 from fourm.features.sources import EncoderSource, chosen_inputs
 from fourm.features.spaces import Space, nearest_rows
@@ -43,6 +45,7 @@ class IndexNote:
     modality: str
     fit_split: str
     fit_samples: int
+    approximate: bool = field(default=False, metadata=ADDED)  # graphs are searched, not all
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,28 @@ class Index:
         """Where the space of a kind of query is kept."""
         return self.folder / f"space-{'+'.join(m.name for m in query)}.safetensors"
 
+    def graph_path(self, query: tuple[Modality, ...]) -> Path:
+        """Where the graph of the gallery in a kind of query's space is kept."""
+        return self.space_path(query).with_suffix(".faiss")
+
     def nearest(
         self, query: tuple[Modality, ...], vectors: np.ndarray, num: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pooled features of queries (Q, D) -> rows of the gallery and cosines, (Q, num) each."""
+        """Pooled features of queries (Q, D) -> rows of the gallery and cosines, (Q, num) each, by
+        the graph where the index is an approximate one.
+        """
         space = self.space(query)
-        return nearest_rows(space.query(vectors), self.gallery.vectors, space.gallery, num)
+        path, asked = self.graph_path(query), space.query(vectors)
+        found = None
+        if self.note.approximate and path.is_file():
+            found = Neighbours.read(path).nearest(asked, num)
+        return found or nearest_rows(asked, self.gallery.vectors, space.gallery, num)
+
+    def build_graph(self, query: tuple[Modality, ...]) -> None:
+        """The graph of a kind of query, where the index is an approximate one."""
+        if self.note.approximate:
+            graph = Neighbours.built(self.gallery.vectors, self.space(query).gallery)
+            graph.save(self.graph_path(query))
 
     def samples(self, rows: np.ndarray, *modalities: Modality) -> Samples:
         """Values of rows of the gallery. Raises UserError if one cannot be read any more."""
@@ -110,14 +129,18 @@ def open_index(folder: Path) -> Index:
 
 
 def make_index(model: str, data: Path, out: Path, note: dict[str, Any]) -> Index:
-    """Encode the gallery. ``note``: modality, split, fit_split, fit_samples."""
+    """Encode the gallery. ``note``: modality, split, fit_split, fit_samples, approximate."""
+    if note["approximate"]:
+        faiss_library()  # said before hours of encoding
     pipe, digest = open_pipeline(model, out)
     (m,) = chosen_inputs(pipe.modalities, note["modality"])
     place = str(Path(model).resolve()) if Path(model).exists() else model
     known = IndexNote(format=FORMAT, model=place, digest=digest, data=str(data.resolve()), **note)
     gallery = write_features(EncoderSource(pipe, digest, (m,)), data, known.split, out / "gallery")
     write_json_atomic(out / INDEX, to_mapping(known))
-    return Index(out, known, pipe, gallery)
+    index = Index(out, known, pipe, gallery)
+    index.build_graph((m,))
+    return index
 
 
 def add_queries(index: Index, query: tuple[Modality, ...]) -> Space:
@@ -137,4 +160,5 @@ def add_queries(index: Index, query: tuple[Modality, ...]) -> Space:
         raise UserError(f"{note.data}/{note.fit_split} has damaged samples: pairs are not whole")
     space = Space.fitted(pair[0].vectors, pair[1].vectors)
     space.save(index.space_path(query))
+    index.build_graph(query)
     return space

@@ -34,6 +34,8 @@ class Found:
     aligned: dict[str, float]
     reranked: dict[str, float] | None = None  # the nearest ``reranked_of`` by likelihood
     reranked_of: int = 0
+    # of an approximate index: share of the exact ten nearest of the whole gallery that it finds
+    by_graph: float | None = None
 
     def text(self) -> str:
         """Lines for a terminal, per cent."""
@@ -41,15 +43,13 @@ class Found:
         if self.reranked is not None:
             rows[f"likelihood of {self.reranked_of}"] = self.reranked
         head = f"{self.query + f', {self.num} samples':<28}" + "".join(f"{f'R@{k}':>8}" for k in AT)
-        return "\n".join(
-            [
-                head,
-                *(
-                    f"{name:<28}" + "".join(f"{100 * r[f'R@{k}']:>8.1f}" for k in AT)
-                    for name, r in rows.items()
-                ),
-            ]
-        )
+        lines = [
+            f"{name:<28}" + "".join(f"{100 * r[f'R@{k}']:>8.1f}" for k in AT)
+            for name, r in rows.items()
+        ]
+        if self.by_graph is not None:
+            lines.append(f"the graph finds {100 * self.by_graph:.1f} % of the exact nearest ten")
+        return "\n".join([head, *lines])
 
 
 def judge_queries(index: Index, query: tuple[Modality, ...], num: int, rerank: int = 0) -> Found:
@@ -88,7 +88,15 @@ def judge_queries(index: Index, query: tuple[Modality, ...], num: int, rerank: i
         aligned=recall(given, side(gallery), groups, groups, AT),
         reranked=None if order is None else _recall_of(order, groups),
         reranked_of=0 if order is None else order.shape[1],
+        by_graph=_found_by_graph(index, query, vectors) if index.note.approximate else None,
     )
+
+
+def _found_by_graph(index: Index, query: tuple[Modality, ...], vectors: np.ndarray) -> float:
+    space = index.space(query)
+    exact, _ = nearest_rows(space.query(vectors), index.gallery.vectors, space.gallery, max(AT))
+    found, _ = index.nearest(query, vectors, max(AT))
+    return float((exact[:, :, None] == found[:, None]).any(2).mean())
 
 
 def _groups(index: Index, query: tuple[Modality, ...], rows: np.ndarray) -> np.ndarray:

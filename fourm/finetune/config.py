@@ -19,11 +19,12 @@ class FinetuneConfig:
     out: str
     init: str  # model folder, hub id or project
     data: str  # project, or folder that holds raw/ (and tokens/)
-    # what is learned: a modality, or TABLE.csv:COLUMN
+    # what is learned: a modality, or TABLE.csv:COLUMN; with numbers: true several columns, x,y
     target: str
+    numbers: bool = False  # the target is a number, or several, and no class
     inputs: tuple[str, ...] = ("rgb",)
-    # what answers: linear or attentive (classes), dense (maps); null = the model's own decoder, for
-    # a target that has a tokenizer
+    # what answers: linear or attentive (classes, numbers), dense (maps); null = the model's own
+    # decoder, for a target that has a tokenizer
     head: Head | None
     # all = the encoder too; head = it stays as it is (of the decoder: all that the model knew)
     learns: Literal["all", "head"] = "all"
@@ -45,6 +46,8 @@ class FinetuneConfig:
             raise UserError("no inputs: name at least one modality, e.g. [rgb]")
         if self.target in self.inputs:
             raise UserError(f"{self.target} is the target and an input: there is nothing to learn")
+        if self.numbers and (self.head is None or self.head.has_places):
+            raise UserError("numbers: true needs a head of whole samples: linear or attentive")
         if self.lora is not None and self.weights == "fresh":
             raise UserError("lora needs trained weights: adapters of fresh ones learn nothing")
         if self.learns == "head" and self.lora is not None:

@@ -161,5 +161,70 @@ class MapGoal(Goal, name="map"):
         return self.raw.baseline(values)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NumbersGoal(Goal, name="numbers"):
+    """C numbers of a sample, learned in units of the training samples' deviations from their means
+    by squared error.
+    """
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @staticmethod
+    def of(names: tuple[str, ...], values: Sequence[list[float]]) -> NumbersGoal:
+        """Of training samples. Raises UserError for numbers that are always the same."""
+        lengths = {len(value) for value in values}
+        if len(lengths) > 1:
+            raise UserError(f"samples have {min(lengths)} to {max(lengths)} numbers: as many each")
+        table = np.array(values, np.float64)
+        deviation = table.std(0)
+        for name, spread, first in zip(names, deviation, table[0], strict=True):
+            if not spread:
+                raise UserError(f"{name} is {first:g} in all training samples: nothing to learn")
+        return NumbersGoal(
+            names=names, mean=tuple(table.mean(0).tolist()), deviation=tuple(deviation.tolist())
+        )
+
+    @property
+    def unit(self) -> str:
+        return "samples"
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.names)
+
+    def wanted(self, values: Sequence[list[float]]) -> Tensor:
+        table = (np.array(values, np.float64) - self.mean) / self.deviation
+        return torch.from_numpy(table.astype(np.float32))
+
+    def loss(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        return F.mse_loss(outputs, wanted, reduction="sum") / self.num_outputs
+
+    def count(self, wanted: Tensor) -> float:
+        return float(len(wanted))
+
+    def answers(self, outputs: np.ndarray) -> list[list[float]]:
+        return (outputs.astype(np.float64) * self.deviation + self.mean).tolist()
+
+    def figures(
+        self, answers: Sequence[list[float]], truth: Sequence[list[float]]
+    ) -> dict[str, float]:
+        """Mean absolute error in the numbers' own unit, of all and of each, and the share of the
+        variance that is explained (R2), mean over them.
+        """
+        said, true = np.array(answers, np.float64), np.array(truth, np.float64)
+        each = np.abs(said - true).mean(0)
+        unexplained = ((said - true) ** 2).sum(0) / np.maximum(
+            ((true - true.mean(0)) ** 2).sum(0), 1e-12
+        )
+        found = {"mae": float(each.mean()), "r2": float(1 - unexplained.mean())}
+        several = zip(self.names, each, strict=True) if len(each) > 1 else ()
+        return found | {f"mae {name}": float(error) for name, error in several}
+
+    def constant(self, values: Sequence[list[float]]) -> list[float]:
+        return list(self.mean)
+
+
 def _cross_entropy(outputs: Tensor, wanted: Tensor) -> Tensor:
     return F.cross_entropy(outputs, wanted, ignore_index=_NOTHING, reduction="sum")

@@ -19,8 +19,9 @@ from fourm.errors import UserError
 from fourm.evaluation.opened import model_folder
 from fourm.finetune.by_decoder import finetune_decoder
 from fourm.finetune.config import FinetuneConfig
-from fourm.finetune.goals import ClassGoal, Goal, MapGoal
+from fourm.finetune.goals import ClassGoal, Goal, MapGoal, NumbersGoal
 from fourm.finetune.judged import Judged
+from fourm.finetune.numbers import numbers_of
 from fourm.finetune.pictures import write_pictures
 from fourm.finetune.samples import Reader, refuse_itself, stream_of
 from fourm.finetune.saved import seen_inputs, write_tuned
@@ -109,7 +110,10 @@ def _task(config: FinetuneConfig, pipe: AnyToAnyPipeline, inputs: tuple[Modality
         goal: Goal = MapGoal(raw=known[config.target].raw)
     reader = Reader(pipe, inputs, known, config)
     train, held_out = reader.training(), reader.held_out()
-    if not head.has_places:
+    if config.numbers:
+        names = numbers_of(config.target, known, Path(config.data)).names(len(train.truth[0]))
+        goal = NumbersGoal.of(names, train.truth)
+    elif not head.has_places:
         goal = ClassGoal(classes=tuple(sorted(set(train.truth))))
     return HeadTask(config, pipe, goal, train, held_out)
 

@@ -23,6 +23,7 @@ from fourm.evaluation.held_out import Column, Samples, Shards, read_keys, shared
 from fourm.features.labels import labels_of
 from fourm.features.write import columns_of
 from fourm.finetune.config import FinetuneConfig
+from fourm.finetune.numbers import numbers_of
 from fourm.given import Tokens
 from fourm.modalities import Modality, ModalitySet
 from fourm.pipeline import AnyToAnyPipeline
@@ -37,7 +38,7 @@ class LabelledSamples:
 
     keys: list[str]
     inputs: dict[str, list[Any]]  # as a pipeline takes them
-    truth: list[Any]  # class names, or maps
+    truth: list[Any]  # class names, lists of numbers, or maps
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -166,18 +167,19 @@ class Reader:
             both = {**columns, _TARGET: column}
             return shared_keys(both, report), lambda keys: self._maps(both, keys)
         keys = shared_keys(columns, report)
-        classes = labels_of(c.target, self.known, Path(c.data)).of(keys, split)
-        label = {key: name for key, name in zip(keys, classes, strict=True) if name is not None}
+        find = numbers_of if c.numbers else labels_of
+        values = find(c.target, self.known, Path(c.data)).of(keys, split)
+        label = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
         if not label:
             raise UserError(f"{c.target} is known of no sample of {split}")
-        return list(label), lambda keys: self._classes(columns, keys, label)
+        return list(label), lambda keys: self._labels(columns, keys, label)
 
     def _maps(self, columns: dict[str, Column], keys: list[str]) -> LabelledSamples:
         found, samples = self._read(columns, keys)
         return replace(found, truth=samples.of(_TARGET))
 
-    def _classes(
-        self, columns: dict[str, Column], keys: list[str], label: dict[str, str]
+    def _labels(
+        self, columns: dict[str, Column], keys: list[str], label: dict[str, Any]
     ) -> LabelledSamples:
         found, _ = self._read(columns, keys)
         return replace(found, truth=[label[key] for key in found.keys])

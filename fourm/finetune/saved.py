@@ -99,7 +99,7 @@ def write_tuned(
     files = WeightFiles.open(checkpoint)
     pipe = AnyToAnyPipeline.from_pretrained(base, config.tokenizers or None)
     saved = SavedHead(target=config.target, inputs=config.inputs, head=config.head, goal=goal)
-    network, _ = build_head(pipe.model, config.head, goal, inputs)
+    network, layers = build_head(pipe.model, config.head, goal, inputs)
     fill(network, lambda name: files.read(f"head.{name}"))
     learned = {
         name.removeprefix(_BACKBONE): files.read(name)
@@ -110,7 +110,7 @@ def write_tuned(
         folder = out / "adapters"
         folder.mkdir(exist_ok=True)
         pipe.model.write_description(folder)
-        adapt_encoder(pipe.model, config.lora, config.init, config.loop.seed)
+        adapt_encoder(pipe.model, config.lora, config.init, config.loop.seed, layers)
         write_adapters(pipe.model, None, folder, learned)
         saved.write(network, folder)
         model = load_model(folder)
@@ -163,8 +163,8 @@ class TunedPipeline:
         return cls(pipe, Tuned(pipe.model, network.to(pipe.model.device), layers), saved)
 
     def outputs(self, inputs: Mapping[str, Any]) -> np.ndarray:
-        """The head's numbers (B, C[, H, W]): logits of classes, or what the raw type's network
-        form has.
+        """The head's numbers (B, C[, H, W]): logits of classes, numbers in deviations from their
+        mean, or what the raw type's network form has.
         """
         missing = [name for name in self.saved.inputs if name not in inputs]
         if missing:
@@ -177,7 +177,8 @@ class TunedPipeline:
         return torch.cat(found).numpy()
 
     def __call__(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """Answers for one sample or lists of them: names of classes, or maps of the raw type.
+        """Answers for one sample or lists of them: names of classes, lists of numbers, or maps of
+        the raw type.
 
         ``inputs`` are as those of ``AnyToAnyPipeline``.
         """

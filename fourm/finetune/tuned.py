@@ -104,20 +104,27 @@ def build_tuned(
     assert config.head is not None
     network, layers = build_head(model, config.head, goal, inputs, config.loop.seed)
     if config.lora is not None:
-        adapt_encoder(model, config.lora, config.init, config.loop.seed)
+        adapt_encoder(model, config.lora, config.init, config.loop.seed, layers)
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(config.learns == "all" and name.startswith(ENCODER))
         model.register_state_dict_post_hook(keep_trained)
+        # of blocks behind the last one that the head sees nothing is asked: ranks would wait for
+        # their gradients
+        for block in model.encoder_blocks[max(layers) + 1 :]:
+            block.requires_grad_(False)
     return Tuned(model, network, layers)
 
 
-def adapt_encoder(model: FourM, config: LoraConfig, base: str, seed: int) -> None:
-    """Adapters of the encoder's layers, in place; ``base`` is the model folder."""
-    layers = [name for name in config.layers(model) if name.startswith("encoder.")]
+def adapt_encoder(model: FourM, config: LoraConfig, base: str, seed: int, seen: list[int]) -> None:
+    """Adapters of the encoder up to the last block that is ``seen``, in place; ``base`` is the
+    model folder.
+    """
+    blocks = tuple(f"encoder.{number}." for number in range(max(seen) + 1))
+    layers = tuple(name for name in config.layers(model) if name.startswith(blocks))
     if not layers:
         raise UserError(f"lora: targets {config.targets} are no layers of the encoder")
-    add_adapters(model, replace(config, targets=tuple(layers)), base, None, seed)
+    add_adapters(model, replace(config, targets=layers), base, None, seed)
 
 
 def num_learning(tuned: Tuned) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from fourm.automatic import ONCE
 from fourm.codecs import SoftCodec
 from fourm.evaluation.held_out import Samples, packed
 from fourm.evaluation.matrix.conditions import Condition
+from fourm.evaluation.matrix.detections import scored_boxes
 from fourm.evaluation.matrix.figures import Calibration, Cell, Figure
 from fourm.evaluation.matrix.judges import judge_of
 from fourm.evaluation.matrix.scores import counted_cross_entropy, reordered, score_tokens
@@ -150,6 +151,8 @@ class CellMaker:
                 inputs, [target.name], seed=seeds, num_samples=len(part), options=options
             )
             values += out[target.name].values
+        if judge_of(target.raw).are_boxes:
+            return scored_boxes(self.pipe, self.tokens, given, target, values)
         return values
 
     def _rivals(self, given: Sequence[str], target: Modality) -> Rivals:

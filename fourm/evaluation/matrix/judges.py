@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm.evaluation.average_precision import average_precision
 from fourm.evaluation.metrics import box_f1
 from fourm.raw import Raw
 from fourm.raw._dense import Dense
@@ -34,10 +35,12 @@ class Judge:
 
     ``ordered``: places hold numbers, which have a range; otherwise classes.
     ``are_pictures``: their distribution can be compared by the features of a network.
+    ``are_boxes``: they are judged by how sure the model is of each, which is asked of it.
     """
 
     ordered = False
     are_pictures = False
+    are_boxes = False
 
     def figures(self, predicted: Sequence[Any], truth: Sequence[Any]) -> dict[str, float]:
         """Figures of all samples together."""
@@ -131,11 +134,20 @@ class ClassesJudge(ArrayJudge):
 
 
 class BoxesJudge(Judge):
-    """Labelled boxes: F1 at two overlaps; places are the labels in the picture."""
+    """Labelled boxes: F1 at two overlaps, COCO's average precision over ten and at a half; places
+    are the labels in the picture.
+    """
+
+    are_boxes = True
 
     def figures(self, predicted: Sequence[Any], truth: Sequence[Any]) -> dict[str, float]:
         pairs = list(predicted), list(truth)
-        return {"f1_50": box_f1(*pairs, 0.5), "f1_75": box_f1(*pairs, 0.75)}
+        return {
+            "f1_50": box_f1(*pairs, 0.5),
+            "f1_75": box_f1(*pairs, 0.75),
+            "ap": average_precision(*pairs),
+            "ap_50": average_precision(*pairs, (0.5,)),
+        }
 
     def places(self, value: Any) -> np.ndarray:
         return super().places(sorted(str(item["label"]) for item in value))

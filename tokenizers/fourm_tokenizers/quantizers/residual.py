@@ -5,6 +5,7 @@ left over. Ids of one place lie together, the coarsest first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fourm.errors import UserError
 from fourm_tokenizers.quantizers import Quantized, Quantizer
-from fourm_tokenizers.quantizers.vq import VQConfig
+from fourm_tokenizers.quantizers.vq import VQConfig, nearest_codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,14 @@ class Residual(Quantizer):
         self.num_codebooks = config.num_codebooks
         self.inner = ResidualVQ(num_quantizers=config.num_codebooks, **config.options())
 
+    @property
+    def _codebooks(self) -> tuple[Tensor, ...]:
+        """(V, D) each."""
+        return cast(Tensor, self.inner.codebooks).unbind()
+
     def forward(self, latents: Tensor) -> Quantized:
+        if torch.compiler.is_exporting():
+            return nearest_codes(latents, self._codebooks)
         codes, ids, losses = self.inner(latents.float())
         return Quantized(
             codes,
@@ -54,6 +62,9 @@ class Residual(Quantizer):
 
     def codes(self, ids: Tensor) -> Tensor:
         each = rearrange(ids, "b (n q) -> b n q", q=self.num_codebooks)
+        if torch.compiler.is_exporting():  # the library's own fixes the number of samples
+            pairs = zip(self._codebooks, each.unbind(-1), strict=True)
+            return torch.stack([codebook[i] for codebook, i in pairs]).sum(0)
         return self.inner.get_output_from_indices(each)
 
     def mean_codes(self, probability: Tensor) -> Tensor:

@@ -6,9 +6,13 @@ batch, and are taken anew from the batch where they fall out of use.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from fourm.errors import UserError
@@ -70,8 +74,22 @@ class VQ(Quantizer):
         self.inner = VectorQuantize(**config.options())
 
     def forward(self, latents: Tensor) -> Quantized:
+        if torch.compiler.is_exporting():
+            return nearest_codes(latents, [self.inner.codebook])
         codes, ids, loss = self.inner(latents.float())
         return Quantized(codes, ids.long(), loss.sum() if self.training else codes.new_zeros(()))
 
     def codes(self, ids: Tensor) -> Tensor:
         return self.inner.get_codes_from_indices(ids)
+
+
+def nearest_codes(latents: Tensor, codebooks: Sequence[Tensor]) -> Quantized:
+    """What the library gives outside training, each codebook (V, D) after the one before it, as a
+    graph: its own asks a tensor whether the codes have begun, which no exported graph can follow.
+    """
+    left, ids = latents.float(), []
+    for codebook in codebooks:
+        ids.append((F.normalize(left, dim=-1) @ codebook.T).argmax(-1))
+        left = left - codebook[ids[-1]]
+    each = rearrange(torch.stack(ids, -1), "b n q -> b (n q)")
+    return Quantized(latents.float() - left, each, left.new_zeros(()))
