@@ -204,6 +204,12 @@ def wait_for(screen: Path, words: str) -> None:
         time.sleep(0.2)
 
 
+def check_all_run(running: dict[str, Watched], out: Path) -> None:
+    """Raise AssertionError where one has ended by itself."""
+    ended = [name for name, watched in running.items() if watched.process.poll() is not None]
+    assert not ended, f"{ended} ended by itself: see {out}/{ended[0]}.txt"
+
+
 def long_run(out: Path, minutes: float) -> None:
     """Let all run, look, and end them."""
     out.mkdir(parents=True, exist_ok=True)
@@ -212,12 +218,12 @@ def long_run(out: Path, minutes: float) -> None:
     try:
         while not all(watched.look()["done"] for watched in running.values()):
             time.sleep(1)
+            check_all_run(running, out)
         end = time.monotonic() + minutes * 60
         with open(out / "samples.jsonl", "w") as file:
             while time.monotonic() < end:
                 time.sleep(every)
-                ended = [name for name, it in running.items() if it.process.poll() is not None]
-                assert not ended, f"{ended} ended by itself: see {out}/{ended[0]}.txt"
+                check_all_run(running, out)
                 sample = {name: watched.look() for name, watched in running.items()}
                 file.write(json.dumps(sample) + "\n")
                 file.flush()

@@ -85,12 +85,6 @@ def seen(page, number: int) -> None:
     )
 
 
-def sentence(page) -> str:
-    toast = page.locator(".toast-body").first
-    toast.wait_for()
-    return toast.inner_text()
-
-
 def test_who_asks_again_as_soon_as_a_result_is_seen_is_answered_and_leaves_nothing(page, desks):
     """A click was lost where a generation had shown all it had and had not ended."""
     for number in (1, 2, 3):
@@ -115,7 +109,7 @@ def test_after_a_failure_in_the_middle_of_a_generation_the_next_one_begins(page,
     with monkeypatch.context() as patch:
         patch.setattr("fourm.app.desk.watched", broken)
         page.click("#go")
-        assert "went wrong here" in sentence(page)
+        page.get_by_text("That went wrong here").wait_for()
     page.click("#go")
     seen(page, 1)
 
@@ -129,4 +123,4 @@ def test_a_download_that_is_gone_is_told(page, desks):
     for session in list(desks[0].shelf._visits):
         desks[0].shelf.drop(session)
     page.click("#download")
-    assert "not kept any more" in sentence(page)
+    page.get_by_text("not kept any more").wait_for()
