@@ -71,7 +71,7 @@ def _page(port: int, screen: Path) -> Iterator[subprocess.Popen]:
     """``fourm app``, until it is killed."""
     command = [sys.executable, "-m", "fourm", "app", "--port", str(port)]
     with open(screen, "ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(command, stdout=file, stderr=file, process_group=0)
     try:
         yield process
     finally:

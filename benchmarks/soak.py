@@ -93,7 +93,7 @@ def train(
     """`fourm pretrain`, recorded, as a process group of its own."""
     from fourm.__main__ import main
 
-    os.setsid()
+    os.setpgrp()
     with open(screen, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
