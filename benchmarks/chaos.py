@@ -24,6 +24,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -209,7 +210,9 @@ def ports_of(root: Path) -> list[int]:
     return [urlsplit(source["tokens"]).port or 0 for source in sources]
 
 
-def disturb(training: Training, events: int, steps: int, ranks: list[int]) -> list[dict]:
+def disturb(
+    training: Training, events: int, steps: int, ranks: list[int], kinds: Sequence[Event]
+) -> list[dict]:
     """Let things happen to a training, then let it end; returns what happened.
 
     What has happened is written down, and what is there is not done again.
@@ -222,8 +225,8 @@ def disturb(training: Training, events: int, steps: int, ranks: list[int]) -> li
         training.ranks = ranks[training.draw(len(ranks) - 1, 0)]
         training.workers = training.draw(2, 1)
         if not deck:  # each event once a round, in another order
-            places = training.rng.uniform(len(happened), np.arange(len(EVENTS)))
-            deck = [EVENTS[i] for i in places.argsort()]
+            places = training.rng.uniform(len(happened), np.arange(len(kinds)))
+            deck = [kinds[i] for i in places.argsort()]
         event = next((event for event in deck if event.possible(training)), KillAll())
         deck = [other for other in deck if other is not event]
         # ranks that have not met are their launcher's
@@ -255,7 +258,13 @@ def disturb(training: Training, events: int, steps: int, ranks: list[int]) -> li
 
 
 def chaos(
-    root: Path, events: int, steps: int, ranks: list[int], seed: int, patience: float = 1.0
+    root: Path,
+    events: int,
+    steps: int,
+    ranks: list[int],
+    seed: int,
+    patience: float = 1.0,
+    kinds: Sequence[Event] = EVENTS,
 ) -> dict[str, object]:
     """The whole comparison; raises AssertionError for what was lost."""
     root.mkdir(parents=True, exist_ok=True)
@@ -271,7 +280,7 @@ def chaos(
         config = soak.write_config(root, [server.url for server in running], steps)
         soak.finish(soak.start(config, root / "undisturbed", ranks[-1], 0))
         training = Training(config, root / "disturbed", CounterRNG(seed, "chaos"), patience)
-        happened = disturb(training, events, steps, ranks)
+        happened = disturb(training, events, steps, ranks, kinds)
     draws = soak.compare(root, steps)
     undisturbed, disturbed = losses_of(root / "undisturbed"), losses_of(root / "disturbed")
     assert set(undisturbed) == set(disturbed) == set(range(1, steps + 1))
