@@ -104,7 +104,7 @@ class Ranks:
 
     def __init__(self, rank: int, num: int, timeout: float, meeting_timeout: float = 0.0) -> None:
         self.rank, self.num = rank, num
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None
         if num > 1:
             first = meeting_timeout or timeout
             with meeting(first):
