@@ -6,11 +6,13 @@ A training as in ``benchmarks/soak.py`` (ragged sources on a web server that fai
 small cache on disk, an adaptive mixture, real processes of several gloo ranks) is started again and
 again, with other numbers of loader workers, and other numbers of ranks if ``--ranks`` names several
 (``1,2,4``). Something happens to each start, drawn from ``EVENTS``: processes are killed, stopped
-or told to end, the disk takes no more, checkpoints and cached blocks are spoilt.
+or told to end, the disk takes no more, checkpoints and cached blocks are spoilt; an import and the
+page beside it lose processes. The same command goes on where it was ended.
 
 Then: every draw that any loader ever made is, digest for digest, that of one undisturbed rank. With
 one number of ranks every loss that was ever logged is, bit for bit, that of an undisturbed run of
-as many ranks. No rank outlives another by more than a minute, and each end has its one line.
+as many ranks. No rank outlives another by more than a minute (``--patience`` times that on a
+machine with other work), and each end has its one line.
 """
 
 from __future__ import annotations
@@ -19,98 +21,23 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import signal
-import subprocess
 import time
-from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
 import soak
+import yaml
+from beside import KillImporter, KillPage
+from disturbed import MOST_SECONDS_APART, Event, Training
 from remote_servers import http_server
 from remote_worlds import write_world
 
 from fourm.rng import CounterRNG
-
-MOST_SECONDS_APART = 60  # between the first rank's end and the last one's
-
-
-@dataclass
-class Training:
-    """A training that is started many times in one folder."""
-
-    config: Path
-    out: Path
-    rng: CounterRNG
-    number: int = 0  # of starts
-    ranks: int = 1
-    workers: int = 0
-    processes: list[subprocess.Popen] = field(default_factory=list)
-
-    def draw(self, most: int, which: int) -> int:
-        """A number in [0, most], new for each start and ``which``."""
-        return int(self.rng.integers(0, most, self.number, which))
-
-    def start(self, largest_file: int | None = None) -> None:
-        """Start the processes; no file of theirs may grow over ``largest_file`` bytes."""
-
-        def prepare() -> None:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if largest_file is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-        self.number += 1
-        self.processes = soak.start(
-            self.config, self.out, self.ranks, self.workers, prepare, self.screen.name
-        )
-
-    @property
-    def screen(self) -> Path:
-        """What the processes of this start have said."""
-        return self.out / f"screen-{self.number:04d}.txt"
-
-    @property
-    def checkpoints(self) -> list[Path]:
-        """Folders of whole checkpoints, the newest last."""
-        return sorted((self.out / "run" / "checkpoints").glob("step_*"))
-
-    def signal(self, number: int, processes: list[subprocess.Popen] | None = None) -> None:
-        """Send a signal to ranks that still run, all of them if none are given."""
-        for process in self.processes if processes is None else processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-
-    def end(self, expected: set[int]) -> None:
-        """Wait until all ranks have ended. Raises AssertionError where one waits for long, ends
-        with another status, or says a traceback.
-        """
-        deadline = time.monotonic() + MOST_SECONDS_APART
-        while any(p.poll() is None for p in self.processes) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        late = [p for p in self.processes if p.poll() is None]
-        soak.kill(self.processes)
-        assert not late, f"{len(late)} of {self.ranks} ranks did not end: {self.screen}"
-        statuses = {p.returncode for p in self.processes}
-        assert statuses <= expected, f"ended with {statuses}, not {expected}: {self.screen}"
-
-
-class Event(ABC):
-    """Something that happens to a training."""
-
-    @abstractmethod
-    def strike(self, training: Training) -> None:
-        """Let it happen to a training that runs, and see that it ends."""
-
-    def prepare(self, training: Training) -> None:  # noqa: B027 (most have nothing to prepare)
-        """Before the training starts."""
-
-    def possible(self, training: Training) -> bool:
-        """Whether it can happen to this start."""
-        return True
 
 
 class KillAll(Event):
@@ -178,9 +105,9 @@ class Pause(Event):
         time.sleep(1 + training.draw(2, 11))
         training.signal(signal.SIGCONT, [victim])
         before = soak.last_step(training.out)
-        deadline = time.monotonic() + MOST_SECONDS_APART
+        deadline = time.monotonic() + MOST_SECONDS_APART * training.patience
         while soak.last_step(training.out) == before and time.monotonic() < deadline:
-            if all(p.poll() is not None for p in training.processes):
+            if not any(p.is_alive() for p in training.processes):
                 break  # it was at its last step
             time.sleep(0.05)
         soak.kill(training.processes)
@@ -240,6 +167,8 @@ EVENTS = [
     FullDisk(),
     SpoilCheckpoint(),
     SpoilCache(),
+    KillImporter(),
+    KillPage(),
 ]
 
 
@@ -272,53 +201,86 @@ def losses_of(out: Path) -> dict[int, set[float]]:
     return found
 
 
-def disturb(training: Training, events: int, steps: int, ranks: list[int]) -> Counter[str]:
-    """Let things happen to a training, then let it end; returns what happened how often."""
-    happened: Counter[str] = Counter()
+def ports_of(root: Path) -> list[int]:
+    """Of the servers: those of an earlier start of this command, whose addresses are known."""
+    config = root / "pretrain.yaml"
+    if not config.is_file():
+        return [0, 0]
+    sources = yaml.safe_load(config.read_text())["data"]["sources"]
+    return [urlsplit(source["tokens"]).port or 0 for source in sources]
+
+
+def disturb(
+    training: Training, events: int, steps: int, ranks: list[int], kinds: Sequence[Event]
+) -> list[dict]:
+    """Let things happen to a training, then let it end; returns what happened.
+
+    What has happened is written down, and what is there is not done again.
+    """
+    told = training.out / "events.jsonl"
+    happened = [json.loads(line) for line in told.read_text().splitlines()] if told.exists() else []
+    training.number = max((event["start"] for event in happened), default=0)
     deck: list[Event] = []
-    while happened.total() < events:
+    while len(happened) < events:
         training.ranks = ranks[training.draw(len(ranks) - 1, 0)]
         training.workers = training.draw(2, 1)
         if not deck:  # each event once a round, in another order
-            places = training.rng.uniform(happened.total(), np.arange(len(EVENTS)))
-            deck = [EVENTS[i] for i in places.argsort()]
+            places = training.rng.uniform(len(happened), np.arange(len(kinds)))
+            deck = [kinds[i] for i in places.argsort()]
         event = next((event for event in deck if event.possible(training)), KillAll())
         deck = [other for other in deck if other is not event]
-        before = soak.last_step(training.out)
-        wanted = before + 1 + training.draw(2, 3)  # ranks that have not met are their launcher's
+        # ranks that have not met are their launcher's
+        wanted = soak.last_step(training.out) + 1 + training.draw(2, 3)
         if wanted >= steps - 4:
             raise SystemExit(f"error: {steps} steps are too few for {events} events")
         event.prepare(training)
         training.start()
-        soak.reach(training.processes, training.out, wanted)
+        training.reach(wanted)
         event.strike(training)
-        happened[type(event).__name__] += 1
-        print(
-            f"{happened.total()}: {type(event).__name__}, {training.ranks} ranks, "
-            f"{training.workers} workers, step {soak.last_step(training.out)}",
-            flush=True,
+        happened.append(
+            {
+                "event": type(event).__name__,
+                "start": training.number,
+                "ranks": training.ranks,
+                "workers": training.workers,
+                "step": soak.last_step(training.out),
+                "apart": [round(seconds, 2) for seconds in training.apart],
+            }
         )
+        training.apart.clear()
+        with open(told, "a") as file:
+            file.write(json.dumps(happened[-1]) + "\n")
+        print(len(happened), happened[-1], flush=True)
     training.ranks, training.workers = ranks[-1], 1
     training.start()
     soak.finish(training.processes)
     return happened
 
 
-def chaos(root: Path, events: int, steps: int, ranks: list[int], seed: int) -> dict[str, object]:
+def chaos(
+    root: Path,
+    events: int,
+    steps: int,
+    ranks: list[int],
+    seed: int,
+    patience: float = 1.0,
+    kinds: Sequence[Event] = EVENTS,
+) -> dict[str, object]:
     """The whole comparison; raises AssertionError for what was lost."""
     root.mkdir(parents=True, exist_ok=True)
     for i, num in enumerate((900, 1_500)):
-        write_world(root / f"world{i}", num, seed=i, splits=("train", "val"))
+        if not (root / f"world{i}").exists():
+            write_world(root / f"world{i}", num, seed=i, splits=("train", "val"))
     began = time.monotonic()
     with contextlib.ExitStack() as servers:
         running = [
-            servers.enter_context(http_server(root / f"world{i}", broken_share=0.02))
-            for i in range(2)
+            servers.enter_context(http_server(root / f"world{i}", port, broken_share=0.02))
+            for i, port in enumerate(ports_of(root))
         ]
         config = soak.write_config(root, [server.url for server in running], steps)
         soak.finish(soak.start(config, root / "undisturbed", ranks[-1], 0))
-        training = Training(config, root / "disturbed", CounterRNG(seed, "chaos"))
-        happened = disturb(training, events, steps, ranks)
+        training = Training(config, root / "disturbed", CounterRNG(seed, "chaos"), patience)
+        happened = disturb(training, events, steps, ranks, kinds)
     draws = soak.compare(root, steps)
     undisturbed, disturbed = losses_of(root / "undisturbed"), losses_of(root / "disturbed")
     assert set(undisturbed) == set(disturbed) == set(range(1, steps + 1))
@@ -331,25 +293,30 @@ def chaos(root: Path, events: int, steps: int, ranks: list[int], seed: int) -> d
         assert apart == 0.0, f"losses differ by up to {apart}"
     screens = sorted((root / "disturbed").glob("screen-*.txt"))
     tracebacks = sum("Traceback" in path.read_text(errors="replace") for path in screens)
+    waits = [seconds for event in happened for seconds in event["apart"]]
     return {
-        "events": happened.total(),
-        "of each": dict(happened),
+        "events": len(happened),
+        "of each": dict(Counter(event["event"] for event in happened)),
         "draws": draws["draws"],
         "made again": draws["made_again"],
         "ranks": ranks,
         "largest difference of a loss": apart,
+        "longest wait for the last rank": max(waits, default=0.0),
         "starts with a traceback": tracebacks,
         "seconds": round(time.monotonic() - began),
     }
 
 
 if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--events", type=int, default=200)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--ranks", default="2", help="numbers of ranks to choose from, 1,2,4")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=1.0, help="how much longer to wait")
     given = parser.parse_args()
     numbers = [int(number) for number in given.ranks.split(",")]
-    print(json.dumps(chaos(given.out, given.events, given.steps, numbers, given.seed)))
+    options = given.events, given.steps, numbers, given.seed, given.patience
+    print(json.dumps(chaos(given.out, *options)))

@@ -15,12 +15,13 @@ import argparse
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ from remote_worlds import MASKING, modality_mapping, write_world
 
 from fourm.cpu_ranks import rank_environments
 from fourm.rng import CounterRNG
+
+# processes are forked from a server that has imported everything once
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["fourm.training.pretrain", "fourm.cli", "remote_servers"])
 
 BATCH = 24
 Stream = dict[int, str]  # digest of a draw: its sample, its source, and all rows of its masks
@@ -77,12 +82,27 @@ def digests_of(batch: object) -> list[str]:
     return digests
 
 
-def train(config: str, stream: str, overrides: list[str]) -> None:
-    """`fourm pretrain`, recorded."""
+def train(
+    environment: dict[str, str],
+    config: Path,
+    out: Path,
+    workers: int,
+    screen: Path,
+    prepare: Callable[[], None] | None,
+) -> None:
+    """`fourm pretrain`, recorded, as a process group of its own."""
     from fourm.__main__ import main
 
-    record(Path(stream))
-    sys.argv = ["fourm", "pretrain", config, *overrides]
+    os.setpgrp()
+    with open(screen, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    if prepare is not None:
+        prepare()
+    record(out / "stream")
+    own = [f"out={out / 'run'}", f"data.cache={out / 'cache'}", f"loop.num_workers={workers}"]
+    sys.argv = ["fourm", "pretrain", str(config), *own]
     main()
 
 
@@ -131,40 +151,36 @@ def start(
     workers: int,
     prepare: Callable[[], None] | None = None,
     output: str = "output.txt",
-) -> list[subprocess.Popen]:
+) -> list[ForkServerProcess]:
     """Processes of a training that goes on from what ``out`` has; each calls ``prepare`` first,
     and what all say goes to a file ``output``.
     """
     (out / "stream").mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, __file__, "train", str(config), str(out / "stream")]
-    command += [f"out={out / 'run'}", f"data.cache={out / 'cache'}", f"loop.num_workers={workers}"]
-    with open(out / output, "ab") as screen:
-        return [
-            subprocess.Popen(
-                command,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-                stdout=screen,
-                stderr=screen,
-                start_new_session=True,
-                preexec_fn=prepare,
-            )
-            for environment in rank_environments(ranks)
-        ]
+    (out / output).touch()
+    processes = []
+    for environment in rank_environments(ranks):
+        environment["ACCELERATE_USE_CPU"] = "true"
+        arguments = environment, config, out, workers, out / output, prepare
+        processes.append(_CONTEXT.Process(target=train, args=arguments))
+        processes[-1].start()
+    return processes
 
 
-def finish(processes: list[subprocess.Popen]) -> None:
+def finish(processes: list[ForkServerProcess]) -> None:
     """Wait for the end of a training. Raises RuntimeError if a rank fails."""
-    failed = [p.args for p in processes if p.wait(timeout=900)]
-    if failed:
-        raise RuntimeError(f"{failed[0]} failed")
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"a rank ended with {process.exitcode}")
 
 
-def kill(processes: list[subprocess.Popen]) -> None:
+def kill(processes: list[ForkServerProcess]) -> None:
     """SIGKILL for all of these and for the loader workers that they started."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            process.kill()
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
 
 
 def last_step(out: Path) -> int:
@@ -178,14 +194,16 @@ def last_step(out: Path) -> int:
     return max(steps)
 
 
-def reach(processes: list[subprocess.Popen], out: Path, step: int) -> None:
-    """Wait until a training has logged a step. Raises RuntimeError if it ends before."""
-    deadline = time.monotonic() + 300
+def reach(processes: list[ForkServerProcess], out: Path, step: int, most: float = 300) -> None:
+    """Wait until a training has logged a step. Raises RuntimeError if it ends before, or has not
+    come there after ``most`` seconds.
+    """
+    deadline = time.monotonic() + most
     while last_step(out) < step:
-        ended = [p for p in processes if p.poll() is not None]
+        ended = [p for p in processes if not p.is_alive()]
         if ended or time.monotonic() > deadline:
             kill(processes)
-            raise RuntimeError(f"stopped by itself: see {out / 'output.txt'}")
+            raise RuntimeError(f"stopped by itself, or is too slow: see the newest file in {out}")
         time.sleep(0.05)
 
 
@@ -257,12 +275,10 @@ def compare(root: Path, steps: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["train"]:
-        train(sys.argv[2], sys.argv[3], sys.argv[4:])
-    else:
-        parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-        parser.add_argument("out", type=Path)
-        parser.add_argument("--kills", type=int, default=20)
-        parser.add_argument("--steps", type=int, default=90)
-        given = parser.parse_args()
-        print(json.dumps(soak(given.out, given.kills, given.steps)))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=90)
+    given = parser.parse_args()
+    print(json.dumps(soak(given.out, given.kills, given.steps)))

@@ -89,10 +89,10 @@ def _handler(server: Server):
 
 
 @contextlib.contextmanager
-def http_server(folder: Path, **how):
-    """A web server of a folder."""
+def http_server(folder: Path, port: int = 0, **how):
+    """A web server of a folder, on any port that is free or on this one."""
     state = Server(folder, **how)
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
+    httpd = ThreadingHTTPServer(("127.0.0.1", port), _handler(state))
     httpd.daemon_threads = True
     httpd.handle_error = lambda *_: None  # a client that was killed
     state.url = f"http://127.0.0.1:{httpd.server_port}"

@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -15,14 +14,17 @@ import pytest
 gr = pytest.importorskip("gradio")
 
 from fourm import AnyToAnyPipeline  # noqa: E402
+from fourm.app.asked import Request, watched  # noqa: E402
 from fourm.app.guard import Guard, Rate  # noqa: E402
 from fourm.app.limits import Limits  # noqa: E402
-from fourm.app.results import write_zip  # noqa: E402
+from fourm.app.results import Made, write_zip  # noqa: E402
 from fourm.app.serving import check_address  # noqa: E402
+from fourm.app.sessions import Sessions  # noqa: E402
+from fourm.app.shelf import Shelf  # noqa: E402
 from fourm.app.telling import told  # noqa: E402
-from fourm.app.visit import Request, Visit, watched  # noqa: E402
 from fourm.app.wishes import OWN, Wishes, options_of, seed_of  # noqa: E402
 from fourm.errors import UserError  # noqa: E402
+from fourm.generated import Generated  # noqa: E402
 from fourm.resources import demo_model_folder  # noqa: E402
 
 
@@ -138,22 +140,76 @@ def test_what_is_shown_is_escaped_and_has_no_empty_panels(pipe):
     assert page.count("<figure>") == 1 and "doubt" in page
 
 
+# ---- what is kept
+
+
+def made_of(pipe, number: int, num: int = 1) -> Made:
+    """A result of black pictures."""
+    values = [np.zeros((64, 64, 3), np.uint8) for _ in range(num)]
+    found = Generated(pipe.modalities["rgb"], values, [], [])
+    return Made(number, {}, {"rgb": found}, 3, "", ("rgb",))
+
+
 def test_a_visitor_keeps_the_newest_results_and_can_give_them_again(pipe, tmp_path):
-    visit = Visit()
-    for number in (1, 2, 3):
-        *_, made = watched(pipe, asked(), number)
-        visit.add(made, Limits(results=2))
-    assert [made.number for made in visit.made] == [2, 3]
+    shelf = Shelf(tmp_path, Limits(results=2))
+    visit = [shelf.add("a", made_of(pipe, number)) for number in (1, 2, 3)][-1]
+    assert [made.number for made in visit.made] == [2, 3] and visit.count == 3
     assert visit.choices(lambda m: True)[0] == ("3. rgb, seed 3", "3/rgb/0")
     m, value = visit.result("2/rgb/0")
-    assert m.name == "rgb" and value.shape == (64, 64, 3)
+    assert m.name == "rgb" and value.nbytes == 64 * 64 * 3
     for gone in ("1/rgb/0", "2/rgb/9", None, "../../etc"):
         with pytest.raises(UserError, match="choose another"):
             visit.result(gone)
-    path = Path(visit.zipped(tmp_path))
-    assert path.is_relative_to(tmp_path) and path.name == "fourm-results.zip"
-    visit.drop(tmp_path)
-    assert not path.exists()
+    assert visit.file.is_relative_to(tmp_path) and visit.file.name == "fourm-results.zip"
+    assert len(list(tmp_path.rglob("*.zip"))) == 1  # not those of the first two
+    shelf.drop("a")
+    assert not visit.has_file and not shelf["a"].made and not list(tmp_path.rglob("*.zip"))
+
+
+def test_of_all_visitors_together_no_more_bytes_are_kept_than_there_is_room_for(pipe, tmp_path):
+    one = made_of(pipe, 1).num_bytes
+    assert 64 * 64 * 3 <= one < 64 * 64 * 3 + 500
+    shelf = Shelf(tmp_path, Limits(results_bytes=4 * one + 20))
+    for session, number in (("a", 1), ("b", 1), ("a", 2), ("c", 1)):
+        shelf.add(session, made_of(pipe, number))
+    assert shelf.num_bytes == 4 * one
+    shelf.add("c", made_of(pipe, 2))  # b was away for longest
+    assert not shelf["b"].made and len(shelf["a"].made) == 2
+    shelf.add("c", made_of(pipe, 3))  # then a, whose file has both of its results in it
+    assert [made.number for made in shelf["a"].made] == [2] and not shelf["a"].has_file
+    big = shelf.add("a", made_of(pipe, 3, num=8))  # what is new always stays
+    assert [made.number for made in big.made] == [3] and big.has_file and not shelf["c"].made
+    assert len(list(tmp_path.rglob("*.zip"))) == 1
+
+
+def test_results_are_forgotten_an_hour_after_the_last_was_made(pipe, tmp_path):
+    now = [0.0]
+    shelf = Shelf(tmp_path, clock=lambda: now[0])
+    shelf.add("a", made_of(pipe, 1))
+    now[0] = 3000.0
+    shelf.add("b", made_of(pipe, 1))
+    now[0] = 3601.0
+    assert not shelf["a"].made and shelf["b"].has_file
+    assert len(list(tmp_path.rglob("*.zip"))) == 1
+
+
+def test_gradio_keeps_nothing_of_a_visitor_who_has_left_and_nothing_that_was_shown():
+    with gr.Blocks() as blocks:
+        shown = gr.HTML()
+    gr.routes.App.create_app(blocks)
+    sessions, queue = Sessions(blocks), blocks._queue
+    blocks.state_holder["a"]._update_value_in_config(shown._id, "x" * 1000)
+    kept = blocks.state_holder["a"].config_values
+    assert kept[shown._id]["props"]["value"] == "x" * 1000
+    sessions.lighten("a")
+    sessions.lighten("nobody")
+    assert not kept
+    blocks.state_holder["a"]._update_value_in_config(shown._id, "again")  # as if it were new
+    queue.pending_messages_per_session["a"] = asyncio.Queue()
+    queue.pending_event_ids_session["a"] = set()
+    sessions.end("a")
+    assert not blocks.state_holder.session_data and not blocks.state_holder.time_last_used
+    assert not queue.pending_messages_per_session and not queue.pending_event_ids_session
 
 
 # ---- what stands before it
@@ -210,7 +266,9 @@ def test_only_the_pages_own_files_are_served_and_nothing_is_relayed(tmp_path):
         folder.mkdir()
     (own / "link").symlink_to(other)
     guard = Guard(app, own, Limits(posts_a_minute=4), ("127.0.0.1", "[::1]"))
+    (own / "a.png").touch()
     assert answer(guard, f"/gradio_api/file={own}/a.png") == 200
+    assert answer(guard, f"/gradio_api/file={own}/b.png") == 410  # was there once
     for place in ("/etc/passwd", f"{own}/../own-other/x", f"{other}/x", f"{own}/link/x",
                   "http://169.254.169.254/", "README.md", "%2fetc%2fpasswd", "a\0b"):  # fmt: skip
         assert answer(guard, f"/gradio_api/file={place}") == 403, place

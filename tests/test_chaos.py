@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from chaos import EVENTS, chaos
+from chaos import EVENTS, KillRank, KillWorker, SpoilCache, SpoilCheckpoint, chaos
+from disturbed import Event
 
 pytest.importorskip("aiohttp")
 
 
-@pytest.mark.slow
-def test_everything_happens_once_and_losses_are_bit_for_bit_those_of_an_undisturbed_run(tmp_path):
-    figures = chaos(tmp_path, events=len(EVENTS), steps=50, ranks=[2], seed=1)
-    assert figures["events"] == len(EVENTS) and figures["largest difference of a loss"] == 0.0
+@pytest.mark.parametrize(
+    "kinds, steps",
+    [
+        ([KillRank(), KillWorker(), SpoilCheckpoint(), SpoilCache()], 30),
+        pytest.param(EVENTS, 60, marks=pytest.mark.slow),
+    ],
+    ids=["some", "all"],
+)
+def test_events_happen_and_losses_are_bit_for_bit_those_of_an_undisturbed_run(
+    tmp_path, kinds: list[Event], steps: int
+):
+    figures = chaos(tmp_path, len(kinds), steps, [2], seed=1, kinds=kinds)
+    assert figures["events"] == len(kinds) and figures["largest difference of a loss"] == 0.0
     assert figures["starts with a traceback"] == 0

@@ -192,3 +192,15 @@ def test_ranks_wait_together_for_a_folder_that_is_in_use(project, tmp_path):
     held.close()
     assert group.end() == [0, 0], group.told
     assert "another process" in group.told[0] and "another process" not in group.told[1]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_rank_that_waits_for_one_that_never_comes_ends_with_a_line(project, tmp_path, missing):
+    """Whether the first of them, at which all meet, is there or not."""
+    options = ("loop.steps=2", "loop.meeting_timeout=3", f"out={tmp_path}")
+    group = start_ranks(2, project, *options)
+    group.processes[missing].kill()
+    assert group.end(timeout=90)[1 - missing] == 1, group.told
+    told = group.told[1 - missing]
+    assert told.count("error: not all ranks of this training came within 3 s") == 1, told
+    assert "Traceback" not in told

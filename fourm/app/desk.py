@@ -5,16 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from fourm.app.guard import Rate
+from fourm.app.asked import Request, watched
+from fourm.app.guard import GONE, Rate
 from fourm.app.limits import LIMITS, Limits
 from fourm.app.panels import Panels
 from fourm.app.results import page_of
-from fourm.app.visit import Request, Visit, watched
+from fourm.app.sessions import Sessions
+from fourm.app.shelf import Shelf
 from fourm.app.wishes import Wishes, seed_of
 from fourm.errors import UserError
 from fourm.pipeline import AnyToAnyPipeline
@@ -28,11 +29,12 @@ _SEEDS = 10**6  # that chance chooses from
 
 @dataclass
 class Desk:
-    """Handlers of one page; ``files`` is the folder of what visitors download."""
+    """Handlers of one page."""
 
     pipe: AnyToAnyPipeline
     panels: Panels
-    files: Path
+    shelf: Shelf
+    sessions: Sessions
     limits: Limits = LIMITS
     _rate: Rate = field(init=False)
 
@@ -42,7 +44,6 @@ class Desk:
     def generate(
         self,
         who: gr.Request,
-        visit: Visit,
         doubt: bool,
         ticked: list[str],
         targets: list[str],
@@ -54,8 +55,10 @@ class Desk:
         quality: Any,
         *values: Any,
     ) -> Iterator[Any]:
-        """Results as they are made: (now, past, visit, tools, download, choice, go, stop)."""
+        """Results as they are made: (now, past, tools, download, choice, go, stop)."""
         self._admit(who)
+        session = _session_of(who)
+        visit = self.shelf[session]
         given = self._given(ticked, values)
         number = secrets.randbelow(_SEEDS) if is_new else seed_of(seed)
         asked = Request(given, targets or [], num, number, Wishes.of(follow, variety, quality))
@@ -67,27 +70,31 @@ class Desk:
         made = None
         for made in watched(self.pipe, asked, visit.count + 1):
             now = made.html(modalities, True, doubt)
-            yield (now, past, *(gr.skip() for _ in range(4)), *busy(True))
+            yield (now, past, *(gr.skip() for _ in range(3)), *busy(True))
             past = gr.skip()
         assert made is not None
-        visit.add(made, self.limits)
+        visit = self.shelf.add(session, made)
         choices = visit.choices(self.panels.can_take)
         yield (
-            *self.view(visit, doubt),
-            visit,
+            *self.view(who, doubt),
             gr.Column(visible=True),
-            gr.DownloadButton(value=visit.zipped(self.files)),
+            gr.DownloadButton(value=str(visit.file)),
             gr.Dropdown(choices=choices, value=choices[0][1] if choices else None),
-            *busy(False),
+            # not before this has ended: gradio drops what starts while it runs
+            *(gr.skip() for _ in busy(False)),
         )
 
-    def view(self, visit: Visit, doubt: bool) -> tuple[str, str]:
+    def settle(self, who: gr.Request) -> tuple[Any, Any]:
+        """What the buttons are when a generation has ended, however it ended."""
+        self.sessions.lighten(_session_of(who))
+        return busy(False)
+
+    def view(self, who: gr.Request, doubt: bool) -> tuple[str, str]:
         """The newest result and those before it."""
-        if not visit.made:
+        made, modalities = self.shelf[_session_of(who)].made, self.pipe.modalities
+        if not made:
             return WELCOME, ""
-        modalities = self.pipe.modalities
-        newest = visit.made[-1].html(modalities, True, doubt)
-        return newest, page_of(visit.made[:-1], modalities, doubt)
+        return made[-1].html(modalities, True, doubt), page_of(made[:-1], modalities, doubt)
 
     def example(self, who: gr.Request, ticked: list[str]) -> list[Any]:
         """Something that the model makes up for each open panel, all of it of one sample."""
@@ -99,17 +106,27 @@ class Desk:
         found = self.pipe({}, made_up, seed=secrets.randbelow(_SEEDS))
         return self.panels.filled({name: result.values[0] for name, result in found.items()})
 
-    def take(self, visit: Visit, key: Any, ticked: list[str]) -> list[Any]:
+    def take(self, who: gr.Request, key: Any, ticked: list[str]) -> list[Any]:
         """A result becomes an input: (ticked, all components)."""
-        m, value = visit.result(key)
+        m, value = self.shelf[_session_of(who)].result(key)
         panel = self.panels.of(m)
         more = list(dict.fromkeys([*ticked, panel.name]))
         return [more, *self.panels.filled({panel.name: value})]
 
-    def forget(self, visit: Visit) -> tuple[Any, ...]:
+    def check_download(self, who: gr.Request) -> None:
+        """Raise UserError where the file behind the button is gone."""
+        if not self.shelf[_session_of(who)].has_file:
+            raise UserError(GONE)
+
+    def forget(self, who: gr.Request) -> tuple[Any, ...]:
         """What the page shows when a visitor's results are gone."""
-        visit.drop(self.files)
-        return (WELCOME, "", Visit(), gr.Column(visible=False), gr.DownloadButton(value=None), None)
+        self.shelf.drop(_session_of(who))
+        return (WELCOME, "", gr.Column(visible=False), gr.DownloadButton(value=None), None)
+
+    def leave(self, who: gr.Request) -> None:
+        """A visitor has closed the page, or opened it anew."""
+        self.shelf.drop(_session_of(who))
+        self.sessions.end(_session_of(who))
 
     def _admit(self, who: gr.Request) -> None:
         if not self._rate.admits(who.client.host if who.client else ""):
@@ -121,6 +138,10 @@ class Desk:
         if empty:
             gr.Warning(f"Ticked but empty, so not given: {', '.join(empty)}.", title="")
         return {name: value for name, value in given.items() if value is not None}
+
+
+def _session_of(who: gr.Request) -> str:
+    return who.session_hash or ""
 
 
 def busy(is_busy: bool) -> tuple[Any, Any]:

@@ -30,6 +30,10 @@ _POLICY = (
     " script-src 'self' 'unsafe-inline' 'unsafe-eval'; worker-src 'self' blob:;"
     " object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
 )
+GONE = (
+    "That download is not kept any more: results stay for an hour, or until there is no more room"
+    " for them. What is made from now on can be downloaded."
+)
 _CLOSED = ("proxy=", "monitoring", "vibe-edit", "dev/reload", "process_recording", "deep_link")
 
 
@@ -100,8 +104,11 @@ class Guard:
         if any(part in path for part in _CLOSED):
             return 404, "There is nothing here."
         for marker in ("/file=", "/file/"):
-            if marker in path and not self._is_ours(path.partition(marker)[2]):
+            name = path.partition(marker)[2]
+            if marker in path and not self._is_ours(name):
                 return 403, "This page serves no such file."
+            if marker in path and not Path(name).is_file():
+                return 410, GONE
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             client = scope["client"][0] if scope.get("client") else ""
             if not self.rate.admits(client):

@@ -20,6 +20,9 @@ class Limits:
     characters: int = 4_000  # of a typed input
     samples: int = 8
     results: int = 12  # of a visitor's history; older ones are dropped
+    results_bytes: int = 300_000_000  # of the histories of all visitors; the oldest are dropped
+    kept_seconds: float = 3600.0  # after a visitor's last generation
+    visitors: int = 100  # whose open pages are known; who was away for longest starts anew
     waiting: int = 16  # visitors in the queue
     posts_a_minute: int = 240  # of one address; clicks and uploads alike
     generations_a_minute: int = 60  # of one address

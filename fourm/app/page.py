@@ -14,8 +14,9 @@ import gradio as gr
 from fourm.app.desk import WELCOME, Desk, busy
 from fourm.app.limits import LIMITS, Limits
 from fourm.app.panels import Panels, widgets_of
+from fourm.app.sessions import Sessions
+from fourm.app.shelf import Shelf
 from fourm.app.telling import QUIET, told
-from fourm.app.visit import Visit
 from fourm.app.wishes import OWN, QUALITY, VARIETY
 from fourm.pipeline import AnyToAnyPipeline
 
@@ -26,7 +27,9 @@ _MODEL: dict[str, Any] = {
     "concurrency_limit": 1,
     "concurrency_id": "model",
 }
-_KEPT_SECONDS = 3600
+# asked and answered beside the queue, whose stream may be closing just then
+_ALWAYS: dict[str, Any] = {**QUIET, "queue": False}
+_EVERY = 600  # seconds after which old files are looked for
 # where results lie below what is given
 _TO_RESULTS = (
     "() => { if (innerWidth < 720) document.querySelector('#now')"
@@ -39,7 +42,8 @@ def build_page(pipe: AnyToAnyPipeline, files: Path, limits: Limits = LIMITS) -> 
     names = [widget.modality.name for widget in widgets_of(pipe.modalities)]
     outputs = [m.name for m in pipe.modalities.outputs]
     first = names[:1]
-    with gr.Blocks(title="fourm: any to any", delete_cache=(600, _KEPT_SECONDS)) as blocks:
+    age = int(limits.kept_seconds)
+    with gr.Blocks(title="fourm: any to any", delete_cache=(_EVERY, age)) as blocks:
         gr.Markdown("# Any to any", elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
@@ -55,19 +59,21 @@ def build_page(pipe: AnyToAnyPipeline, files: Path, limits: Limits = LIMITS) -> 
                 settings = _settings(limits)
                 buttons = _Buttons.build()
             with gr.Column(scale=6, min_width=320):
-                view = _View.build(files)
-        desk = Desk(pipe, panels, files, limits)
+                view = _View.build()
+        desk = Desk(pipe, panels, Shelf(files, limits), Sessions(blocks), limits)
         ticked.change(told(panels.show), ticked, panels.columns, **QUIET)
         _wire_generation(desk, buttons, view, [ticked, targets, *settings, *panels.components])
         buttons.example.click(told(desk.example), ticked, panels.components, **_MODEL)
-        view.doubt.change(told(desk.view), [view.visit, view.doubt], [view.now, view.past], **QUIET)
+        view.doubt.change(told(desk.view), view.doubt, [view.now, view.past], **QUIET)
         view.take.click(
             told(desk.take),
-            [view.visit, view.choice, ticked],
+            [view.choice, ticked],
             [ticked, *panels.components],
             **QUIET,
         )
-        view.forget.click(told(desk.forget), view.visit, view.outputs, **QUIET)
+        view.download.click(told(desk.check_download), None, None, **QUIET)
+        view.forget.click(told(desk.forget), None, view.outputs, **QUIET)
+        blocks.unload(desk.leave)
     blocks.queue(max_size=limits.waiting, api_open=False)
     return blocks
 
@@ -80,14 +86,15 @@ def _wire_generation(desk: Desk, buttons: _Buttons, view: _View, asked: list[Any
     running = gr.on(
         starts,
         told(desk.generate),
-        [view.visit, view.doubt, *asked],
+        [view.doubt, *asked],
         [*view.outputs, *both],
         show_progress="hidden",
         trigger_mode="once",
         **_MODEL,
     )
     buttons.go.click(None, None, None, js=_TO_RESULTS, **QUIET)
-    running.then(lambda: busy(False), None, both, **QUIET)
+    running.then(told(desk.settle), None, both, **_ALWAYS)
+    running.failure(told(desk.settle), None, both, **_ALWAYS)
     buttons.stop.click(lambda: busy(False), None, both, cancels=[running], **QUIET)
 
 
@@ -110,7 +117,6 @@ class _Buttons:
 class _View:
     """Where results are seen, and what can be done with them."""
 
-    visit: gr.State
     now: gr.HTML
     past: gr.HTML
     tools: Any
@@ -121,10 +127,7 @@ class _View:
     forget: gr.Button
 
     @classmethod
-    def build(cls, files: Path) -> _View:
-        visit = gr.State(
-            Visit(), time_to_live=_KEPT_SECONDS, delete_callback=lambda gone: gone.drop(files)
-        )
+    def build(cls) -> _View:
         with gr.Column(visible=False, elem_id="tools") as tools:
             with gr.Row(equal_height=False, elem_id="again"):
                 choice = gr.Dropdown([], label="Give a result again", elem_id="choice", scale=3)
@@ -143,12 +146,12 @@ class _View:
         bare: dict[str, Any] = {"js_on_load": None, "apply_default_css": False}
         now = gr.HTML(WELCOME, elem_id="now", **bare)
         past = gr.HTML("", elem_id="past", **bare)
-        return cls(visit, now, past, tools, doubt, download, choice, take, forget)
+        return cls(now, past, tools, doubt, download, choice, take, forget)
 
     @property
     def outputs(self) -> list[Any]:
         """What a generation changes."""
-        return [self.now, self.past, self.visit, self.tools, self.download, self.choice]
+        return [self.now, self.past, self.tools, self.download, self.choice]
 
 
 def _settings(limits: Limits) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,12 @@ class Made:
     def num_samples(self) -> int:
         """How many of each target."""
         return max((len(result.values) for result in self.results.values()), default=0)
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes to keep it."""
+        made = [(r.values, r.ids, r.entropy) for r in self.results.values()]
+        return _num_bytes([list(self.given.values()), made])
 
     def html(self, modalities: ModalitySet, is_open: bool, with_doubt: bool) -> str:
         """A block of the page; everything that comes from data is escaped."""
@@ -119,6 +126,17 @@ def write_zip(history: Sequence[Made], path: Path) -> Path:
             for name, data in made.files():
                 archive.writestr(name, data)
     return path
+
+
+def _num_bytes(value: Any) -> int:
+    """Of arrays, texts and whatever holds them."""
+    if isinstance(value, Partial):
+        return _num_bytes([value.raw, value.keep])
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(_num_bytes, value))
+    return getattr(value, "nbytes", 0) or sys.getsizeof(value)
 
 
 def _files(folder: str, stem: str, raw: Raw, value: Any) -> Iterator[tuple[str, bytes]]:

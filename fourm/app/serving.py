@@ -87,7 +87,7 @@ def served(
             pwa=False,
             allowed_paths=[],
             max_file_size=limits.upload_bytes,
-            state_session_capacity=200,
+            state_session_capacity=limits.visitors,
             app_kwargs={
                 "middleware": [
                     Middleware(Guard, files=files, limits=limits, hosts=hosts),

@@ -27,14 +27,12 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
@@ -47,16 +45,16 @@ from fourm.training.compiled import compile_blocks
 from fourm.training.feed import Feed, StepBatches
 from fourm.training.finite import FiniteCheck
 from fourm.training.loop_config import LoopConfig
+from fourm.training.met import met
 from fourm.training.optimizers import build_optimizers, parameter_groups
 from fourm.training.ranks import Ranks, telling_lost_processes
 from fourm.training.run_folder import LOG_FILE, cut_log, hold_folder
-from fourm.training.run_log import RunLog, StepLosses, checked_tracker
+from fourm.training.run_log import RunLog, StepLosses
 from fourm.training.saving import Saver, Snapshot
 from fourm.training.schedules import learning_rate
 from fourm.training.sharding import (
     Sharding,
     chosen_sharding,
-    running_figures,
     shard_model,
 )
 from fourm.training.speed import Meter, Speed
@@ -84,18 +82,7 @@ class Loop:
         keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.accelerator = Accelerator(
-            # said where there is no other device: else ranks would not know of each other
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=config.precision,
-            log_with=checked_tracker(config.tracker) or None,
-            project_dir=str(out) if config.tracker else None,
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timedelta(seconds=config.group_timeout)),
-                # tables that never change need not be sent in every forward pass
-                DistributedDataParallelKwargs(broadcast_buffers=bool(running_figures(model))),
-            ],
-        )
+        self.accelerator = met(model, config, out)
         self.device = self.accelerator.device
         self.lead = self.accelerator.is_main_process
         if config.compile:
@@ -116,10 +103,11 @@ class Loop:
         ]
         self.state = TrainingState(model, optimizers, config.ema)
         rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
-        self.ranks = Ranks(rank, num_ranks, config.group_timeout)
+        patience = config.group_timeout, config.meeting_timeout
+        self.ranks = Ranks(rank, num_ranks, *patience)
         self.progress = Progress()
         self._watchdog = Watchdog(self.progress, self.ranks, config.hang_timeout)
-        writers = Ranks(rank, num_ranks, config.group_timeout)
+        writers = Ranks(rank, num_ranks, *patience)
         self._saver = Saver(out / "checkpoints", config.keep_checkpoints, writers)
         self.log = RunLog(out, task, self.accelerator, config.tracker, self.ranks, self.progress)
         self.meter = Meter.of(task.unit, self.device, config.precision, num_ranks)

@@ -43,6 +43,7 @@ class LoopConfig:
     # over those of its machine
     sharding: Sharding = "none"
     group_timeout: float = 1800.0  # seconds that ranks wait for each other at most
+    meeting_timeout: float = 300.0  # the same until all have come
     # seconds without a move of any kind after which the run ends itself; 0 = never
     hang_timeout: float = 1200.0
 
@@ -60,7 +61,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "ema", "num_workers", "eval_every", "threads", "hang_timeout")
-        at_least(self, 1, "batch_size", "micro_batches", "group_timeout")
+        at_least(self, 1, "batch_size", "micro_batches", "group_timeout", "meeting_timeout")
         at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
         check_length(self.steps, self.total_tokens, self.schedule)
         if self.batch_size % self.micro_batches:

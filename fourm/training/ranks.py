@@ -79,18 +79,37 @@ def telling_lost_processes() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def meeting(seconds: float) -> Iterator[None]:
+    """What a connection says whose other end has not come in time, as ProcessesLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
+        told = str(error).strip().splitlines()[0]
+        raise ProcessesLost(
+            f"not all ranks of this training came within {seconds:g} s ({told}): the last lines of"
+            " the others say why. Where they need longer to start, give loop.meeting_timeout"
+        ) from error
+
+
 class Ranks:
     """All processes of a training, over connections of their own.
 
     Args:
         timeout: seconds after which a rank that does not answer is given up.
+        meeting_timeout: the same while they connect; 0 = as long.
     """
 
-    def __init__(self, rank: int, num: int, timeout: float) -> None:
+    def __init__(self, rank: int, num: int, timeout: float, meeting_timeout: float = 0.0) -> None:
         self.rank, self.num = rank, num
-        given = timedelta(seconds=timeout)
-        self._group = dist.new_group(backend="gloo", timeout=given) if num > 1 else None
+        self._group: Any = None
         if num > 1:
+            first = meeting_timeout or timeout
+            with meeting(first):
+                self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=first))
+            self._group.set_timeout(timedelta(seconds=timeout))
             atexit.register(_leave)
 
     @property

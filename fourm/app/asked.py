@@ -1,24 +1,18 @@
-"""What one visitor asks for and has been made, while the page is open."""
+"""What a visitor asks for, and the steps of it being made."""
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fourm.app.limits import LIMITS, Limits
-from fourm.app.results import Made, write_zip
+from fourm.app.results import Made
 from fourm.app.wishes import Wishes, options_of
 from fourm.errors import UserError
 from fourm.given import Partial, whole_number
-from fourm.modalities import Modality
 from fourm.pipeline import AnyToAnyPipeline
-
-ZIP = "fourm-results.zip"
 
 
 @dataclass(frozen=True)
@@ -77,49 +71,3 @@ def watched(pipe: AnyToAnyPipeline, asked: Request, number: int) -> Iterator[Mad
         for step in stream:
             yield Made(number, asked.given, dict(stream.results), **settings, step=step)
     yield Made(number, asked.given, stream.results, **settings)
-
-
-@dataclass
-class Visit:
-    """Results of one visitor, the oldest first; ``folder`` holds the zip of them."""
-
-    made: list[Made] = field(default_factory=list)
-    count: int = 0
-    token: str = ""
-
-    def add(self, made: Made, limits: Limits = LIMITS) -> None:
-        """Keep a finished result; the oldest goes where there are too many."""
-        self.made = [*self.made, made][-limits.results :]
-        self.count = made.number
-
-    def zipped(self, root: Path) -> str:
-        """All results as one file below ``root``, under a name that nobody guesses."""
-        self.token = self.token or secrets.token_hex(16)
-        self.drop(root)
-        path = root / "results" / self.token / str(self.count) / ZIP
-        path.parent.mkdir(parents=True)
-        return str(write_zip(self.made, path))
-
-    def drop(self, root: Path) -> None:
-        """Remove what lies below ``root``."""
-        if self.token:
-            shutil.rmtree(root / "results" / self.token, ignore_errors=True)
-
-    def choices(self, can_take: Callable[[Modality], bool]) -> list[tuple[str, str]]:
-        """(what is shown, its key) of each result that can be given again, the newest first."""
-        return [
-            (f"{made.number}. {name}, seed {made.seed + i}", f"{made.number}/{name}/{i}")
-            for made in reversed(self.made)
-            for name, result in made.results.items()
-            if can_take(result.modality)
-            for i in range(len(result.values))
-        ]
-
-    def result(self, key: Any) -> tuple[Modality, Any]:
-        """Modality and value of a result. Raises UserError where it is gone."""
-        for made in self.made:
-            for name, result in made.results.items():
-                for i, value in enumerate(result.values):
-                    if key == f"{made.number}/{name}/{i}":
-                        return result.modality, value
-        raise UserError("that result is not kept any more: choose another")
