@@ -20,6 +20,7 @@ pytest.importorskip("aiohttp")
 def test_events_happen_and_losses_are_bit_for_bit_those_of_an_undisturbed_run(
     tmp_path, kinds: list[Event], steps: int
 ):
-    figures = chaos(tmp_path, len(kinds), steps, [2], seed=1, kinds=kinds)
+    # machines that run tests are busy
+    figures = chaos(tmp_path, len(kinds), steps, [2], seed=1, patience=10, kinds=kinds)
     assert figures["events"] == len(kinds) and figures["largest difference of a loss"] == 0.0
     assert figures["starts with a traceback"] == 0

@@ -104,10 +104,9 @@ class Loop:
         self.state = TrainingState(model, optimizers, config.ema)
         rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
         patience = config.group_timeout, config.meeting_timeout
-        self.ranks = Ranks(rank, num_ranks, *patience)
+        self.ranks, writers = (Ranks(rank, num_ranks, *patience) for _ in range(2))
         self.progress = Progress()
         self._watchdog = Watchdog(self.progress, self.ranks, config.hang_timeout)
-        writers = Ranks(rank, num_ranks, *patience)
         self._saver = Saver(out / "checkpoints", config.keep_checkpoints, writers)
         self.log = RunLog(out, task, self.accelerator, config.tracker, self.ranks, self.progress)
         self.meter = Meter.of(task.unit, self.device, config.precision, num_ranks)
