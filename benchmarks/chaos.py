@@ -37,7 +37,7 @@ from disturbed import MOST_SECONDS_APART, Event, Training
 from remote_servers import http_server
 from remote_worlds import write_world
 
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 
 class KillAll(Event):

@@ -29,9 +29,9 @@ import torch
 from safetensors.torch import save_file
 from workload import Step, Workload, workload_of_4m
 
-from fourm.cpu_ranks import rank_environments
-from fourm.model import FourM, ModelConfig
+from fourm.model.model import FourM, ModelConfig
 from fourm.training.checkpoints import list_checkpoints
+from fourm.training.cpu_ranks import rank_environments
 from fourm.training.ranks import Ranks
 from fourm.training.saving import Saver, Snapshot
 from fourm.training.sharding import made_once, shard_model

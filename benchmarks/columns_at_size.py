@@ -27,6 +27,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig  # noqa: E402
+from fourm.batches.tokens import SampleTokens  # noqa: E402
 from fourm.data.chunks import (  # noqa: E402
     INDEX,
     KEYS,
@@ -42,9 +44,7 @@ from fourm.data.masked_batches import MaskedBatches  # noqa: E402
 from fourm.data.opening import token_dtype  # noqa: E402
 from fourm.data.order import SampleOrder  # noqa: E402
 from fourm.data.store import Source, SourceConfig  # noqa: E402
-from fourm.masking import Masker, MaskingComponent, MaskingConfig  # noqa: E402
 from fourm.modalities import Modality, ModalitySet  # noqa: E402
-from fourm.tokens import SampleTokens  # noqa: E402
 
 CHUNK = 1_000_000
 SHARD = 10_000

@@ -18,8 +18,8 @@ import torch
 from stages import Peak
 from workload import Step, Workload, useful_tokens
 
-from fourm.batch import MaskedBatch
-from fourm.objectives import CrossEntropy, Objective
+from fourm.batches.batch import MaskedBatch
+from fourm.model.objectives import CrossEntropy, Objective
 from fourm.training.device import known_peak
 
 # 10^12 bytes of memory a second, by data sheet; the first name that fits

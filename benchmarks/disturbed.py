@@ -15,7 +15,7 @@ from pathlib import Path
 
 import soak
 
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 MOST_SECONDS_APART = 60  # between the first rank's end and the last one's
 

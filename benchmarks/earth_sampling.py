@@ -22,8 +22,8 @@ from fourm_data_prep.earth.drawn import Pictures
 from fourm_data_prep.earth.tiles import read_tiles
 
 from fourm.data.shards import write_json_atomic
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.project import Project
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.project.project import Project
 from fourm.sampling.options import SamplingOptions
 
 GIVEN = ("land_cover", "height", "caption")

@@ -21,7 +21,7 @@ from fourm.evaluation.held_out import Shards, read_samples
 from fourm.evaluation.opened import model_folder
 from fourm.features.sources import given_values
 from fourm.features.write import columns_of
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.raw import Raw
 from fourm.raw.labels import Labels
 from fourm.raw.normal import Normal

@@ -33,7 +33,7 @@ from fourm.evaluation.metrics import absrel
 from fourm.export.int8 import weights_in_8_bits
 from fourm.export.parts import Wanted, parts_of
 from fourm.export.write import NOTE, OnnxFormat, write_export
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.resources import demo_model_folder
 
 RESULTS = Path(__file__).with_suffix(".json")

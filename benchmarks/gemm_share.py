@@ -28,8 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from workload import Step, Workload, sizes_of, workload_of_4m, workload_of_demo
 
-from fourm.batch import MaskedBatch
-from fourm.model import ModelConfig
+from fourm.batches.batch import MaskedBatch
+from fourm.model.model import ModelConfig
 from fourm.training.optimizers import orthogonalize, parameter_groups
 
 PRODUCTS = (

@@ -7,7 +7,7 @@
 2. A step under ``torch.cuda.set_sync_debug_mode("error")``, and where the host waits if it does.
 3. The steps of the presets in bf16, 1,024 samples in micro-batches that fit (halved until they do),
    eager and with compiled blocks: time by CUDA events, tokens, memory, MFU of useful tokens
-   (operations by ``fourm/flops.py``).
+   (operations by ``fourm/model/flops.py``).
 4. For each eager step the floor of every stage (``stages.py``): operations, bytes, time at the
    device's peak, time in torch's profiler; and the largest kernels.
 
@@ -35,7 +35,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from workload import Workload, sizes_of, workload_of_4m
 
-from fourm.model import ModelConfig
+from fourm.model.model import ModelConfig
 
 GOAL = 0.35  # MFU of useful tokens, preset B, 7 modalities
 PRESETS = {

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from fourm import AnyToAnyPipeline
-from fourm.automatic import ONCE
 from fourm.demo.held_out import held_out_scenes
 from fourm.evaluation.metrics import absrel, mean_angle, mean_iou
+from fourm.pipeline.automatic import ONCE
 from fourm.resources import demo_model_folder
 
 ONE_PASS = {"scheme": ONCE.scheme, "steps": 1, "temperature": 0.0, "decode": "mean"}

@@ -34,9 +34,9 @@ import numpy as np
 import torch
 
 from fourm.config import from_mapping, read_yaml
-from fourm.flops import encoder_flops, flops
 from fourm.modalities import ModalitySet
-from fourm.model import ModelConfig, load_model
+from fourm.model.flops import encoder_flops, flops
+from fourm.model.model import ModelConfig, load_model
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState
@@ -255,8 +255,8 @@ def lookup(steps: int) -> dict[str, float]:
     """Accuracy of naming the value of one of 64 random cells by its number, after equal
     training.
     """
-    from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
-    from fourm.model import FourM
+    from fourm.batches.batch import MASK_QUERY, MaskedBatch, StreamRows
+    from fourm.model.model import FourM
 
     modalities = ModalitySet.from_mapping({"modalities": LOOKUP})
 

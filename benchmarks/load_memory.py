@@ -25,12 +25,12 @@ from safetensors.torch import save_file
 from fourm.interop.links import model_links
 from fourm.interop.released import ReleasedConfig, released_modalities
 from fourm.modalities import ModalitySet
-from fourm.model import FourM
+from fourm.model.model import FourM
 from fourm.resources import configs_folder
 
 SHARD_BYTES = 4_500_000_000
 OURS = (
-    "from fourm.model import FourM; m = FourM.from_pretrained({folder!r});"
+    "from fourm.model.model import FourM; m = FourM.from_pretrained({folder!r});"
     " print(sum(p.numel() for p in m.parameters()))"
 )
 WHOLE = (

@@ -31,13 +31,13 @@ import webdataset as wds
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig  # noqa: E402
 from fourm.data.masked_batches import MaskedBatches  # noqa: E402
 from fourm.data.npy import read_npy, write_npy  # noqa: E402
 from fourm.data.opening import token_dtype  # noqa: E402
 from fourm.data.order import SampleOrder  # noqa: E402
 from fourm.data.shards import shard_path, write_shard  # noqa: E402
 from fourm.data.store import Source, SourceConfig  # noqa: E402
-from fourm.masking import Masker, MaskingComponent, MaskingConfig  # noqa: E402
 from fourm.modalities import Modality, ModalitySet  # noqa: E402
 from tests.vectorised_masking import PaddedTokens, VectorisedMasker  # noqa: E402
 

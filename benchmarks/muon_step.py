@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from turns import seconds_in_turn
 
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig
+from fourm.model.model import FourM, ModelConfig
 from fourm.resources import configs_folder
 from fourm.training import optimizers
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, orthogonalize

@@ -18,7 +18,7 @@ import torch
 from turns import seconds_in_turn
 
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig
+from fourm.model.model import FourM, ModelConfig
 from fourm.resources import configs_folder
 
 

@@ -28,12 +28,12 @@ import numpy as np
 import PIL.Image
 from loader import ROOT, all_to_all, loader, modalities_of, opened, rates, write_tokens
 
+from fourm.batches.masking import MaskingComponent, MaskingConfig
 from fourm.data import picture_parts
 from fourm.data.crop_settings import CropSettings
 from fourm.data.crops import sample_key
 from fourm.data.shards import shard_path, write_shard
 from fourm.data.tar_headers import members_of
-from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
 
 PIXELS, BATCH, CROPS, DIFFERENT = "rgb@224", 32, 4, 8

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from workload import Samples
 
-from fourm.batch import DecoderStream, EncoderStream, MaskedBatch
+from fourm.batches.batch import DecoderStream, EncoderStream, MaskedBatch
 from fourm.modalities import Modality, ModalitySet
-from fourm.ragged import ranks_in_groups
+from fourm.numbers.ragged import ranks_in_groups
 
 
 @dataclass(frozen=True)

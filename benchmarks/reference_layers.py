@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm.blocks import MLP, NORM_EPS, Attention, Block
+from fourm.model.blocks import MLP, NORM_EPS, Attention, Block
 
 
 def copied(tensor: Tensor) -> nn.Parameter:

@@ -21,9 +21,9 @@ from reference_inputs import DenseModality
 from reference_layers import DenseBlock, Norm, copied
 from torch import Tensor, nn
 
-from fourm.embedding import TokenTable
 from fourm.modalities import Modality
-from fourm.model import FourM
+from fourm.model.embedding import TokenTable
+from fourm.model.model import FourM
 
 
 class _ModalityEmbedding(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Dirichlet
 from torch.utils.data import default_collate
 
-from fourm.masking import MaskingComponent, MaskingConfig
+from fourm.batches.masking import MaskingComponent, MaskingConfig
 from fourm.modalities import FIRST_SENTINEL, Modality, ModalitySet
 
 Masked = dict[str, Tensor]

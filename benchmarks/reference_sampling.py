@@ -20,7 +20,7 @@ from reference_like import ReferenceLike, _ModalityEmbedding
 from torch import Tensor
 
 from fourm.modalities import FIRST_SENTINEL
-from fourm.model import FourM
+from fourm.model.model import FourM
 
 
 @dataclass(frozen=True)

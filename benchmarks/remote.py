@@ -24,15 +24,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from remote_servers import http_server
 
+from fourm.batches.masking import Masker, MaskingConfig
 from fourm.config import from_mapping
 from fourm.data.chunks import ChunkWriter
 from fourm.data.masked_batches import MaskedBatches
 from fourm.data.order import BlockOrder, SampleOrder, epoch_order
 from fourm.data.remote.published import publish
 from fourm.data.store import DataConfig, SourceConfig, open_sources
-from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 BATCH, FIRST, STEPS, STEP_SECONDS = 256, 10_100, 60, 0.05
 ORDER = BlockOrder(window=2)

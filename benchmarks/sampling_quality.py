@@ -39,8 +39,8 @@ from fourm.data.shards import write_json_atomic
 from fourm.demo.held_out import HeldOut, held_out_scenes
 from fourm.demo.judge import PixelJudge
 from fourm.evaluation.metrics import absrel, mean_angle, mean_iou
-from fourm.model import FourM
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.model.model import FourM
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from reference_sampling import ReferenceSampler
 
-from fourm.gaps import forbidden_ids
 from fourm.modalities import END_ID, FIRST_SENTINEL, ModalitySet
-from fourm.model import FourM, ModelConfig
+from fourm.model.model import FourM, ModelConfig
 from fourm.sampling import sequences
+from fourm.sampling.gaps import forbidden_ids
 from fourm.sampling.options import SamplingOptions, Sweep
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schedules import tokens_done

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from remote_servers import http_server
 from remote_worlds import MASKING, modality_mapping, write_world
 
-from fourm.cpu_ranks import rank_environments
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
+from fourm.training.cpu_ranks import rank_environments
 
 # processes are forked from a server that has imported everything once
 _CONTEXT = multiprocessing.get_context("forkserver")

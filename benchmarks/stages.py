@@ -25,9 +25,9 @@ from torch._C._autograd import DeviceType
 from torch.profiler import record_function
 from workload import Workload
 
-from fourm.batch import MaskedBatch
-from fourm.model import FourM
-from fourm.objectives import CrossEntropy, Objective, Targets
+from fourm.batches.batch import MaskedBatch
+from fourm.model.model import FourM
+from fourm.model.objectives import CrossEntropy, Objective, Targets
 
 _BACKWARD = "autograd::engine::evaluate_function: "
 

@@ -39,7 +39,7 @@ from workload import (
     workload_of_4m,
 )
 
-from fourm.model import ModelConfig
+from fourm.model.model import ModelConfig
 from fourm.training.optimizers import OptimizerConfig
 
 GOALS = {7: 1.6, 21: 2.0}

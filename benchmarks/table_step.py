@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from turns import seconds_in_turn
 
-from fourm.embedding import TokenTable
 from fourm.modalities import ModalitySet
+from fourm.model.embedding import TokenTable
 from fourm.resources import configs_folder
 from fourm.training.allocations import keep_freed_memory
 from fourm.training.optimizers import OptimizerConfig, build_optimizers

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from fourm import AnyToAnyPipeline
-from fourm.windows import Windows
+from fourm.pipeline.windows import Windows
 
 _ACROSS, _SIDE, _TILES, _WIDTH, _MOST = 4608, 64, 4, 2, 1.05
 # latitude and longitude of north-west corners

@@ -27,7 +27,7 @@ from fourm_tokenizers.networks import Blocks
 from fourm_tokenizers.quantizers.fsq import FSQConfig
 from torch import Tensor
 
-from fourm.blocks import Attention, Block
+from fourm.model.blocks import Attention, Block
 
 SIZE, PATCH, DIM, HEADS, DEPTH, BATCH = 448, 16, 384, 6, 4, 2
 

@@ -33,7 +33,7 @@ from fourm.config import from_mapping, read_yaml
 from fourm.data.shards import shard_paths
 from fourm.demo.scenes_to_shards import SHARD_SCENES, VALIDATION_SEED, write_scene_shard
 from fourm.modalities import ModalitySet
-from fourm.model import load_model
+from fourm.model.model import load_model
 from fourm.resources import demo_model_folder
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain

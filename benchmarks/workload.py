@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fourm.batch import MaskedBatch
+from fourm.batches.batch import MaskedBatch
+from fourm.batches.masking import Masker, MaskingConfig
+from fourm.batches.tokens import SampleTokens
 from fourm.config import from_mapping, read_yaml
-from fourm.flops import training_flops
-from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import PAD_ID, SENTINEL_ID, Modality, ModalitySet
-from fourm.model import FourM, ModelConfig
+from fourm.model.flops import training_flops
+from fourm.model.model import FourM, ModelConfig
 from fourm.resources import configs_folder
-from fourm.tokens import SampleTokens
 from fourm.training.allocations import keep_freed_memory
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
 from fourm.training.state import TrainingState

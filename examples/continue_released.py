@@ -20,7 +20,7 @@ from fourm.cli import main as fourm
 from fourm.data.shards import shard_path, write_shard
 from fourm.demo.held_out import held_out_scenes
 from fourm.interop.released import ReleasedConfig, released_modalities, save_released
-from fourm.model import FourM
+from fourm.model.model import FourM
 from fourm.training.checkpoints import newest_checkpoint
 
 # %%

@@ -36,7 +36,7 @@ from fourm.alignment.aligner import AlignConfig
 from fourm.config import from_mapping
 from fourm.demo.held_out import held_out_scenes
 from fourm.demo.judge import PixelJudge
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.raw.vectors import Vectors
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm.modalities import Modality, ModalitySet
-    from fourm.model import FourM, ModelConfig
-    from fourm.pipeline import AnyToAnyPipeline, Partial, Tokens
+    from fourm.model.model import FourM, ModelConfig
+    from fourm.pipeline.pipeline import AnyToAnyPipeline, Partial, Tokens
     from fourm.sampling.options import SamplingOptions
 
 __version__ = "0.9.0"
@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 _WHERE = {
-    "AnyToAnyPipeline": "fourm.pipeline",
-    "FourM": "fourm.model",
+    "AnyToAnyPipeline": "fourm.pipeline.pipeline",
+    "FourM": "fourm.model.model",
     "Modality": "fourm.modalities",
     "ModalitySet": "fourm.modalities",
-    "ModelConfig": "fourm.model",
-    "Partial": "fourm.pipeline",
+    "ModelConfig": "fourm.model.model",
+    "Partial": "fourm.pipeline.pipeline",
     "SamplingOptions": "fourm.sampling.options",
-    "Tokens": "fourm.pipeline",
+    "Tokens": "fourm.pipeline.pipeline",
 }
 
 

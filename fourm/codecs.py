@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from fourm.codec_types import find_codec
 from fourm.errors import UserError
-from fourm.foreign_code import refuse_code
+from fourm.files.foreign_code import refuse_code
 from fourm.item_form import ItemForm
 from fourm.modalities import Modality, ModalitySet
 

@@ -1,10 +1,10 @@
 """Typed configs from YAML: dataclasses in, errors that name the key out.
 
-A config is a tree of dataclasses. ``load`` reads YAML into it (``fourm.yaml_files``, where a file
-may name its ``base``), applies ``a.b=value`` overrides, and refuses unknown keys with the nearest
-known one; ``dump`` writes the resolved tree so that it can be passed back unchanged. A table
-changes only what it names: where a field's default is a config of its own, the keys given are laid
-over that default.
+A config is a tree of dataclasses. ``load`` reads YAML into it (``fourm.files.yaml_files``, where a
+file may name its ``base``), applies ``a.b=value`` overrides, and refuses unknown keys with the
+nearest known one; ``dump`` writes the resolved tree so that it can be passed back unchanged. A
+table changes only what it names: where a field's default is a config of its own, the keys given are
+laid over that default.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import yaml
 
 from fourm.choices import Choice
 from fourm.errors import UserError, nearest, shown
-from fourm.yaml_files import parse, read_tree
-from fourm.yaml_files import read_yaml as read_yaml  # where readers of configs look for it
+from fourm.files.yaml_files import parse, read_tree
+from fourm.files.yaml_files import read_yaml as read_yaml  # where readers of configs look for it
 
 ConfigT = TypeVar("ConfigT")
 

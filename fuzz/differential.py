@@ -29,16 +29,16 @@ from test_model import plain_forward
 from test_sampling import SENTINELS, make_state
 from uncached_decoder import UncachedDecoder
 
-from fourm.attention import prepare
-from fourm.attention.blockwise import BlockwiseKernel
-from fourm.attention.padded import prepare_padded
+from fourm.batches.layout import Layout
+from fourm.batches.mask_config import KeepRule, MaskingComponent, MaskingConfig
+from fourm.batches.masking import Masker
 from fourm.data.crops import Crop
 from fourm.data.picture_parts import read_part
 from fourm.data.tar_headers import members_of
-from fourm.layout import Layout
-from fourm.mask_config import KeepRule, MaskingComponent, MaskingConfig
-from fourm.masking import Masker
 from fourm.modalities import ModalitySet
+from fourm.model.attention import prepare
+from fourm.model.attention.blockwise import BlockwiseKernel
+from fourm.model.attention.padded import prepare_padded
 from fourm.raw.image import Image as ImageType
 from fourm.sampling.autoregressive import CachedDecoder
 from fourm.sampling.options import SamplingOptions

@@ -25,6 +25,7 @@ from fourm.data.picture_parts import read_part
 from fourm.data.shards import DamageReport, read_shard
 from fourm.data.tar_headers import members_of
 from fourm.errors import UserError
+from fourm.files.weights import WeightFiles
 from fourm.raw import Raw
 from fourm.raw.array import Array
 from fourm.raw.audio import Audio, write_wav
@@ -34,7 +35,6 @@ from fourm.raw.labels import Labels
 from fourm.raw.normal import Normal
 from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
-from fourm.weights import WeightFiles
 from fuzz.inputs import EDGES, files_like, texts
 from fuzz.target import Target
 

@@ -25,9 +25,9 @@ from fourm.codec_types import find_codec
 from fourm.data.chunks import Chunk, ChunkWriter
 from fourm.data.shards import Damage
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, load_model
-from fourm.model_config import ModelConfig
-from fourm.preferred import read_options
+from fourm.model.config import ModelConfig
+from fourm.model.model import FourM, load_model
+from fourm.pipeline.preferred import read_options
 from fourm.resources import demo_model_folder
 from fourm.training.checkpoints import (
     MANIFEST,

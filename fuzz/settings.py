@@ -14,13 +14,13 @@ from hypothesis.strategies import SearchStrategy
 
 from fourm.alignment.aligner import AlignConfig
 from fourm.alignment.unimos import AdaptConfig
+from fourm.batches.mask_config import MaskingConfig
 from fourm.config import apply_override, from_mapping, read_yaml
 from fourm.errors import UserError
-from fourm.mask_config import MaskingConfig
+from fourm.files.yaml_files import parse
 from fourm.modalities import ModalitySet
 from fourm.sampling.options import SamplingOptions
 from fourm.training.pretrain import PretrainConfig
-from fourm.yaml_files import parse
 from fuzz.inputs import files_like, nested, trees_like
 from fuzz.target import Target
 

@@ -133,8 +133,8 @@ def decode_text(case: tuple[Raw, str, int], folder: Path) -> None:
 @cache
 def _codecs() -> Any:
     from fourm.codecs import CodecSet
+    from fourm.files.model_files import read_description
     from fourm.modalities import ModalitySet
-    from fourm.model_files import read_description
 
     folder = demo_model_folder()
     described = read_description(folder) or {}

@@ -7,10 +7,10 @@ import pytest
 import torch
 import varlen_emulation
 
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.batches.tokens import SampleTokens
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig
-from fourm.tokens import SampleTokens
+from fourm.model.model import FourM, ModelConfig
 
 torch.set_num_threads(1)
 

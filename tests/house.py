@@ -38,15 +38,13 @@ ROOMS = (
         "fourm",
         "evaluation",
         "figures, report, project",
-        "evaluation report project cpu_ranks project_changes project_clean"
-        " project_defaults project_edits project_minutes project_run",
+        "evaluation report project",
     ),
     Room(
         "fourm",
         "pipeline",
         "any to any; released 4M",
-        "pipeline call preferred given given_sequences inputs generated output_types automatic"
-        " together scoring feature_rows mixing tiled windows generated_files interop",
+        "pipeline interop",
     ),
     Room(
         "fourm",
@@ -54,29 +52,27 @@ ROOMS = (
         "graphs for onnxruntime and torch, backbones",
         "export interop.transformers",
     ),
-    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling answers gaps earlier_options"),
+    Room("fourm", "sampling", "schemes, guidance, sweeps", "sampling"),
     Room("fourm", "training", "loop, optimizers, checkpoints", "training"),
     Room("fourm", "doctor", "what a machine can do, what a run costs", "doctor"),
     Room(
         "fourm",
         "model",
         "embedding, attention, blocks, losses",
-        "model distinct model_config flops encoder latent_rows latent_encoder prepared blocks"
-        " fused cache attention roles positions embedding lookups pieces loss objectives",
+        "model",
     ),
     Room(
         "fourm",
         "records",
         "cards, how a model was made",
-        "hub model_card provenance tokenizer_settings",
+        "records",
     ),
     Room("fourm", "data", "shards, columns, order", "data"),
     Room(
         "fourm",
         "batches",
         "masking, packed streams, layouts",
-        "masking mask_config mask_rules mask_counts mask_samples budgets spans read_rows tokens"
-        " batch layout",
+        "batches",
     ),
     Room(
         "fourm", "modalities", "one YAML entry, codecs", "modalities codecs codec_types item_form"
@@ -94,9 +90,7 @@ ROOMS = (
         "fourm",
         "ground",
         "errors, configs, choices, random numbers, weights",
-        "errors json_files choices yaml_files config foreign_code rng ragged low_discrepancy"
-        " compiled compiled_rng formats places progress resources weights model_files"
-        " model_memory",
+        "errors choices config places progress resources files numbers",
     ),
     Room("fourm_tokenizers", "tokenizers", "networks, training, codecs", ""),
     Room("fourm_tokenizers", "quantizers", "a file a codebook", "quantizers"),

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fourm.batch import MaskedBatch, Vectors
-from fourm.masking import MaskingConfig, _scale
+from fourm.batches.batch import MaskedBatch, Vectors
+from fourm.batches.masking import MaskingConfig, _scale
+from fourm.batches.tokens import SampleTokens
 from fourm.modalities import ModalitySet
-from fourm.tokens import SampleTokens
 from tests import vectorised_spans
 from tests.vectorised_masking import PaddedTokens, VectorisedMasker
 from tests.vectorised_spans import Spans

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fourm.masking import MaskingConfig
+from fourm.batches.masking import MaskingConfig
 from fourm.modalities import FIRST_SENTINEL, ModalitySet
 
 

@@ -14,9 +14,9 @@ from einops import rearrange
 from parity_tensors import RELATIVE_TOLERANCE, Comparison, compare, read_tensors, unpacked
 from torch import Tensor
 
-from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
+from fourm.batches.batch import MASK_QUERY, MaskedBatch, StreamRows
 from fourm.interop.released import released_tensors
-from fourm.model import FourM
+from fourm.model.model import FourM
 from fourm.sampling.autoregressive import CachedDecoder
 from fourm.sampling.state import Branch, GridState, SampleState, encoder_stream
 

@@ -8,8 +8,8 @@ import yaml
 
 from fourm.cli import main
 from fourm.data.shards import shard_path, write_shard
-from fourm.project import Project
-from fourm.project_run import Wishes, run_project
+from fourm.project.project import Project
+from fourm.project.run import Wishes, run_project
 from fourm.raw.array import Array
 from fourm.raw.image import Image
 

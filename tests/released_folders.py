@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fourm.interop.released import ReleasedConfig, released_modalities, save_released
-from fourm.model import FourM
+from fourm.model.model import FourM
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TINY = dict(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 
 @dataclass

@@ -12,7 +12,7 @@ from fourm.data.chunks import ChunkWriter
 from fourm.data.columns import TOKENIZER_FILE
 from fourm.data.remote.published import publish
 from fourm.modalities import ModalitySet
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 MODALITIES = {
     "rgb": {

@@ -24,7 +24,7 @@ from fourm.app.shelf import Shelf  # noqa: E402
 from fourm.app.telling import told  # noqa: E402
 from fourm.app.wishes import OWN, Wishes, options_of, seed_of  # noqa: E402
 from fourm.errors import UserError  # noqa: E402
-from fourm.generated import Generated  # noqa: E402
+from fourm.pipeline.generated import Generated  # noqa: E402
 from fourm.resources import demo_model_folder  # noqa: E402
 
 

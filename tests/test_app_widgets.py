@@ -19,8 +19,8 @@ from fourm.app.pictures import LabelsWidget, PictureWidget  # noqa: E402
 from fourm.app.typed import PlaceWidget, _direction, _place  # noqa: E402
 from fourm.app.widget import uploaded, widget_of  # noqa: E402
 from fourm.errors import UserError  # noqa: E402
-from fourm.given import Partial  # noqa: E402
 from fourm.modalities import Modality, ModalitySet  # noqa: E402
+from fourm.pipeline.given import Partial  # noqa: E402
 from fourm.raw import Raw  # noqa: E402
 from fourm.raw.audio import Audio  # noqa: E402
 from fourm.raw.numbers import Numbers  # noqa: E402

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-import fourm.attention as attention
-from fourm.attention import Backend, prepare, resolve_backend
-from fourm.attention.blockwise import BlockwiseKernel, worth_it
-from fourm.attention.padded import prepare_padded
-from fourm.attention.varlen import order_of_kinds, prepare_varlen, xformers_bias
-from fourm.batch import map_tensors
-from fourm.layout import Layout
+import fourm.model.attention as attention
+from fourm.batches.batch import map_tensors
+from fourm.batches.layout import Layout
+from fourm.model.attention import Backend, prepare, resolve_backend
+from fourm.model.attention.blockwise import BlockwiseKernel, worth_it
+from fourm.model.attention.padded import prepare_padded
+from fourm.model.attention.varlen import order_of_kinds, prepare_varlen, xformers_bias
 
 
 def plain(q, k, v, layout):

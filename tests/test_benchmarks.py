@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from workload import Step, Workload, useful_tokens, workload_of_4m, workload_of_demo
 
 from fourm.modalities import ModalitySet
-from fourm.model import ModelConfig
+from fourm.model.model import ModelConfig
 
 DIM = 32
 MODEL = ModelConfig(dim=DIM, encoder_depth=2, decoder_depth=2, num_heads=2)

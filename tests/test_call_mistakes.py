@@ -9,8 +9,8 @@ from conftest import make_model
 from PIL import Image
 
 from fourm.errors import UserError
-from fourm.pipeline import AnyToAnyPipeline, Tokens
-from fourm.preferred import check_options
+from fourm.pipeline.pipeline import AnyToAnyPipeline, Tokens
+from fourm.pipeline.preferred import check_options
 from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
 

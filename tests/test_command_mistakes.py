@@ -6,8 +6,8 @@ import socket
 import pytest
 from refusals import refused
 
-from fourm import project_run
-from fourm.project import Project
+from fourm.project import run as project_run
+from fourm.project.project import Project
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from fourm.cli.extras import where_to_get
 from fourm.cli.program import program, verbs
 from fourm.cli.verb import verb
 from fourm.errors import Interrupted, StageFailed, UserError
-from fourm.project import command_line, run_all, shown
+from fourm.project.project import command_line, run_all, shown
 
 VERBS = PYPROJECT["project"]["entry-points"]["fourm.commands"]
 ENVIRONMENT = {
@@ -283,7 +283,7 @@ time.sleep(60)
 
 def test_ctrl_c_lets_the_stages_of_a_project_save(tmp_path):
     project = (
-        "import sys; from fourm.project import run_all;"
+        "import sys; from fourm.project.project import run_all;"
         " run_all([[sys.executable, '-c', sys.argv[1], sys.argv[2]]])"
     )
     process = subprocess.Popen(

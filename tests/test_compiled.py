@@ -12,8 +12,8 @@ from conftest import make_model, make_tokens
 from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
-from fourm.attention import Backend
-from fourm.blocks import Block
+from fourm.model.attention import Backend
+from fourm.model.blocks import Block
 from fourm.training.compiled import compile_blocks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import ALL_TO_ALL, make_arrays
 
-from fourm import compiled, compiled_rng
-from fourm.mask_samples import _end_of, _is_before, mask_samples
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.batches.mask_samples import _end_of, _is_before, mask_samples
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.batches.read_rows import read_ids
+from fourm.batches.tokens import SampleTokens
 from fourm.modalities import ModalitySet
-from fourm.read_rows import read_ids
-from fourm.rng import CounterRNG
-from fourm.tokens import SampleTokens
+from fourm.numbers import compiled, compiled_rng
+from fourm.numbers.rng import CounterRNG
 from tests.vectorised_masking import PaddedTokens, VectorisedMasker
 
 
@@ -192,7 +192,8 @@ def test_every_module_with_compiled_functions_is_part_of_the_cache_s_name():
 
 
 def test_the_package_is_imported_without_the_compiler():
-    code = "import sys, fourm, fourm.pipeline, fourm.masking; print('numba' in sys.modules)"
+    modules = "sys, fourm, fourm.pipeline.pipeline, fourm.batches.masking"
+    code = f"import {modules}; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

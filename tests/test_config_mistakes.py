@@ -16,7 +16,7 @@ from fourm.choices import Choice
 from fourm.config import apply_override, from_mapping, load, read_yaml
 from fourm.data.store import DataConfig, SourceConfig
 from fourm.errors import UserError
-from fourm.model import ModelConfig
+from fourm.model.model import ModelConfig
 from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import OptimizerConfig
 from fourm.training.pretrain import PretrainConfig

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from fourm.cpu_ranks import num_cpu_ranks, rank_environments
 from fourm.errors import StageFailed
-from fourm.project import run_all
+from fourm.project.project import run_all
+from fourm.training.cpu_ranks import num_cpu_ranks, rank_environments
 
 SUM = """
 import os, sys

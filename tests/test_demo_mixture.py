@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fourm.batches.masking import Masker
+from fourm.batches.tokens import Ragged, SampleTokens
 from fourm.config import load
-from fourm.masking import Masker
 from fourm.modalities import FIRST_SENTINEL, ModalitySet
-from fourm.tokens import Ragged, SampleTokens
 from fourm.training.pretrain import PretrainConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"

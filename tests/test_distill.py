@@ -9,9 +9,9 @@ from conftest import make_model, make_tokens
 from worlds import write_project
 
 from fourm.config import load
-from fourm.encoder import Latent
-from fourm.loss import soft_cross_entropy
-from fourm.objectives import CrossEntropy
+from fourm.model.encoder import Latent
+from fourm.model.loss import soft_cross_entropy
+from fourm.model.objectives import CrossEntropy
 from fourm.training.distill import DistillConfig, Teacher
 from fourm.training.pretrain import PretrainConfig, pretrain
 

@@ -17,7 +17,7 @@ from remote_worlds import write_world
 from soak import write_config
 from worlds import write_project
 
-from fourm.batch import MaskedBatch
+from fourm.batches.batch import MaskedBatch
 from fourm.cli import main
 from fourm.config import load
 from fourm.doctor.activations import Rows, activation_bytes, logit_bytes
@@ -25,11 +25,11 @@ from fourm.doctor.estimate import Cluster, estimate
 from fourm.doctor.machine import examine
 from fourm.doctor.made_up import with_made_up_data
 from fourm.doctor.needs import Ranks, Sizes
-from fourm.encoder import Latent
 from fourm.errors import UserError
-from fourm.flops import flops, training_flops
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig
+from fourm.model.encoder import Latent
+from fourm.model.flops import flops, training_flops
+from fourm.model.model import FourM, ModelConfig
 from fourm.training import run_log
 from fourm.training.device import known_peak, peak_flops
 from fourm.training.loop import _checkpoint_activations
@@ -296,7 +296,7 @@ def test_a_start_that_is_on_the_hub_is_told_from_one_that_is_nowhere(
             raise FileNotFoundError(name)
         return here[name]
 
-    monkeypatch.setattr("fourm.hub.snapshot_download", snapshot)
+    monkeypatch.setattr("fourm.records.hub.snapshot_download", snapshot)
     assert told_missing(project, "init=me/here") == []
     for name, told in (("me/there", "not fetched from the hub yet"), ("no/such/x", "not there")):
         ((kind, line),) = told_missing(project, f"init={name}", "warm_start.steps=2")

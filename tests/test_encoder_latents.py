@@ -13,7 +13,7 @@ from fourm.raw.vectors import Vectors
 
 
 def test_fourm_s_own_encoder_gives_rows_that_do_not_depend_on_neighbours():
-    from fourm.pipeline import AnyToAnyPipeline
+    from fourm.pipeline.pipeline import AnyToAnyPipeline
     from fourm.resources import demo_model_folder
 
     folder = demo_model_folder()

@@ -15,7 +15,7 @@ from fourm.evaluation.matrix.detections import scored_boxes
 from fourm.evaluation.matrix.judges import judge_of
 from fourm.evaluation.matrix.scores import score_tokens
 from fourm.evaluation.metrics import box_f1
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.raw.boxes import Boxes
 from fourm.resources import demo_model_folder
 

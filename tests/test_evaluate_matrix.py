@@ -16,6 +16,7 @@ from conftest import make_model
 from source import ROOT
 from worlds import MODALITIES, write_project
 
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.cli import main
 from fourm.config import to_mapping
 from fourm.demo.scenes_to_shards import VALIDATION_SEED, write_scene_shard
@@ -27,10 +28,9 @@ from fourm.evaluation.matrix.conditions import read_conditions
 from fourm.evaluation.matrix.figures import Matrix
 from fourm.evaluation.matrix.run import MatrixSettings, evaluate_matrix
 from fourm.evaluation.matrix.scores import score_tokens
-from fourm.given import Tokens
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.given import Tokens
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.schemes import ROAR

@@ -15,7 +15,7 @@ from PIL import Image
 from source import ROOT
 
 from fourm.demo.held_out import held_out_scenes
-from fourm.model import FourM
+from fourm.model.model import FourM
 from fourm.training.checkpoints import newest_checkpoint
 
 EXAMPLES = {path.stem: path for path in notebooks.examples()}

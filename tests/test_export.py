@@ -13,13 +13,13 @@ import torch
 from conftest import make_model, make_tokens
 
 from fourm.cli import main
-from fourm.encoder import Latent
 from fourm.errors import UserError
 from fourm.export.networks import OutputHead, PaddedDecoder, PaddedEncoder
 from fourm.export.padding import decoder_inputs, encoder_inputs
 from fourm.export.parts import Wanted, parts_of
 from fourm.export.write import OnnxFormat, TorchFormat, write_export
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.model.encoder import Latent
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.resources import demo_model_folder
 
 SHAPES = [

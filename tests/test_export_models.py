@@ -20,8 +20,8 @@ from fourm.demo.held_out import held_out_scenes
 from fourm.errors import UserError
 from fourm.export.backbone import Backbone
 from fourm.interop.transformers import FourMConfig, FourMModel
-from fourm.model import FourM
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.model.model import FourM
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.resources import demo_model_folder
 
 CLOSE = {"rtol": 0, "atol": 2e-5}

@@ -18,7 +18,6 @@ from fourm.alignment.retrieval import ExactIndex, recall
 from fourm.cli import main
 from fourm.demo.scenes_to_shards import VALIDATION_SEED
 from fourm.demo.world import caption, make_scenes
-from fourm.encoder import Latent
 from fourm.errors import UserError
 from fourm.features import write
 from fourm.features.heads import HEADS
@@ -29,8 +28,9 @@ from fourm.features.search import search
 from fourm.features.sources import random_encoder
 from fourm.features.spaces import Projection, Space, nearest_rows
 from fourm.features.write import write_features
-from fourm.given import Tokens
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.model.encoder import Latent
+from fourm.pipeline.given import Tokens
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.resources import demo_model_folder
 
 NUM = 24

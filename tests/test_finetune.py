@@ -22,6 +22,7 @@ from fourm.config import from_mapping, load
 from fourm.data.shards import DamageReport, shard_path, write_shard
 from fourm.evaluation.held_out import Shards
 from fourm.evaluation.metrics import class_figures
+from fourm.files.weights import load_weights
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.goals import ClassGoal, MapGoal, NumbersGoal
 from fourm.finetune.numbers import numbers_of
@@ -30,8 +31,8 @@ from fourm.finetune.samples import drawn_keys, stream_of
 from fourm.finetune.saved import SavedHead, TunedPipeline, seen_inputs
 from fourm.finetune.tuned import ENCODER, build_tuned
 from fourm.modalities import ModalitySet
-from fourm.model import load_model
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.model.model import load_model
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.raw.depth import Depth
 from fourm.raw.labels import Labels
 from fourm.resources import demo_model_folder
@@ -39,7 +40,6 @@ from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.layer_decay import rate_shares
 from fourm.training.optimizers import OptimizerConfig, build_optimizers
 from fourm.training.pretrain import PretrainConfig, pretrain
-from fourm.weights import load_weights
 
 MODEL = demo_model_folder()
 LOOP = {"steps": 4, "batch_size": 4, "num_workers": 0, "threads": 1, "log_every": 2}

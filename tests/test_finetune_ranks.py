@@ -14,7 +14,7 @@ from worlds import curve
 from fourm.config import load
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.run import finetune
-from fourm.model import load_model
+from fourm.model.model import load_model
 from fourm.resources import demo_model_folder
 
 LOOP = {"steps": 4, "batch_size": 4, "num_workers": 0, "threads": 1, "log_every": 1}

@@ -18,7 +18,7 @@ from worlds import curve, write_project
 from fourm.config import load
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
-from fourm.roles import matrix, state_roles
+from fourm.model.roles import matrix, state_roles
 from fourm.training import loop as loop_module
 from fourm.training.checkpoints import list_checkpoints, read_checkpoint
 from fourm.training.feed import StepBatches

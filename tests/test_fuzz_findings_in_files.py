@@ -18,12 +18,12 @@ from fourm.data.chunks import Chunk, ChunkIndex, ChunkWriter
 from fourm.data.remote.listing import read_listing
 from fourm.data.remote.published import parse as parse_published
 from fourm.errors import UserError
+from fourm.files.weights import WeightFiles
+from fourm.files.yaml_files import parse
 from fourm.modalities import ModalitySet
 from fourm.sampling.options import SamplingOptions
 from fourm.training.checkpoints import fault_of, read_state
 from fourm.training.loop_config import LoopConfig
-from fourm.weights import WeightFiles
-from fourm.yaml_files import parse
 
 # ---- settings ------------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ import pytest
 from test_sampling import SENTINELS, make_state
 
 from fourm import AnyToAnyPipeline, Partial, Tokens
-from fourm.answers import Answer
 from fourm.errors import UserError
-from fourm.gaps import fill_gaps
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
 from fourm.resources import demo_model_folder
+from fourm.sampling.answers import Answer
+from fourm.sampling.gaps import fill_gaps
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 

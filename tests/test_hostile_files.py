@@ -21,10 +21,10 @@ from fourm.data.npy import read_npy, read_npz
 from fourm.data.pictures import open_picture
 from fourm.data.shards import DamageReport, read_shard
 from fourm.errors import UserError
-from fourm.json_files import parse_json
+from fourm.files.json_files import parse_json
+from fourm.files.yaml_files import parse
 from fourm.raw.boxes import Boxes
 from fourm.raw.text import Text
-from fourm.yaml_files import parse
 
 # ---- tars ----------------------------------------------------------------------------------------
 

@@ -27,6 +27,6 @@ def test_a_new_import_changes_the_picture_and_a_circle_has_none(monkeypatch):
     more = {"fourm.app": found["fourm.app"] | {"fourm.alignment.align"}}
     monkeypatch.setattr(house, "graph", lambda: {**found, **more})
     assert house.drawn() != before and "demo --> alignment" in house.drawn()
-    monkeypatch.setattr(house, "graph", lambda: {**found, "fourm.rng": {"fourm.cli"}})
+    monkeypatch.setattr(house, "graph", lambda: {**found, "fourm.numbers.rng": {"fourm.cli"}})
     with pytest.raises(CycleError):
         house.drawn()

@@ -14,8 +14,8 @@ from PIL import Image
 from fourm import AnyToAnyPipeline, Partial, Tokens
 from fourm.data.npy import write_npy
 from fourm.errors import UserError
-from fourm.given import Partial as Part
-from fourm.given import pixel_mask, token_mask
+from fourm.pipeline.given import Partial as Part
+from fourm.pipeline.given import pixel_mask, token_mask
 from fourm.resources import demo_model_folder
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}

@@ -10,11 +10,11 @@ import pytest
 from test_gaps import BOX, LAST, S1, S2, S3
 
 from fourm import AnyToAnyPipeline
-from fourm.answers import Answer
 from fourm.errors import UserError
 from fourm.item_form import PIECE, WORD, ItemForm
 from fourm.modalities import END_ID
 from fourm.resources import demo_model_folder
+from fourm.sampling.answers import Answer
 
 C, W, P = range(LAST + 1, LAST + 4)  # a coordinate, a word's beginning, its going on
 KINDS = np.full(P + 1, WORD)

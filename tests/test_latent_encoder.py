@@ -9,11 +9,11 @@ from conftest import make_model, make_tokens
 from test_model import plain_attention
 
 from fourm.config import from_mapping
-from fourm.encoder import Latent, Plain
-from fourm.flops import encoder_flops, flops
-from fourm.latent_rows import Spans
-from fourm.model import FourM, ModelConfig
-from fourm.positions import Places
+from fourm.model.encoder import Latent, Plain
+from fourm.model.flops import encoder_flops, flops
+from fourm.model.latent_rows import Spans
+from fourm.model.model import FourM, ModelConfig
+from fourm.model.positions import Places
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import SampleState
@@ -184,7 +184,7 @@ def test_the_formula_is_what_torch_counts(modalities):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from fourm.batch import StreamRows
+    from fourm.batches.batch import StreamRows
 
     for encoder in (Plain(), Latent(**FUSION), Latent(**FUSION, context="latents+stem")):
         model = make_model(modalities, encoder_depth=4, encoder=encoder, attention="sdpa")

@@ -16,7 +16,7 @@ import yaml
 from worlds import curve, write_project
 
 from fourm.config import load
-from fourm.cpu_ranks import rank_environments
+from fourm.training.cpu_ranks import rank_environments
 from fourm.training.pretrain import PretrainConfig, pretrain
 
 ROOT = Path(__file__).parents[1]

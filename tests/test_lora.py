@@ -16,11 +16,11 @@ from test_fsdp import note_shards, shards
 from test_warm_start import weights
 from worlds import curve, write_project_without_depth
 
+from fourm.batches.masking import Masker
 from fourm.cli import main
 from fourm.config import load
 from fourm.errors import UserError
-from fourm.masking import Masker
-from fourm.model import FourM, load_model
+from fourm.model.model import FourM, load_model
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.lora import LoraConfig, add_adapters
 from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain

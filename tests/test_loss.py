@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fourm.loss import linear_cross_entropy
-from fourm.pieces import cut
+from fourm.model.loss import linear_cross_entropy
+from fourm.model.pieces import cut
 
 SIZES = [11, 40, 7]
 

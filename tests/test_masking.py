@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from conftest import ALL_TO_ALL, make_arrays, make_tokens
 
-from fourm.batch import MASK_QUERY
-from fourm.budgets import draw_budgets
-from fourm.compiled_rng import along
+from fourm.batches.batch import MASK_QUERY
+from fourm.batches.budgets import draw_budgets
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.batches.spans import literal, target_of, write_input
+from fourm.batches.tokens import Ragged, SampleTokens
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import FIRST_SENTINEL, PAD_ID, ModalitySet
-from fourm.spans import literal, target_of, write_input
-from fourm.tokens import Ragged, SampleTokens
+from fourm.numbers.compiled_rng import along
 from tests.masking_reference import mask_sample
 
 

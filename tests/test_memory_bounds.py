@@ -16,8 +16,8 @@ from fourm.data.remote import fetching
 from fourm.data.remote.folder import RemoteFolder
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
-from fourm.model import load_model
-from fourm.model_config import ModelConfig
+from fourm.model.config import ModelConfig
+from fourm.model.model import load_model
 from fourm.training.pretrain import PretrainConfig, build_model
 
 TERABYTE = {"dim": 2**17, "num_heads": 4}

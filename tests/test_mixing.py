@@ -9,8 +9,8 @@ from PIL import Image
 from fourm import AnyToAnyPipeline, Partial, Tokens
 from fourm.cli import main
 from fourm.errors import UserError
-from fourm.generated import Generated
-from fourm.mixing import ensemble
+from fourm.pipeline.generated import Generated
+from fourm.pipeline.mixing import ensemble
 from fourm.resources import demo_model_folder
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from worlds import curve, write_project
 
-from fourm.batch import map_tensors
+from fourm.batches.batch import map_tensors
+from fourm.batches.masking import MaskingComponent, MaskingConfig
 from fourm.config import load
 from fourm.data.order import Permutation
-from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.training.mixture import AdaptiveConfig, Mixture, adapted_shares
 from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain

@@ -11,10 +11,10 @@ from conftest import ALL_TO_ALL, TINY, make_tokens
 from fourm_tokenizers.train import train_tokenizer
 from test_masking import rows_of
 
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.codec_types import find_codec
 from fourm.config import from_mapping
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import MAX_VOCAB, ModalitySet
 
 # ---- modality sets -------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, make_model, make_tokens
 
-from fourm.batch import MASK_QUERY
-from fourm.loss import linear_cross_entropy
+from fourm.batches.batch import MASK_QUERY
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig, load_model
+from fourm.model.loss import linear_cross_entropy
+from fourm.model.model import FourM, ModelConfig, load_model
 
 
 def plain_attention(module, rows, context, mask):
@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_modality_set_is_refused_by_name(model, tmp_path
     model.save_pretrained(tmp_path / "m")
     other = {**TINY, "modalities": {k: v for k, v in TINY["modalities"].items() if k != "depth"}}
     stranger = make_model(ModalitySet.from_mapping(other))
-    from fourm.weights import load_weights
+    from fourm.files.weights import load_weights
 
     with pytest.raises(ValueError, match="belongs to another model or modality set"):
         load_weights(stranger, tmp_path / "m" / "model.safetensors")

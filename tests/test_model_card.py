@@ -12,8 +12,8 @@ from huggingface_hub import HfApi, ModelCard
 
 import fourm
 from fourm import AnyToAnyPipeline, FourM, ModalitySet
-from fourm.model_card import HERE, model_card
-from fourm.provenance import Provenance, flat_figures
+from fourm.records.model_card import HERE, model_card
+from fourm.records.provenance import Provenance, flat_figures
 from fourm.resources import demo_model_folder
 
 KNOWN = Provenance(

@@ -10,7 +10,7 @@ import torch
 from test_sampling import SENTINELS, make_state
 
 from fourm import AnyToAnyPipeline
-from fourm.batch import MASK_QUERY, StreamRows
+from fourm.batches.batch import MASK_QUERY, StreamRows
 from fourm.cli import main
 from fourm.errors import UserError
 from fourm.modalities import END_ID

@@ -9,8 +9,8 @@ from conftest import make_tokens
 
 from fourm.config import from_mapping, to_mapping
 from fourm.errors import UserError
-from fourm.loss import linear_cross_entropy
-from fourm.objectives import CrossEntropy, Objective, Targets, ZLoss
+from fourm.model.loss import linear_cross_entropy
+from fourm.model.objectives import CrossEntropy, Objective, Targets, ZLoss
 
 
 @pytest.mark.parametrize("chunk_logits", [1 << 20, 44])

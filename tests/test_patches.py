@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.data import patches
 from fourm.data.masked_batches import MaskedBatches
 from fourm.data.npy import write_npy
@@ -18,7 +19,6 @@ from fourm.data.order import SampleOrder
 from fourm.data.shards import shard_path, write_shard
 from fourm.data.store import Source, SourceConfig
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
 from fourm.raw.image import Image as RawImage
 

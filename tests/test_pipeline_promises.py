@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from fourm import AnyToAnyPipeline, Tokens
 from fourm.errors import UserError
-from fourm.generated import GenerationStep
-from fourm.output_types import OUTPUT_TYPES
+from fourm.pipeline.generated import GenerationStep
+from fourm.pipeline.output_types import OUTPUT_TYPES
 from fourm.resources import demo_model_folder
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}
@@ -165,7 +165,7 @@ def test_with_offload_the_model_is_elsewhere_only_while_a_call_runs(own, monkeyp
 def test_every_way_to_compute_attention_gives_the_same(  # 12, 17
     pipe, expected, monkeypatch, is_blockwise
 ):
-    monkeypatch.setattr("fourm.attention.worth_it", lambda layout: is_blockwise)
+    monkeypatch.setattr("fourm.model.attention.worth_it", lambda layout: is_blockwise)
     assert alike(rgb(pipe), expected)
 
 

@@ -8,11 +8,11 @@ import torch
 from conftest import make_model, make_tokens
 from uncached_decoder import UncachedDecoder
 
+from fourm.batches.tokens import Ragged, SampleTokens
 from fourm.errors import UserError
-from fourm.model import ModelConfig
-from fourm.positions import axial_rotation
+from fourm.model.model import ModelConfig
+from fourm.model.positions import axial_rotation
 from fourm.sampling.autoregressive import CachedDecoder
-from fourm.tokens import Ragged, SampleTokens
 
 
 def test_scores_depend_on_the_distance_of_rows_alone():

@@ -13,10 +13,10 @@ from host_syncs import HostSyncs
 from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import curve, write_project
 
-from fourm.attention import Backend
 from fourm.config import load
-from fourm.encoder import Latent
-from fourm.prepared import Budget, PreparedBatches
+from fourm.model.attention import Backend
+from fourm.model.encoder import Latent
+from fourm.model.prepared import Budget, PreparedBatches
 from fourm.training.pretrain import PretrainConfig, pretrain
 
 MODELS = {

@@ -22,7 +22,7 @@ from fourm.doctor.needs import Sizes
 from fourm.errors import UserError
 from fourm.interop.released import ReleasedConfig
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig
+from fourm.model.model import FourM, ModelConfig
 from fourm.training.loop import Loop
 from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import parameter_groups

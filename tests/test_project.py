@@ -18,7 +18,7 @@ from fourm.data.shards import shard_path, write_shard
 from fourm.demo.render import render
 from fourm.demo.scenes_to_shards import VALIDATION_SEED, annotate, write_scene_shard
 from fourm.demo.world import SHAPES, describe, make_scenes
-from fourm.pipeline import AnyToAnyPipeline, Partial, Tokens
+from fourm.pipeline.pipeline import AnyToAnyPipeline, Partial, Tokens
 from fourm.raw.array import Array
 from fourm.raw.words import Words
 from fourm.resources import demo_model_folder

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from project_worlds import MODALITIES, SIZE, World, write
 
-from fourm import project_minutes, project_run
 from fourm.modalities import ModalitySet
-from fourm.project_defaults import complete_modalities, masking_for, patch_size_of
+from fourm.project import minutes as project_minutes
+from fourm.project import run as project_run
+from fourm.project.defaults import complete_modalities, masking_for, patch_size_of
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ import yaml
 from fourm_tokenizers.train import train_tokenizers
 from PIL import Image
 
-from fourm import project_minutes, project_run
 from fourm.cli import main
 from fourm.codecs import CodecSet
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
-from fourm.model import load_model
-from fourm.project import Project
-from fourm.tokenizer_settings import state_of
+from fourm.model.model import load_model
+from fourm.project import minutes as project_minutes
+from fourm.project import run as project_run
+from fourm.project.project import Project
+from fourm.records.tokenizer_settings import state_of
 
 SIZE = 16
 LEARNED = {

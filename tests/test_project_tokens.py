@@ -11,12 +11,13 @@ from fourm_data_prep.token_identity import identities
 from fourm_data_prep.tokenize import TokenizeStep, tokenize
 from project_worlds import MODALITIES, SIZE, TEXT, World
 
-from fourm import project_minutes, project_run
 from fourm.cli import main
 from fourm.config import to_mapping
 from fourm.data.shards import shard_path, write_shard
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
+from fourm.project import minutes as project_minutes
+from fourm.project import run as project_run
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from conftest import ALL_TO_ALL, make_arrays, make_tokens
 from fourm_data_prep.presence import combinations
 from test_masking import rows_of
 
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
-from fourm.tokens import SampleTokens
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.batches.tokens import SampleTokens
 
 NUM = 600
 GRIDS = {"rgb": 1.0, "depth": 1.0, "code": 1.0}

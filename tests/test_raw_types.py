@@ -20,8 +20,8 @@ from fourm.data.shards import shard_path, write_shard
 from fourm.errors import UserError
 from fourm.evaluation.project_report import report_project
 from fourm.modalities import Modality, ModalitySet
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.project import Project
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.project.project import Project
 from fourm.raw import Raw
 from fourm.raw.array import Array
 from fourm.raw.audio import Audio

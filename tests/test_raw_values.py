@@ -25,8 +25,8 @@ from fourm.raw.image import Image
 from fourm.raw.labels import Labels
 from fourm.raw.normal import Normal
 from fourm.raw.numbers import Numbers
+from fourm.records.tokenizer_settings import declared, figures_of
 from fourm.report import Gallery, Report
-from fourm.tokenizer_settings import declared, figures_of
 
 S = 8
 ONE = EngineConfig(workers=1)

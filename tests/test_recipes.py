@@ -18,8 +18,8 @@ from fourm.cli import main
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_shard
 from fourm.demo.scenes_to_shards import write_scene_shard
 from fourm.modalities import ModalitySet
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.project import Project
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.project.project import Project
 from fourm.raw import Raw
 from fourm.raw.words import Words
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fourm.cli import main
 from fourm.interop.released import save_released
-from fourm.model import FourM
+from fourm.model.model import FourM
 from fourm.resources import configs_folder
 from tests import parity
 

@@ -17,9 +17,9 @@ from released_folders import GOLDEN, edit_config, fresh, rewrite_weights
 
 from fourm.codecs import open_codec
 from fourm.modalities import Modality, ModalitySet
-from fourm.model import FourM
-from fourm.pipeline import AnyToAnyPipeline, Tokens
-from fourm.preferred import preferred
+from fourm.model.model import FourM
+from fourm.pipeline.pipeline import AnyToAnyPipeline, Tokens
+from fourm.pipeline.preferred import preferred
 from fourm.raw.image import Image
 from fourm.raw.labels import Labels
 from fourm.resources import configs_folder

@@ -22,7 +22,7 @@ from fourm.data.remote.published import PUBLISHED_FILE, publish
 from fourm.data.remote.reading import RemoteReader
 from fourm.data.shards import write_shard
 from fourm.errors import UserError
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 BLOCK = 1000
 pytest.importorskip("aiohttp")

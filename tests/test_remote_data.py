@@ -12,7 +12,8 @@ from remote_servers import http_server, s3_server
 from remote_worlds import MASKING, modality_mapping, modality_set, write_world
 from soak import write_config
 
-from fourm.batch import map_tensors
+from fourm.batches.batch import map_tensors
+from fourm.batches.masking import Masker, MaskingConfig
 from fourm.cli import main
 from fourm.config import from_mapping
 from fourm.data.masked_batches import MaskedBatches
@@ -20,7 +21,6 @@ from fourm.data.order import BlockOrder, SampleOrder
 from fourm.data.remote import fetching
 from fourm.data.store import DataConfig, SourceConfig, open_sources
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 
 pytest.importorskip("aiohttp")

@@ -12,6 +12,7 @@ from PIL import Image
 from remote_servers import http_server, s3_server
 from test_remote_data import plain, same
 
+from fourm.batches.masking import Masker, MaskingConfig
 from fourm.config import from_mapping
 from fourm.data.chunks import ChunkWriter
 from fourm.data.crop_settings import CropSettings
@@ -23,7 +24,6 @@ from fourm.data.remote.published import publish
 from fourm.data.shards import shard_path, write_shard
 from fourm.data.store import DataConfig, SourceConfig, open_sources
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 
 pytest.importorskip("aiohttp")

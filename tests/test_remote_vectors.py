@@ -14,6 +14,7 @@ from remote_servers import http_server
 from test_remote_data import same
 from test_remote_pictures import CROPS, EACH, NUM, short_pauses, write_raw, write_tokens
 
+from fourm.batches.masking import Masker, MaskingConfig
 from fourm.config import from_mapping
 from fourm.data.masked_batches import MaskedBatches
 from fourm.data.npy import write_npy
@@ -22,7 +23,6 @@ from fourm.data.remote.published import publish
 from fourm.data.shards import shard_path, write_shard
 from fourm.data.store import DataConfig, SourceConfig, open_sources
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
 
 pytest.importorskip("aiohttp")

@@ -13,7 +13,7 @@ import pytest
 
 from fourm.errors import UserError
 from fourm.evaluation.comparison import add_comparison
-from fourm.project import Project
+from fourm.project.project import Project
 from fourm.raw.image import Image
 from fourm.raw.text import Text
 from fourm.report import Figure, Gallery, Report

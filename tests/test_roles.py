@@ -7,8 +7,8 @@ import torch
 from conftest import make_model
 from torch import nn
 
-from fourm.encoder import Latent
-from fourm.roles import TABLE, matrix, parameter_roles, state_roles
+from fourm.model.encoder import Latent
+from fourm.model.roles import TABLE, matrix, parameter_roles, state_roles
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups
 
 MUON = OptimizerConfig(name="muon")

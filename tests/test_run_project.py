@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from project_worlds import MODALITIES, NUM, World, write, write_raw
 
-from fourm import project_minutes, project_run
 from fourm.cli import main
 from fourm.config import load
 from fourm.data.shards import shard_path, write_shard
 from fourm.errors import StageFailed, UserError
 from fourm.modalities import ModalitySet
-from fourm.project_clean import find_unused
-from fourm.project_run import Making, Wishes, run_project
+from fourm.project import minutes as project_minutes
+from fourm.project import run as project_run
+from fourm.project.clean import find_unused
+from fourm.project.run import Making, Wishes, run_project
 from fourm.training.pretrain import PretrainConfig
 
 

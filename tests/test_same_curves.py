@@ -24,8 +24,8 @@ from fourm.config import from_mapping
 from fourm.data.columns import open_chunks
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
-from fourm.model import load_model
-from fourm.preferred import read_options
+from fourm.model.model import load_model
+from fourm.pipeline.preferred import read_options
 from fourm.resources import demo_model_folder
 from fourm.training.checkpoints import read_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain

@@ -11,13 +11,13 @@ from spiral_scheme import Spiral
 from uncached_decoder import UncachedDecoder
 
 from fourm.config import from_mapping, to_mapping
-from fourm.earlier_options import EARLIER_KEYS
 from fourm.errors import UserError
-from fourm.gaps import fill_gaps
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID
-from fourm.ragged import ranks
-from fourm.rng import CounterRNG
+from fourm.numbers.ragged import ranks
+from fourm.numbers.rng import CounterRNG
 from fourm.sampling.choose import choose, filtered
+from fourm.sampling.earlier_options import EARLIER_KEYS
+from fourm.sampling.gaps import fill_gaps
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schedules import tokens_done
@@ -129,7 +129,7 @@ def test_guidance_in_one_pass_equals_separate_passes_on_the_same_positions(modal
     """Greedy, one step: the guided ids are the argmax of u + s (c - u) of two separate forward
     passes.
     """
-    from fourm.batch import MASK_QUERY, StreamRows
+    from fourm.batches.batch import MASK_QUERY, StreamRows
     from fourm.sampling.state import Branch, encoder_stream
 
     state = make_state(modalities, 3)

@@ -13,11 +13,12 @@ from fourm_tokenizers.quantizers import QuantizerConfig
 from test_sampling import OPTIONS, SENTINELS, make_state, one
 
 from fourm import AnyToAnyPipeline, Partial, Tokens
-from fourm.automatic import DETERMINED, DRAWN, ONCE
 from fourm.config import choose as chosen_kind
-from fourm.distinct import encode_distinct
-from fourm.encoder import Latent
 from fourm.errors import UserError
+from fourm.model.distinct import encode_distinct
+from fourm.model.encoder import Latent
+from fourm.pipeline.automatic import DETERMINED, DRAWN, ONCE
+from fourm.pipeline.together import together
 from fourm.resources import demo_model_folder
 from fourm.sampling import asking
 from fourm.sampling.choose import choose
@@ -25,7 +26,6 @@ from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.schemes import MaskGIT
 from fourm.sampling.state import Branch, GridState, SampleState, encoder_stream
-from fourm.together import together
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}
 
@@ -121,7 +121,9 @@ def test_where_nothing_is_said_each_sample_is_judged_by_itself(unsaid, pipe, mon
     captions = ["a red cube", "a small green cone right of a large blue sphere", "a cylinder"]
     one_pass = unsaid({"caption": captions}, "semseg", options={"semseg": ONCE})["semseg"]
     shares = [e.mean() / np.log(240) for e in one_pass.entropy]
-    monkeypatch.setattr("fourm.automatic.DETERMINED", float(np.median(shares)))  # two of three
+    monkeypatch.setattr(
+        "fourm.pipeline.automatic.DETERMINED", float(np.median(shares))
+    )  # two of three
     mixed = unsaid({"caption": captions}, "semseg")["semseg"]
     for i, caption in enumerate(captions):
         alone = unsaid({"caption": caption}, "semseg", seed=i)["semseg"]

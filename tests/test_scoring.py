@@ -9,14 +9,14 @@ from test_sampling import make_state, one
 from uncached_decoder import UncachedDecoder
 
 from fourm import AnyToAnyPipeline, Partial, Tokens
-from fourm.batch import MASK_QUERY, StreamRows
+from fourm.batches.batch import MASK_QUERY, StreamRows
 from fourm.errors import UserError
 from fourm.modalities import END_ID, FIRST_SENTINEL
+from fourm.pipeline.scoring import Scorer, order_of
 from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.sampler import Sampler
 from fourm.sampling.state import GridState, SampleState, encoder_stream
-from fourm.scoring import Scorer, order_of
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from project_worlds import World
 from fourm.codecs import CodecSet
 from fourm.data.npy import read_npy, read_npz
 from fourm.errors import UserError
-from fourm.foreign_code import refuse_code
-from fourm.hub import find_model
+from fourm.files.foreign_code import refuse_code
+from fourm.files.model_files import read_description
 from fourm.modalities import ModalitySet
-from fourm.model import FourM
-from fourm.model_files import read_description
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.model.model import FourM
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.records.hub import find_model
 from fourm.resources import demo_model_folder
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +110,7 @@ def test_arrays_of_objects_are_refused_unread(tmp_path):
 
 def hub(monkeypatch, folder):
     """A hub that has one repository."""
-    for module in ("fourm.hub", "fourm.codecs"):
+    for module in ("fourm.records.hub", "fourm.codecs"):
         monkeypatch.setattr(f"{module}.snapshot_download", lambda name, **_: str(folder))
 
 

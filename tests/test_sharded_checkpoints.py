@@ -19,6 +19,7 @@ from worlds import curve, write_project
 
 from fourm.config import load
 from fourm.errors import UserError
+from fourm.files.weights import ROWS, WeightFiles, part_name
 from fourm.training import saving
 from fourm.training.checkpoints import (
     MANIFEST,
@@ -32,7 +33,6 @@ from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.ranks import Ranks
 from fourm.training.saving import Saver, Snapshot
 from fourm.training.tensor_file import write_tensors
-from fourm.weights import ROWS, WeightFiles, part_name
 
 SHORT = ("loop.steps=9", "loop.checkpoint_every=3", "loop.keep_checkpoints=9")
 SHARDED = "loop.sharding=all"

@@ -12,13 +12,13 @@ from conftest import ALL_TO_ALL, make_tokens
 from test_masking import rows_of
 from worlds import curve, write_project
 
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.batches.tokens import SampleTokens
 from fourm.config import from_mapping, load
 from fourm.data.store import SourceConfig, open_sources
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.provenance import Provenance
-from fourm.tokens import SampleTokens
+from fourm.records.provenance import Provenance
 from fourm.training.mixture import AdaptiveConfig, Mixture
 from fourm.training.pretrain import PretrainConfig, PretrainTask, pretrain
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_sampling import SENTINELS, canvas, make_state, one
 
-from fourm.batch import MASK_QUERY, StreamRows
+from fourm.batches.batch import MASK_QUERY, StreamRows
 from fourm.errors import UserError
 from fourm.sampling import asking
 from fourm.sampling.choose import choose

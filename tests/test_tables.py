@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worlds import write_project
 
 from fourm.config import load
-from fourm.lookups import LookUps
+from fourm.model.lookups import LookUps
 from fourm.training.checkpoints import list_checkpoints, read_checkpoint
 from fourm.training.gradients import Gradients
 from fourm.training.optimizers import OptimizerConfig, build_optimizers, parameter_groups

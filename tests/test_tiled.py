@@ -11,9 +11,9 @@ from PIL import Image
 from fourm import AnyToAnyPipeline
 from fourm.cli import main
 from fourm.errors import UserError
+from fourm.pipeline.windows import Mosaic, Windows
 from fourm.resources import demo_model_folder
 from fourm.sampling.options import SamplingOptions
-from fourm.windows import Mosaic, Windows
 
 CAPTION = {"caption": "a large red cube left of a small blue sphere"}
 DRAWN = {"steps": 2, "sweeps": 0}

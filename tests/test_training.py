@@ -19,7 +19,7 @@ from worlds import curve, write_project
 
 from fourm.config import load
 from fourm.errors import UserError
-from fourm.model import load_model
+from fourm.model.model import load_model
 from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.ranks import Ranks

@@ -13,12 +13,12 @@ import yaml
 from conftest import TINY, make_model, make_tokens
 from worlds import write_project
 
-from fourm.batch import MaskedBatch
+from fourm.batches.batch import MaskedBatch
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.config import load
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, load_model
+from fourm.model.model import FourM, load_model
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.differences import differences
 from fourm.training.distill import DistillConfig, Teacher

@@ -27,8 +27,8 @@ from fourm.cli import main
 from fourm.config import load
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, load_model
-from fourm.positions import sincos_2d
+from fourm.model.model import FourM, load_model
+from fourm.model.positions import sincos_2d
 from fourm.training.checkpoints import list_checkpoints, newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.transplant import Resized, Transplant, transplant

@@ -5,11 +5,11 @@ files that it may be in.
 import pytest
 import yaml
 
+from fourm.batches.masking import MaskingConfig
 from fourm.config import load
 from fourm.errors import UserError
-from fourm.masking import MaskingConfig
+from fourm.files.yaml_files import overlay, read_tree, read_yaml
 from fourm.modalities import ModalitySet
-from fourm.yaml_files import overlay, read_tree, read_yaml
 
 MASKS = {"num_inputs": [4, 8], "num_targets": [2, 2], "components": [{"target_default": 1}]}
 

@@ -5,9 +5,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from fourm.batch import DecoderStream
-from fourm.encoder import Encoded
-from fourm.model import FourM
+from fourm.batches.batch import DecoderStream
+from fourm.model.encoder import Encoded
+from fourm.model.model import FourM
 
 
 class UncachedDecoder:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourm.mask_rules import NEVER
-from fourm.ragged import ranks
-from fourm.rng import CounterRNG
+from fourm.batches.mask_rules import NEVER
+from fourm.numbers.ragged import ranks
+from fourm.numbers.rng import CounterRNG
 
 
 @dataclass(frozen=True)

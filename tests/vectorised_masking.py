@@ -1,8 +1,8 @@
 """Masking of a whole batch at once in numpy: what the compiled masker is compared with.
 
-The same rules and the same random numbers as ``fourm.masking``, written in the other way: arrays of
-(B, M) and (B, L) where that goes through one sample after another. Shapes: B samples, M modalities,
-L ids of the longest sequence.
+The same rules and the same random numbers as ``fourm.batches.masking``, written in the other way:
+arrays of (B, M) and (B, L) where that goes through one sample after another. Shapes: B samples, M
+modalities, L ids of the longest sequence.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from enum import IntEnum
 
 import numpy as np
 
-from fourm.batch import MASK_QUERY, MaskedBatch, StreamRows
-from fourm.mask_config import _NO_ALPHA, MaskingConfig
-from fourm.mask_rules import NEVER
+from fourm.batches.batch import MASK_QUERY, MaskedBatch, StreamRows
+from fourm.batches.mask_config import _NO_ALPHA, MaskingConfig
+from fourm.batches.mask_rules import NEVER
 from fourm.modalities import Modality, ModalitySet
-from fourm.ragged import ranks
-from fourm.rng import CounterRNG
+from fourm.numbers.ragged import ranks
+from fourm.numbers.rng import CounterRNG
 from tests.vectorised_budgets import draw_budgets
 from tests.vectorised_spans import Spans, input_lengths, split_spans
 

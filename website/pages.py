@@ -1,8 +1,9 @@
 """What the site shows beside ``docs/``: the repository's front pages, and links that leave them.
 
-A document is written for its place in the repository, where ``../fourm/model.py`` is a link. On the
-site such a link leads to the repository's page of that file (``repo_url`` in mkdocs.yml) or, where
-no address is known, is the file's name alone. A link to a page of the site is a link among pages.
+A document is written for its place in the repository, where ``../fourm/model/model.py`` is a link.
+On the site such a link leads to the repository's page of that file (``repo_url`` in mkdocs.yml) or,
+where no address is known, is the file's name alone. A link to a page of the site is a link among
+pages.
 """
 
 from __future__ import annotations

@@ -301,7 +301,7 @@ def tokens(name: str, samples: Samples, spec: Raw) -> list[Any]:
 
 @cache
 def _pipeline(name: str) -> Any:
-    from fourm.pipeline import AnyToAnyPipeline
+    from fourm.pipeline.pipeline import AnyToAnyPipeline
 
     return AnyToAnyPipeline.from_pretrained(name, device=device())
 

@@ -30,7 +30,7 @@ import httpx
 from fourm.data.pictures import open_picture
 from fourm.data.shards import Damage, write_json_atomic, write_shard
 from fourm.errors import UserError
-from fourm.json_files import parse_mapping
+from fourm.files.json_files import parse_mapping
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.public_hosts import PublicLoop, refused_as_private

@@ -33,8 +33,8 @@ from typing import Any, Protocol
 
 from fourm.data.shards import Damage, DamageReport, shard_paths, write_json_atomic
 from fourm.errors import UserError
-from fourm.formats import FORMAT, check_format
-from fourm.json_files import parse_mapping
+from fourm.files.formats import FORMAT, check_format
+from fourm.files.json_files import parse_mapping
 from fourm.progress import progress_bar
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.remarks import Remarks

@@ -14,7 +14,7 @@ from typing import Any
 from fourm.data.ranges import settle_ranges
 from fourm.data.raw_sets import load_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
-from fourm.formats import FORMAT
+from fourm.files.formats import FORMAT
 from fourm.modalities import ModalitySet
 from fourm.raw import Raw
 from fourm.report import Gallery, Report

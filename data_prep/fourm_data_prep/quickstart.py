@@ -1,7 +1,7 @@
 """``fourm quickstart FOLDER``: five commands in a row, from pictures with captions to a trained
 model and its report.
 
-What it makes is an ordinary project (``fourm.project_run``) whose raw shards are imported from the
+What it makes is an ordinary project (``fourm.project.run``) whose raw shards are imported from the
 folder: edit its YAML files and run it again. What the edit concerns is told in a table and made
 again, all else is kept.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fourm.errors import UserError
-from fourm.project import Project, command_line, run_all
-from fourm.project_run import Making, Wishes, run_project
+from fourm.project.project import Project, command_line, run_all
+from fourm.project.run import Making, Wishes, run_project
 from fourm.resources import configs_folder
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fourm.data.shards import Damage
 from fourm.errors import UserError
-from fourm.json_files import parse_json
+from fourm.files.json_files import parse_json
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 CAPTION_COLUMNS = (

@@ -20,8 +20,8 @@ from fourm.cli import door
 from fourm.config import dump, load
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
+from fourm.files.weights import WEIGHTS_FILE, load_weights
 from fourm.training.loop import Loop
-from fourm.weights import WEIGHTS_FILE, load_weights
 
 
 def adapt(config: AdaptConfig) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.errors import UserError
-from fourm.roles import TABLE, state_roles
+from fourm.model.roles import TABLE, state_roles
 
 CONTRAST, REGRESSION = 0, 1  # rows of the shared connector's loss embedding
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fourm.alignment.domains import UNKNOWN, DomainBatch
 from fourm.alignment.unimos_losses import divergence, information, overlap, told_apart
 from fourm.errors import UserError
-from fourm.roles import TABLE, VECTOR, state_roles
+from fourm.model.roles import TABLE, VECTOR, state_roles
 from fourm.training.loop_config import LoopConfig
 
 _HIDDEN = 256

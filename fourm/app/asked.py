@@ -11,8 +11,8 @@ from fourm.app.limits import LIMITS, Limits
 from fourm.app.results import Made
 from fourm.app.wishes import Wishes, options_of
 from fourm.errors import UserError
-from fourm.given import Partial, whole_number
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.given import Partial, whole_number
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fourm.app.sessions import Sessions
 from fourm.app.shelf import Shelf
 from fourm.app.wishes import Wishes, seed_of
 from fourm.errors import UserError
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 WELCOME = (
     '<div class="welcome">Tick what you give, choose what is to be made, press <b>Generate</b>.<br>'

@@ -18,7 +18,7 @@ from fourm.app.sessions import Sessions
 from fourm.app.shelf import Shelf
 from fourm.app.telling import QUIET, told
 from fourm.app.wishes import OWN, QUALITY, VARIETY
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 CSS = Path(__file__).with_name("page.css").read_text()
 # one generation at a time, whoever asks

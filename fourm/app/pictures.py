@@ -16,7 +16,7 @@ import numpy as np
 from fourm.app.pad import BARE, MOST_INKS, MOST_SIDE, OPEN, Ink, Pad, data_url, painted
 from fourm.app.telling import QUIET, told
 from fourm.app.widget import Widget, upload, uploaded, widget_of
-from fourm.given import Partial
+from fourm.pipeline.given import Partial
 from fourm.raw._dense import Dense
 from fourm.raw.labels import Labels
 

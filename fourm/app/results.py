@@ -21,9 +21,9 @@ from PIL import Image
 
 from fourm.app.pad import data_url
 from fourm.data.npy import write_npy
-from fourm.generated import Generated, GenerationStep
-from fourm.given import Partial
 from fourm.modalities import ModalitySet
+from fourm.pipeline.generated import Generated, GenerationStep
+from fourm.pipeline.given import Partial
 from fourm.raw import Legend, Raw
 from fourm.report.legend import legend_html
 

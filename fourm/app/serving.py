@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from fourm.app.guard import Guard
 from fourm.app.limits import LIMITS, Limits
 from fourm.errors import UserError
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 _HERE = ("127.0.0.1", "localhost", "[::1]")
 

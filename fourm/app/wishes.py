@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fourm.automatic import DRAWN
 from fourm.errors import UserError
 from fourm.modalities import Modality
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.preferred import preferred
+from fourm.pipeline.automatic import DRAWN
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.pipeline.preferred import preferred
 from fourm.sampling.options import SamplingOptions
 from fourm.sampling.schemes import ROAR
 

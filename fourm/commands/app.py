@@ -25,7 +25,7 @@ def command(model: str | None, host: str, port: int, public: bool) -> None:
 
     check_address(host, port, public)  # before the model is opened, which takes seconds
 
-    from fourm.pipeline import AnyToAnyPipeline
+    from fourm.pipeline.pipeline import AnyToAnyPipeline
     from fourm.resources import demo_model_folder
 
     pipe = AnyToAnyPipeline.from_pretrained(model or demo_model_folder())

@@ -18,8 +18,8 @@ def command(project: Path, yes: bool) -> None:
     With its size: replaced tokenizers, runs before the newest, tokens of modalities that are gone,
     columns that nothing reads. --yes removes it.
     """
-    from fourm.project import Project
-    from fourm.project_clean import find_unused, remove, told_size
+    from fourm.project.clean import find_unused, remove, told_size
+    from fourm.project.project import Project
 
     unused = find_unused(Project(project))
     for item in unused:

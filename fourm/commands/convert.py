@@ -31,7 +31,7 @@ def command(model: str, out: Path, form: str) -> None:
         raise UserError(f"no model folder or file {model}")
 
     from fourm.interop.released import save_released
-    from fourm.model import FourM
+    from fourm.model.model import FourM
 
     converted = FourM.from_pretrained(model)
     if form == "released":

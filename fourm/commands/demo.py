@@ -34,6 +34,6 @@ def command(
         run_demo(size, out)
         return
     from fourm.demo.examine import evaluate, print_summary
-    from fourm.project import Project
+    from fourm.project.project import Project
 
     print_summary(evaluate(Project(out), seed, scenes, figures or out / f"metrics-{seed}.json"))

@@ -38,7 +38,7 @@ def command(
     """
     if kind == "pipeline":
         from fourm.evaluation.project_report import assemble
-        from fourm.project import Project
+        from fourm.project.project import Project
 
         assemble(Project(project)).save_pretrained(out, half=half)
         print(out)
@@ -49,7 +49,7 @@ def command(
     from fourm.evaluation.opened import model_folder
     from fourm.export.parts import Wanted, parts_of
     from fourm.export.write import OnnxFormat, TorchFormat, write_export
-    from fourm.pipeline import AnyToAnyPipeline
+    from fourm.pipeline.pipeline import AnyToAnyPipeline
 
     form = OnnxFormat(int8) if kind == "onnx" else TorchFormat()
     wanted = Wanted.of(AnyToAnyPipeline.from_pretrained(model_folder(project)), inputs, targets)

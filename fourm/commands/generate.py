@@ -12,7 +12,7 @@ from fourm.cli.verb import COUNT, PATH, SEED, verb
 from fourm.errors import UserError
 
 if TYPE_CHECKING:
-    from fourm.pipeline import AnyToAnyPipeline
+    from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 
 @verb()
@@ -82,7 +82,7 @@ def command(
     given, unwanted = _named("--input", inputs), _named("--negative", negative)
 
     from fourm.config import from_mapping
-    from fourm.generated_files import (
+    from fourm.pipeline.generated_files import (
         MANIFEST,
         VALUES,
         Results,
@@ -91,8 +91,8 @@ def command(
         watched,
         write_maps,
     )
-    from fourm.hub import find_model
-    from fourm.pipeline import AnyToAnyPipeline
+    from fourm.pipeline.pipeline import AnyToAnyPipeline
+    from fourm.records.hub import find_model
     from fourm.resources import demo_model_folder
     from fourm.sampling.options import SamplingOptions
 

@@ -18,8 +18,8 @@ def command(folder: Path, out: Path) -> None:
     FOLDER is a checkpoint of a run with `lora:`, or any folder of adapters.
     """
     from fourm.errors import UserError
-    from fourm.model import load_model
-    from fourm.model_files import ADAPTERS_FILE
+    from fourm.files.model_files import ADAPTERS_FILE
+    from fourm.model.model import load_model
 
     if not (folder / ADAPTERS_FILE).is_file():
         raise UserError(f"{folder} has no adapters ({ADAPTERS_FILE}): there is nothing to merge")

@@ -18,7 +18,7 @@ def command(project: Path, compare: Path | None) -> None:
     Galleries, curves, the any-to-any matrix. PROJECT is a project folder.
     """
     from fourm.evaluation.project_report import report_project
-    from fourm.project import Project
+    from fourm.project.project import Project
 
     other = None if compare is None else Project(compare)
     print(f"report: {report_project(Project(project), other)}")

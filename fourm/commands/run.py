@@ -39,7 +39,7 @@ def command(
     What is up to date is kept, so run it again after an edit or an interruption. KEY=VALUE changes
     pretrain.yaml for this run.
     """
-    from fourm.project_run import Wishes, run_project
+    from fourm.project.run import Wishes, run_project
 
     stages = tuple(name.strip() for names in only for name in names.split(",") if name.strip())
     wishes = Wishes(only=stages, start=start, minutes=minutes, overrides=overrides)

@@ -34,7 +34,7 @@ import numpy as np
 from fourm.data.keys import key_of
 from fourm.data.pages import AGAIN, PAGE, SUM, PagedFile, PageSums
 from fourm.errors import UserError
-from fourm.json_files import parse_mapping
+from fourm.files.json_files import parse_mapping
 
 CHUNK_VERSION = 2  # 1: columns of releases up to 0.6, without an index of this kind
 INDEX = "index.json"

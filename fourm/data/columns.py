@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fourm.batches.tokens import Ragged
 from fourm.data.chunks import (
     CHUNK_VERSION,
     KEYS,
@@ -44,8 +45,7 @@ from fourm.data.pages import PageCheck
 from fourm.data.shards import DamageReport, read_shard
 from fourm.errors import UserError
 from fourm.modalities import Modality
-from fourm.ragged import starts as starts_of
-from fourm.tokens import Ragged
+from fourm.numbers.ragged import starts as starts_of
 
 Samples = Iterator[tuple[Path, str, np.ndarray]]  # shard, key and values (L, ...)
 TOKENIZER_FILE = "tokenizer.json"  # beside the token shards of a modality: who made them

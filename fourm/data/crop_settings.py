@@ -14,7 +14,7 @@ from fourm.config import at_least, from_mapping, read_yaml, to_mapping
 from fourm.data.crops import Crop, crop_of, crops_of, sample_key
 from fourm.data.shards import DamageReport, read_shard, write_json_atomic
 from fourm.errors import UserError
-from fourm.formats import FORMAT, check_format
+from fourm.files.formats import FORMAT, check_format
 from fourm.raw import Raw
 
 CROP_SETTINGS = "crop_settings"  # folder of (top, left, height, width, mirrored) of each sample

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fourm.batches.tokens import Ragged
 from fourm.data.columns import Column
 from fourm.data.keys import keys_of
-from fourm.tokens import Ragged
 
 _BLOCK = 1 << 16  # names that are hashed together
 

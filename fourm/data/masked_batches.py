@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fourm.batch import MaskedBatch
+from fourm.batches.batch import MaskedBatch
+from fourm.batches.masking import Masker, MaskingConfig
+from fourm.batches.tokens import Elements, Ragged, SampleTokens
 from fourm.data.order import SampleOrder
 from fourm.data.remote.ahead import LookAhead
 from fourm.data.store import Source
 from fourm.errors import UserError
-from fourm.masking import Masker, MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.tokens import Elements, Ragged, SampleTokens
 
 
 class MaskedBatches(torch.utils.data.Dataset):

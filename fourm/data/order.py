@@ -19,7 +19,7 @@ import numpy as np
 
 from fourm.config import at_least
 from fourm.errors import UserError
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 _PERIOD = 4096  # mixture shares are rounded to multiples of 1 / period
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fourm.errors import UserError
-from fourm.ragged import rows_of_blocks
+from fourm.numbers.ragged import rows_of_blocks
 
 PAGE = 4096
 SUM = np.dtype("<u4")

@@ -1,9 +1,9 @@
 """Patches of pictures, cut when they are asked for: those that masking left out are never made.
 
-A patch is an element (``fourm.tokens``): number n of a column is patch n % P of picture n // P,
-where a picture has P of them, row by row. Pictures are files in tars (``fourm.data.blobs``), of
-which those are decoded of which a patch is asked for, cut as the tokens of the sample were. Where
-files are large and slow to decode for what they hold, as PNG is, they are decoded once into a
+A patch is an element (``fourm.batches.tokens``): number n of a column is patch n % P of picture n
+// P, where a picture has P of them, row by row. Pictures are files in tars (``fourm.data.blobs``),
+of which those are decoded of which a patch is asked for, cut as the tokens of the sample were.
+Where files are large and slow to decode for what they hold, as PNG is, they are decoded once into a
 column if that is small enough, and if each gives one sample. Patches of bytes stay bytes, a quarter
 of what floats take on their way to the model, which makes floats of them.
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fourm.batches.tokens import Elements, Ragged, UnreadableElements
 from fourm.data.blobs import Address, ReadMember, TarFiles, TarStamp, addresses_of
 from fourm.data.columns import ChunkedColumn, made_once, stamp_of
 from fourm.data.crop_settings import CropSettings
@@ -29,7 +30,6 @@ from fourm.data.shards import DamageReport
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.progress import OWN
-from fourm.tokens import Elements, Ragged, UnreadableElements
 
 _log = logging.getLogger(__name__)
 LOSSLESS = ("png", "npy")  # files that are large and slow to decode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fourm.compiled import compiled
-from fourm.compiled_rng import along
+from fourm.numbers.compiled import compiled
+from fourm.numbers.compiled_rng import along
 
 _ROUNDS = 6
 

@@ -18,9 +18,9 @@ import yaml
 from fourm.data.raw_sets import load_raw
 from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
+from fourm.files.yaml_files import parse
 from fourm.modalities import Modality
 from fourm.raw import Raw, Spread
-from fourm.yaml_files import parse
 
 _MOST_SHARDS = 256  # that a range is measured in
 _SPLIT = "train"

@@ -1,5 +1,5 @@
 """Sets of modalities for what looks at raw values alone: how tokens are made of them may be open
-(``fourm.project_defaults`` writes it into the file when it is needed).
+(``fourm.project.defaults`` writes it into the file when it is needed).
 """
 
 from __future__ import annotations
@@ -7,9 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fourm.files.yaml_files import read_yaml
 from fourm.modalities import ModalitySet
 from fourm.raw import Raw
-from fourm.yaml_files import read_yaml
 
 _AS_IDS = {"kind": "grid", "vocab_size": 8, "grid": [1, 1]}  # of a modality whose tokens are open
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from fourm.batches.masking import MaskingConfig
+from fourm.batches.tokens import SampleTokens
 from fourm.config import at_least
 from fourm.data.columns import Column
 from fourm.data.exclude import Exclusion
@@ -19,9 +21,7 @@ from fourm.data.remote.columns import Fetched, RemoteData
 from fourm.data.rows import Damaged, Presence, Rows, align
 from fourm.data.shards import DamageReport
 from fourm.errors import UserError
-from fourm.masking import MaskingConfig
 from fourm.modalities import ModalitySet
-from fourm.tokens import SampleTokens
 
 _log = logging.getLogger(__name__)
 

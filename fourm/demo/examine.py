@@ -13,9 +13,9 @@ from fourm.demo.held_out import held_out_scenes
 from fourm.demo.page import write_page
 from fourm.demo.tasks import Examination
 from fourm.evaluation.matrix.scores import token_matrix
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar
-from fourm.project import Project
+from fourm.project.project import Project
 from fourm.report.figures import read_figures, summary
 
 _MATRIX_SAMPLES = 48

@@ -12,7 +12,7 @@ from fourm.evaluation.sections import (
     add_training,
     facts,
 )
-from fourm.project import Project
+from fourm.project.project import Project
 from fourm.report import Gallery, Report
 from fourm.report.figures import read_figures
 

@@ -20,7 +20,7 @@ from fourm.demo.judge import Judge
 from fourm.demo.words import attribute_f1, label_f1
 from fourm.demo.world import SHAPES
 from fourm.evaluation.metrics import absrel, box_f1, mean_angle, mean_iou
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.raw.labels import Labels
 
 NUM_SCENES = 64  # as many are examined

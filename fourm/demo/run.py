@@ -21,8 +21,8 @@ from fourm.errors import UserError
 from fourm.evaluation.project_report import assemble
 from fourm.modalities import ModalitySet
 from fourm.progress import progress_bar
-from fourm.project import Project
-from fourm.project_run import Making, run_project
+from fourm.project.project import Project
+from fourm.project.run import Making, run_project
 from fourm.resources import configs_folder
 
 

@@ -25,7 +25,7 @@ from fourm.demo.pairs import Pairs
 from fourm.demo.solid_judge import SolidJudge
 from fourm.demo.words import attribute_f1, exact_share, filled_share, label_f1, with_gap
 from fourm.evaluation.metrics import absrel, box_f1, delta1, mean_angle, mean_iou, psnr
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar
 from fourm.raw.labels import Labels
 from fourm.sampling.options import SamplingOptions

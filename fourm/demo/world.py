@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 SHAPES = ("cube", "sphere", "cylinder", "cone")
 COLORS = ("red", "yellow", "green", "cyan", "blue", "purple")

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fourm.batch import MaskedBatch
-from fourm.loss import CHUNK_LOGITS
+from fourm.batches.batch import MaskedBatch
 from fourm.modalities import ModalitySet
-from fourm.model import ModelConfig
+from fourm.model.loss import CHUNK_LOGITS
+from fourm.model.model import ModelConfig
 from fourm.training.loop_config import LoopConfig
 
 FLOAT = 4  # bytes of what weights, gradients and moments are kept in, whatever the precision
@@ -70,8 +70,8 @@ def activation_bytes(c: ModelConfig, loop: LoopConfig, rows: Rows) -> int:
 
 
 def logit_bytes(c: ModelConfig, loop: LoopConfig, modalities: ModalitySet, rows: Rows) -> int:
-    """What the heads keep (``fourm.loss``): log-probabilities of few targets; of many the gradients
-    of rows and weights.
+    """What the heads keep (``fourm.model.loss``): log-probabilities of few targets; of many the
+    gradients of rows and weights.
     """
     kept = 0.0
     for m, count in zip(modalities, rows.counts, strict=True):

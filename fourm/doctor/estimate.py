@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fourm.batch import MaskedBatch
+from fourm.batches.batch import MaskedBatch
 from fourm.data.remote.fetching import is_remote
 from fourm.data.remote.folder import RemoteFolder
 from fourm.doctor.activations import Rows
@@ -19,9 +19,9 @@ from fourm.doctor.made_up import with_made_up_data
 from fourm.doctor.needs import Sizes
 from fourm.doctor.plan import ROOM, USUAL_MFU, Gpu, Plan, check_divides, plan
 from fourm.errors import UserError
-from fourm.flops import training_flops
-from fourm.hub import fetched_model, is_hub_id
 from fourm.modalities import ModalitySet
+from fourm.model.flops import training_flops
+from fourm.records.hub import fetched_model, is_hub_id
 from fourm.training.device import peak_flops
 from fourm.training.pretrain import PretrainConfig, PretrainTask, build_model, open_loop
 from fourm.training.speed import GIB, Speed

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fourm.attention import BACKENDS, why_not
-from fourm.model_memory import machine_bytes
+from fourm.files.model_memory import machine_bytes
+from fourm.model.attention import BACKENDS, why_not
 from fourm.training.compiled import missing_for_compiling
 from fourm.training.device import peak_flops
 from fourm.training.speed import GIB

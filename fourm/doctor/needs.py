@@ -12,7 +12,6 @@ from functools import cached_property
 
 import torch
 
-from fourm.blocks import Block
 from fourm.doctor.activations import (
     FLOAT,
     Rows,
@@ -22,8 +21,9 @@ from fourm.doctor.activations import (
     number_bytes,
 )
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig
-from fourm.roles import parameter_roles
+from fourm.model.blocks import Block
+from fourm.model.model import FourM, ModelConfig
+from fourm.model.roles import parameter_roles
 from fourm.training.loop_config import LoopConfig
 from fourm.training.optimizers import parameter_groups
 from fourm.training.sharding import Sharding

@@ -9,7 +9,7 @@ import json
 import math
 
 from fourm.errors import UserError
-from fourm.project import Project
+from fourm.project.project import Project
 from fourm.report import Figure, Report
 from fourm.report.curves import Curves, read_curves
 from fourm.report.figures import number, read_figures

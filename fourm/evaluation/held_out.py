@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm.batches.tokens import Ragged, SampleTokens
 from fourm.codecs import CodecSet
 from fourm.data.opening import decoder_of, to_vectors
 from fourm.data.shards import (
@@ -28,8 +29,7 @@ from fourm.data.shards import (
 from fourm.data.tar_headers import members_of
 from fourm.errors import UserError
 from fourm.modalities import Modality
-from fourm.ragged import starts
-from fourm.tokens import Ragged, SampleTokens
+from fourm.numbers.ragged import starts
 
 _BATCH = 32  # values that a tokenizer takes at once
 

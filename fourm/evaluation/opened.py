@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fourm.hub import find_model
+from fourm.records.hub import find_model
 from fourm.training.checkpoints import sha256
 
 _DESCRIBES = (".safetensors", ".json", ".yaml")  # files of a model that decide what it says

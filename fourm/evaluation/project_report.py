@@ -22,12 +22,12 @@ from fourm.evaluation.sections import (
     facts,
 )
 from fourm.modalities import ModalitySet
-from fourm.model import load_model
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.preferred import read_options
+from fourm.model.model import load_model
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.pipeline.preferred import read_options
 from fourm.progress import progress_bar
-from fourm.project import Project, is_newer
-from fourm.provenance import Provenance, flat_figures
+from fourm.project.project import Project, is_newer
+from fourm.records.provenance import Provenance, flat_figures
 from fourm.report import Gallery, Report
 from fourm.training.checkpoints import STATE
 

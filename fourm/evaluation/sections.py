@@ -17,9 +17,15 @@ import torch
 import fourm
 from fourm.config import read_yaml
 from fourm.modalities import Modality, ModalitySet
-from fourm.model import FourM
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.project import Project, pretrain_command, shown, tokenize_command, tokenizer_commands
+from fourm.model.model import FourM
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.project.project import (
+    Project,
+    pretrain_command,
+    shown,
+    tokenize_command,
+    tokenizer_commands,
+)
 from fourm.report import Gallery, Report
 from fourm.report.curves import read_curves
 

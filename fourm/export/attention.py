@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from fourm.attention import PreparedLayout
-from fourm.attention.kernels import Kernel
-from fourm.cache import BlockCache, KeysValues, KeyValueCache
-from fourm.positions import Rotation
+from fourm.model.attention import PreparedLayout
+from fourm.model.attention.kernels import Kernel
+from fourm.model.cache import BlockCache, KeysValues, KeyValueCache
+from fourm.model.positions import Rotation
 
 
 @dataclass(frozen=True)

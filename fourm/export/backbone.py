@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from fourm.errors import UserError
 from fourm.export.networks import PaddedEncoder
 from fourm.export.tokenizers import network_of
-from fourm.feature_rows import check_choice
-from fourm.inputs import reads_itself
 from fourm.modalities import Modality
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.feature_rows import check_choice
+from fourm.pipeline.inputs import reads_itself
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 
 class Backbone(nn.Module):

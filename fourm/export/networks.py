@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from fourm.errors import UserError
 from fourm.export.attention import block_cache, by_sample, masked_layout
-from fourm.fused import cut_layer
 from fourm.modalities import Modality
-from fourm.model import FourM
-from fourm.positions import Places, Rotation
+from fourm.model.fused import cut_layer
+from fourm.model.model import FourM
+from fourm.model.positions import Places, Rotation
 
 
 class PaddedEncoder(nn.Module):

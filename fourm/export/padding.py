@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm.batch import DecoderStream, EncoderStream
+from fourm.batches.batch import DecoderStream, EncoderStream
 from fourm.modalities import Modality
-from fourm.ragged import starts
+from fourm.numbers.ragged import starts
 
 
 def padded(lengths: np.ndarray, *rows: np.ndarray) -> list[Tensor]:

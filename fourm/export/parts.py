@@ -12,9 +12,9 @@ from fourm.errors import UserError, nearest
 from fourm.export.backbone import Backbone, PictureEncoder
 from fourm.export.networks import OutputHead, PaddedDecoder, PaddedEncoder
 from fourm.export.tokenizers import FromIds, ToIds, ValueForm, is_learned, network_of
-from fourm.inputs import reads_itself
 from fourm.modalities import Modality, ModalitySet
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.inputs import reads_itself
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 # dynamic sizes, and those of the tensors that a part is traced with: all different
 SIZES = {"batch": 3, "rows": 5, "context": 7, "past": 2, "new": 4}

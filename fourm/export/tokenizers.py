@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fourm.errors import UserError
 from fourm.modalities import Modality
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.preferred import is_released
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.pipeline.preferred import is_released
 
 
 class Network(Protocol):

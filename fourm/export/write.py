@@ -29,8 +29,8 @@ from fourm.export.parts import (
     head_name,
 )
 from fourm.export.tokenizers import ValueForm, is_learned
-from fourm.gaps import forbidden_ids
 from fourm.modalities import END_ID, FIRST_SENTINEL, SENTINEL_ID, Modality
+from fourm.sampling.gaps import forbidden_ids
 
 NOTE, TEXT_FILE = "export.json", "tokenizer.json"
 _FORMAT = 1  # of export.json

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm.alignment.latents import Latents
-from fourm.roles import PROJECTION, state_roles
+from fourm.model.roles import PROJECTION, state_roles
 
 _NEIGHBOURS = 10
 _ALPHAS = np.logspace(-1, 5, 7)

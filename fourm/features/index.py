@@ -26,9 +26,9 @@ from fourm.features.opening import open_pipeline
 from fourm.features.sources import EncoderSource, chosen_inputs
 from fourm.features.spaces import Space, nearest_rows
 from fourm.features.write import columns_of, write_features
-from fourm.formats import FORMAT
+from fourm.files.formats import FORMAT
 from fourm.modalities import Modality
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 INDEX = "index.json"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from fourm.errors import UserError
 from fourm.evaluation.opened import device, model_digest, model_folder
 from fourm.features.sources import EncoderSource, chosen_inputs
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 
 def open_pipeline(model: str | Path, out: Path) -> tuple[AnyToAnyPipeline, str]:

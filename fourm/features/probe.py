@@ -20,7 +20,7 @@ from fourm.features.labels import Labels, labels_of
 from fourm.features.opening import encoder_source
 from fourm.features.sources import FeatureSource, baselines
 from fourm.features.write import write_features
-from fourm.formats import FORMAT
+from fourm.files.formats import FORMAT
 
 MAJORITY = "majority"
 

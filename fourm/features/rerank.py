@@ -11,9 +11,9 @@ import numpy as np
 from fourm.errors import UserError
 from fourm.evaluation.held_out import Samples, packed
 from fourm.evaluation.matrix.scores import score_tokens
-from fourm.given import Tokens
 from fourm.modalities import Modality
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.given import Tokens
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 
 def likelihoods(

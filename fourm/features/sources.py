@@ -15,11 +15,11 @@ from torch import nn
 from fourm.errors import UserError
 from fourm.evaluation.efficientnet import efficientnet_network, pooled_features
 from fourm.evaluation.held_out import Samples
-from fourm.feature_rows import NO_ONE, check_choice
-from fourm.given import Tokens
 from fourm.modalities import Modality, ModalitySet
-from fourm.model import FourM
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.model.model import FourM
+from fourm.pipeline.feature_rows import NO_ONE, check_choice
+from fourm.pipeline.given import Tokens
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.raw.image import Image
 
 _SIDE = 16  # of pictures whose pixels are features
@@ -32,7 +32,7 @@ class Rows:
 
     vectors: np.ndarray  # (R, D) float32
     lengths: np.ndarray  # (N,)
-    places: np.ndarray  # (R, 2) int32: modality, position (``fourm.feature_rows``)
+    places: np.ndarray  # (R, 2) int32: modality, position (``fourm.pipeline.feature_rows``)
 
     @staticmethod
     def one_each(vectors: np.ndarray) -> Rows:

@@ -26,7 +26,7 @@ from fourm.data.shards import DamageReport, write_json_atomic
 from fourm.errors import UserError
 from fourm.evaluation.held_out import Column, Shards, read_keys, shared_keys, spread_keys
 from fourm.features.sources import FeatureSource, Rows
-from fourm.formats import FORMAT
+from fourm.files.formats import FORMAT
 from fourm.modalities import Modality
 from fourm.progress import progress_bar
 

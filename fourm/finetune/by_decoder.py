@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from fourm.batches.mask_config import MaskingComponent, MaskingConfig
 from fourm.config import dump
 from fourm.data.crop_settings import CropSettings
 from fourm.data.crops import sample_key
@@ -21,22 +22,21 @@ from fourm.data.store import DataConfig, Source, SourceConfig
 from fourm.errors import UserError
 from fourm.evaluation.matrix.figures import Figure, Matrix
 from fourm.evaluation.matrix.run import MatrixSettings, evaluate_matrix
+from fourm.files.weights import WeightFiles
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.judged import Judged
 from fourm.finetune.samples import drawn_keys, refuse_itself
 from fourm.finetune.saved import seen_inputs
 from fourm.finetune.task import CONFIG
-from fourm.mask_config import MaskingComponent, MaskingConfig
 from fourm.modalities import Modality, ModalitySet
-from fourm.model import FourM, load_model
-from fourm.pipeline import GENERATION_FILE, TOKENIZERS_FOLDER, AnyToAnyPipeline
-from fourm.preferred import read_options
-from fourm.provenance import Provenance
+from fourm.model.model import FourM, load_model
+from fourm.pipeline.pipeline import GENERATION_FILE, TOKENIZERS_FOLDER, AnyToAnyPipeline
+from fourm.pipeline.preferred import read_options
+from fourm.records.provenance import Provenance
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.transplant import TRANSPLANT_FILE, Transplant
 from fourm.training.warm_start import WarmStartConfig
-from fourm.weights import WeightFiles
 
 _ALL = 1000.0  # alpha of inputs: each is given whole
 

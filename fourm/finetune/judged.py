@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fourm.config import to_mapping
 from fourm.data.shards import write_json_atomic
-from fourm.formats import FORMAT
+from fourm.files.formats import FORMAT
 
 DONE = "done.json"
 

@@ -28,8 +28,8 @@ from fourm.finetune.saved import seen_inputs, write_tuned
 from fourm.finetune.task import CONFIG, HeadTask
 from fourm.finetune.tuned import build_tuned, num_learning, starting_model
 from fourm.modalities import Modality, ModalitySet
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.provenance import Provenance
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.records.provenance import Provenance
 from fourm.training.checkpoints import list_checkpoints
 from fourm.training.loop import Loop
 

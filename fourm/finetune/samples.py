@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm.batch import EncoderStream, map_tensors
+from fourm.batches.batch import EncoderStream, map_tensors
 from fourm.data.order import SampleOrder
 from fourm.data.shards import DamageReport
 from fourm.errors import UserError
@@ -24,9 +24,9 @@ from fourm.features.labels import labels_of
 from fourm.features.write import columns_of
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.numbers import numbers_of
-from fourm.given import Tokens
 from fourm.modalities import Modality, ModalitySet
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.given import Tokens
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.sampling.state import encoder_stream
 
 _TARGET = "the target"  # among columns

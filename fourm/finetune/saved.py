@@ -23,20 +23,20 @@ from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 from fourm.evaluation.opened import device
 from fourm.features.sources import chosen_inputs
+from fourm.files.formats import FORMAT, check_format
+from fourm.files.weights import WeightFiles, fill, load_weights
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.goals import Goal
 from fourm.finetune.heads import Head
 from fourm.finetune.task import outputs_of, parts
 from fourm.finetune.tuned import Tuned, adapt_encoder, build_head, starting_model
-from fourm.formats import FORMAT, check_format
-from fourm.inputs import Inputs, reads_itself
 from fourm.modalities import Modality, ModalitySet
-from fourm.model import load_model
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.provenance import Provenance
+from fourm.model.model import load_model
+from fourm.pipeline.inputs import Inputs, reads_itself
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.records.provenance import Provenance
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.lora import write_adapters
-from fourm.weights import WeightFiles, fill, load_weights
 
 _BACKBONE = "backbone."  # of the encoder's weights in a checkpoint
 HEAD_FILE, HEAD_WEIGHTS = "head.json", "head.safetensors"

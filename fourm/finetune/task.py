@@ -15,7 +15,7 @@ from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.goals import Goal
 from fourm.finetune.samples import LabelledBatch, LabelledBatches, LabelledSamples, stream_of
 from fourm.finetune.tuned import Tuned
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 CONFIG = "finetune.yaml"
 _BATCH = 32

@@ -11,15 +11,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fourm.batch import EncoderStream
+from fourm.batches.batch import EncoderStream
 from fourm.errors import UserError
-from fourm.feature_rows import FeatureRows, check_choice, stream_rows
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.goals import Goal
 from fourm.finetune.heads import Head
 from fourm.finetune.samples import LabelledBatch
 from fourm.modalities import Modality
-from fourm.model import FourM
+from fourm.model.model import FourM
+from fourm.pipeline.feature_rows import FeatureRows, check_choice, stream_rows
 from fourm.training.lora import LoraConfig, add_adapters, keep_trained
 
 # what features are made of, by the beginnings of its names in a FourM

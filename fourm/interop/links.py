@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fourm.embedding import TokenTable
-from fourm.model import FourM
-from fourm.positions import PositionTable
+from fourm.model.embedding import TokenTable
+from fourm.model.model import FourM
+from fourm.model.positions import PositionTable
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ from torch import Tensor
 
 from fourm.config import from_mapping
 from fourm.errors import UserError
+from fourm.files.model_files import CONFIG_FILE, load_into
+from fourm.files.weights import WEIGHT_SUFFIXES, WEIGHTS_FILE, WeightFiles
 from fourm.interop.links import Link, model_links
 from fourm.interop.untied import untied
 from fourm.modalities import Modality, ModalitySet
-from fourm.model import FourM, ModelConfig
-from fourm.model_files import CONFIG_FILE, load_into
-from fourm.positions import sincos_1d
+from fourm.model.model import FourM, ModelConfig
+from fourm.model.positions import sincos_1d
 from fourm.resources import configs_folder
-from fourm.weights import WEIGHT_SUFFIXES, WEIGHTS_FILE, WeightFiles
 
 MODALITY_SETS = ("4m_21", "4m_7_sr")  # config files that together know every released modality
 _SEQUENCE_POSITIONS = 512  # length of the stored position tables of sequences, whatever their own

@@ -29,11 +29,11 @@ from fourm.config import from_mapping, to_mapping
 from fourm.errors import UserError
 from fourm.export.networks import PaddedEncoder
 from fourm.export.padding import encoder_inputs
+from fourm.files.model_files import CONFIG_FILE
 from fourm.modalities import ModalitySet
-from fourm.model import FourM
-from fourm.model_config import ModelConfig
-from fourm.model_files import CONFIG_FILE
-from fourm.pipeline import TOKENIZERS_FOLDER, AnyToAnyPipeline
+from fourm.model.config import ModelConfig
+from fourm.model.model import FourM
+from fourm.pipeline.pipeline import TOKENIZERS_FOLDER, AnyToAnyPipeline
 from fourm.sampling.state import encoder_stream
 
 _NAMES = ("modality", "position", "token", "attention_mask")

@@ -12,8 +12,8 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 
-from fourm.embedding import TokenTable
-from fourm.model import FourM
+from fourm.model.embedding import TokenTable
+from fourm.model.model import FourM
 
 
 def untied(model: FourM) -> FourM:

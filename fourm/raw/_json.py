@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fourm.errors import UserError
-from fourm.json_files import parse_json
+from fourm.files.json_files import parse_json
 from fourm.raw._protocol import Raw
 
 

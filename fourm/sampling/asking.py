@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm.batch import MASK_QUERY, StreamRows
-from fourm.rng import CounterRNG
+from fourm.batches.batch import MASK_QUERY, StreamRows
+from fourm.numbers.rng import CounterRNG
 from fourm.sampling.choose import choose, log_probability
 from fourm.sampling.draws import Purpose
 from fourm.sampling.schemes import Answers

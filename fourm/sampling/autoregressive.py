@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fourm.attention import PreparedLayout
-from fourm.cache import BlockCache, ContextSlots, Kept, Past, past_kernel
-from fourm.encoder import Encoded
-from fourm.model import FourM
+from fourm.model.attention import PreparedLayout
+from fourm.model.cache import BlockCache, ContextSlots, Kept, Past, past_kernel
+from fourm.model.encoder import Encoded
+from fourm.model.model import FourM
 
 
 class CachedDecoder:

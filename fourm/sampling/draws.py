@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from enum import IntEnum
 
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 
 
 class Purpose(IntEnum):

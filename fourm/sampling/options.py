@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from fourm.config import at_least, check_fields, from_mapping
-from fourm.earlier_options import upgraded
 from fourm.errors import UserError, nearest
+from fourm.sampling.earlier_options import upgraded
 from fourm.sampling.schedules import TemperatureSchedule, TokenSchedule, temperature_at
 from fourm.sampling.schemes import InOrder, MaskGIT, Scheme
 

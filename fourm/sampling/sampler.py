@@ -16,7 +16,7 @@ import torch
 from fourm.errors import UserError
 from fourm.item_form import ItemForm
 from fourm.modalities import SENTINEL_ID
-from fourm.model import FourM
+from fourm.model.model import FourM
 from fourm.sampling.grids import generate_grid
 from fourm.sampling.guidance import Guidance
 from fourm.sampling.options import SamplingOptions

@@ -30,10 +30,10 @@ import numpy as np
 from fourm.choices import Choice
 from fourm.config import check_fields
 from fourm.errors import UserError
-from fourm.low_discrepancy import halton_ranks
 from fourm.modalities import Modality
-from fourm.ragged import ranks, ranks_in_groups
-from fourm.rng import CounterRNG
+from fourm.numbers.low_discrepancy import halton_ranks
+from fourm.numbers.ragged import ranks, ranks_in_groups
+from fourm.numbers.rng import CounterRNG
 from fourm.sampling.draws import Purpose, Roll
 from fourm.sampling.schedules import TokenSchedule, tokens_done
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fourm.answers import Answer
-from fourm.gaps import fill_gaps, forbidden_ids
 from fourm.item_form import ItemForm
 from fourm.modalities import END_ID, FIRST_SENTINEL
+from fourm.sampling.answers import Answer
 from fourm.sampling.autoregressive import CachedDecoder
 from fourm.sampling.choose import choose
 from fourm.sampling.draws import Purpose
+from fourm.sampling.gaps import fill_gaps, forbidden_ids
 from fourm.sampling.state import SampleState
 from fourm.sampling.task import Step, Steps, Task
 

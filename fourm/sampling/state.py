@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fourm.batch import EncoderStream, StreamRows
+from fourm.batches.batch import EncoderStream, StreamRows
 from fourm.modalities import FIRST_SENTINEL, ModalitySet
 
 

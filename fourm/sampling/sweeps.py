@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fourm.ragged import ranks
+from fourm.numbers.ragged import ranks
 from fourm.sampling.asking import Draw, Question, ask, commit
 from fourm.sampling.draws import target_rng
 from fourm.sampling.options import Sweep

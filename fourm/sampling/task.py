@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm.batch import DecoderStream, EncoderStream, map_tensors
-from fourm.distinct import encode_distinct
+from fourm.batches.batch import DecoderStream, EncoderStream, map_tensors
 from fourm.modalities import Modality
-from fourm.model import Encoded, FourM
-from fourm.rng import CounterRNG
+from fourm.model.distinct import encode_distinct
+from fourm.model.model import Encoded, FourM
+from fourm.numbers.rng import CounterRNG
 from fourm.sampling.draws import target_rng
 from fourm.sampling.guidance import Guidance
 from fourm.sampling.options import SamplingOptions

@@ -4,8 +4,8 @@
 ``model.safetensors`` (so that a checkpoint folder is a model folder), ``training.safetensors``
 (optimizer and EMA tensors), ``state.json`` and ``manifest.json`` with the SHA-256 of each file. A
 sharded model has both in parts, ``model-00001-of-00004.safetensors``, one of each rank with its
-rows (``fourm.weights`` reads them as a whole, or any rows of them). ``saving.py`` writes them. A
-damaged newest checkpoint is passed over for the one before, loudly. No pickle: tensors in
+rows (``fourm.files.weights`` reads them as a whole, or any rows of them). ``saving.py`` writes
+them. A damaged newest checkpoint is passed over for the one before, loudly. No pickle: tensors in
 safetensors, the rest in JSON.
 """
 
@@ -21,10 +21,10 @@ from typing import Any
 from torch import Tensor
 
 from fourm.errors import UserError
-from fourm.formats import check_format
-from fourm.json_files import parse_mapping
+from fourm.files.formats import check_format
+from fourm.files.json_files import parse_mapping
+from fourm.files.weights import WeightFiles
 from fourm.training.ranks import Ranks
-from fourm.weights import WeightFiles
 
 _log = logging.getLogger(__name__)
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "training.safetensors"

@@ -3,7 +3,7 @@
 Blocks are where the time goes and all of one kind are one graph, for any number of rows
 (``dynamic``). A whole network is not: its losses and embeddings follow from what a batch holds, and
 a graph for each batch would be made. On a GPU a block is one full graph; on a CPU ragged attention
-stays outside (``fourm.attention.blockwise``).
+stays outside (``fourm.model.attention.blockwise``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.fx.experimental._config
 from torch import nn
 
-from fourm.blocks import Block
+from fourm.model.blocks import Block
 
 _MAX_GRAPHS = 64  # kinds of layouts (with and without padding, masks, causal rows) of one block
 _log = logging.getLogger(__name__)

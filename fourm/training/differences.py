@@ -13,9 +13,9 @@ from typing import Any
 
 from fourm.config import to_mapping
 from fourm.errors import UserError
+from fourm.files.model_files import read_description
 from fourm.modalities import Modality, ModalitySet
-from fourm.model import FourM
-from fourm.model_files import read_description
+from fourm.model.model import FourM
 
 VOCABULARIES_FILE = (
     "vocabularies.json"  # beside a checkpoint: vocabulary -> tokenizer's fingerprint

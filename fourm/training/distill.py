@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from fourm.batch import MaskedBatch
+from fourm.batches.batch import MaskedBatch
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, load_model
-from fourm.objectives import Distilled, Objective
+from fourm.model.model import FourM, load_model
+from fourm.model.objectives import Distilled, Objective
 from fourm.training.differences import differences
 
 

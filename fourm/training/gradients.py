@@ -3,7 +3,8 @@ becomes of it after the update.
 
 Clipping multiplies nothing: the optimizers divide by ``grad_scale``, as torch's fused ones do for
 scaled losses, while they read the gradient in any case. A table that was only looked up keeps its
-gradient (``fourm.lookups``), but among ranks, which add up rows that no single one has looked up.
+gradient (``fourm.model.lookups``), but among ranks, which add up rows that no single one has looked
+up.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fourm.embedding import TokenTable
-from fourm.lookups import LookUps
+from fourm.model.embedding import TokenTable
+from fourm.model.lookups import LookUps
 from fourm.training.sharding import gather_full, is_sharded, local
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fourm.blocks import Block
+from fourm.model.blocks import Block
 
 # what comes before the first layer, by the beginnings of its names in a model
 _BEFORE = (

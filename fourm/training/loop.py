@@ -37,8 +37,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from fourm.blocks import Block
 from fourm.errors import Interrupted, UserError
+from fourm.model.blocks import Block
 from fourm.training.allocations import keep_freed_memory
 from fourm.training.checkpoints import agreed_checkpoint, read_state
 from fourm.training.compiled import compile_blocks

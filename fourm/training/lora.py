@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA, 2106.09685) through ``peft``.
 
 The model that a run begins with stays as it is; what is trained is a product of two narrow matrices
-beside each chosen layer, and what is fresh. A fused weight is several maps (``fourm.roles``): its
-adapter has the rank of all of them together, so that none shares its narrow side with another.
+beside each chosen layer, and what is fresh. A fused weight is several maps (``fourm.model.roles``):
+its adapter has the rank of all of them together, so that none shares its narrow side with another.
 
 A folder of adapters holds peft's own two files, the rows that began fresh, the table of where all
 others come from, and the name of the model they belong to: it opens as any model folder does, with
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from fourm.config import at_least, from_mapping, read_yaml, to_mapping
 from fourm.errors import UserError, nearest
-from fourm.hub import find_model
+from fourm.files.model_files import ADAPTERS_FILE, CONFIG_FILE
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig, load_model
-from fourm.model_files import ADAPTERS_FILE, CONFIG_FILE
-from fourm.roles import parameter_roles
+from fourm.model.model import FourM, ModelConfig, load_model
+from fourm.model.roles import parameter_roles
+from fourm.records.hub import find_model
 from fourm.training.transplant import TRANSPLANT_FILE, Transplant
 
 if TYPE_CHECKING:

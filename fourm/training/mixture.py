@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fourm.batches.masking import MaskingConfig
 from fourm.data.order import BlockOrder, SampleOrder
 from fourm.errors import UserError
-from fourm.masking import MaskingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

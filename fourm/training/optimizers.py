@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fourm.config import ADDED, at_least
 from fourm.errors import UserError
-from fourm.roles import Role, parameter_roles
+from fourm.model.roles import Role, parameter_roles
 from fourm.training.gradients import look_ups_of
 from fourm.training.layer_decay import rate_shares
 from fourm.training.muon_shares import orthogonalize_shares
@@ -205,7 +205,9 @@ class ParameterGroup:
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[ParameterGroup]:
-    """The trained parameters of a model by what the optimizers do with them (``fourm.roles``)."""
+    """The trained parameters of a model by what the optimizers do with them
+    (``fourm.model.roles``).
+    """
     roles, rates = parameter_roles(model), rate_shares(model, config.layer_decay)
     kinds: list[tuple[Literal["adamw", "muon", "rows"], float]] = [
         ("adamw", config.weight_decay),

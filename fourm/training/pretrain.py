@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fourm.batch import MaskedBatch
+from fourm.batches.batch import MaskedBatch
+from fourm.batches.masking import Masker, MaskingConfig
 from fourm.cli import door
 from fourm.codecs import CodecSet
 from fourm.config import at_least, dump
@@ -29,13 +30,13 @@ from fourm.data.masked_batches import MaskedBatches, fixed_batch
 from fourm.data.shards import write_json_atomic
 from fourm.data.store import DataConfig, Source, open_sources
 from fourm.errors import UserError
-from fourm.flops import training_flops
-from fourm.masking import Masker, MaskingConfig
+from fourm.files.model_memory import refuse_beyond_memory
+from fourm.files.weights import WeightFiles
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig
-from fourm.model_memory import refuse_beyond_memory
-from fourm.objectives import CrossEntropy, Objective
-from fourm.prepared import Budget, Preparation, PreparedBatches
+from fourm.model.flops import training_flops
+from fourm.model.model import FourM, ModelConfig
+from fourm.model.objectives import CrossEntropy, Objective
+from fourm.model.prepared import Budget, Preparation, PreparedBatches
 from fourm.training.checkpoints import list_checkpoints
 from fourm.training.differences import by_vocabulary, refuse_to_resume, write_vocabularies
 from fourm.training.distill import DistillConfig, Teacher
@@ -60,7 +61,6 @@ from fourm.training.warm_start import (
     start_from,
     warn_of_other_sizes,
 )
-from fourm.weights import WeightFiles
 
 _log = logging.getLogger(__name__)
 

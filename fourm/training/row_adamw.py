@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fourm.errors import UserError
-from fourm.lookups import LookUps
+from fourm.model.lookups import LookUps
 from fourm.training.gradients import among_others
 
 _EPS = 1e-8

@@ -24,8 +24,8 @@ import torch.distributed as dist
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from fourm.blocks import Block
 from fourm.errors import UserError
+from fourm.model.blocks import Block
 
 Sharding = Literal["none", "all", "node"]
 _TRUE = ("1", "true", "yes")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from fourm.errors import UserError
+from fourm.files.weights import WeightFiles, new_name
 from fourm.training.checkpoints import TENSORS
 from fourm.training.gradients import Gradients
 from fourm.training.sharding import like, local, reshard, rows_of
-from fourm.weights import WeightFiles, new_name
 
 _WEIGHTS = "weights."  # of the model itself, where its file holds the average
 

@@ -29,11 +29,11 @@ from torch import Tensor
 
 from fourm.config import from_mapping, to_mapping
 from fourm.data.shards import write_json_atomic
-from fourm.embedding import TokenTable
 from fourm.errors import UserError, nearest
 from fourm.modalities import ModalitySet
-from fourm.model import FourM
-from fourm.positions import PositionTable
+from fourm.model.embedding import TokenTable
+from fourm.model.model import FourM
+from fourm.model.positions import PositionTable
 from fourm.training.differences import Fingerprints, other_vocabularies
 
 TRANSPLANT_FILE = "init.json"  # beside a run: what became of the weights it started from

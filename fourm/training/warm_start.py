@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from fourm.config import at_least, from_mapping, to_mapping
 from fourm.errors import UserError
-from fourm.hub import find_model
+from fourm.files.model_files import read_description
 from fourm.modalities import ModalitySet
-from fourm.model import FourM, ModelConfig, load_model
-from fourm.model_files import read_description
+from fourm.model.model import FourM, ModelConfig, load_model
+from fourm.records.hub import find_model
 from fourm.training.checkpoints import list_checkpoints
 from fourm.training.differences import (
     Fingerprints,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fourm.config import at_least, at_most
 from fourm.errors import UserError
-from fourm.model_memory import refuse_beyond_memory
+from fourm.files.model_memory import refuse_beyond_memory
 from fourm_tokenizers.diffusion import DiffusionConfig, DiffusionDecoder
 from fourm_tokenizers.networks import (
     ConvDecoder,

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm.attention import PreparedLayout
-from fourm.attention.kernels import Kernel
-from fourm.blocks import Block, BlockShape, layer_norm
 from fourm.errors import UserError
-from fourm.positions import sincos_2d
-from fourm.roles import TABLE, state_roles
+from fourm.model.attention import PreparedLayout
+from fourm.model.attention.kernels import Kernel
+from fourm.model.blocks import Block, BlockShape, layer_norm
+from fourm.model.positions import sincos_2d
+from fourm.model.roles import TABLE, state_roles
 
 
 class Blocks(nn.Module):

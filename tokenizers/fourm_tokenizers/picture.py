@@ -18,10 +18,10 @@ from torch import Tensor
 
 from fourm.config import from_mapping, to_mapping
 from fourm.errors import UserError
-from fourm.formats import FORMAT, check_format
-from fourm.json_files import parse_mapping
+from fourm.files.formats import FORMAT, check_format
+from fourm.files.json_files import parse_mapping
+from fourm.files.weights import WEIGHTS_FILE, WeightFiles, fill
 from fourm.modalities import Modality
-from fourm.weights import WEIGHTS_FILE, WeightFiles, fill
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from fourm_tokenizers.quantizers import QuantizerConfig
 

@@ -28,11 +28,11 @@ from fourm.config import apply_override, from_mapping, read_yaml
 from fourm.data.ranges import settle_ranges
 from fourm.data.shards import DamageReport, read_shard, shard_paths, write_json_atomic
 from fourm.errors import UserError, nearest
+from fourm.files.weights import WEIGHTS_FILE
 from fourm.modalities import Modality, ModalitySet
-from fourm.tokenizer_settings import FIGURES_FILE, note_settings, put_aside, state_of
+from fourm.records.tokenizer_settings import FIGURES_FILE, note_settings, put_aside, state_of
 from fourm.training.checkpoints import newest_checkpoint
 from fourm.training.loop import Loop
-from fourm.weights import WEIGHTS_FILE
 from fourm_tokenizers.autoencoder import Autoencoder
 from fourm_tokenizers.losses import TrainedTokenizer
 from fourm_tokenizers.picture import CONFIG_FILE, load_autoencoder

@@ -50,7 +50,7 @@ def command(
     PROJECT is a project folder; without one, all four places have to be named.
     """
     if project is not None:
-        from fourm.project import Project
+        from fourm.project.project import Project
 
         found = Project(project)
         config, raw = config or found.modalities, raw or found.raw

@@ -20,7 +20,7 @@ import numpy as np
 from fourm.evaluation.efficientnet import pooled_features
 from fourm.evaluation.matrix.distances import frechet_distance, kernel_distance
 from fourm.evaluation.metrics import psnr, spatial_deviation
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.sampling.options import SamplingOptions
 from fourm_data_prep.earth.tiles import Tiles
 

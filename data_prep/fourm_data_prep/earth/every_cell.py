@@ -11,8 +11,8 @@ from typing import Any
 from fourm.evaluation.matrix.figures import Matrix
 from fourm.evaluation.matrix.run import MatrixSettings, evaluate_matrix
 from fourm.evaluation.opened import model_digest
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.project import Project
+from fourm.pipeline.pipeline import AnyToAnyPipeline
+from fourm.project.project import Project
 from fourm_data_prep.earth.rivals import Rivals
 from fourm_data_prep.earth.tiles import Tiles, read_keyed, read_tiles
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from fourm.files.yaml_files import read_yaml
 from fourm.resources import configs_folder
-from fourm.yaml_files import read_yaml
 from fourm_data_prep.earth.countries import country_names, draw_countries
 from fourm_data_prep.earth.legends import CLIMATE, names
 

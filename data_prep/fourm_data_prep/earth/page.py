@@ -11,8 +11,8 @@ import numpy as np
 from fourm.evaluation.matrix.figures import Matrix
 from fourm.evaluation.matrix.page import add_answers
 from fourm.evaluation.sections import add_reconstructions, add_training, facts
-from fourm.pipeline import Partial
-from fourm.project import Project
+from fourm.pipeline.pipeline import Partial
+from fourm.project.project import Project
 from fourm.raw.labels import Labels
 from fourm.report import Gallery, Report, embed
 from fourm.report.figures import read_figures

@@ -1,6 +1,6 @@
 """``fourm earth``: from nothing to a trained model of the Earth, its figures and a page.
 
-The stages are those of any project (``fourm.project_run``) after two of its own, the maps and the
+The stages are those of any project (``fourm.project.run``) after two of its own, the maps and the
 tiles; each is skipped if it is done, and goes on where it was cut short.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 from fourm.evaluation.project_report import assemble
-from fourm.project import Project, command_line, run_all
-from fourm.project_run import Making, run_project
+from fourm.project.project import Project, command_line, run_all
+from fourm.project.run import Making, run_project
 from fourm.report.figures import read_figures, summary
 from fourm.resources import configs_folder
 from fourm_data_prep.earth.drawn import Pictures, drawn_figures

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 from fourm_data_prep.earth.legends import CLIMATE, LAND_COVER, names
 
 STAND_IN = "stand_in.json"  # marks a folder of invented maps

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fourm.evaluation.metrics import mean_iou, psnr
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.raw.image import Image
 from fourm.raw.labels import Labels
 from fourm.sampling.options import SamplingOptions

@@ -14,7 +14,7 @@ from fourm.data.shards import DamageReport
 from fourm.errors import UserError
 from fourm.evaluation.held_out import Column, Shards, read_keys, shared_keys
 from fourm.modalities import ModalitySet
-from fourm.project import Project
+from fourm.project.project import Project
 from fourm_data_prep.rasters.derived import unit_vectors
 from fourm_data_prep.rasters.surfaces import Tile
 

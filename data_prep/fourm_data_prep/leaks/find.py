@@ -29,7 +29,7 @@ from PIL import Image
 from fourm.data.pictures import open_picture, to_rgb
 from fourm.data.shards import DamageReport, write_json_atomic
 from fourm.errors import UserError
-from fourm.formats import FORMAT
+from fourm.files.formats import FORMAT
 from fourm.report import Report, embed
 from fourm_data_prep.leaks.align import FAR, NEAR, Laid, bettered, lay, whole
 from fourm_data_prep.leaks.captions import shared_captions

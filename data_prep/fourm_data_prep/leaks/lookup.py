@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from einops import rearrange
 
-from fourm.ragged import rows_of_blocks
+from fourm.numbers.ragged import rows_of_blocks
 from fourm_data_prep.leaks.prints import View
 
 _MAX_BITS = 46  # of 256, by which a point may differ

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 from fourm_data_prep.rasters.surfaces import Surface, Tile
 
 SPLITS = ("train", "val")

@@ -15,7 +15,7 @@ from typing import Any
 from fourm.config import to_mapping
 from fourm.data.raw_sets import load_raw
 from fourm.data.shards import shard_path, shard_paths, write_json_atomic, write_shard
-from fourm.rng import CounterRNG
+from fourm.numbers.rng import CounterRNG
 from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, stamp
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.rasters.derived import Cut, open_derived

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from fourm.config import at_least, from_mapping
 from fourm.errors import UserError, nearest
+from fourm.files.yaml_files import read_tree
 from fourm.modalities import ModalitySet
 from fourm.raw import Dense, Raw
-from fourm.yaml_files import read_tree
 from fourm_data_prep.rasters.surfaces import Extent, Globe, Surface
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourm.errors import UserError
+from fourm.numbers.rng import CounterRNG
 from fourm.raw import Raw
 from fourm.raw.labels import Labels
-from fourm.rng import CounterRNG
 from fourm_data_prep.rasters.blocks import SPLITS, Blocks
 from fourm_data_prep.rasters.layers import Layers
 from fourm_data_prep.rasters.settings import Condition, RasterImport

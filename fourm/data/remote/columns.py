@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from fourm.batches.tokens import Ragged
 from fourm.data.chunks import INDEX, VALUES, Chunk, ChunkIndex
 from fourm.data.columns import TOKENIZER_FILE, ChunkedColumn, check_ids, check_tokenizer
 from fourm.data.crop_settings import CROP_SETTINGS, NOTE, CropSettings, no_note
@@ -28,8 +29,7 @@ from fourm.data.remote.reading import RemoteReader
 from fourm.data.remote.vectors import RemoteVectors, open_remote_vectors
 from fourm.data.shards import DamageReport
 from fourm.modalities import Modality
-from fourm.ragged import starts as starts_of
-from fourm.tokens import Ragged
+from fourm.numbers.ragged import starts as starts_of
 
 __all__ = ["Fetched", "RemoteColumn", "RemoteData", "is_remote"]
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from fourm.data.shards import MAX_MEMBER_BYTES
 from fourm.data.tar_headers import Member, members_of
 from fourm.errors import UserError
-from fourm.json_files import parse_mapping
+from fourm.files.json_files import parse_mapping
 from fourm.raw.vectors import Vectors, num_vectors
 
 LISTING = "members.jsonl"

@@ -23,7 +23,7 @@ from fourm.data.chunks import PIECES
 from fourm.data.remote.listing import write_listing
 from fourm.data.shards import is_key, write_json_atomic
 from fourm.errors import UserError
-from fourm.json_files import parse_mapping
+from fourm.files.json_files import parse_mapping
 
 PUBLISHED_FILE = "published.json"
 BLOCK_BYTES = 2**20

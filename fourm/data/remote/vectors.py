@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fourm.batches.tokens import Ragged
 from fourm.data.blobs import addresses_of
 from fourm.data.columns import ChunkedColumn, made_once
 from fourm.data.crop_settings import CropSettings
@@ -27,7 +28,6 @@ from fourm.data.shards import DamageReport
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.raw.vectors import Vectors
-from fourm.tokens import Ragged
 
 _LENGTH = 4  # place of a file's number of vectors, behind its address
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fourm.automatic import ONCE
+from fourm.batches.tokens import SampleTokens
 from fourm.codecs import SoftCodec
 from fourm.evaluation.held_out import Samples, packed
 from fourm.evaluation.matrix.conditions import Condition
@@ -26,11 +26,11 @@ from fourm.evaluation.matrix.figures import Calibration, Cell, Figure
 from fourm.evaluation.matrix.judges import judge_of
 from fourm.evaluation.matrix.scores import counted_cross_entropy, reordered, score_tokens
 from fourm.evaluation.matrix.truth import Rivals, Truth, Values
-from fourm.given import Tokens
 from fourm.modalities import Modality
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.automatic import ONCE
+from fourm.pipeline.given import Tokens
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.sampling.options import SamplingOptions
-from fourm.tokens import SampleTokens
 
 _BATCH = 32  # samples that are generated at once
 _FEWEST_PICTURES = 3

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from fourm.batches.tokens import SampleTokens
 from fourm.evaluation.held_out import packed
 from fourm.evaluation.matrix.scores import score_tokens
 from fourm.modalities import Modality
-from fourm.pipeline import AnyToAnyPipeline
-from fourm.tokens import SampleTokens
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 
 Boxes = list[dict[str, Any]]
 

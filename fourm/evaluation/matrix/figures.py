@@ -18,7 +18,7 @@ import numpy as np
 from fourm.config import from_mapping
 from fourm.errors import UserError
 from fourm.evaluation.matrix.scores import TokenScores
-from fourm.formats import check_format
+from fourm.files.formats import check_format
 
 _NUM_BINS = 15
 _LARGE = 1e6  # stands for infinity

@@ -26,9 +26,9 @@ from fourm.evaluation.matrix.figures import Cell, Matrix
 from fourm.evaluation.matrix.judges import judge_of
 from fourm.evaluation.matrix.page import write_page
 from fourm.evaluation.opened import device, model_digest, model_folder
-from fourm.formats import FORMAT
+from fourm.files.formats import FORMAT
 from fourm.modalities import Modality, ModalitySet
-from fourm.pipeline import AnyToAnyPipeline
+from fourm.pipeline.pipeline import AnyToAnyPipeline
 from fourm.progress import progress_bar
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourm.batches.masking import Masker, MaskingComponent, MaskingConfig
+from fourm.batches.tokens import Ragged, SampleTokens
 from fourm.data.store import Source
-from fourm.masking import Masker, MaskingComponent, MaskingConfig
-from fourm.model import FourM
-from fourm.tokens import Ragged, SampleTokens
+from fourm.model.model import FourM
 
 NOTHING = "nothing"
 _BATCH = 32  # samples of one pass

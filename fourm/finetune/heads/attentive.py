@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from fourm.feature_rows import FeatureRows
 from fourm.features.heads import AttentivePool
 from fourm.finetune.goals import Goal
 from fourm.finetune.heads._protocol import Head
 from fourm.modalities import Modality
+from fourm.pipeline.feature_rows import FeatureRows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from fourm.config import at_least
 from fourm.errors import UserError
-from fourm.feature_rows import FeatureRows
 from fourm.finetune.goals import Goal
 from fourm.finetune.heads._protocol import Head
 from fourm.modalities import Modality
+from fourm.pipeline.feature_rows import FeatureRows
 
 _FEWEST = 16  # channels
 

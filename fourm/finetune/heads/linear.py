@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fourm.feature_rows import FeatureRows
 from fourm.finetune.goals import Goal
 from fourm.finetune.heads._protocol import Head
 from fourm.modalities import Modality
+from fourm.pipeline.feature_rows import FeatureRows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from fourm.errors import UserError
+from fourm.files.weights import WeightFiles
 from fourm.modalities import Modality
 from fourm.raw.array import Array
 from fourm.raw.depth import Depth
 from fourm.raw.image import Image
 from fourm.raw.normal import Normal
 from fourm.raw.vectors import Vectors
-from fourm.weights import WeightFiles
 from fourm_tokenizers.picture import fingerprint
 from fourm_tokenizers.released.divae import DiVAE
 from fourm_tokenizers.released.load import CONFIG_FILE, load_tokenizer

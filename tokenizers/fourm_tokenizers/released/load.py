@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from fourm.errors import UserError
-from fourm.weights import WeightFiles, fill
+from fourm.files.weights import WeightFiles, fill
 from fourm_tokenizers.released.config import DiVAEConfig, VQVAEConfig, read_config
 from fourm_tokenizers.released.divae import DiVAE
 from fourm_tokenizers.released.unet import Source, unet_names

@@ -1,8 +1,8 @@
 """Encoders and decoders of the released tokenizers: ViTs over patches or feature maps, and residual
 MLPs.
 
-Maps are (B, C, H, W) on both sides. The ViT is ``fourm.blocks`` with GELU and biases; its position
-table is stored with the weights and interpolated to the grid at hand.
+Maps are (B, C, H, W) on both sides. The ViT is ``fourm.model.blocks`` with GELU and biases; its
+position table is stored with the weights and interpolated to the grid at hand.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm.attention import prepare
-from fourm.blocks import Block, BlockShape
+from fourm.batches.layout import Layout
 from fourm.errors import UserError
-from fourm.layout import Layout
-from fourm.positions import sincos_2d
+from fourm.model.attention import prepare
+from fourm.model.blocks import Block, BlockShape
+from fourm.model.positions import sincos_2d
 from fourm_tokenizers.released.config import ViTPreset
 
 

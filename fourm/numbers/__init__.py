@@ -1,0 +1,1 @@
+"""Random numbers, ragged arrays, orders that spread, and loops that numba compiles."""

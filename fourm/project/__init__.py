@@ -1,0 +1,1 @@
+"""A project: a folder of configs, shards, tokenizers, checkpoints and a report, stage by stage."""
