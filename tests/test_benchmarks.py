@@ -240,8 +240,8 @@ def test_a_frechet_distance_of_normal_samples_is_that_of_the_formula():
 
 def test_the_front_holds_what_nothing_beats_in_everything():
     rows = {
-        "good": {"accuracy": 0.9, "distance_foreign": 1.0, "evaluations": 12.0},
-        "quick": {"accuracy": 0.8, "distance_foreign": 2.0, "evaluations": 4.0},
-        "beaten": {"accuracy": 0.9, "distance_foreign": 1.0, "evaluations": 16.0},
+        "good": {"solid_accuracy": 0.9, "distance_foreign": 1.0, "evaluations": 12.0},
+        "quick": {"solid_accuracy": 0.8, "distance_foreign": 2.0, "evaluations": 4.0},
+        "beaten": {"solid_accuracy": 0.9, "distance_foreign": 1.0, "evaluations": 16.0},
     }
     assert sampling_quality.front(rows) == {"good", "quick"}
