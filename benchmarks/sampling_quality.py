@@ -5,8 +5,9 @@ fresh scenes, judged by pixels alone.
     python benchmarks/sampling_quality.py
 
 Every setting is tried on 256 scenes of one seed; those that no other beats in whole solids,
-distance and evaluations at once, and the defaults, are measured again on 512 scenes of another seed. Results
-are kept in ``sampling_quality.json`` as they come, and what is there is not measured again.
+distance and evaluations at once, and the defaults, are measured again on 512 scenes of another
+seed. Results are kept in ``sampling_quality.json`` as they come, and what is there is not measured
+again.
 
 Figures: share of the wanted coloured solids that the pixel judge sees, with its deviation over
 scenes, and that the judge of shading too takes for whole; Fréchet distances, of the model's own
