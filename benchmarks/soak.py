@@ -94,6 +94,8 @@ def train(
     from fourm.__main__ import main
 
     os.setpgrp()
+    # a process of a fork server would start its loader workers so too, without the recording
+    multiprocessing.set_start_method("fork", force=True)
     with open(screen, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
