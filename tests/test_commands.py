@@ -150,7 +150,8 @@ def test_sampling_options_are_called_as_in_the_library():
 
     command = EntryPoint("generate", VERBS["generate"], "fourm.commands").load()
     ours = {"model", "caption", "inputs", "table", "first", "more", "out", "num", "seed"}
-    ours |= {"vary", "ensemble", "tile", "overlap"}  # each is a way to call the pipeline
+    ours |= {"vary", "ensemble", "tile", "overlap", "negative"}  # ways to call the pipeline
+    ours |= {"animate"}  # what is written beside the results
     sampling = {p.name for p in command.params if p.expose_value} - ours
     assert sampling <= {f.name for f in dataclasses.fields(SamplingOptions)}
     assert {"guidance_scale", "steps", "temperature"} <= sampling

@@ -66,7 +66,7 @@ def command(
     captions: str,
     workers: int,
 ) -> None:
-    """Tell what shards hold, with samples; find leaks; verify chunks.
+    """Tell what shards hold; find leaks and damage.
 
     RAW is a folder of raw shards, or of token shards; all its modalities are shown. --leaks takes
     splits of raw shards (data/raw/train data/raw/val), or folders of tars or of picture files.
