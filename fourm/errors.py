@@ -53,6 +53,11 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names that a file has, in a sentence: on one line, whatever is in them."""
+    return ", ".join(" ".join(name.split()) for name in names) or "none"
+
+
 def nearest(name: str, known: Iterable[str], always: bool = False) -> str:
     """The end of a sentence about an unknown name: what could be meant, or nothing where nothing
     known is like it (``always``: the most alike all the same).

@@ -215,3 +215,10 @@ def test_a_listing_of_files_before_the_first_byte_is_a_sentence(tmp_path):
     (tmp_path / "members.jsonl").write_text(json.dumps(listed) + "\n")
     with pytest.raises(UserError, match="is damaged"):
         list(read_listing(tmp_path / "members.jsonl", [("http://x/0.tar", 5)]))
+
+
+def test_a_column_s_name_of_two_lines_is_told_on_one(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b'"a\nb",c\n1,2\n')
+    with pytest.raises(UserError, match="it has a b, c$"):
+        read_table(path)

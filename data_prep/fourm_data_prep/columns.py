@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm.data.shards import Damage
-from fourm.errors import UserError, nearest
+from fourm.errors import UserError, listed, nearest
 from fourm.modalities import Modality
 from fourm.raw import Raw
 from fourm_data_prep.paired import Sample
@@ -46,7 +46,7 @@ def check_columns(columns: Mapping[str, str], has: Sequence[str], where: str) ->
         if column not in has:
             raise UserError(
                 f"--columns {name}={column}: {where} has no column {column!r}; it has"
-                f" {', '.join(has) or 'none'}{nearest(column, has)}"
+                f" {listed(has)}{nearest(column, has)}"
             )
 
 

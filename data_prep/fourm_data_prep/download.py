@@ -29,7 +29,7 @@ import httpx
 
 from fourm.data.pictures import open_picture
 from fourm.data.shards import Damage, write_json_atomic, write_shard
-from fourm.errors import UserError
+from fourm.errors import UserError, listed
 from fourm.files.json_files import parse_mapping
 from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step
 from fourm_data_prep.engine_options import EngineConfig
@@ -131,7 +131,7 @@ def _column(row: dict[str, Any], names: tuple[str, ...], path: Path) -> Any:
     for name in names:
         if name in row:
             return row[name]
-    raise UserError(f"{path} needs a column {' or '.join(names)}; it has {', '.join(row)}")
+    raise UserError(f"{path} needs a column {' or '.join(names)}; it has {listed(row)}")
 
 
 class DownloadStep:

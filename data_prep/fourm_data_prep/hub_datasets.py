@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm.data.shards import Damage
-from fourm.errors import UserError
+from fourm.errors import UserError, listed
 from fourm.modalities import Modality
 from fourm.raw.numbers import Numbers
 from fourm_data_prep.columns import KEY_COLUMNS, RowReader, check_columns
@@ -123,7 +123,7 @@ class ImportDatasetStep:
             if picture is None:
                 raise UserError(
                     f"dataset {source} has no column {', '.join(_PICTURE_COLUMNS)}; it has"
-                    f" {', '.join(names)}"
+                    f" {listed(names)}"
                 )
             label = plain_key(str(row[key]) if key else name)
             if label in seen:  # ids that are none

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fourm.errors import UserError, nearest
+from fourm.errors import UserError, listed, nearest
 
 TRAIN = "train"
 FOLDER = "folder"  # where a column could be named: the folder of a sample's files
@@ -156,6 +156,6 @@ def _check_column(column: str, option: str, columns: Sequence[str] | None, where
         )
     if column not in columns:
         raise UserError(
-            f"{option}: {where} has no column {column!r}; it has {', '.join(columns)}"
+            f"{option}: {where} has no column {column!r}; it has {listed(columns)}"
             f"{nearest(column, columns)}"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm.data.shards import Damage
-from fourm.errors import UserError
+from fourm.errors import UserError, listed
 from fourm.files.json_files import parse_json
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -63,7 +63,7 @@ def read_table(path: Path) -> Table:
     if file_column is None:
         raise UserError(
             f"{path} needs a column of file names ({', '.join(FILE_COLUMNS)}); it has"
-            f" {', '.join(columns) or 'none'}"
+            f" {listed(columns)}"
         )
     rows, damage = {}, []
     for number, line in lines:
