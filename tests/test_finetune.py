@@ -80,7 +80,7 @@ def weights_of(folder):
 
 def test_a_plain_label_is_learned_from_few_samples_and_told_beside_the_commonest(scenes, tmp_path):
     given = {"inputs": ["caption"], "target": f"{scenes}/labels.csv:count", "labels": 32}
-    loop = {"steps": 120, "optimizer": {"lr": 2e-3}}
+    loop = {"steps": 40, "optimizer": {"lr": 2e-3}}
     judged = finetune(config(scenes, tmp_path / "run", **given, loop=loop))
     assert judged is not None and judged.num_train == 32 and judged.num_held_out == 16
     assert judged.figures["accuracy"] > 0.9 > judged.baseline["accuracy"]
