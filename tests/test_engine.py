@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,21 @@ def test_ranges_of_an_array_add_up_to_the_whole(tmp_path):
 @pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     step = Squares(tmp_path / "out", 8, fatal=4, allow=tmp_path / "allow")
+    progress = run_step(step, EngineConfig(workers=2), 0.0)
+    assert progress.num_done == 8 and all(finished(step, job) for job in step.jobs())
+
+
+@pytest.mark.slow
+def test_the_server_that_workers_fork_from_may_be_killed_too(tmp_path, monkeypatch):
+    submit, calls = ProcessPoolExecutor.submit, iter(range(100))
+
+    def once_without_server(self, *arguments):
+        if next(calls) == 1:
+            raise EOFError  # what starting a worker raises then
+        return submit(self, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", once_without_server)
+    step = Squares(tmp_path / "out", 8)
     progress = run_step(step, EngineConfig(workers=2), 0.0)
     assert progress.num_done == 8 and all(finished(step, job) for job in step.jobs())
 

@@ -24,7 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields
 from multiprocessing.context import BaseContext
@@ -378,6 +378,16 @@ def _run_in_worker(job: Job) -> dict[str, Any]:
     return run_job(_step, job)
 
 
+def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future:
+    """A job that is in the pool; lost already where the server that workers fork from is gone."""
+    try:
+        return pool.submit(_run_in_worker, job)
+    except (EOFError, ConnectionError):
+        lost: Future = Future()
+        lost.set_exception(BrokenProcessPool("no worker can be started"))
+        return lost
+
+
 def _run_local(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator[dict[str, Any]]:
     """A pool of processes; when a worker dies, a new pool goes on with what was in flight."""
     if not jobs:
@@ -398,7 +408,7 @@ def _run_local(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterat
                 while waiting or running:
                     while waiting and len(running) < 2 * workers:
                         job = waiting.pop(0)
-                        running[pool.submit(_run_in_worker, job)] = job
+                        running[_submitted(pool, job)] = job
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
                         manifest = future.result()
