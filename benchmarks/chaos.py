@@ -59,6 +59,13 @@ class KillRank(Event):
         training.end({-signal.SIGKILL, 1})
 
 
+def _is_worker(child: psutil.Process) -> bool:
+    try:
+        return "resource_tracker" not in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:  # it ends in this moment
+        return False
+
+
 class KillWorker(Event):
     """A loader's process is gone, as by the kernel for its memory."""
 
@@ -67,11 +74,7 @@ class KillWorker(Event):
 
     def strike(self, training: Training) -> None:
         rank = training.processes[training.draw(training.ranks - 1, 10)]
-        workers = [
-            child
-            for child in psutil.Process(rank.pid).children()
-            if "resource_tracker" not in " ".join(child.cmdline())
-        ]
+        workers = [c for c in psutil.Process(rank.pid).children() if _is_worker(c)]
         if not workers:  # it had ended
             return soak.kill(training.processes)
         workers[training.draw(len(workers) - 1, 11)].kill()
