@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import soak
-from disturbed import Event, Training
+from disturbed import Event, Training, workers_of
 from PIL import Image
 
 CONFIG = """
@@ -104,12 +104,13 @@ def _import(root: Path, out: Path) -> subprocess.Popen:
 
 
 def _worker_of(process: subprocess.Popen) -> psutil.Process | None:
-    """One of its workers, once there is one; None if it ends before."""
+    """The first process that an import starts (the server that its workers fork from), once there
+    is one; None if it ends before.
+    """
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(process.pid).children():
-                if "resource_tracker" not in " ".join(child.cmdline()):
-                    return child
+            if found := workers_of(process.pid):
+                return found[0]
         time.sleep(0.02)
     return None
 

@@ -29,11 +29,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-import psutil
 import soak
 import yaml
 from beside import KillImporter, KillPage
-from disturbed import MOST_SECONDS_APART, Event, Training
+from disturbed import MOST_SECONDS_APART, Event, Training, workers_of
 from remote_servers import http_server
 from remote_worlds import write_world
 
@@ -59,13 +58,6 @@ class KillRank(Event):
         training.end({-signal.SIGKILL, 1})
 
 
-def _is_worker(child: psutil.Process) -> bool:
-    try:
-        return "resource_tracker" not in " ".join(child.cmdline())
-    except psutil.NoSuchProcess:  # it ends in this moment
-        return False
-
-
 class KillWorker(Event):
     """A loader's process is gone, as by the kernel for its memory."""
 
@@ -74,7 +66,7 @@ class KillWorker(Event):
 
     def strike(self, training: Training) -> None:
         rank = training.processes[training.draw(training.ranks - 1, 10)]
-        workers = [c for c in psutil.Process(rank.pid).children() if _is_worker(c)]
+        workers = workers_of(rank.pid or 0)
         if not workers:  # it had ended
             return soak.kill(training.processes)
         workers[training.draw(len(workers) - 1, 11)].kill()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import psutil
 import soak
 
 from fourm.numbers.rng import CounterRNG
@@ -105,3 +106,13 @@ class Event(ABC):
     def possible(self, training: Training) -> bool:
         """Whether it can happen to this start."""
         return True
+
+
+def workers_of(number: int) -> list[psutil.Process]:
+    """Processes that a process has started, but for the tracker that every one of them has."""
+    found = []
+    for child in psutil.Process(number).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends in this moment
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                found.append(child)
+    return found
