@@ -17,6 +17,7 @@ import psutil
 import soak
 
 from fourm.numbers.rng import CounterRNG
+from fourm.training.checkpoints import list_checkpoints
 
 MOST_SECONDS_APART = 60  # between the first rank's end and the last one's
 
@@ -59,7 +60,7 @@ class Training:
     @property
     def checkpoints(self) -> list[Path]:
         """Folders of whole checkpoints, the newest last."""
-        return sorted((self.out / "run" / "checkpoints").glob("step_*"))
+        return list_checkpoints(self.out / "run" / "checkpoints")
 
     def reach(self, step: int) -> None:
         """Wait until a step was logged."""

@@ -24,6 +24,9 @@ def test_adaptation_beats_the_zero_shot_prompts_and_reports_by_labels_it_never_s
     assert found["accuracy"] > found["zero_shot"] and found["samples"] == 120
     task = AdaptTask(adaptation(tmp_path, places))
     assert (task.target.labels == -1).all() and len(task.source.keys) == 20
+    # a run that was killed while it saved leaves this: it is no checkpoint
+    (tmp_path / "run" / "checkpoints" / "step_99999999.partial123").mkdir()
+    assert accuracy(tmp_path / "run", places["labels"]) == found
 
 
 def test_no_setting_selects_by_the_target_s_labels():

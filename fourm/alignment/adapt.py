@@ -21,6 +21,7 @@ from fourm.config import dump, load
 from fourm.data.shards import write_json_atomic
 from fourm.errors import UserError
 from fourm.files.weights import WEIGHTS_FILE, load_weights
+from fourm.training.checkpoints import list_checkpoints
 from fourm.training.loop import Loop
 
 
@@ -63,7 +64,7 @@ def _selected(task: AdaptTask, folder: Path) -> tuple[UniMoS, int]:
     """The last checkpoint, or the one with the most information about the unlabelled target, and
     its step.
     """
-    paths = sorted((folder / "checkpoints").glob("step_*"))
+    paths = list_checkpoints(folder / "checkpoints")
     if not paths:
         raise UserError(f"no checkpoint in {folder}")
     best: tuple[float, UniMoS, int] | None = None
