@@ -142,7 +142,12 @@ def compare(world: World, seed: int, o: argparse.Namespace) -> dict[str, float]:
     mixed, known = dict.fromkeys(NAMES, 1.0), dict.fromkeys(world.others, 1.0)
     components = [
         {"weight": o.rehearsal, "input": known, "target": known},
-        {"weight": 1 - o.rehearsal, "input": mixed, "target": {world.added: 1.0}},
+        {
+            "weight": 1 - o.rehearsal,
+            "input": mixed,
+            "target": {world.added: 1.0},
+            "num_targets": [o.asked, o.asked],
+        },
     ]
     masking = {"num_inputs": [48, 48], "num_targets": [24, 24], "components": components}
     name = f"warm{'-lora' if o.lora else ''}{o.tag}"
@@ -184,6 +189,7 @@ def main() -> None:
     parser.add_argument("--alone", type=float, default=0.1)
     parser.add_argument("--warmup", type=int, default=20)
     parser.add_argument("--rehearsal", type=float, default=0.4)
+    parser.add_argument("--asked", type=int, default=24, help="tokens of what is new, a sample")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--muon-lr", type=float, default=0.008)
     parser.add_argument("--free", action="store_true", help="kept rows of tables learn too")

@@ -111,6 +111,41 @@ def test_a_page_is_read_once_and_then_nothing_is_left_to_do(tmp_path, monkeypatc
     assert all(not check.num_left for check in held._pages.values())
 
 
+def test_a_bit_that_turns_over_in_the_table_of_rows_changes_no_sample(tmp_path, caplog):
+    some = {"a": np.arange(0, NUM, 2), "b": np.arange(NUM)}
+    columns = {}
+    for name, kept in some.items():
+        folder = tmp_path / name / "00000.chunk"
+        folder.mkdir(parents=True)
+        with ChunkWriter(folder, {}) as writer:
+            for i in kept.tolist():
+                writer.add(f"0/{i}", sample(i, True))
+        columns[name] = ChunkedColumn((Chunk.open(folder),))
+
+    def opened():
+        return align(columns, [], tmp_path / "cache", Damaged())
+
+    every = np.arange(NUM)
+    wanted = opened()(every)
+    assert wanted.max() == NUM - 1 and wanted.min() == -1
+    (folder,) = (tmp_path / "cache").glob("rows-*[!k]")
+    rng = np.random.default_rng(2)
+    for name in ("rows.bin", "rows.sums", "index.json"):
+        size = (folder / name).stat().st_size
+        for place in [0, size - 1, *rng.integers(0, size, 10).tolist()]:
+            turn_a_bit(folder / name, place)
+            assert (opened()(every) == wanted).all()
+            assert (opened()(every) == wanted).all()
+    assert "rows.bin is damaged between bytes" in caplog.text and "made again" in caplog.text
+    # others that have it open, and one that has read a part of it
+    first, second = opened(), opened()
+    first(every[:10])
+    turn_a_bit(folder / "rows.bin", 2 * PAGE)
+    assert (first(every) == wanted).all() and (second(every) == wanted).all()
+    (folder / "rows.bin").unlink()
+    assert (opened()(every) == wanted).all()
+
+
 def test_damaged_keys_are_seen_where_they_are_joined(tmp_path):
     columns = {name: column(tmp_path / name, True) for name in "ab"}
     turn_a_bit(tmp_path / "b" / "00002.chunk" / "keys.bin", 77)

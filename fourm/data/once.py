@@ -37,17 +37,32 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
     with _alone(folder.with_name(f"{folder.name}.lock"), folder):
         if is_made(folder):
             return
-        # machines may share the folder and not the lock: each has a temporary name of its own
-        temporary = folder.with_name(f"{folder.name}.tmp-{socket.gethostname()}")
+        _fill(folder, make)
+
+
+def make_again(
+    folder: Path, make: Callable[[Path], None], is_whole: Callable[[Path], bool]
+) -> None:
+    """Have ``make`` fill a damaged ``folder`` anew, unless another process has done so already."""
+    with _alone(folder.with_name(f"{folder.name}.lock"), folder):
+        if is_made(folder) and is_whole(folder):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        _fill(folder, make)
+
+
+def _fill(folder: Path, make: Callable[[Path], None]) -> None:
+    # machines may share the folder and not the lock: each has a temporary name of its own
+    temporary = folder.with_name(f"{folder.name}.tmp-{socket.gethostname()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        make(temporary)
+        # another machine may have finished the same folder first
+        with contextlib.suppress(OSError):
+            os.replace(temporary, folder)
+    finally:  # what a full disk cuts short would keep it full
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            make(temporary)
-            # another machine may have finished the same folder first
-            with contextlib.suppress(OSError):
-                os.replace(temporary, folder)
-        finally:  # what a full disk cuts short would keep it full
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 _OLD = ".old"

@@ -19,9 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,12 @@ from fourm.data.columns import Column
 from fourm.data.exclude import Exclusion
 from fourm.data.join import key_in
 from fourm.data.keys import keys_of
-from fourm.data.once import make_once
+from fourm.data.once import make_again, make_once
+from fourm.data.row_table import TABLE, RowTable, table_writer
 from fourm.errors import UserError
 
-_VERSION = 1
-_TABLE, _INDEX = "rows.bin", "index.json"
+_VERSION = 2  # 2: pages have checksums
+_INDEX = "index.json"
 _PART = 1 << 21  # records of a part: some 200 MB while they are sorted
 _MOST_PARTS, _MOST_LINES = 1 << 12, 1 << 15  # files of parts of keys, and of lines of the table
 
@@ -76,7 +78,7 @@ class Lost:
 class Rows:
     """Row of each sample in each column."""
 
-    table: np.ndarray | None  # (S, M), mapped; None: sample s is row s everywhere
+    table: RowTable | None  # (S, M); None: sample s is row s everywhere
     presence: Presence
     num_unread: int = 0  # damaged samples that are in no column
     lost: tuple[Lost, ...] = ()
@@ -130,8 +132,19 @@ def align(
     ]
     name = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:20]
     folder = cache / f"rows-{name}"
-    make_once(folder, lambda place: _Join(columns, require, damaged, exclude, place).make())
-    return _read(folder)
+
+    def make(place: Path) -> None:
+        _Join(columns, require, damaged, exclude, place).make()
+
+    def again() -> None:
+        make_again(folder, make, _is_whole)
+
+    make_once(folder, make)
+    try:
+        return _read(folder, again)
+    except _DAMAGE:
+        again()
+        return _read(folder, again)
 
 
 def _complete(columns: Mapping[str, Column]) -> Presence:
@@ -140,20 +153,37 @@ def _complete(columns: Mapping[str, Column]) -> Presence:
     return Presence(tuple(columns), num, num, num, ((num,) * len(columns),) * len(columns))
 
 
-def _read(folder: Path) -> Rows:
+_DAMAGE = (OSError, ValueError, KeyError, TypeError)  # of an index that is not what was written
+
+
+def _read(folder: Path, again: Callable[[], None]) -> Rows:
     known = json.loads((folder / _INDEX).read_text())
+    if known.pop("sha256") != _digest(known):
+        raise ValueError(f"{folder / _INDEX} is damaged")
     together = tuple(map(tuple, known["presence"].pop("together")))
     names = tuple(known["presence"].pop("modalities"))
     presence = Presence(names, together=together, **known["presence"])
     table = None
-    if known["dtype"] is not None:
+    if known["dtype"] is not None and presence.num_kept:
         shape = (presence.num_kept, len(names))
-        table = np.empty(shape, known["dtype"])
-        if presence.num_kept:
-            table = mapped(folder / _TABLE, np.dtype(known["dtype"]), shape)
+        table = RowTable(folder, np.dtype(known["dtype"]), shape, again)
     lost = tuple(Lost(**e) for e in known["lost"])
     excluded = known.get("excluded", 0), tuple(known.get("unknown", ()))
     return Rows(table, presence, known["num_unread"], lost, *excluded)
+
+
+def _digest(known: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        table = _read(folder, lambda: None).table
+        if table is not None:
+            table.check_whole()
+    except _DAMAGE:  # UserError is one
+        return False
+    return True
 
 
 class _Join:
@@ -181,19 +211,20 @@ class _Join:
 
     def make(self) -> None:
         """Write the table, if one is needed, and what is known of it."""
-        rows = self._equal() or self._joined()
+        equal = self._equal()
+        presence = equal or self._joined()
         known = {
-            "dtype": None if rows.table is None else self._dtype.str,
-            "presence": asdict(rows.presence),
-            "num_unread": self._num_unread(rows.table is None),
-            "lost": [asdict(lost) for lost in self._lost(rows)],
+            "dtype": None if equal else self._dtype.str,
+            "presence": asdict(presence),
+            "num_unread": self._num_unread(bool(equal)),
+            "lost": [] if equal else [asdict(lost) for lost in self._lost(presence.num_kept)],
             "excluded": len(self._excluded),
             "unknown": self._exclude.unknown(self._excluded),
         }
-        (self._folder / _INDEX).write_text(json.dumps(known))
+        (self._folder / _INDEX).write_text(json.dumps(known | {"sha256": _digest(known)}))
 
-    def _equal(self) -> Rows | None:
-        """The rows of columns with equal keys; None where they are not."""
+    def _equal(self) -> Presence | None:
+        """What columns with equal keys hold; None where they are not."""
         if self._exclude.names or len(set(self._ends - self._first)) > 1:
             return None
         others = self._columns[1:]
@@ -202,11 +233,11 @@ class _Join:
             for first, *rest in zip(*streams, strict=True):
                 if not all(np.array_equal(first, other) for other in rest):
                     return None
-        return Rows(None, _complete(dict(zip(self._names, self._columns, strict=True))))
+        return _complete(dict(zip(self._names, self._columns, strict=True)))
 
     # ---- the join ------------------------------------------------------------------------------
 
-    def _joined(self) -> Rows:
+    def _joined(self) -> Presence:
         total = int(self._ends[-1])
         num_parts = 1 << (total // self._part).bit_length()
         by_key = _Parts(self._folder / "by_key", width=3)
@@ -222,7 +253,7 @@ class _Join:
             by_owner.add(pairs[:, 0] // np.uint64(self._lines_of_part), pairs)
         together, num_samples = np.zeros((len(self._names),) * 2, np.int64), 0
         num_complete = num_kept = 0
-        with open(self._folder / _TABLE, "wb") as out:
+        with table_writer(self._folder) as write:
             for part in range(total // self._lines_of_part + 1):
                 table = self._lines(by_owner.take(part), part * self._lines_of_part)
                 has = table >= 0
@@ -232,15 +263,11 @@ class _Join:
                 num_complete += int(has.all(1).sum())
                 table = table[has[:, self._required].all(1)]
                 num_kept += len(table)
-                out.write(table.tobytes())
+                write(table)
         for parts in (by_key, by_owner):
             parts.close()
         counts = tuple(map(tuple, together.tolist()))
-        presence = Presence(self._names, num_samples, num_kept, num_complete, counts)
-        table = np.empty((0, len(self._names)), self._dtype)
-        if num_kept:
-            table = np.memmap(self._folder / _TABLE, self._dtype, "r", shape=(num_kept, len(has.T)))
-        return Rows(table, presence)
+        return Presence(self._names, num_samples, num_kept, num_complete, counts)
 
     def _owners(self, records: np.ndarray) -> np.ndarray:
         """Pairs (n, 2) of owner and row, from records (n, 3) of key and row."""
@@ -298,11 +325,14 @@ class _Join:
                 found.update(key.tobytes() for key in alike)
         return sum(key.tobytes() not in found for key in wanted)
 
-    def _lost(self, rows: Rows) -> Iterator[Lost]:
+    def _lost(self, num_kept: int) -> Iterator[Lost]:
         """Samples that a column lacks, of shards that it could not read to their end."""
+        if not num_kept:
+            return
+        lines = mapped(self._folder / TABLE, self._dtype, (num_kept, len(self._names)))
         for modality, shard in sorted(self._damaged.cut_short):
             at = self._names.index(modality)
-            for table in blocks(rows.table) if rows.table is not None else ():
+            for table in blocks(lines):
                 for line in table[table[:, at] < 0]:
                     column = int(np.argmax(line >= 0))
                     name = self._columns[column].name(int(line[column]))
