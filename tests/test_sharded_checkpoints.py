@@ -19,6 +19,7 @@ from worlds import curve, write_project
 
 from fourm.config import load
 from fourm.errors import UserError
+from fourm.files.tensor_file import save_tensors, write_tensors
 from fourm.files.weights import ROWS, WeightFiles, part_name
 from fourm.training import saving
 from fourm.training.checkpoints import (
@@ -32,7 +33,6 @@ from fourm.training.checkpoints import (
 from fourm.training.pretrain import PretrainConfig, pretrain
 from fourm.training.ranks import Ranks
 from fourm.training.saving import Saver, Snapshot
-from fourm.training.tensor_file import write_tensors
 
 SHORT = ("loop.steps=9", "loop.checkpoint_every=3", "loop.keep_checkpoints=9")
 SHARDED = "loop.sharding=all"
@@ -71,6 +71,21 @@ def test_a_streamed_file_is_what_safetensors_reads_and_its_hash_is_true(tmp_path
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     assert WeightFiles.open(tmp_path / "x.safetensors").metadata == {"k": "v"}
+
+
+def test_a_saved_file_is_readable_by_whom_the_umask_allows_and_takes_a_mapped_one_s_place(tmp_path):
+    path = tmp_path / "x.safetensors"
+    kept = os.umask(0o027)
+    try:
+        save_tensors(path, {"a": torch.arange(5.0)})
+        mapped = load_file(path)
+        save_tensors(path, {name: t + 1 for name, t in mapped.items()})
+    finally:
+        os.umask(kept)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert mapped["a"].tolist() == [0, 1, 2, 3, 4]
+    assert load_file(path)["a"].tolist() == [1, 2, 3, 4, 5]
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 def write_parts(folder: Path, table: torch.Tensor, cuts: list[int]) -> None:

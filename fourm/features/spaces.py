@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors.numpy import load_file
 
 from fourm.alignment.retrieval import normalized
 from fourm.errors import UserError
+from fourm.files.tensor_file import save_tensors
 
 _RIDGE = 1e-2  # of the mean variance, added to each direction's
 _FEWEST = 16
@@ -71,7 +73,7 @@ class Space:
             "gallery.mean": self.gallery.mean,
             "gallery.matrix": self.gallery.matrix,
         }
-        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, path)
+        save_tensors(path, {name: torch.from_numpy(t) for name, t in tensors.items()})
 
     @staticmethod
     def read(path: Path) -> Space:

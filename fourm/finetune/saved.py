@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from fourm.config import check_fields, from_mapping, to_mapping
@@ -24,6 +23,7 @@ from fourm.errors import UserError
 from fourm.evaluation.opened import device
 from fourm.features.sources import chosen_inputs
 from fourm.files.formats import FORMAT, check_format
+from fourm.files.tensor_file import save_tensors
 from fourm.files.weights import WeightFiles, fill, load_weights
 from fourm.finetune.config import FinetuneConfig
 from fourm.finetune.goals import Goal
@@ -57,8 +57,7 @@ class SavedHead:
     def write(self, network: nn.Module, folder: Path) -> None:
         """Both files."""
         write_json_atomic(folder / HEAD_FILE, {"format": FORMAT, **to_mapping(self)})
-        state = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
-        save_file(state, folder / HEAD_WEIGHTS)
+        save_tensors(folder / HEAD_WEIGHTS, network.state_dict())
 
     @staticmethod
     def read(folder: Path) -> SavedHead:

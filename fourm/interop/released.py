@@ -19,12 +19,12 @@ from typing import Any
 import torch
 import yaml
 from accelerate import init_empty_weights
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fourm.config import from_mapping
 from fourm.errors import UserError
 from fourm.files.model_files import CONFIG_FILE, load_into
+from fourm.files.tensor_file import save_tensors
 from fourm.files.weights import WEIGHT_SUFFIXES, WEIGHTS_FILE, WeightFiles
 from fourm.interop.links import Link, model_links
 from fourm.interop.untied import untied
@@ -165,9 +165,9 @@ def save_released(model: FourM, folder: str | Path) -> None:
     described = {
         k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()
     }
-    save_file(
-        released_tensors(model),
+    save_tensors(
         folder / WEIGHTS_FILE,
+        released_tensors(model),
         {k: json.dumps(v) for k, v in described.items()},
     )
     (folder / CONFIG_FILE).write_text(json.dumps(described, indent=1) + "\n")

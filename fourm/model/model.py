@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm.batches.batch import DecoderStream, EncoderStream, MaskedBatch
@@ -30,6 +29,7 @@ from fourm.files.model_files import (
     read_description,
     write_description,
 )
+from fourm.files.tensor_file import save_tensors
 from fourm.files.weights import WEIGHTS_FILE, WeightFiles
 from fourm.modalities import ModalitySet
 from fourm.model.attention import Backend, attention_dtype
@@ -309,8 +309,7 @@ class FourM(
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         self.write_description(folder)
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS_FILE)
+        save_tensors(folder / WEIGHTS_FILE, self.state_dict())
         if self.provenance is not None:
             self.provenance.write(folder)
 

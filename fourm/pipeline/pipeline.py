@@ -24,12 +24,13 @@ import numpy as np
 import torch
 import yaml
 from huggingface_hub import HfApi
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import fourm
 from fourm.codecs import CodecSet
 from fourm.config import to_mapping
 from fourm.errors import UserError
+from fourm.files.tensor_file import save_tensors
 from fourm.model.model import FourM, load_model
 from fourm.pipeline.call import Call, Engine, as_called_here, checked_targets
 from fourm.pipeline.feature_rows import FeatureRows, feature_rows
@@ -162,9 +163,9 @@ class AnyToAnyPipeline:
             yaml.safe_dump({k: to_mapping(v) for k, v in self.options.items()})
         )
         for path in folder.rglob("*.safetensors") if half else ():
-            save_file(
-                {k: t.half() if t.is_floating_point() else t for k, t in load_file(path).items()},
+            save_tensors(
                 path,
+                {k: t.half() if t.is_floating_point() else t for k, t in load_file(path).items()},
             )
         write_card(folder, model_card(self.model, name, folder / TOKENIZERS_FOLDER))
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fourm.config import at_least, from_mapping, read_yaml, to_mapping
 from fourm.errors import UserError, nearest
 from fourm.files.model_files import ADAPTERS_FILE, CONFIG_FILE
+from fourm.files.tensor_file import save_tensors
 from fourm.modalities import ModalitySet
 from fourm.model.model import FourM, ModelConfig, load_model
 from fourm.model.roles import parameter_roles
@@ -159,25 +160,21 @@ def write_adapters(
     described: peft.LoraConfig = model.peft_config[_NAME]  # type: ignore[index,assignment]
     described.save_pretrained(str(folder))
     adapters = {
-        _PREFIX + name.replace(f".{_NAME}.", "."): _stored(value)
+        _PREFIX + name.replace(f".{_NAME}.", "."): value
         for name, value in weights.items()
         if ".lora_" in name
     }
-    save_file(adapters, folder / ADAPTERS_FILE)
+    save_tensors(folder / ADAPTERS_FILE, adapters)
     if moved is None:
         return
     moved.write(folder / TRANSPLANT_FILE, str(described.base_model_name_or_path))
-    save_file(
+    save_tensors(
+        folder / FRESH_FILE,
         {
-            _key(tensor, rows): _stored(weights[tensor][slice(*rows or (None,))])
+            _key(tensor, rows): weights[tensor][slice(*rows or (None,))]
             for tensor, rows in _blocks(moved)
         },
-        folder / FRESH_FILE,
     )
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
 
 
 def _blocks(moved: Transplant) -> list[tuple[str, tuple[int, int] | None]]:

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from fourm.errors import UserError
 from fourm.files.formats import FORMAT
+from fourm.files.tensor_file import write_tensors
 from fourm.files.weights import ROWS, WEIGHTS_FILE, part_name
 from fourm.training.checkpoints import MANIFEST, STATE, TENSORS, fault_of, list_checkpoints, sha256
 from fourm.training.ranks import Ranks
 from fourm.training.sharding import is_sharded, local, rows_of
-from fourm.training.tensor_file import write_tensors
 
 VISIBLE = 30.0  # seconds after which a file of one machine must be seen by the others
 

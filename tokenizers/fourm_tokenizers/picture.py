@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fourm.config import from_mapping, to_mapping
 from fourm.errors import UserError
 from fourm.files.formats import FORMAT, check_format
 from fourm.files.json_files import parse_mapping
+from fourm.files.tensor_file import save_tensors
 from fourm.files.weights import WEIGHTS_FILE, WeightFiles, fill
 from fourm.modalities import Modality
 from fourm_tokenizers.autoencoder import Autoencoder, AutoencoderConfig
@@ -164,10 +164,7 @@ def save_autoencoder(model: Autoencoder, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_description(model.config, folder)
-    save_file(
-        {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()},
-        folder / WEIGHTS_FILE,
-    )
+    save_tensors(folder / WEIGHTS_FILE, model.state_dict())
 
 
 def fingerprint(*paths: Path) -> str:

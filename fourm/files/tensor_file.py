@@ -1,7 +1,8 @@
 """Writing safetensors files as a stream: hashed while they are written, synced when they are done.
 
 ``safetensors.torch.save_file`` holds Python's lock while it writes, so that a training would stand
-still beside it, and what it wrote has to be read again for a checksum. The format is a length, a
+still beside it, what it wrote has to be read again for a checksum, and only its owner can read it
+(mode 600, whatever the umask). The format is a length, a
 JSON header and the bytes (https://github.com/huggingface/safetensors): written here in blocks, with
 Python's lock free while a block is hashed and written.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ _NAMES = {
     torch.bfloat16: "BF16",
     torch.int64: "I64",
     torch.int32: "I32",
+    torch.int16: "I16",
     torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
@@ -54,6 +56,21 @@ def write_tensors(
         error.filename = error.filename or str(path)
         raise
     return digest.hexdigest()
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Put tensors of any device in the place of a safetensors file, which may be mapped still.
+
+    Raises OSError, with the file's name; what was there is then as it was.
+    """
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        write_tensors(temporary, {n: t.detach().cpu() for n, t in tensors.items()}, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _header(names: list[str], tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> bytes:
