@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import signal
 import socket
@@ -33,6 +34,8 @@ NUM_PICTURES = 600
 class KillImporter(Event):
     """A worker of an import is gone, as by the kernel for its memory: the same bytes in the end."""
 
+    engine = "local"
+
     def strike(self, training: Training) -> None:
         soak.kill(training.processes)
         root = training.out / "pictures"
@@ -40,14 +43,43 @@ class KillImporter(Event):
             _write_pictures(root)
             assert _import(root, training.out / "imported").wait() == 0
         out = training.out / f"imported-{training.number}"
-        process = _import(root, out)
-        worker = _worker_of(process)
+        process = _import(root, out, "--engine", self.engine)
+        worker = self.worker_of(process)
         time.sleep(0.1 * training.draw(9, 10))
         if worker is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
         assert process.wait() == 0, f"ended with {process.returncode}: {out}.txt"
         assert _digest(out) == _digest(training.out / "imported"), f"other bytes: {out}"
+
+    def worker_of(self, process: subprocess.Popen) -> psutil.Process | None:
+        """The first process that an import starts (the server that its workers fork from), once
+        there is one; None if it ends before.
+        """
+        while process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if found := workers_of(process.pid):
+                    return found[0]
+            time.sleep(0.02)
+        return None
+
+
+class KillRayWorker(KillImporter):
+    """The same of an import by Ray, whose process makes a shard in that moment."""
+
+    engine = "ray"
+
+    def possible(self, training: Training) -> bool:
+        return importlib.util.find_spec("ray") is not None
+
+    def worker_of(self, process: subprocess.Popen) -> psutil.Process | None:
+        while process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    if "ray::run_job" in " ".join(child.cmdline()):
+                        return child
+            time.sleep(0.02)
+        return None
 
 
 class KillPage(Event):
@@ -96,23 +128,11 @@ def _write_pictures(root: Path) -> None:
     (root / "modalities.yaml").write_text(CONFIG)
 
 
-def _import(root: Path, out: Path) -> subprocess.Popen:
+def _import(root: Path, out: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "fourm", "import", str(root), "--out", str(out)]
-    command += ["--config", str(root / "modalities.yaml"), "--workers", "2"]
+    command += ["--config", str(root / "modalities.yaml"), "--workers", "2", *more]
     with open(f"{out}.txt", "wb") as screen:
         return subprocess.Popen(command, stdout=screen, stderr=screen)
-
-
-def _worker_of(process: subprocess.Popen) -> psutil.Process | None:
-    """The first process that an import starts (the server that its workers fork from), once there
-    is one; None if it ends before.
-    """
-    while process.poll() is None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if found := workers_of(process.pid):
-                return found[0]
-        time.sleep(0.02)
-    return None
 
 
 def _digest(out: Path) -> str:

@@ -7,7 +7,8 @@ small cache on disk, an adaptive mixture, real processes of several gloo ranks) 
 again, with other numbers of loader workers, and other numbers of ranks if ``--ranks`` names several
 (``1,2,4``). Something happens to each start, drawn from ``EVENTS``: processes are killed, stopped
 or told to end, the disk takes no more, checkpoints and cached blocks are spoilt; an import and the
-page beside it lose processes. The same command goes on where it was ended.
+page beside it lose processes (an import by Ray too, where that is installed). The same command goes
+on where it was ended.
 
 Then: every draw that any loader ever made is, digest for digest, that of one undisturbed rank. With
 one number of ranks every loss that was ever logged is, bit for bit, that of an undisturbed run of
@@ -31,7 +32,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import soak
 import yaml
-from beside import KillImporter, KillPage
+from beside import KillImporter, KillPage, KillRayWorker
 from disturbed import MOST_SECONDS_APART, Event, Training, workers_of
 from remote_servers import http_server
 from remote_worlds import write_world
@@ -164,6 +165,7 @@ EVENTS = [
     SpoilCache(),
     KillImporter(),
     KillPage(),
+    KillRayWorker(),
 ]
 
 

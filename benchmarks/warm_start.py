@@ -141,7 +141,12 @@ def compare(world: World, seed: int, o: argparse.Namespace) -> dict[str, float]:
     # what is known is rehearsed as it was learned; the rest asks for what is new
     mixed, known = dict.fromkeys(NAMES, 1.0), dict.fromkeys(world.others, 1.0)
     components = [
-        {"weight": o.rehearsal, "input": known, "target": known},
+        {
+            "weight": o.rehearsal,
+            "input": known,
+            "target": known,
+            "num_targets": [o.rehearsed, o.rehearsed],
+        },
         {
             "weight": 1 - o.rehearsal,
             "input": mixed,
@@ -190,6 +195,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=20)
     parser.add_argument("--rehearsal", type=float, default=0.4)
     parser.add_argument("--asked", type=int, default=24, help="tokens of what is new, a sample")
+    parser.add_argument("--rehearsed", type=int, default=24, help="of what is known, a sample")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--muon-lr", type=float, default=0.008)
     parser.add_argument("--free", action="store_true", help="kept rows of tables learn too")

@@ -17,8 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, start_workers
+from fourm_data_prep.engine import run_step
+from fourm_data_prep.engine_local import start_workers
 from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.shard_steps import Job, ShardResult, fingerprint
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fourm_data_prep.engine import Before, Job, finished
+from fourm_data_prep.shard_steps import Before, Job, finished
 from fourm_tokenizers.text import TextConfig, train_text_tokenizer
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy

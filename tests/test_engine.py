@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fourm_data_prep.engine import Job, ShardResult, fingerprint, finished, manifest_path, run_step
+from fourm_data_prep.engine import run_step
 from fourm_data_prep.engine_options import EngineConfig, parse_range
+from fourm_data_prep.shard_steps import Job, ShardResult, fingerprint, finished, manifest_path
 from PIL import Image
 
 from fourm.cli import main

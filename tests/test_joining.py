@@ -10,8 +10,8 @@ import shutil
 import numpy as np
 import pytest
 from fourm_data_prep import joining
-from fourm_data_prep.engine import Before
 from fourm_data_prep.engine_options import EngineConfig
+from fourm_data_prep.shard_steps import Before
 from fourm_data_prep.tokenize import TokenizeStep, tokenize
 
 from fourm.data.columns import open_chunks

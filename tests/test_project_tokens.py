@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fourm_data_prep import tokenize as tokenize_module
-from fourm_data_prep.engine import fingerprint
+from fourm_data_prep.shard_steps import fingerprint
 from fourm_data_prep.token_identity import identities
 from fourm_data_prep.tokenize import TokenizeStep, tokenize
 from project_worlds import MODALITIES, SIZE, TEXT, World

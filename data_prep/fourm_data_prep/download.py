@@ -31,9 +31,10 @@ from fourm.data.pictures import open_picture
 from fourm.data.shards import Damage, write_json_atomic, write_shard
 from fourm.errors import UserError, listed
 from fourm.files.json_files import parse_mapping
-from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, run_step
+from fourm_data_prep.engine import Progress, run_step
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.public_hosts import PublicLoop, refused_as_private
+from fourm_data_prep.shard_steps import Job, ShardResult, fingerprint
 from fourm_data_prep.tables import CAPTION_COLUMNS
 
 _URL_COLUMNS = ("url", "image_url", "link", "image")

@@ -5,6 +5,7 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -13,6 +14,8 @@ from typing import Any, Literal
 import click
 
 from fourm.errors import UserError
+
+TRIES = 3  # of a shard whose worker died
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,10 @@ class EngineConfig:
                 f"shard range {self.shard_range[0]}:{self.shard_range[1]} is not first:last with"
                 " first <= last"
             )
+
+    def num_at_once(self, num_jobs: int) -> int:
+        """Processes or tasks at a time for so many jobs."""
+        return max(1, min(self.workers or os.cpu_count() or 1, num_jobs))
 
 
 def parse_range(text: str) -> tuple[int, int]:

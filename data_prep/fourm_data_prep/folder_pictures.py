@@ -16,7 +16,6 @@ from fourm.data.shards import Damage
 from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.raw.text import Text
-from fourm_data_prep.engine import Job, ShardResult, fingerprint
 from fourm_data_prep.picture_shards import (
     PICTURE_KINDS,
     SHARD_PICTURES,
@@ -25,6 +24,7 @@ from fourm_data_prep.picture_shards import (
     plain_key,
     write_pictures,
 )
+from fourm_data_prep.shard_steps import Job, ShardResult, fingerprint
 from fourm_data_prep.splits import Place, Shares, Split
 from fourm_data_prep.tables import TABLE_SUFFIXES, Row, Table, read_table
 

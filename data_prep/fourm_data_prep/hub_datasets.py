@@ -20,7 +20,6 @@ from fourm.errors import UserError, listed
 from fourm.modalities import Modality
 from fourm.raw.numbers import Numbers
 from fourm_data_prep.columns import KEY_COLUMNS, RowReader, check_columns
-from fourm_data_prep.engine import Job, ShardResult, fingerprint
 from fourm_data_prep.paired import write_samples
 from fourm_data_prep.picture_shards import (
     SHARD_PICTURES,
@@ -29,6 +28,7 @@ from fourm_data_prep.picture_shards import (
     plain_key,
     write_pictures,
 )
+from fourm_data_prep.shard_steps import Job, ShardResult, fingerprint
 from fourm_data_prep.splits import Place, Split
 from fourm_data_prep.tables import (
     CAPTION_COLUMNS,

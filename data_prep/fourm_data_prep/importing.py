@@ -29,7 +29,8 @@ from fourm.modalities import Modality, ModalitySet
 from fourm.raw.image import Image
 from fourm.raw.text import Text
 from fourm_data_prep.columns import samples_of_table
-from fourm_data_prep.engine import Progress, ShardStep, run_step, start_workers
+from fourm_data_prep.engine import Progress, run_step
+from fourm_data_prep.engine_local import start_workers
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.folder_pictures import PICTURE_SUFFIXES, ImportStep, find_items
 from fourm_data_prep.hub_datasets import DatasetRows, ImportColumnsStep, ImportDatasetStep
@@ -40,6 +41,7 @@ from fourm_data_prep.paired import ImportSamplesStep, Sample
 from fourm_data_prep.picture_shards import Item
 from fourm_data_prep.rasters.importing import import_rasters
 from fourm_data_prep.rasters.settings import is_raster_file
+from fourm_data_prep.shard_steps import ShardStep
 from fourm_data_prep.splits import Shares, Split
 from fourm_data_prep.tables import TABLE_SUFFIXES
 from fourm_data_prep.tar_pictures import ImportTarsStep

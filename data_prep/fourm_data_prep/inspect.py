@@ -18,8 +18,8 @@ from fourm.files.formats import FORMAT
 from fourm.modalities import ModalitySet
 from fourm.raw import Raw
 from fourm.report import Gallery, Report
-from fourm_data_prep.engine import MANIFESTS, splits_of
 from fourm_data_prep.presence import MOST_COMBINATIONS
+from fourm_data_prep.shard_steps import MANIFESTS, splits_of
 from fourm_data_prep.survey import PERCENTILES, Survey, is_tokens, survey
 
 _SHOWN = 24

@@ -28,7 +28,7 @@ from fourm.data.opening import decoder_of, token_dtype
 from fourm.data.shards import DamageReport, read_shard, shard_path, write_json_atomic
 from fourm.errors import UserError
 from fourm.modalities import Modality
-from fourm_data_prep.engine import Job, ShardResult, ShardStep, fingerprint, manifest_path
+from fourm_data_prep.shard_steps import Job, ShardResult, ShardStep, fingerprint, manifest_path
 
 CHUNK_SHARDS = 2048  # of 512 samples: a million a chunk
 

@@ -19,19 +19,13 @@ from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 from fourm.raw.image import Image
 from fourm.raw.text import Text
-from fourm_data_prep.engine import (
-    Job,
-    Progress,
-    ShardResult,
-    jobs_of,
-    run_step,
-    splits_of,
-    start_workers,
-)
+from fourm_data_prep.engine import Progress, run_step
+from fourm_data_prep.engine_local import start_workers
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.picture_shards import describe
 from fourm_data_prep.samples import Samples
+from fourm_data_prep.shard_steps import Job, ShardResult, jobs_of, splits_of
 
 
 class LabelStep:

@@ -26,10 +26,11 @@ from fourm.raw.audio import Audio, resample
 from fourm.raw.image import Image
 from fourm.raw.text import Text
 from fourm.raw.vectors import Vectors
-from fourm_data_prep.engine import Job, Progress, ShardResult, fingerprint, jobs_of, run_step, stamp
+from fourm_data_prep.engine import Progress, run_step
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.samples import Samples
+from fourm_data_prep.shard_steps import Job, ShardResult, fingerprint, jobs_of, stamp
 
 _PARTS = "parts"
 _CHANNELS = {"efficientnet": 1280, "minilm": 384, "logmel": 40}  # of encoders that ask for them

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from fourm_data_prep.engine import MANIFESTS, Job, ShardStep
+from fourm_data_prep.shard_steps import MANIFESTS, Job, ShardStep
 
 _TEMPORARY = re.compile(r"(.+)\.tmp(\d+)")
 

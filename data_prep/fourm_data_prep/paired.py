@@ -15,9 +15,9 @@ from typing import Any
 from fourm.data.shards import Damage, shard_path, write_shard
 from fourm.modalities import Modality
 from fourm.raw import Dense
-from fourm_data_prep.engine import Before, Job, ShardResult, fingerprint
 from fourm_data_prep.parts import Part, as_stored, aspect_of
 from fourm_data_prep.picture_shards import describe
+from fourm_data_prep.shard_steps import Before, Job, ShardResult, fingerprint
 from fourm_data_prep.splits import TRAIN
 
 SHARD_SAMPLES = 256

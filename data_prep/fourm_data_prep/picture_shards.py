@@ -23,9 +23,9 @@ from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.raw.image import Image
 from fourm.raw.text import Text
-from fourm_data_prep.engine import Before, Job, ShardResult, fingerprint
 from fourm_data_prep.labellers import open_labeller
 from fourm_data_prep.samples import Samples
+from fourm_data_prep.shard_steps import Before, Job, ShardResult, fingerprint
 from fourm_data_prep.splits import TRAIN
 
 PICTURE_KINDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")

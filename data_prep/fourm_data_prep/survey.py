@@ -23,9 +23,9 @@ from fourm.data.shards import DamageReport, read_shard, shard_paths
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
 from fourm.raw import Spread, Tally
-from fourm_data_prep.engine import splits_of
 from fourm_data_prep.presence import Combinations, combinations
 from fourm_data_prep.remarks import Remarks, said_of_ids
+from fourm_data_prep.shard_steps import splits_of
 
 PERCENTILES = (1.0, 50.0, 99.0)
 _BLOCK = 256  # samples whose ids are counted at once

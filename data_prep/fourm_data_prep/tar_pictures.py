@@ -17,7 +17,6 @@ from fourm.data.shards import Damage, DamageReport, member_name, read_member, re
 from fourm.data.tar_headers import members_of
 from fourm.errors import UserError
 from fourm.modalities import Modality
-from fourm_data_prep.engine import Job, ShardResult, fingerprint, stamp
 from fourm_data_prep.picture_shards import (
     PICTURE_KINDS,
     Item,
@@ -25,6 +24,7 @@ from fourm_data_prep.picture_shards import (
     plain_key,
     write_pictures,
 )
+from fourm_data_prep.shard_steps import Job, ShardResult, fingerprint, stamp
 from fourm_data_prep.splits import Place, Split
 
 

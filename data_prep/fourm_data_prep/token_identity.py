@@ -14,7 +14,7 @@ from typing import Any
 
 from fourm.config import to_mapping
 from fourm.modalities import Modality, ModalitySet
-from fourm_data_prep.engine import fingerprint
+from fourm_data_prep.shard_steps import fingerprint
 
 # all that a modality and the raw types of the package had to say in 0.7
 _SETTINGS_OF_0_7 = re.findall(

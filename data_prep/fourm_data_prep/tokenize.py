@@ -48,19 +48,12 @@ from fourm.data.shards import (
 )
 from fourm.errors import UserError
 from fourm.modalities import Modality, ModalitySet
-from fourm_data_prep.engine import (
-    Before,
-    Job,
-    ShardResult,
-    fingerprint,
-    run_step,
-    splits_of,
-    stamp,
-    start_workers,
-)
+from fourm_data_prep.engine import run_step
+from fourm_data_prep.engine_local import start_workers
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.joining import CHUNK_SHARDS, JoinStep, piece_folder, write_piece
 from fourm_data_prep.remarks import Remarks, said_of_ids
+from fourm_data_prep.shard_steps import Before, Job, ShardResult, fingerprint, splits_of, stamp
 from fourm_data_prep.token_identity import identities, identity
 
 _log = logging.getLogger(__name__)

@@ -16,13 +16,14 @@ from fourm.config import to_mapping
 from fourm.data.raw_sets import load_raw
 from fourm.data.shards import shard_path, shard_paths, write_json_atomic, write_shard
 from fourm.numbers.rng import CounterRNG
-from fourm_data_prep.engine import Job, ShardResult, fingerprint, run_step, stamp
+from fourm_data_prep.engine import run_step
 from fourm_data_prep.engine_options import EngineConfig
 from fourm_data_prep.rasters.derived import Cut, open_derived
 from fourm_data_prep.rasters.layers import Layers
 from fourm_data_prep.rasters.settings import RasterImport, load_rasters
 from fourm_data_prep.rasters.surfaces import Tile
 from fourm_data_prep.rasters.tiling import Chosen, choose_tiles
+from fourm_data_prep.shard_steps import Job, ShardResult, fingerprint, stamp
 
 SHARD_TILES = 256
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from fourm.errors import UserError
-from fourm_data_prep.engine import fingerprint, stamp
 from fourm_data_prep.rasters.decoding import Header, decode, is_placed, read_header
 from fourm_data_prep.rasters.readings import Reading, Window, reading_of
 from fourm_data_prep.rasters.settings import RasterImport
 from fourm_data_prep.rasters.surfaces import Extent, Globe, Surface, Tile
+from fourm_data_prep.shard_steps import fingerprint, stamp
 
 _SLACK = 1e-6  # of a pixel, that sums of floats may lie beyond an edge
 
