@@ -35,6 +35,7 @@ from fourm.data.chunks import (  # noqa: E402
     NAME_OFFSETS,
     NAMES,
     OFFSETS,
+    SUMS,
     VALUES,
     ChunkIndex,
     StoredFile,
@@ -43,6 +44,7 @@ from fourm.data.keys import keys_of  # noqa: E402
 from fourm.data.masked_batches import MaskedBatches  # noqa: E402
 from fourm.data.opening import token_dtype  # noqa: E402
 from fourm.data.order import SampleOrder  # noqa: E402
+from fourm.data.pages import PAGE, PageSums  # noqa: E402
 from fourm.data.store import Source, SourceConfig  # noqa: E402
 from fourm.modalities import Modality, ModalitySet  # noqa: E402
 
@@ -90,12 +92,17 @@ def _write_chunk(
     if length is None:
         offsets = np.concatenate([[0], np.cumsum(rng.integers(5, 60, num))])
         files[OFFSETS], num_elements = offsets.astype("<i8").tobytes(), int(offsets[-1])
+    if OFFSETS in files:
+        files[SUMS[OFFSETS]] = _page_sums(files[OFFSETS])
+    size = num_elements * dtype.itemsize
+    rest = size % PAGE  # pages of a hole are alike
+    files[SUMS[VALUES]] = _page_sums(bytes(PAGE)) * (size // PAGE) + _page_sums(bytes(rest))
     for name, data in files.items():
         (folder / name).write_bytes(data)
     stored = {n: StoredFile(len(d), hashlib.sha256(d).hexdigest()) for n, d in files.items()}
     with open(folder / VALUES, "wb") as out:  # a hole
-        out.truncate(num_elements * dtype.itemsize)
-    stored[VALUES] = StoredFile(num_elements * dtype.itemsize, "of a hole")
+        out.truncate(size)
+    stored[VALUES] = StoredFile(size, "of a hole")
     index = ChunkIndex(
         dtype=dtype.str,
         shape=(),
@@ -107,6 +114,14 @@ def _write_chunk(
         files=stored,
     )
     (folder / INDEX).write_text(index.to_json())
+
+
+def _page_sums(data: bytes) -> bytes:
+    found = bytearray()
+    sums = PageSums(found.extend)
+    sums.add(data)
+    sums.end()
+    return bytes(found)
 
 
 # ---- a rank --------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ ADAPTERS = {
         f"loop.steps={4 * ADAPTED_STEPS}",
         "loop.optimizer.lr=1e-2",
     ],
-    "fine-tuned": COLOURS,
+    "fine-tuned": [*COLOURS, "loop.optimizer.lr=1e-3"],
     "adapters": [
         *COLOURS,
         "lora.rank=1",
