@@ -105,6 +105,21 @@ def test_what_cannot_be_made_is_refused_before_the_model_is_asked(pipe, request_
         request_.check(pipe)
 
 
+def test_what_is_not_wanted_is_what_the_pipeline_is_told(pipe):
+    caption, unwanted = {"caption": "a large cube"}, {"caption": "a red cube"}
+    request = Request(caption, ["rgb"], 2, 3, Wishes(follow=3.0), unwanted)
+    request.check(pipe)
+    made = list(watched(pipe, request, 1))[-1]
+    settings = {"guidance_scale": 3.0, "negative": unwanted}
+    wanted = pipe(caption, ["rgb"], seed=3, num_samples=2, **settings)
+    assert all(map(np.array_equal, made.results["rgb"].values, wanted["rgb"].values))
+    plain = list(watched(pipe, Request(caption, ["rgb"], 2, 3, Wishes(follow=3.0)), 1))[-1]
+    assert not np.array_equal(made.results["rgb"].values, plain.results["rgb"].values)
+    assert "not a red cube, follow 3" in made.html(pipe.modalities, True, False)
+    with pytest.raises(UserError, match="said by caption, which is to be made"):
+        Request({}, ["caption"], 1, 3, Wishes(), unwanted).check(pipe)
+
+
 def test_too_many_tokens_are_refused_and_cost_nothing(pipe):
     many = " ".join(["cube"] * 700)
     with pytest.raises(UserError, match="longer than the .* tokens"):

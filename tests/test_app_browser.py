@@ -235,6 +235,8 @@ def test_slips_in_settings_are_told_and_the_page_goes_on(visit, address):
     assert page.input_value("#follow input, #follow textarea") == ""  # empty, not 0
     page.fill("#follow input, #follow textarea", "0")
     assert "follow 0, quality default, seed 5" in generate(page)
+    page.fill("#unwanted textarea", "a small <b>blue</b> sphere")
+    assert "not a small <b>blue</b> sphere, follow 0" in generate(page)
 
 
 def test_two_visitors_at_once_have_results_of_their_own(visit, address):

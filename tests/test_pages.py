@@ -108,7 +108,7 @@ def test_a_page_is_read_once_and_then_nothing_is_left_to_do(tmp_path, monkeypatc
     held.ragged(np.arange(NUM))
     monkeypatch.setattr("fourm.data.pages.zlib", None)
     held.ragged(np.arange(NUM)[::-1])
-    assert all(not check.num_left for check in held._pages.values())
+    assert not held._pages_of_values.num_left and not held._pages_of_offsets.num_left
 
 
 def test_a_bit_that_turns_over_in_the_table_of_rows_changes_no_sample(tmp_path, caplog):

@@ -173,6 +173,32 @@ def test_a_disk_that_holds_less_than_a_window_still_gives_the_right_batches(
         same(remote[step], local[step])
 
 
+def test_a_bit_that_turns_over_in_what_is_kept_whole_changes_no_batch(world, server, tmp_path):
+    def first(sources):
+        made = batches(sources)
+        return [batch for step in range(4) for batch in made[step]]
+
+    cache, rng = tmp_path / "cache", np.random.default_rng(0)
+    wanted = first(opened(tmp_path / "disk", world))
+    same(first(opened(cache, server.url)), wanted)
+    kept = sorted(path for path in (cache / "remote" / "files").iterdir() if path.stat().st_size)
+    assert len(kept) > 10 and sum(path.stat().st_size > 2_000 for path in kept) > 2
+    for path in kept:
+        with open(path, "r+b") as file:  # as a disk does: in its place
+            for place in [0, path.stat().st_size - 1, int(rng.integers(path.stat().st_size))]:
+                file.seek(place)
+                byte = file.read(1)[0]
+                file.seek(place)
+                file.write(bytes([byte ^ 16]))
+        same(first(opened(cache, server.url)), wanted)
+    # a source that is open and has not looked yet
+    late = opened(cache, server.url)
+    for path in kept:
+        with open(path, "r+b") as file:
+            file.write(bytes(path.stat().st_size))
+    same(first(late), wanted)
+
+
 def test_blocks_are_the_default_for_remote_sources_alone(world, server, tmp_path):
     config = DataConfig(
         sources=(SourceConfig(tokens=server.url), SourceConfig(tokens=str(world))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fourm.app.limits import LIMITS, Limits
@@ -24,6 +24,7 @@ class Request:
     num_samples: int
     seed: int
     wishes: Wishes
+    unwanted: Mapping[str, Any] = field(default_factory=dict)  # what guidance leads away from
 
     def check(self, pipe: AnyToAnyPipeline, limits: Limits = LIMITS) -> None:
         """Raise UserError for what cannot be asked for here."""
@@ -39,12 +40,24 @@ class Request:
                 raise UserError(
                     f"{name} is given whole and to be made: untick it, or leave a part of it open"
                 )
+        for name in self.unwanted:
+            if name in self.targets:
+                raise UserError(
+                    f"what is not wanted is said by {name}, which is to be made: empty the box, or"
+                    f" untick {name} under Make"
+                )
 
     def remarks(self) -> Iterator[str]:
         """What is given in part and stays so."""
         for name, value in self.given.items():
             if name not in self.targets and is_open(value):
                 yield f"A part of {name} is left open; choose it under Make to have it filled."
+
+    def told(self) -> str:
+        """How it was asked for, in words, for a line below results."""
+        return ", ".join(
+            [*(f"not {value}" for value in self.unwanted.values()), self.wishes.told()]
+        )
 
 
 def is_open(value: Any) -> bool:
@@ -58,7 +71,7 @@ def is_open(value: Any) -> bool:
 def watched(pipe: AnyToAnyPipeline, asked: Request, number: int) -> Iterator[Made]:
     """What is made, after each step; the last one is finished."""
     own = options_of(pipe, list(asked.given), asked.targets, asked.wishes)
-    settings = {"seed": asked.seed, "settings": asked.wishes.told(), "names": tuple(asked.targets)}
+    settings = {"seed": asked.seed, "settings": asked.told(), "names": tuple(asked.targets)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stream = pipe.stream(
@@ -67,6 +80,7 @@ def watched(pipe: AnyToAnyPipeline, asked: Request, number: int) -> Iterator[Mad
             seed=asked.seed,
             num_samples=asked.num_samples,
             options=own,
+            negative=asked.unwanted or None,
         )
         for step in stream:
             yield Made(number, asked.given, dict(stream.results), **settings, step=step)

@@ -53,6 +53,7 @@ class Desk:
         follow: Any,
         variety: Any,
         quality: Any,
+        unwanted: Any,
         *values: Any,
     ) -> Iterator[Any]:
         """Results as they are made: (now, past, tools, download, choice, go, stop)."""
@@ -61,7 +62,8 @@ class Desk:
         visit = self.shelf[session]
         given = self._given(ticked, values)
         number = secrets.randbelow(_SEEDS) if is_new else seed_of(seed)
-        asked = Request(given, targets or [], num, number, Wishes.of(follow, variety, quality))
+        wishes, avoided = Wishes.of(follow, variety, quality), self.panels.unwanted(unwanted)
+        asked = Request(given, targets or [], num, number, wishes, avoided)
         asked.check(self.pipe, self.limits)
         for remark in asked.remarks():
             gr.Warning(remark, title="")

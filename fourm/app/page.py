@@ -13,10 +13,11 @@ import gradio as gr
 
 from fourm.app.desk import WELCOME, Desk, busy
 from fourm.app.limits import LIMITS, Limits
-from fourm.app.panels import Panels, widgets_of
+from fourm.app.panels import Panels, speaking, widgets_of
 from fourm.app.sessions import Sessions
 from fourm.app.shelf import Shelf
 from fourm.app.telling import QUIET, told
+from fourm.app.widget import Widget
 from fourm.app.wishes import OWN, QUALITY, VARIETY
 from fourm.pipeline.pipeline import AnyToAnyPipeline
 
@@ -56,7 +57,7 @@ def build_page(pipe: AnyToAnyPipeline, files: Path, limits: Limits = LIMITS) -> 
                     info="In the order in which they are ticked: each is given all before it.",
                     elem_id="make",
                 )
-                settings = _settings(limits)
+                settings = _settings(limits, speaking(widgets_of(pipe.modalities)))
                 buttons = _Buttons.build()
             with gr.Column(scale=6, min_width=320):
                 view = _View.build()
@@ -154,8 +155,10 @@ class _View:
         return [self.now, self.past, self.tools, self.download, self.choice]
 
 
-def _settings(limits: Limits) -> list[Any]:
-    """Number of samples, seed, whether it is new, how closely to follow, variety, quality."""
+def _settings(limits: Limits, speaks: Widget | None) -> list[Any]:
+    """Number of samples, seed, whether it is new, how closely to follow, variety, quality, and what
+    is not wanted.
+    """
     num = gr.Slider(1, limits.samples, value=1, step=1, label="How many", elem_id="num")
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         follow = gr.Textbox(
@@ -178,7 +181,14 @@ def _settings(limits: Limits) -> list[Any]:
             info="Fast: half the steps, worse. Thorough: twice the steps and one sweep more.",
             elem_id="quality",
         )
+        unwanted = gr.Textbox(
+            label="Not wanted",
+            info="Pictures and maps are led away from it. It works with what is given, or alone.",
+            placeholder="" if speaks is None else f"a {speaks.modality.name}",
+            visible=speaks is not None,
+            elem_id="unwanted",
+        )
         with gr.Row():
             seed = gr.Textbox("0", label="Seed", info="The same gives the same.", elem_id="seed")
             is_new = gr.Checkbox(False, label="A new seed each time", elem_id="new-seed")
-    return [num, seed, is_new, follow, variety, quality]
+    return [num, seed, is_new, follow, variety, quality, unwanted]

@@ -49,6 +49,12 @@ class Panels:
                 backdrop = backdrop or widget.holds
         return cls(found)
 
+    def unwanted(self, text: Any) -> dict[str, Any]:
+        """What was typed as not wanted, by the modality that says it. Raises UserError."""
+        widget = speaking([panel.widget for panel in self.panels])
+        value = widget.value(text) if widget is not None else None
+        return {} if widget is None or value is None else {widget.modality.name: value}
+
     @property
     def columns(self) -> list[Any]:
         """That are shown or not."""
@@ -109,3 +115,8 @@ def widgets_of(modalities: ModalitySet) -> list[Widget]:
             shown[m.raw_name] = m
     widgets = [widget_of(m.raw)(m) for m in shown.values()]
     return sorted(widgets, key=lambda widget: widget.rank)
+
+
+def speaking(widgets: Sequence[Widget]) -> Widget | None:
+    """The widget by which what is not wanted is said: the first of a text."""
+    return next((w for w in widgets if isinstance(w, typed.TextWidget)), None)

@@ -161,8 +161,11 @@ class Chunk:
 
     def paged(self, name: str) -> PagedFile:
         """Values or offsets with the checksums of their pages; without, in chunks of before."""
-        sums = SUMS[name] if SUMS[name] in self.index.files else ""
-        num = -(-self.index.files[name].bytes // PAGE) if sums else 0
+        sums = SUMS[name]
+        if sums not in self.index.files:
+            nothing = np.empty(0, SUM)
+            return PagedFile(Path(name), 0, lambda: nothing, lambda: nothing)
+        num = -(-self.index.files[name].bytes // PAGE)
         content = partial(getattr, self, {VALUES: "values", OFFSETS: "offsets"}[name])
         return PagedFile(self.folder / name, num, content, partial(self._mapped, sums, SUM, (num,)))
 

@@ -33,7 +33,6 @@ from fourm.data.chunks import (
     KEYS,
     OFFSET,
     OFFSETS,
-    SUMS,
     VALUES,
     Chunk,
     ChunkWriter,
@@ -149,12 +148,18 @@ class ChunkedColumn:
         self, rows: np.ndarray, number: np.ndarray, starts: np.ndarray, lengths: np.ndarray
     ) -> None:
         """The same of samples whose ``places`` are known."""
-        offsets, values, each = self._pages[OFFSETS], self._pages[VALUES], self._element_bytes
-        if offsets.num_left:  # first: what they say is used below
-            within = np.maximum(rows - self._first[number], 0) * OFFSET.itemsize
-            offsets(number, within, np.where(rows < 0, 0, 2 * OFFSET.itemsize))
+        self.check_offsets(rows)  # first: what they say is used below
+        values, each = self._pages_of_values, self._element_bytes
         if values.num_left:
             values(number, starts * each, lengths * each)
+
+    def check_offsets(self, rows: np.ndarray) -> None:
+        """Raise UserError where what says where samples (n,) lie is not what was written."""
+        offsets = self._pages_of_offsets
+        if offsets.num_left:
+            number = self._number(rows)
+            within = np.maximum(rows - self._first[number], 0) * OFFSET.itemsize
+            offsets(number, within, np.where(rows < 0, 0, 2 * OFFSET.itemsize))
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of samples (B,), -1 where one is lacking: the number of its chunk, its first element
@@ -194,9 +199,12 @@ class ChunkedColumn:
         return starts_of(np.array([len(chunk) for chunk in self.chunks]))
 
     @cached_property
-    def _pages(self) -> dict[str, PageCheck]:
-        """What checks the files that are read at random."""
-        return {name: PageCheck([chunk.paged(name) for chunk in self.chunks]) for name in SUMS}
+    def _pages_of_values(self) -> PageCheck:
+        return PageCheck([chunk.paged(VALUES) for chunk in self.chunks])
+
+    @cached_property
+    def _pages_of_offsets(self) -> PageCheck:
+        return PageCheck([chunk.paged(OFFSETS) for chunk in self.chunks])
 
     @cached_property
     def _element_bytes(self) -> int:

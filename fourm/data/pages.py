@@ -27,7 +27,7 @@ AGAIN = "delete the folder and make it again"
 class PageSums:
     """The checksums of a file that is written from its beginning to its end."""
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write, self._rest = write, bytearray()
 
     def add(self, data: bytes | memoryview) -> None:

@@ -8,6 +8,7 @@ still has it. Nothing is kept open, so what is removed is free.
   lock's file holds the number of bytes that blocks take at most: raised before one is written,
   lowered after one is removed, so it errs on the safe side wherever a process is killed; all blocks
   are counted anew when it reaches the bound. So the bound holds at every moment.
+* What is asked for in every batch (offsets, listings) is kept whole beside the blocks.
 * Which were used longest ago is read off their times, which reading sets.
 * Neighbours are fetched in one request of up to ``REQUEST_BYTES``, under a lock for that stretch of
   the file: who comes second finds the blocks there.
@@ -93,9 +94,12 @@ class BlockCache:
         """Number of the part of a file that one request may span."""
         return block // max(1, REQUEST_BYTES // file.block_bytes)
 
-    def keep_whole(self, file: RemoteFile) -> Path:
-        """A file as a whole, downloaded once for all processes; not counted in the bound."""
-        path = self.folder / "files" / file.id
+    def keep_whole(self, file: RemoteFile, check: bool = True) -> Path:
+        """A file as a whole, downloaded once for all processes; not counted in the bound. What is
+        here is compared with what was published, once by each process, unless ``check`` says that
+        its reader does so: then ``mend`` is to be called for what differs.
+        """
+        path = self._whole(file)
         with self._locked(f"{file.id} whole"):
             if not path.is_file() or path.stat().st_size != file.size:
                 path.parent.mkdir(exist_ok=True)
@@ -108,7 +112,23 @@ class BlockCache:
                     out.flush()
                     os.fsync(out.fileno())
                 os.replace(temporary, path)
+            elif check and str(path) not in self._seen:
+                _mend(file, path)
+            if check:
+                self._seen.add(str(path))
         return path
+
+    def mend(self, file: RemoteFile) -> None:
+        """Fetch again what differs from what was published, of a file that is here as a whole, if
+        it is. It is written in its place, so that all processes that have mapped it see it.
+        """
+        path = self._whole(file)
+        with self._locked(f"{file.id} whole"):
+            if path.is_file():
+                _mend(file, path)
+
+    def _whole(self, file: RemoteFile) -> Path:
+        return self.folder / "files" / file.id
 
     def _write(self, file: RemoteFile, block: int, data: bytes) -> None:
         if len(data) > self.max_bytes:
@@ -152,6 +172,19 @@ class BlockCache:
 
     def _locked(self, name: str) -> contextlib.AbstractContextManager[int]:
         return _flock(self._locks / str(zlib.crc32(name.encode()) % _NUM_LOCKS))
+
+
+def _mend(file: RemoteFile, path: Path) -> None:
+    with open(path, "rb") as stream:
+        blocks = enumerate(iter(lambda: stream.read(file.block_bytes), b""))
+        bad = [number for number, data in blocks if not file.is_block(number, data)]
+    if not bad:
+        return
+    with open(path, "r+b") as stream:
+        for number in bad:
+            (data,) = file.fetch(number, number)
+            os.pwrite(stream.fileno(), data, number * file.block_bytes)
+        os.fsync(stream.fileno())
 
 
 class _Taken:

@@ -8,6 +8,7 @@ they do of a chunk on the disk.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from fourm.batches.tokens import Ragged
-from fourm.data.chunks import INDEX, VALUES, Chunk, ChunkIndex
+from fourm.data.chunks import INDEX, OFFSETS, SUMS, VALUES, Chunk, ChunkIndex
 from fourm.data.columns import TOKENIZER_FILE, ChunkedColumn, check_ids, check_tokenizer
 from fourm.data.crop_settings import CROP_SETTINGS, NOTE, CropSettings, no_note
 from fourm.data.remote.block_cache import BlockCache
@@ -28,9 +29,11 @@ from fourm.data.remote.pictures import RemotePictures, open_remote_pictures
 from fourm.data.remote.reading import RemoteReader
 from fourm.data.remote.vectors import RemoteVectors, open_remote_vectors
 from fourm.data.shards import DamageReport
+from fourm.errors import UserError
 from fourm.modalities import Modality
 from fourm.numbers.ragged import starts as starts_of
 
+_log = logging.getLogger(__name__)
 __all__ = ["Fetched", "RemoteColumn", "RemoteData", "is_remote"]
 
 
@@ -50,7 +53,8 @@ class RemoteFiles:
         return f"{self.folder.url}/{self.name}"
 
     def __truediv__(self, name: str, /) -> Path:
-        return self.reader.cache.keep_whole(self.file(name))
+        # pages of offsets have checksums of their own (``RemoteColumn.places``)
+        return self.reader.cache.keep_whole(self.file(name), check=name != OFFSETS)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class RemoteColumn:
 
     chunks: ChunkedColumn  # all but their values
     values: tuple[RemoteFile, ...]  # of each chunk
+    offsets: tuple[RemoteFile, ...]  # of each chunk, and the checksums of their pages
     reader: RemoteReader
 
     @property
@@ -81,7 +86,7 @@ class RemoteColumn:
         return self.chunks.name(row)
 
     def ragged(self, rows: np.ndarray) -> Ragged:
-        number, starts, lengths = self.chunks.places(rows)
+        number, starts, lengths = self.places(rows)
         index, parts, order = self.chunks.chunks[0].index, [], []
         for i in np.unique(number).tolist():
             at = np.flatnonzero(number == i)
@@ -93,9 +98,22 @@ class RemoteColumn:
         values.flags.writeable = False  # as those of a chunk on the disk: one type to compile for
         return Ragged.of_one(values, here, lengths)
 
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where samples (n,) lie (``ChunkedColumn.places``), by offsets that are fetched again
+        where a disk has spoilt them.
+        """
+        try:
+            self.chunks.check_offsets(rows)
+        except UserError as error:
+            _log.warning("%s; it is fetched again", str(error).partition(":")[0])
+            for file in self.offsets:
+                self.reader.cache.mend(file)
+            self.chunks.check_offsets(rows)
+        return self.chunks.places(rows)
+
     def want(self, rows: np.ndarray) -> None:
         """Fetch, in the background, what these samples (n,) need."""
-        number, starts, lengths = self.chunks.places(rows)
+        number, starts, lengths = self.places(rows)
         for i in np.unique(number).tolist():
             at, each = number == i, self._element_bytes
             self.reader.want(self.values[i], starts[at] * each, lengths[at] * each)
@@ -155,7 +173,7 @@ class RemoteData:
         if TOKENIZER_FILE in names:
             note = self.reader.cache.keep_whole(folder.file(place + TOKENIZER_FILE))
             check_tokenizer(note.read_text(), f"{folder.url}/{place}", m, fingerprint)
-        chunks, values = [], []
+        chunks, values, offsets = [], [], []
         for name in names:
             if name.endswith(f".chunk/{INDEX}"):
                 files = RemoteFiles(folder, place + name.removesuffix(f"/{INDEX}"), self.reader)
@@ -163,9 +181,14 @@ class RemoteData:
                 chunks.append(Chunk(files, index))
                 check_ids(chunks[-1], m)
                 values.append(files.file(VALUES))
+                if SUMS[OFFSETS] in index.files:
+                    offsets += [files.file(OFFSETS), files.file(SUMS[OFFSETS])]
+                elif OFFSETS in index.files:  # of releases up to 0.9
+                    self.reader.cache.keep_whole(files.file(OFFSETS))
         if not chunks:
             return None
-        return RemoteColumn(ChunkedColumn(tuple(chunks)), tuple(values), self.reader)
+        whole = ChunkedColumn(tuple(chunks))
+        return RemoteColumn(whole, tuple(values), tuple(offsets), self.reader)
 
     def raw(
         self, root: str, split: str, m: Modality, crops: CropSettings, report: DamageReport
