@@ -5,7 +5,9 @@
 
 The demo's world at 64 px through the tokenizers that ship. ``scratch`` trains pictures, depth,
 normals and classes together for ``steps``; ``base`` all but the added one, as long; ``warm`` starts
-from it (``init``, ``warm_start``) and has ``share`` of the steps. Compared are the held-out loss of
+from it (``init``, ``warm_start``) and has ``share`` of the steps, with batches and numbers of
+targets of its own: ``--warm-batch``, ``--asked`` of what is new, ``--rehearsed`` of the rest (twice
+the samples a step are half the samples in all: both are told). Compared are the held-out loss of
 the added modality under the same masks, and the loss of the others in the base's own set, before
 and after (a model without a modality is the transplant of the one with it). Written to
 ``warm_start.json``; exit status 0 if the added modality is as good as from scratch (to 1 %) and the
@@ -157,7 +159,7 @@ def compare(world: World, seed: int, o: argparse.Namespace) -> dict[str, float]:
     masking = {"num_inputs": [48, 48], "num_targets": [24, 24], "components": components}
     name = f"warm{'-lora' if o.lora else ''}{o.tag}"
     loop = {
-        **_loop(world, seed),
+        **_loop(o.warm_batch, seed),
         "steps": steps,
         "optimizer": {"name": "muon", "lr": o.lr, "muon_lr": o.muon_lr},
         "checkpoint_every": steps,
@@ -176,9 +178,9 @@ def compare(world: World, seed: int, o: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def _loop(world: World, seed: int) -> dict[str, Any]:
+def _loop(batch: int, seed: int) -> dict[str, Any]:
     return {
-        "batch_size": world.batch,
+        "batch_size": batch,
         "seed": seed,
         "num_workers": 0,
         "threads": 1,
@@ -191,16 +193,17 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=3072)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--share", type=float, default=0.25)
-    parser.add_argument("--alone", type=float, default=0.1)
+    parser.add_argument("--alone", type=float, default=0.03)
     parser.add_argument("--warmup", type=int, default=20)
-    parser.add_argument("--rehearsal", type=float, default=0.4)
-    parser.add_argument("--asked", type=int, default=24, help="tokens of what is new, a sample")
-    parser.add_argument("--rehearsed", type=int, default=24, help="of what is known, a sample")
+    parser.add_argument("--rehearsal", type=float, default=0.5)
+    parser.add_argument("--asked", type=int, default=64, help="tokens of what is new, a sample")
+    parser.add_argument("--rehearsed", type=int, default=64, help="of what is known, a sample")
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--muon-lr", type=float, default=0.008)
+    parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--free", action="store_true", help="kept rows of tables learn too")
     parser.add_argument("--decay", type=float, default=0.85)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--warm-batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--added", choices=NAMES, default="depth")
     parser.add_argument("--lora", action="store_true")
@@ -225,7 +228,8 @@ def main() -> None:
     chosen = {k: v for k, v in vars(o).items() if k not in ("root", "out", "tag")}
     rates = f"lr {o.lr:g}, muon {o.muon_lr:g}, alone {int(o.steps * o.share * o.alone)}"
     kind = f"{', lora' if o.lora else ''}, rows {'free' if o.free else 'held'}"
-    result["runs"][rates + kind] = {
+    sizes = f", batch {o.warm_batch}, asked {o.asked}, rehearsed {o.rehearsed} in {o.rehearsal:g}"
+    result["runs"][rates + kind + sizes] = {
         "options": chosen,
         "mean": mean,
         "seeds": rows,

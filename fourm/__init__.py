@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fourm.pipeline.pipeline import AnyToAnyPipeline, Partial, Tokens
     from fourm.sampling.options import SamplingOptions
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 __all__ = [
     "AnyToAnyPipeline",
     "FourM",

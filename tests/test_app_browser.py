@@ -89,13 +89,20 @@ def tick(page, group: str, *names: str) -> None:
 def generate(page, number: int = 1) -> str:
     """Press the button; gives what the newest result says when it is finished."""
     page.click("#go")
-    page.wait_for_selector(f'#choice input[title*="{number}."], #tools')
+    finished(page, number)
+    return page.inner_text("#now")
+
+
+def finished(page, number: int = 1) -> None:
+    """Wait until a result is there. Its tools may be seen before it: the browser fetches their
+    code when they are first shown, and what comes with them waits for that.
+    """
+    page.wait_for_selector("#tools")
     page.wait_for_function(
         "n => { const e = document.querySelector('#now .made');"
         " return e && e.innerText.startsWith(`${n}.`) && !e.querySelector('.made-steps'); }",
         arg=number,
     )
-    return page.inner_text("#now")
 
 
 def sentence(page) -> str:
@@ -137,7 +144,7 @@ def test_a_caption_becomes_pictures_step_by_step_and_a_zip(visit, address, tmp_p
     page.locator("#num input[type=number]").press("Tab")
     page.click("#go")
     page.wait_for_selector("#now .made-steps")  # steps are watched
-    page.wait_for_selector("#tools")
+    finished(page)
     assert page.locator("#now .made-sample").count() == 2
     assert page.locator("#now figure").count() == 4  # no empty panels
     saved = page.locator("#now figure a").first.get_attribute("download")
@@ -236,7 +243,7 @@ def test_slips_in_settings_are_told_and_the_page_goes_on(visit, address):
     page.fill("#follow input, #follow textarea", "0")
     assert "follow 0, quality default, seed 5" in generate(page)
     page.fill("#unwanted textarea", "a small <b>blue</b> sphere")
-    assert "not a small <b>blue</b> sphere, follow 0" in generate(page)
+    assert "not a small <b>blue</b> sphere, follow 0" in generate(page, 2)
 
 
 def test_two_visitors_at_once_have_results_of_their_own(visit, address):
@@ -278,9 +285,12 @@ def test_the_page_fits_a_phone(visit, address, scheme):
 
 def test_a_generation_is_stopped(visit, address):
     page = visit(address)
-    tick(page, "make", "rgb", "depth", "normal", "semseg")
+    tick(page, "make", "rgb", "depth", "normal", "semseg", "caption", "boxes")
+    tick(page, "give")
     page.locator("#num input[type=number]").fill("8")
     page.locator("#num input[type=number]").press("Tab")
+    page.click("#settings button")
+    page.locator("#quality label", has_text="thorough").click()  # long enough to be stopped
     page.click("#go")
     page.locator("#stop").click()
     playwright.expect(page.locator("#stop")).not_to_be_visible()
