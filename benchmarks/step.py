@@ -18,7 +18,7 @@ import json
 import os
 import statistics
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -59,6 +59,7 @@ class Sizes:
     heads: int = 6
     tokens: int = 128
     batch: int = 8
+    rows: bool = False  # tables pay for the rows that a batch touches (``optimizer.tables: rows``)
 
     def workload(self) -> Workload:
         """4M-7 has no pixels here; 4M-21 is whole."""
@@ -136,7 +137,10 @@ class Reference:
 def serve(connection: Connection, name: str, sizes: Sizes) -> None:
     """A side in its own process: answers (seed, padding) with a ``Turn`` until it is told None."""
     torch.set_num_threads(1)
-    side: Side = Ours(sizes.workload()) if name == "ours" else Reference(sizes.workload())
+    work = sizes.workload()
+    if name == "ours" and sizes.rows:
+        work = replace(work, optimizer=replace(work.optimizer, tables="rows", decay_tables=False))
+    side: Side = Ours(work) if name == "ours" else Reference(work)
     while (asked := connection.recv()) is not None:
         connection.send(side.step(*asked))
 
@@ -217,12 +221,14 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=128, help="inputs and targets of a sample")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rows", action="store_true", help="ours with optimizer.tables: rows")
     parser.add_argument("--checks", type=int, default=3, help="steps on equal masks")
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--ratio", type=float, help="instead of the goals, for the exit status")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    shape = {n: getattr(options, n) for n in ("dim", "depth", "heads", "tokens", "batch")}
+    names = ("dim", "depth", "heads", "tokens", "batch", "rows")
+    shape = {n: getattr(options, n) for n in names}
     figures = {}
     for num in map(int, options.modalities.split(",")):
         figures[str(num)] = compare(Sizes(num, **shape), options.checks, options.pairs)
