@@ -104,7 +104,10 @@ ROOMS = (
         "labellers exact packaged adapters audio mel sam networks samples",
     ),
     Room(
-        "fourm_data_prep", "engine", "processes or Ray, manifests", "engine engine_options remarks"
+        "fourm_data_prep",
+        "engine",
+        "processes or Ray, manifests",
+        "engine engine_local engine_options engine_ray remarks shard_steps",
     ),
 )
 _ROOM_OF = {f"{room.package}.{name}": room for room in ROOMS for name in room.modules.split()}

@@ -100,6 +100,11 @@ def test_a_map_of_one_window_is_a_plain_call(pipe, scene):
     alone = pipe({"semseg": plain["semseg"].values[0]}, "rgb", seed=4, **DRAWN)["rgb"]
     assert np.array_equal(drawn.ids.reshape(-1), alone.ids[0])
     assert np.abs(drawn.value.astype(int) - alone.values[0]).max() <= 1
+    away = {**DRAWN, "negative": {"caption": "a red cube"}, "guidance_scale": 3.0}
+    led = pipe.tiled({"semseg": plain["semseg"].values[0]}, "rgb", seed=4, **away)["rgb"]
+    alone = pipe({"semseg": plain["semseg"].values[0]}, "rgb", seed=4, **away)["rgb"]
+    assert np.array_equal(led.ids.reshape(-1), alone.ids[0])
+    assert not np.array_equal(led.ids, drawn.ids)
 
 
 def test_a_map_has_the_size_of_its_inputs_and_one_pass_needs_no_neighbours(pipe, wide):
@@ -169,6 +174,8 @@ def test_the_pass_that_tells_how_is_not_asked_again(pipe, wide, monkeypatch, max
         ({"rgb": "nothing.png"}, "depth", {}, "input rgb: no file nothing.png"),
         ({"rgb": "wide", "semseg": np.zeros((64, 64), np.uint8)}, "depth", {}, "in proportion"),
         ({"rgb": np.zeros(5)}, "depth", {}, "input rgb: a map is an array"),
+        ({"rgb": "wide"}, "depth", {"negative": {"rgb": "x.png"}}, "negative rgb is a map"),
+        ({"semseg": "wide"}, "rgb", {"negative": {"capton": "x"}}, "capton"),
     ],
 )
 def test_what_cannot_be_tiled_is_refused(pipe, wide, inputs, targets, options, message):

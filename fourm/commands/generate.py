@@ -103,12 +103,12 @@ def command(
     told = {} if caption is None else {"caption": caption}
     targets = [*first, *more] or ["rgb"]
     if tile:
-        if table is not None or num != 1 or animate or unwanted:
+        if table is not None or num != 1 or animate:
             raise UserError(
-                "--tile makes one map of each target: leave out --inputs, --num, --animate and"
-                " --negative"
+                "--tile makes one map of each target: leave out --inputs, --num and --animate"
             )
-        maps = pipe.tiled(given | told, targets, seed=seed, overlap=overlap, **settings)
+        wanted = {"seed": seed, "overlap": overlap, "negative": unwanted}
+        maps = pipe.tiled(given | told, targets, **wanted, **settings)
         return _tell(write_maps(out, maps))
     everything = wanted_inputs(pipe.modalities, given, table, told)
     request = {

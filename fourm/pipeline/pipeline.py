@@ -43,7 +43,7 @@ from fourm.pipeline.mixing import between, varied
 from fourm.pipeline.output_types import output_type as form_of
 from fourm.pipeline.preferred import GENERATION_FILE, options_of
 from fourm.pipeline.scoring import Method, Scorer
-from fourm.pipeline.tiled import GeneratedMap, TiledCall, split_inputs
+from fourm.pipeline.tiled import GeneratedMap, TiledCall, negative_of_windows, split_inputs
 from fourm.places import device_of, dtype_of, is_dtype
 from fourm.records.hub import find_model
 from fourm.records.model_card import HERE, model_card, write_card
@@ -308,6 +308,7 @@ class AnyToAnyPipeline:
         seed: int = 0,
         overlap: float = 0.25,
         max_windows: int = 64,
+        negative: Mapping[str, Any] | None = None,
         options: Mapping[str, SamplingOptions] | None = None,
         **settings: Any,
     ) -> dict[str, GeneratedMap]:
@@ -318,6 +319,7 @@ class AnyToAnyPipeline:
                 model reads; what is no map (a text) is given to every window.
             overlap: share of a window's side that it has in common with its neighbour.
             max_windows: held at a time; those behind are given what was found in the overlap.
+            negative: what is not wanted in any window, such as a text; no map.
 
         Raises:
             UserError: for targets that are no maps, and maps that do not go together.
@@ -328,6 +330,7 @@ class AnyToAnyPipeline:
         return TiledCall(
             engine=self._engine,
             targets=targets,
+            negative=negative_of_windows(negative, self._engine),
             maps=maps,
             others=others,
             own=self.options,

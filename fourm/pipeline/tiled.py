@@ -108,6 +108,7 @@ class TiledCall:
     targets: Sequence[str]
     maps: Mapping[str, np.ndarray]  # inputs with a place at each pixel
     others: Mapping[str, Any]  # inputs that every window is given
+    negative: Mapping[str, Any]  # what is not wanted in any window
     own: Mapping[str, SamplingOptions]  # the model's
     options: Mapping[str, SamplingOptions]
     settings: dict[str, Any]
@@ -219,7 +220,7 @@ class TiledCall:
         """By the call, else by the model, if at all."""
         chosen = self.options.get(name)
         chosen = chosen or preferred(self.own, self.engine.modalities, conditions, name)
-        if chosen is None and not self.settings:
+        if chosen is None and not self.settings and not self.negative:
             return None
         return (chosen or SamplingOptions()).changed(self.settings)
 
@@ -235,7 +236,9 @@ class TiledCall:
         conditions = [n for n in state.present if n != name]
         if not is_one_pass(options):
             options = replace(options, scheme=Owned(inner=options.scheme, owned=owned))
-        steps = self.engine.sampler.steps(state, name, options, self.seed + which, conditions)
+        negative = self.engine.negative(self.negative, state, self.targets)
+        seeds = self.seed + which
+        steps = self.engine.sampler.steps(state, name, options, seeds, conditions, negative)
         source = None if is_one_pass(options) else _owner_of(places, owned)
         return _shared(steps, source).grids[name]
 
@@ -304,6 +307,20 @@ def read_map(value: Any, m: Modality) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.ndim not in (2, 3) or not value.size:
         raise UserError("a map is an array (H, W) or (H, W, C), a picture, or a file of either")
     return value
+
+
+def negative_of_windows(inputs: Mapping[str, Any] | None, engine: Engine) -> dict[str, Any]:
+    """What is not wanted in any window. Raises UserError for a map, which windows would share."""
+    found = {}
+    for name, value in (inputs or {}).items():
+        m = engine.modalities[name]
+        if isinstance(m.raw, Dense):
+            raise UserError(
+                f"negative {name} is a map, and each window would be led away from all of it: say"
+                " what is not wanted by a text or a list"
+            )
+        found[name] = m.raw.from_argument(value) if isinstance(value, str) else value
+    return found
 
 
 def split_inputs(
