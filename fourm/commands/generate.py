@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=float, help="Of all targets.")
 @click.option("--top-k", type=int, help="Of all targets; 0 = off.")
 @click.option("--top-p", type=float, help="Of all targets; 1 = off.")
+@click.option("--candidates", type=int, help="Fillings of a gap; the likeliest whole stays.")
 @click.option("--guidance-scale", "--guidance", type=float, help="Of all targets; 1 = no guidance.")
 @click.option("--negative-weight", type=float, help="Of --negative, beside the guidance scale.")
 @click.option("--vary", type=float, metavar="SHARE", help="Keep this share of a given target.")

@@ -19,7 +19,7 @@ import numpy as np
 from fourm.codecs import SoftCodec
 from fourm.errors import UserError
 from fourm.modalities import ModalitySet
-from fourm.pipeline import automatic
+from fourm.pipeline import automatic, candidates
 from fourm.pipeline.generated import Decoder, Generated, GenerationStep
 from fourm.pipeline.given import as_given
 from fourm.pipeline.inputs import InputEncoder, Inputs
@@ -176,7 +176,11 @@ class Call:
         chosen, weights = self._checked(name, chosen), chosen.condition_weights
         if weights and set(weights) <= set(conditions):
             conditions = list(weights)  # what is given beside them stays in all branches
-        return engine.sampler.steps(state, name, chosen, self.seeds, conditions, self.negative)
+        asked = (state, name, chosen, self.seeds, conditions, self.negative)
+        gapped = engine.encoder.given_in_part(state, name)
+        if chosen.candidates > 1 and gapped.any():
+            return candidates.steps(engine.sampler, *asked, gapped)
+        return engine.sampler.steps(*asked)
 
     def _options(
         self, name: str, conditions: list[str], left: Sequence[str]

@@ -131,6 +131,14 @@ class InputEncoder:
             return 0
         return sum(bool(is_sentinel(i, last).any()) for i in ids)
 
+    def given_in_part(self, state: SampleState, name: str) -> np.ndarray:
+        """Samples (B,) whose sequence of this modality has gaps beside ids that are given."""
+        last = SENTINEL_ID + self.num_sentinels.get(name, 0) - 1
+        marks = [is_sentinel(ids, last) for ids in state.sequences.get(name, ())]
+        if not marks:
+            return np.zeros(state.num_samples, dtype=bool)
+        return np.array([bool(mark.any() and not mark.all()) for mark in marks])
+
     def ids(self, m: Modality, values: list[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Ids of each value of a modality with a codec, and which of them are given."""
         ids = [self._ids(m, value) for value in values]

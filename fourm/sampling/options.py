@@ -59,6 +59,8 @@ class SamplingOptions:
     negative_weight: float | None = None
     sweeps: int = 0  # how often all tokens are asked again, given all others
     sweep: Sweep = field(default_factory=Sweep)
+    # fillings of a sequence's gaps that are drawn; the likeliest whole stays (of pipelines)
+    candidates: int = 1
     most_of_gap: int = 0  # ids that each gap of a sequence gets at most; 0 = what there is room for
     # what is decoded: the ids, or the mean of all codes under the network's probabilities
     decode: Literal["ids", "mean"] = "ids"
@@ -70,9 +72,9 @@ class SamplingOptions:
         for name, value in (numbers | weights).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name} must be a finite number, not {value}")
-        at_least(self, 1, "steps")
+        at_least(self, 1, "steps", "candidates")
         at_least(self, 0, "top_k", "sweeps", "most_of_gap")
-        for name in ("steps", "sweeps"):
+        for name in ("steps", "sweeps", "candidates"):
             if getattr(self, name) > _MOST_STEPS:
                 raise UserError(f"{name} must be at most {_MOST_STEPS}, not {getattr(self, name)}")
         if not 0 < self.top_p <= 1:
