@@ -38,6 +38,7 @@ _BLOCKS = 16  # of scenes, whose figures tell the deviation of a figure
 # dense targets from pixels: one pass, the mean code
 PARALLEL = SamplingOptions(scheme=ROAR(), steps=1, temperature=0.0, decode="mean")
 GREEDY = SamplingOptions(temperature=0.0)
+FILLED = SamplingOptions(temperature=0.0, candidates=32)
 
 
 class Examination:
@@ -257,7 +258,7 @@ class Examination:
         task, truth = "rgb+gap->caption", self.scenes.raw["caption"]
         gaps = [with_gap(text, i) for i, text in enumerate(truth)]
         given = {"rgb": self.scenes.raw["rgb"], "caption": [text for text, _ in gaps]}
-        got = self._ask(task, given, ["caption"], {"caption": GREEDY})["caption"]
+        got = self._ask(task, given, ["caption"], {"caption": FILLED})["caption"]
         places = [place for _, place in gaps]
         self._add(
             task,
