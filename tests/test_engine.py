@@ -24,6 +24,7 @@ from PIL import Image
 
 from fourm.cli import main
 from fourm.data.shards import shard_path, write_shard
+from fuzz.engines import Case, Shard, engines_agree, start_ray
 
 NUM_PICTURES, NUM_KILLS = 1800, 5
 ROOT = Path(__file__).parent.parent
@@ -256,3 +257,14 @@ def test_workers_end_with_the_run_that_started_them(pictures, tmp_path):
             return
         time.sleep(0.1)
     raise AssertionError("workers go on")
+
+
+@pytest.mark.slow
+def test_what_a_shard_refuses_is_the_same_sentence_from_ray(tmp_path):
+    """Found by fuzzing: Ray's own text of an error in a task is a traceback."""
+    ray = pytest.importorskip("ray")
+    start_ray()
+    try:
+        engines_agree(Case((Shard((b"a",), 0, "done"), Shard((b"b",), 1, "fails")), 1), tmp_path)
+    finally:
+        ray.shutdown()

@@ -79,7 +79,7 @@ FLOORS: list[set[str]] = [
     {"fourm.pipeline.given_sequences"},
     {"fourm.pipeline.generated", "fourm.pipeline.preferred"},
     {"fourm.pipeline.output_types", "fourm.pipeline.mixing"},
-    {"fourm.pipeline.inputs"},
+    {"fourm.pipeline.inputs", "fourm.pipeline.candidates"},
     {"fourm.pipeline.call", "fourm.pipeline.windows"},
     {"fourm.pipeline.tiled"},
     {"fourm.pipeline", "fourm.interop"},

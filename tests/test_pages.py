@@ -3,6 +3,7 @@ chunk, whatever was hit; what is whole, and chunks of before, are read as ever.
 """
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -137,11 +138,13 @@ def test_a_bit_that_turns_over_in_the_table_of_rows_changes_no_sample(tmp_path, 
             assert (opened()(every) == wanted).all()
             assert (opened()(every) == wanted).all()
     assert "rows.bin is damaged between bytes" in caplog.text and "made again" in caplog.text
-    # others that have it open, and one that has read a part of it
+    # others that have it open, one that has read a part of it, and what a worker is handed
     first, second = opened(), opened()
+    handed = pickle.loads(pickle.dumps(first))
     first(every[:10])
     turn_a_bit(folder / "rows.bin", 2 * PAGE)
-    assert (first(every) == wanted).all() and (second(every) == wanted).all()
+    assert all((held(every) == wanted).all() for held in (first, second, handed))
+    assert len(pickle.dumps(first)) < (folder / "rows.bin").stat().st_size
     (folder / "rows.bin").unlink()
     assert (opened()(every) == wanted).all()
 

@@ -43,7 +43,9 @@ def run_ray(step: ShardStep, jobs: list[Job], config: EngineConfig) -> Iterator[
                 try:
                     yield ray.get(reference)
                 except RayTaskError as error:
-                    raise error.as_instanceof_cause() from None
+                    # the text of what Ray raises in its place is a traceback
+                    known = isinstance(error.cause, UserError)
+                    raise error.cause if known else error.as_instanceof_cause() from None
                 except WorkerCrashedError:
                     raise UserError(
                         f"{step.name}: the worker of shard {job.name} died {TRIES} times (out of"

@@ -163,8 +163,8 @@ class Chunk:
         """Values or offsets with the checksums of their pages; without, in chunks of before."""
         sums = SUMS[name]
         if sums not in self.index.files:
-            nothing = np.empty(0, SUM)
-            return PagedFile(Path(name), 0, lambda: nothing, lambda: nothing)
+            nothing = partial(np.empty, 0, SUM)
+            return PagedFile(Path(name), 0, nothing, nothing)
         num = -(-self.index.files[name].bytes // PAGE)
         content = partial(getattr, self, {VALUES: "values", OFFSETS: "offsets"}[name])
         return PagedFile(self.folder / name, num, content, partial(self._mapped, sums, SUM, (num,)))

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,8 @@ def table_writer(folder: Path) -> Iterator[Callable[[np.ndarray], None]]:
 
 class RowTable:
     """Lines of a table (S, M) in a folder.
+
+    A process that is handed one (a loader's worker) maps the files itself.
 
     Args:
         again: makes the folder anew if it is damaged still.
@@ -72,6 +75,13 @@ class RowTable:
             self._check(samples)
         return self._values[samples]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_values", "_pages")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
     def check_whole(self) -> None:
         """Compare all pages with their checksums. Raises UserError for the first that differs."""
         self._check(np.arange(len(self)))
@@ -80,8 +90,9 @@ class RowTable:
         num_pages = -(-self._shape[0] * self._shape[1] * self._dtype.itemsize // PAGE)
         self._values = mapped(self._folder / TABLE, self._dtype, self._shape)
         sums = mapped(self._folder / SUMS, SUM, (num_pages,))
+        values = self._values
         self._pages = PageCheck(
-            [PagedFile(self._folder / TABLE, num_pages, lambda: self._values, lambda: sums)]
+            [PagedFile(self._folder / TABLE, num_pages, lambda: values, lambda: sums)]
         )
 
     def _check(self, samples: np.ndarray) -> None:

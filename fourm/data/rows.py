@@ -21,6 +21,7 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +133,24 @@ def align(
     ]
     name = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:20]
     folder = cache / f"rows-{name}"
-
-    def make(place: Path) -> None:
-        _Join(columns, require, damaged, exclude, place).make()
-
-    def again() -> None:
-        make_again(folder, make, _is_whole)
-
+    make = partial(_make, columns, require, damaged, exclude)
+    again = partial(make_again, folder, make, _is_whole)
     make_once(folder, make)
     try:
         return _read(folder, again)
     except _DAMAGE:
         again()
         return _read(folder, again)
+
+
+def _make(
+    columns: Mapping[str, Column],
+    require: Sequence[str],
+    damaged: Damaged,
+    exclude: Exclusion,
+    folder: Path,
+) -> None:
+    _Join(columns, require, damaged, exclude, folder).make()
 
 
 def _complete(columns: Mapping[str, Column]) -> Presence:
