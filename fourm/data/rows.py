@@ -133,24 +133,14 @@ def align(
     ]
     name = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:20]
     folder = cache / f"rows-{name}"
-    make = partial(_make, columns, require, damaged, exclude)
-    again = partial(make_again, folder, make, _is_whole)
-    make_once(folder, make)
+    join = _Join(columns, require, damaged, exclude)
+    again = partial(make_again, folder, join.make, _is_whole)
+    make_once(folder, join.make)
     try:
         return _read(folder, again)
     except _DAMAGE:
         again()
         return _read(folder, again)
-
-
-def _make(
-    columns: Mapping[str, Column],
-    require: Sequence[str],
-    damaged: Damaged,
-    exclude: Exclusion,
-    folder: Path,
-) -> None:
-    _Join(columns, require, damaged, exclude, folder).make()
 
 
 def _complete(columns: Mapping[str, Column]) -> Presence:
@@ -201,12 +191,10 @@ class _Join:
         require: Sequence[str],
         damaged: Damaged,
         exclude: Exclusion,
-        folder: Path,
     ) -> None:
         self._columns, self._names = list(columns.values()), tuple(columns)
         self._required = np.array([self._names.index(name) for name in require], np.int64)
-        self._damaged, self._exclude, self._folder = damaged, exclude, folder
-        self._excluded: set[bytes] = set()  # hashes that were met of those
+        self._damaged, self._exclude = damaged, exclude
         sizes = [column.num_samples for column in self._columns]
         self._ends = np.cumsum(sizes)
         self._first = self._ends - sizes
@@ -215,8 +203,10 @@ class _Join:
         self._lines_of_part = max(1, _PART // len(sizes), -(-total // _MOST_LINES))
         self._dtype = np.dtype("<i4" if max(sizes) < 2**31 else "<i8")
 
-    def make(self) -> None:
+    def make(self, folder: Path) -> None:
         """Write the table, if one is needed, and what is known of it."""
+        self._folder = folder
+        self._excluded: set[bytes] = set()  # hashes that were met of those
         equal = self._equal()
         presence = equal or self._joined()
         known = {
