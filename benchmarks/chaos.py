@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -198,6 +199,16 @@ def losses_of(out: Path) -> dict[int, set[float]]:
     return found
 
 
+# Python's own thread that hands tensors to loader workers prints one, and goes on, where a worker
+# is killed in the moment in which they meet; the rank ends by its line all the same
+_OF_PYTHON = re.compile(r"Traceback[^\n]*\n[^\n]*multiprocessing/resource_sharer\.py")
+
+
+def says_a_traceback(screen: str) -> bool:
+    """Whether a training has ended with more than its line."""
+    return screen.count("Traceback") > len(_OF_PYTHON.findall(screen))
+
+
 def ports_of(root: Path) -> list[int]:
     """Of the servers: those of an earlier start of this command, whose addresses are known."""
     config = root / "pretrain.yaml"
@@ -289,7 +300,7 @@ def chaos(
     if len(set(ranks)) == 1:
         assert apart == 0.0, f"losses differ by up to {apart}"
     screens = sorted((root / "disturbed").glob("screen-*.txt"))
-    tracebacks = sum("Traceback" in path.read_text(errors="replace") for path in screens)
+    tracebacks = sum(says_a_traceback(path.read_text(errors="replace")) for path in screens)
     waits = [seconds for event in happened for seconds in event["apart"]]
     return {
         "events": len(happened),

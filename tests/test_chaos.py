@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import pytest
-from chaos import EVENTS, KillRank, KillWorker, SpoilCache, SpoilCheckpoint, chaos
+from chaos import (
+    EVENTS,
+    KillRank,
+    KillWorker,
+    SpoilCache,
+    SpoilCheckpoint,
+    chaos,
+    says_a_traceback,
+)
 from disturbed import Event
 
 pytest.importorskip("aiohttp")
+
+
+def test_a_traceback_of_pythons_own_thread_is_not_an_ending():
+    first = "[rank1]: Traceback (most recent call last):\n[rank1]:   File "
+    own = first + '"/usr/lib/python3.11/multiprocessing/resource_sharer.py", line 138, in _serve\n'
+    ours = first + '"/somewhere/fourm/training/loop.py", line 1, in run\n'
+    assert not says_a_traceback("") and not says_a_traceback(own)
+    assert says_a_traceback(ours) and says_a_traceback(own + ours)
 
 
 @pytest.mark.parametrize(
