@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from chaos import turn_a_bit
 from remote_servers import http_server, s3_server
 from remote_worlds import MASKING, modality_mapping, modality_set, write_world
 from soak import write_config
@@ -184,12 +185,8 @@ def test_a_bit_that_turns_over_in_what_is_kept_whole_changes_no_batch(world, ser
     kept = sorted(path for path in (cache / "remote" / "files").iterdir() if path.stat().st_size)
     assert len(kept) > 10 and sum(path.stat().st_size > 2_000 for path in kept) > 2
     for path in kept:
-        with open(path, "r+b") as file:  # as a disk does: in its place
-            for place in [0, path.stat().st_size - 1, int(rng.integers(path.stat().st_size))]:
-                file.seek(place)
-                byte = file.read(1)[0]
-                file.seek(place)
-                file.write(bytes([byte ^ 16]))
+        for place in [0, path.stat().st_size - 1, int(rng.integers(path.stat().st_size))]:
+            turn_a_bit(path, place)
         same(first(opened(cache, server.url)), wanted)
     # a source that is open and has not looked yet
     late = opened(cache, server.url)

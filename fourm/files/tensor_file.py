@@ -2,9 +2,9 @@
 
 ``safetensors.torch.save_file`` holds Python's lock while it writes, so that a training would stand
 still beside it, what it wrote has to be read again for a checksum, and only its owner can read it
-(mode 600, whatever the umask). The format is a length, a
-JSON header and the bytes (https://github.com/huggingface/safetensors): written here in blocks, with
-Python's lock free while a block is hashed and written.
+(mode 600, whatever the umask). The format is a length, a JSON header and the bytes
+(https://github.com/huggingface/safetensors): written here in blocks, with Python's lock free while
+a block is hashed and written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ _NAMES = {
     torch.bfloat16: "BF16",
     torch.int64: "I64",
     torch.int32: "I32",
-    torch.int16: "I16",
     torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",

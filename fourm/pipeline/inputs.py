@@ -126,18 +126,21 @@ class InputEncoder:
 
     def num_gapped(self, name: str, ids: list[np.ndarray]) -> int:
         """How many of these ids of a modality have gaps."""
-        last = SENTINEL_ID + self.num_sentinels[name] - 1
         if self.modalities[name].kind != "sequence":
             return 0
-        return sum(bool(is_sentinel(i, last).any()) for i in ids)
+        return sum(bool(mark.any()) for mark in self._gaps(name, ids))
 
     def given_in_part(self, state: SampleState, name: str) -> np.ndarray:
         """Samples (B,) whose sequence of this modality has gaps beside ids that are given."""
-        last = SENTINEL_ID + self.num_sentinels.get(name, 0) - 1
-        marks = [is_sentinel(ids, last) for ids in state.sequences.get(name, ())]
-        if not marks:
+        if name not in state.sequences:
             return np.zeros(state.num_samples, dtype=bool)
+        marks = self._gaps(name, state.sequences[name])
         return np.array([bool(mark.any() and not mark.all()) for mark in marks])
+
+    def _gaps(self, name: str, ids: list[np.ndarray]) -> list[np.ndarray]:
+        """Masks (L,) of the ids of each sequence that mark gaps."""
+        last = SENTINEL_ID + self.num_sentinels[name] - 1
+        return [is_sentinel(i, last) for i in ids]
 
     def ids(self, m: Modality, values: list[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Ids of each value of a modality with a codec, and which of them are given."""
